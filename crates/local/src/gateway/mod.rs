@@ -1,0 +1,1 @@
+//! API Gateway: the WebSocket side and the management API.
