@@ -1,1 +1,24 @@
+//! What the Switchboard functions share.
+//!
+//! A function's `main.rs` wires, its `handler.rs` decides, and everything that two of them need is here. The modules
+//! in the order in which a message meets them:
+//!
+//! * [`function`]: the Lambda glue, from the gateway's event to its proxy response;
+//! * [`frame`]: what clients send and receive, as JSON;
+//! * [`connection`] and [`topic`]: the names and records that everything else is about;
+//! * [`store`]: both DynamoDB tables;
+//! * [`publisher`]: posting frames to connections;
+//! * [`error`]: mistakes of clients and faults of ours, kept apart;
+//! * [`config`] and [`deadline`]: what an execution environment and an invocation are given.
 
+pub mod config;
+pub mod connection;
+pub mod deadline;
+pub mod error;
+pub mod frame;
+pub mod function;
+pub mod publisher;
+pub mod store;
+pub mod topic;
+
+pub use error::{ClientError, Error, Failure};

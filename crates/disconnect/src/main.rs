@@ -1,1 +1,13 @@
-fn main() {}
+//! The function behind the route `$disconnect`: forgets the connection and all its subscriptions.
+
+mod handler;
+
+use lambda_runtime::{run, service_fn, tracing};
+use switchboard_core::function::Backend;
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), lambda_runtime::Error> {
+    tracing::init_default_subscriber();
+    let backend = Backend::from_env().await?;
+    run(service_fn(|event| handler::handle(&backend, event))).await
+}

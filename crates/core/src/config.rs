@@ -1,0 +1,111 @@
+//! The only reader of environment variables.
+
+use std::time::Duration;
+
+use crate::Error;
+
+/// Everything that is configured, read once per execution environment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// `CONNECTIONS_TABLE`, required: the name of the table of open connections.
+    pub connections_table: String,
+    /// `TOPICS_TABLE`, required: the name of the table of subscriptions.
+    pub topics_table: String,
+    /// The URL in front of `/@connections`: `PUBLISH_ENDPOINT`, else one of the SDK's own variables,
+    /// `AWS_ENDPOINT_URL_APIGATEWAYMANAGEMENTAPI` and `AWS_ENDPOINT_URL`. Without any of them posts go to the domain
+    /// and stage of the event, which is right unless a custom domain maps a key other than the stage.
+    pub publish_endpoint: Option<String>,
+    /// `CONNECTION_TTL_S`, seconds, default 7200: how long a connection's rows count, from its `$connect`. The
+    /// gateway closes every connection after two hours (Amazon API Gateway quotas, WebSocket APIs).
+    pub connection_ttl: Duration,
+    /// `IDENTITY_MODE`, `authorizer` (the default) or `open`.
+    pub identity_mode: IdentityMode,
+}
+
+/// Who may say which user a connection belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IdentityMode {
+    /// Only a Lambda authorizer in front of `$connect`, through its `principalId`. Without one a handshake is refused.
+    Authorizer,
+    /// Besides an authorizer the client itself, through `?userId=`; nobody checks it. For demos.
+    Open,
+}
+
+/// The gateway's limit on a connection's life: 2 hours.
+const DEFAULT_CONNECTION_TTL_S: u64 = 2 * 60 * 60;
+
+impl Config {
+    /// Reads the process environment.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Config`], naming every variable that is missing or wrong, not only the first.
+    pub fn from_env() -> Result<Self, Error> {
+        #[expect(clippy::disallowed_methods, reason = "this is the one place that reads the environment")]
+        Self::read(|name| std::env::var(name).ok().filter(|value| !value.is_empty()))
+    }
+
+    fn read(variable: impl Fn(&str) -> Option<String> + Copy) -> Result<Self, Error> {
+        let mut problems = Vec::new();
+        let mut required = |name: &str| {
+            variable(name).unwrap_or_else(|| {
+                problems.push(format!("{name} is not set"));
+                String::new()
+            })
+        };
+        let connections_table = required("CONNECTIONS_TABLE");
+        let topics_table = required("TOPICS_TABLE");
+        let connection_ttl_s = match variable("CONNECTION_TTL_S").map(|text| text.parse::<u32>()) {
+            None => DEFAULT_CONNECTION_TTL_S,
+            Some(Ok(seconds)) if seconds > 0 => seconds.into(),
+            Some(_) => {
+                problems.push("CONNECTION_TTL_S is not a whole number of seconds above 0".to_owned());
+                DEFAULT_CONNECTION_TTL_S
+            }
+        };
+        let identity_mode = match variable("IDENTITY_MODE").as_deref() {
+            None | Some("authorizer") => IdentityMode::Authorizer,
+            Some("open") => IdentityMode::Open,
+            Some(_) => {
+                problems.push("IDENTITY_MODE is neither `authorizer` nor `open`".to_owned());
+                IdentityMode::Authorizer
+            }
+        };
+        let config = Self {
+            connections_table,
+            topics_table,
+            publish_endpoint: ["PUBLISH_ENDPOINT", "AWS_ENDPOINT_URL_APIGATEWAYMANAGEMENTAPI", "AWS_ENDPOINT_URL"]
+                .into_iter()
+                .find_map(variable),
+            connection_ttl: Duration::from_secs(connection_ttl_s),
+            identity_mode,
+        };
+        if problems.is_empty() { Ok(config) } else { Err(Error::Config { problems: problems.join("; ") }) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(variables: &[(&str, &str)]) -> Result<Config, Error> {
+        Config::read(|name| variables.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned()))
+    }
+
+    #[test]
+    fn every_missing_or_wrong_variable_is_named() {
+        let error = read(&[("TOPICS_TABLE", "t"), ("CONNECTION_TTL_S", "soon"), ("IDENTITY_MODE", "trust")]);
+        let text = error.unwrap_err().to_string();
+        for name in ["CONNECTIONS_TABLE", "CONNECTION_TTL_S", "IDENTITY_MODE"] {
+            assert!(text.contains(name), "{name} is not in: {text}");
+        }
+        assert!(!text.contains("TOPICS_TABLE"), "{text}");
+    }
+
+    #[test]
+    fn identity_is_not_open_unless_somebody_opens_it() {
+        let config = read(&[("CONNECTIONS_TABLE", "c"), ("TOPICS_TABLE", "t")]).unwrap();
+        assert_eq!(config.identity_mode, IdentityMode::Authorizer);
+        assert_eq!(config.connection_ttl, Duration::from_secs(7200));
+    }
+}

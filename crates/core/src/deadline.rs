@@ -1,0 +1,85 @@
+//! How long an invocation may still work, and how it waits between attempts.
+
+use std::time::{Duration, SystemTime};
+
+use backon::{BackoffBuilder, ExponentialBuilder};
+use lambda_runtime::Context;
+use tokio::time::Instant;
+
+/// What is kept of an invocation's time to report what was left undone.
+const RESERVE: Duration = Duration::from_millis(500);
+
+/// The instant at which an invocation stops trying and reports.
+#[derive(Debug, Clone, Copy)]
+pub struct Deadline(Instant);
+
+impl Deadline {
+    /// The invocation's own deadline, less half a second to report in.
+    #[must_use]
+    pub fn of(context: &Context) -> Self {
+        let left = context.deadline().duration_since(SystemTime::now()).unwrap_or_default();
+        Self::after(left.saturating_sub(RESERVE))
+    }
+
+    /// A deadline that far from now.
+    #[must_use]
+    pub fn after(left: Duration) -> Self {
+        Self(Instant::now() + left)
+    }
+
+    /// Time left; zero once it has passed.
+    #[must_use]
+    pub fn left(self) -> Duration {
+        self.0.saturating_duration_since(Instant::now())
+    }
+
+    /// The earlier of this deadline and `left` from now.
+    #[must_use]
+    pub fn at_most(self, left: Duration) -> Self {
+        Self(self.0.min(Instant::now() + left))
+    }
+}
+
+/// Exponential waits with jitter, for one operation: 50 ms, doubling to at most 2 s, each up to twice as long.
+#[derive(Debug)]
+pub struct Backoff(backon::ExponentialBackoff);
+
+impl Default for Backoff {
+    fn default() -> Self {
+        let policy = ExponentialBuilder::new()
+            .with_min_delay(Duration::from_millis(50))
+            .with_max_delay(Duration::from_secs(2))
+            .with_jitter()
+            .without_max_times();
+        Self(policy.build())
+    }
+}
+
+impl Backoff {
+    /// Waits before the next attempt, or returns false at once when the deadline would pass first.
+    pub async fn wait(&mut self, deadline: Deadline) -> bool {
+        let delay = self.0.next().unwrap_or(Duration::from_secs(2));
+        if delay >= deadline.left() {
+            return false;
+        }
+        tokio::time::sleep(delay).await;
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn waiting_ends_before_the_deadline() {
+        let deadline = Deadline::after(Duration::from_millis(400));
+        let mut backoff = Backoff::default();
+        let mut attempts = 1;
+        while backoff.wait(deadline).await {
+            attempts += 1;
+        }
+        assert!(deadline.left() > Duration::ZERO);
+        assert!((2..=5).contains(&attempts), "{attempts} attempts in 400 ms");
+    }
+}

@@ -1,0 +1,188 @@
+//! Mistakes and faults, kept apart because they have different readers.
+//!
+//! A [`ClientError`] is written for the client that sent the frame, and the invocation succeeds. An [`Error`] is
+//! written for operators: it fails the invocation and its text never reaches a client.
+
+use aws_sdk_dynamodb::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
+
+use crate::connection::{ConnectionId, UserId};
+use crate::topic::Topic;
+
+/// What a client did wrong; `Display` is the text it gets, [`ClientError::code`] what its program switches on.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ClientError {
+    /// The text is no JSON object, or nested deeper than 127 levels.
+    #[error("the frame is not a JSON object: {reason}")]
+    MalformedJson {
+        /// Where and why parsing stopped; positions, not content.
+        reason: String,
+    },
+    /// `action` or `type` names nothing that exists.
+    #[error("`{kind}` is no action or type of frame here")]
+    UnknownType {
+        /// The name as sent, cut to a printable length.
+        kind: String,
+    },
+    /// A field that this frame needs is absent.
+    #[error("the field `{field}` is missing")]
+    MissingField {
+        /// Its name.
+        field: &'static str,
+    },
+    /// A field has the wrong type, or a value that is not allowed.
+    #[error("the field `{field}` must be {expected}")]
+    InvalidField {
+        /// Its name.
+        field: &'static str,
+        /// What it must be, as the end of a sentence.
+        expected: String,
+    },
+    /// The topic's name is reserved.
+    #[error("the topic `{topic}` is reserved: names that begin with `@` and `INITIAL_CONNECTION` are not for clients")]
+    ForbiddenTopic {
+        /// The name as sent.
+        topic: String,
+    },
+    /// The connection already listens to as many topics as it may.
+    #[error("this connection already listens to {limit} topics, its own address included; unsubscribe from one first")]
+    TooManyTopics {
+        /// [`crate::store::MAX_TOPICS`].
+        limit: usize,
+    },
+    /// A direct message from a connection without a user, or a frame from a connection that has no record any more.
+    #[error("{reason}")]
+    Unidentified {
+        /// Which of the two.
+        reason: &'static str,
+    },
+    /// No connection of the destination user took the message.
+    #[error("user `{user_id}` is not connected")]
+    UserOffline {
+        /// The destination.
+        user_id: UserId,
+    },
+}
+
+impl ClientError {
+    /// The stable name of this mistake in an error frame.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::MalformedJson { .. } => "malformed_json",
+            Self::UnknownType { .. } => "unknown_type",
+            Self::MissingField { .. } => "missing_field",
+            Self::InvalidField { .. } => "invalid_field",
+            Self::ForbiddenTopic { .. } => "forbidden_topic",
+            Self::TooManyTopics { .. } => "too_many_topics",
+            Self::Unidentified { .. } => "unidentified",
+            Self::UserOffline { .. } => "user_offline",
+        }
+    }
+
+    /// The mistake of a frame whose connection is not in the connections table (any more).
+    #[must_use]
+    pub fn unregistered() -> Self {
+        Self::Unidentified { reason: "this connection is not registered; connect again" }
+    }
+}
+
+/// What went wrong on our side.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// At start: environment variables are missing or wrong.
+    #[error("configuration: {problems}")]
+    Config {
+        /// All of them.
+        problems: String,
+    },
+    /// The gateway's event lacks a field that every event of its kind has.
+    #[error("the event has no {missing}")]
+    Event {
+        /// The field.
+        missing: &'static str,
+    },
+    /// A DynamoDB call failed after the SDK's own retries.
+    #[error("{operation} on {table} failed: {detail}")]
+    Store {
+        /// DynamoDB's name of the operation.
+        operation: &'static str,
+        /// The table's name.
+        table: String,
+        /// The SDK's whole chain of causes.
+        detail: String,
+        /// Whether DynamoDB asked to slow down.
+        throttled: bool,
+    },
+    /// `BatchWriteItem` or a transaction was still not done when the invocation ran out of time.
+    #[error("{operation} on {table} was given up with {left} item(s) undone: the invocation is out of time")]
+    Unfinished {
+        /// DynamoDB's name of the operation.
+        operation: &'static str,
+        /// The table's name, or both.
+        table: String,
+        /// How many items were not written or deleted.
+        left: usize,
+    },
+    /// DynamoDB returned an item that this code did not write.
+    #[error("an item of {table} has no usable `{attribute}`")]
+    Item {
+        /// The table's name.
+        table: String,
+        /// The attribute.
+        attribute: &'static str,
+    },
+    /// A frame for the sender itself could not be posted.
+    #[error("the reply to connection {connection_id} could not be posted")]
+    Reply {
+        /// The sender's connection.
+        connection_id: ConnectionId,
+    },
+    /// Not one connection took a message, and at least one of them only because posting failed.
+    #[error("none of the connections on {topic} could be reached; posting failed for {failed}")]
+    Undelivered {
+        /// Where the message went.
+        topic: Topic,
+        /// How many posts failed.
+        failed: usize,
+    },
+}
+
+impl Error {
+    /// The stable `errorType` of a failed invocation. Alarms match these strings.
+    #[must_use]
+    pub fn error_type(&self) -> &'static str {
+        match self {
+            Self::Config { .. } => "Config.Invalid",
+            Self::Event { .. } => "Event.Incomplete",
+            Self::Store { throttled: true, .. } => "Store.Throttled",
+            Self::Store { throttled: false, .. } => "Store.Failed",
+            Self::Unfinished { .. } => "Store.Unfinished",
+            Self::Item { .. } => "Store.UnknownItem",
+            Self::Reply { .. } => "Publish.ReplyFailed",
+            Self::Undelivered { .. } => "Publish.Undelivered",
+        }
+    }
+
+    /// Wraps the SDK's error of one DynamoDB operation.
+    pub(crate) fn store<E>(operation: &'static str, table: &str, error: &SdkError<E>) -> Self
+    where
+        SdkError<E>: std::error::Error + ProvideErrorMetadata,
+    {
+        let throttled = matches!(
+            error.code(),
+            Some("ProvisionedThroughputExceededException" | "ThrottlingException" | "RequestLimitExceeded")
+        );
+        Self::Store { operation, table: table.to_owned(), detail: DisplayErrorContext(error).to_string(), throttled }
+    }
+}
+
+/// Why a frame was not served: the client's doing or ours.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// The client is told.
+    #[error(transparent)]
+    Mistake(#[from] ClientError),
+    /// The invocation fails.
+    #[error(transparent)]
+    Fault(#[from] Error),
+}

@@ -1,0 +1,194 @@
+//! The Lambda glue: what stands between the gateway's events and the decisions of a handler.
+//!
+//! A handler returns what it found; this module turns it into a proxy response, a reply to the sender, one log line,
+//! and for faults a failed invocation. The log never carries bodies or query strings.
+
+use std::time::Instant;
+
+use aws_config::BehaviorVersion;
+use aws_lambda_events::apigw::{
+    ApiGatewayProxyResponse, ApiGatewayWebsocketProxyRequest, ApiGatewayWebsocketProxyRequestContext,
+};
+use aws_smithy_http_client::tls::{self, rustls_provider::CryptoMode};
+use lambda_runtime::tracing::{error, info};
+use lambda_runtime::{Context, Diagnostic, LambdaEvent};
+
+use crate::config::Config;
+use crate::connection::ConnectionId;
+use crate::deadline::Deadline;
+use crate::frame::{Frame, Reply};
+use crate::publisher::Publisher;
+use crate::store::ConnectionStore;
+use crate::{ClientError, Error, Failure};
+
+/// What a function holds for the life of its execution environment.
+#[derive(Debug)]
+pub struct Backend {
+    /// How it is configured.
+    pub config: Config,
+    /// Its tables.
+    pub store: ConnectionStore,
+    /// Its way back to the clients.
+    pub publisher: Publisher,
+}
+
+impl Backend {
+    /// Reads the configuration and builds the SDK clients, all of them on one HTTP client.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Config`].
+    pub async fn from_env() -> Result<Self, Error> {
+        let config = Config::from_env()?;
+        let http = aws_smithy_http_client::Builder::new()
+            .tls_provider(tls::Provider::Rustls(CryptoMode::Ring))
+            .build_https();
+        let sdk = aws_config::defaults(BehaviorVersion::latest()).http_client(http).load().await;
+        let store = ConnectionStore::new(aws_sdk_dynamodb::Client::new(&sdk), &config);
+        let memory_mb = lambda_runtime::Config::from_env().memory;
+        let publisher = Publisher::new(sdk, &config, store.clone(), memory_mb);
+        Ok(Self { config, store, publisher })
+    }
+}
+
+/// Which connection an event is about, and what an invocation may still do for it.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    /// The connection.
+    pub connection_id: ConnectionId,
+    /// When it was made: epoch milliseconds.
+    pub connected_at_ms: i64,
+    /// The gateway's id of this event.
+    pub request_id: String,
+    /// `$connect`, `sendMessage`, …
+    pub route_key: String,
+    /// When to stop trying.
+    pub deadline: Deadline,
+}
+
+impl Caller {
+    fn of(event: &ApiGatewayWebsocketProxyRequestContext, context: &Context) -> Result<Self, Error> {
+        let field = |value: &Option<String>, missing| value.clone().ok_or(Error::Event { missing });
+        Ok(Self {
+            connection_id: ConnectionId::new(field(&event.connection_id, "connectionId")?),
+            connected_at_ms: event.connected_at,
+            request_id: field(&event.request_id, "requestId")?,
+            route_key: field(&event.route_key, "routeKey")?,
+            deadline: Deadline::of(context),
+        })
+    }
+}
+
+/// What serving a frame came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Served {
+    /// Done, and nothing to count.
+    Done,
+    /// A message, and how many connections it reached.
+    Delivered(usize),
+    /// The sender wants to hear a pong.
+    Ping,
+}
+
+/// Serves `$connect` and `$disconnect`: a mistake refuses the handshake with the status that `status` gives it.
+///
+/// # Errors
+///
+/// A fault, which fails the invocation.
+pub async fn lifecycle(
+    event: LambdaEvent<ApiGatewayWebsocketProxyRequest>,
+    status: impl FnOnce(&ClientError) -> i64,
+    handle: impl AsyncFnOnce(&Caller, &ApiGatewayWebsocketProxyRequest) -> Result<(), Failure>,
+) -> Result<ApiGatewayProxyResponse, Error> {
+    let start = Instant::now();
+    let caller = Caller::of(&event.payload.request_context, &event.context)?;
+    match handle(&caller, &event.payload).await {
+        Ok(()) => {
+            log(&caller, start, "ok");
+            Ok(response(200))
+        }
+        Err(Failure::Mistake(mistake)) => {
+            // The gateway passes on no more than the status, so the reason is only here.
+            info!(connection.id = %caller.connection_id, reason = %mistake, "the handshake is refused");
+            log(&caller, start, mistake.code());
+            Ok(response(status(&mistake)))
+        }
+        Err(Failure::Fault(fault)) => Err(report(&caller, start, fault)),
+    }
+}
+
+/// Serves a message route: reads the frame, and answers its sender through `@connections` where an answer is due.
+///
+/// # Errors
+///
+/// A fault, which fails the invocation; the sender then gets the gateway's own error frame.
+pub async fn message(
+    backend: &Backend,
+    event: LambdaEvent<ApiGatewayWebsocketProxyRequest>,
+    handle: impl AsyncFnOnce(&Caller, &Frame) -> Result<Served, Failure>,
+) -> Result<ApiGatewayProxyResponse, Error> {
+    let start = Instant::now();
+    let gateway = &event.payload.request_context;
+    let caller = Caller::of(gateway, &event.context)?;
+    backend.publisher.answer_through(gateway.domain_name.as_deref(), gateway.stage.as_deref());
+
+    let text = event.payload.body.as_deref().unwrap_or_default();
+    let mut id = None;
+    let served = async {
+        let frame = Frame::parse(text)?;
+        id = frame.id()?;
+        handle(&caller, &frame).await
+    }
+    .await;
+    let (reply, outcome) = match &served {
+        Ok(Served::Ping) => (Some(Reply::Pong { id: id.as_deref() }), "ok"),
+        Ok(Served::Done) => (id.as_deref().map(|id| Reply::Ack { id, delivered: None }), "ok"),
+        Ok(Served::Delivered(count)) => (id.as_deref().map(|id| Reply::Ack { id, delivered: Some(*count) }), "ok"),
+        Err(Failure::Mistake(mistake)) => {
+            let (code, message) = (mistake.code(), mistake.to_string());
+            (Some(Reply::Error { code, message, request_id: &caller.request_id, id: id.as_deref() }), code)
+        }
+        Err(Failure::Fault(_)) => (None, "fault"),
+    };
+    if let Err(Failure::Fault(fault)) = served {
+        return Err(report(&caller, start, fault));
+    }
+    if let Some(reply) = reply {
+        let posted = backend.publisher.reply(&caller.connection_id, reply.to_bytes(), caller.deadline).await;
+        posted.map_err(|fault| report(&caller, start, fault))?;
+    }
+    log(&caller, start, outcome);
+    Ok(response(200))
+}
+
+fn response(status: i64) -> ApiGatewayProxyResponse {
+    let mut response = ApiGatewayProxyResponse::default();
+    response.status_code = status;
+    response
+}
+
+fn log(caller: &Caller, start: Instant, outcome: &str) {
+    info!(
+        route.key = caller.route_key, connection.id = %caller.connection_id, request.id = caller.request_id, outcome,
+        duration_ms = milliseconds(start), "served"
+    );
+}
+
+fn report(caller: &Caller, start: Instant, fault: Error) -> Error {
+    error!(
+        route.key = caller.route_key, connection.id = %caller.connection_id, request.id = caller.request_id,
+        outcome = fault.error_type(), duration_ms = milliseconds(start), error = %fault, "failed"
+    );
+    fault
+}
+
+/// Milliseconds since `start`, with microsecond precision.
+fn milliseconds(start: Instant) -> f64 {
+    (start.elapsed().as_secs_f64() * 1e6).round() / 1e3
+}
+
+impl From<Error> for Diagnostic {
+    fn from(error: Error) -> Self {
+        Self { error_type: error.error_type().to_owned(), error_message: error.to_string() }
+    }
+}

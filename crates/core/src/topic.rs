@@ -1,0 +1,85 @@
+//! Topics and who listens to them.
+
+use std::fmt;
+
+use crate::ClientError;
+use crate::connection::{ConnectionId, UserId, checked};
+
+/// What connections listen to: a name that clients chose, or a user's address.
+///
+/// A user's address is the topic `@<userId>`. Every connection of that user is subscribed to it, so a direct message
+/// is a publish like any other. Clients can neither subscribe to nor publish on an address.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Topic(String);
+
+impl Topic {
+    /// Longest name that a client may choose, in characters.
+    pub const MAX_CHARS: usize = 256;
+
+    /// The topic to which every connection belongs without subscribing. Reserved; it has no rows.
+    pub const INITIAL_CONNECTION: &str = "INITIAL_CONNECTION";
+
+    /// Checks the name of a topic that a client sent in the field `topic`.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::InvalidField`], and [`ClientError::ForbiddenTopic`] for reserved names.
+    pub fn parse(text: &str) -> Result<Self, ClientError> {
+        let name = checked("topic", text, Self::MAX_CHARS)?;
+        if name.starts_with('@') || name == Self::INITIAL_CONNECTION {
+            return Err(ClientError::ForbiddenTopic { topic: name });
+        }
+        Ok(Self(name))
+    }
+
+    /// The topic of a user's direct messages.
+    #[must_use]
+    pub fn address(user: &UserId) -> Self {
+        Self(format!("@{user}"))
+    }
+
+    /// The name.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Topic {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+/// A connection that listens to a topic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Subscriber {
+    /// Where its frames go.
+    pub connection_id: ConnectionId,
+    /// The `id` of its data frames: chosen when it subscribed. A user's address has none.
+    pub subscription_id: Option<String>,
+    /// When the connection was made: epoch milliseconds.
+    pub connected_at_ms: i64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reserved_topics_are_forbidden_and_others_are_not() {
+        for reserved in ["@2", "@", "INITIAL_CONNECTION"] {
+            assert_eq!(Topic::parse(reserved).unwrap_err().code(), "forbidden_topic");
+        }
+        for free in ["general", "a@b", "initial_connection", "с пробелом"] {
+            assert_eq!(Topic::parse(free).unwrap().as_str(), free);
+        }
+    }
+
+    #[test]
+    fn topics_are_bounded_and_printable() {
+        for wrong in ["", "tab\t", &"x".repeat(257)] {
+            assert_eq!(Topic::parse(wrong).unwrap_err().code(), "invalid_field");
+        }
+    }
+}

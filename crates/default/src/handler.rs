@@ -1,0 +1,61 @@
+//! Frames without a route of their own: subscribe, unsubscribe, message, ping.
+
+use aws_lambda_events::apigw::{ApiGatewayProxyResponse, ApiGatewayWebsocketProxyRequest};
+use lambda_runtime::LambdaEvent;
+use serde_json::value::RawValue;
+use switchboard_core::frame::{self, Request};
+use switchboard_core::function::{Backend, Caller, Served, message};
+use switchboard_core::store::now_s;
+use switchboard_core::topic::{Subscriber, Topic};
+use switchboard_core::{ClientError, Error, Failure};
+
+/// Reads the frame and does what it asks for.
+pub(crate) async fn handle(
+    backend: &Backend,
+    event: LambdaEvent<ApiGatewayWebsocketProxyRequest>,
+) -> Result<ApiGatewayProxyResponse, Error> {
+    message(backend, event, async |caller, frame| match frame.request()? {
+        Request::Subscribe { topic, ttl_s } => subscribe(backend, caller, &topic, frame.id()?, ttl_s).await,
+        Request::Unsubscribe { topic } => {
+            backend.store.unsubscribe(&topic, &caller.connection_id, caller.deadline).await?;
+            Ok(Served::Done)
+        }
+        Request::Message { topic, message } => publish(backend, caller, &topic, message).await,
+        Request::Ping => Ok(Served::Ping),
+    })
+    .await
+}
+
+/// A frame without an `id` gets its subscription named after its request, which is unique as well.
+async fn subscribe(
+    backend: &Backend,
+    caller: &Caller,
+    topic: &Topic,
+    id: Option<String>,
+    ttl_s: Option<i64>,
+) -> Result<Served, Failure> {
+    if ttl_s.is_some_and(|ttl_s| ttl_s <= now_s()) {
+        let expected = "an epoch second in the future".to_owned();
+        return Err(ClientError::InvalidField { field: "ttl", expected }.into());
+    }
+    let subscriber = Subscriber {
+        connection_id: caller.connection_id.clone(),
+        subscription_id: Some(id.unwrap_or_else(|| caller.request_id.clone())),
+        connected_at_ms: caller.connected_at_ms,
+    };
+    backend.store.subscribe(topic, &subscriber, ttl_s, caller.deadline).await?;
+    Ok(Served::Done)
+}
+
+/// A topic without subscribers is no mistake; the acknowledgement says `"delivered":0`.
+async fn publish(
+    backend: &Backend,
+    caller: &Caller,
+    topic: &Topic,
+    message: &RawValue,
+) -> Result<Served, Failure> {
+    let subscribers = backend.store.subscribers(topic);
+    let frame = |subscriber: &Subscriber| frame::data(subscriber, message);
+    let fanout = backend.publisher.publish(topic, subscribers, frame, caller.deadline).await?;
+    Ok(Served::Delivered(fanout.reached(topic)?))
+}
