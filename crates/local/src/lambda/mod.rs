@@ -1,13 +1,76 @@
 //! Lambda: functions, their execution environments, and the Runtime API between the two.
+//!
+//! It imitates [synchronous invocation](https://docs.aws.amazon.com/lambda/latest/dg/invocation-sync.html) and the
+//! [execution environment lifecycle](https://docs.aws.amazon.com/lambda/latest/dg/lambda-runtime-environment.html): an
+//! execution environment handles one event at a time, so a function has as many of them as it has simultaneous events.
+//!
+//! What it does not do: freeze an environment between two events (a task that outlives its response runs on here),
+//! retire idle environments, throttle, retry a failed init, or stream responses.
+
+mod environment;
+mod runtime_api;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+use uuid::Uuid;
 
-/// A function and its execution environments.
-#[derive(Debug)]
-pub struct Function {}
+use crate::terminal;
+use environment::Environment;
+
+/// How long an event waits for an environment that has responded but not yet polled for its next event, before a new
+/// one is started instead. A runtime polls within a millisecond; without the wait, a client that is as fast would see
+/// a cold start that it would not see on AWS.
+const RETURN_LIMIT: Duration = Duration::from_millis(250);
+
+/// What a function is started with.
+#[derive(Debug, Clone)]
+pub struct Configuration {
+    /// The function's key in the serverless.yml: the name before each of its lines in the terminal.
+    pub key: String,
+    /// The deployed name, `AWS_LAMBDA_FUNCTION_NAME`.
+    pub name: String,
+    /// `_HANDLER`.
+    pub handler: String,
+    /// The executable. Its path is opened again at every cold start, so a rebuilt one is picked up.
+    pub binary: PathBuf,
+    /// `AWS_LAMBDA_FUNCTION_MEMORY_SIZE`; not enforced.
+    pub memory_size_mb: u32,
+    /// How long an invocation may take, from its dispatch until the process polls again; the init comes before it.
+    pub timeout: Duration,
+    /// `AWS_REGION`.
+    pub region: String,
+    /// The user's variables. Those that Lambda [reserves][vars] keep Lambda's values.
+    ///
+    /// [vars]: https://docs.aws.amazon.com/lambda/latest/dg/configuration-envvars.html#configuration-envvars-runtime
+    pub environment: BTreeMap<String, String>,
+    /// The stack's own variables (the SDK's endpoints), which win over the user's.
+    pub endpoints: BTreeMap<String, String>,
+    /// The most execution environments at a time, at least 1; further events wait their turn.
+    pub max_environments: usize,
+}
+
+/// Why a function cannot be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// There is no file at the path of its binary.
+    #[error("binary `{binary}` of function `{function}` not found in {}: build it first", folder.display())]
+    BinaryNotFound {
+        /// The file's name.
+        binary: String,
+        /// The function's key.
+        function: String,
+        /// Where the file was looked for.
+        folder: PathBuf,
+    },
+}
 
 /// Why an invocation has no response.
-#[derive(Debug, Clone, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{error_type}: {error_message}")]
 pub struct FunctionError {
     /// What the function reported, or `Runtime.ExitError`, `Sandbox.Timedout`, …
@@ -16,13 +79,195 @@ pub struct FunctionError {
     pub error_message: String,
 }
 
+impl FunctionError {
+    fn new(error_type: &str, error_message: impl Into<String>) -> Self {
+        Self {
+            error_type: error_type.to_owned(),
+            error_message: error_message.into(),
+        }
+    }
+}
+
+/// A function and its execution environments. When it is dropped, their processes are killed; [`Function::shutdown`]
+/// also waits for that.
+#[derive(Debug)]
+pub struct Function {
+    events: mpsc::UnboundedSender<Pending>,
+    /// True once the function is shut down, which drops the dispatcher, its environments and so their processes. Every
+    /// task that may own a process holds a receiver, so there is none left when the last receiver is dropped.
+    stop: watch::Sender<bool>,
+}
+
+/// An event on its way to an execution environment.
+struct Pending {
+    event: Bytes,
+    reply: oneshot::Sender<Result<Bytes, FunctionError>>,
+}
+
 impl Function {
-    /// Invokes the function synchronously with `event` and returns its response.
+    /// A function without any process yet: the first event starts one.
     ///
     /// # Errors
     ///
-    /// When the function reported an error, crashed, ran out of time or could not be started.
+    /// When the binary does not exist.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime.
+    pub fn new(configuration: Configuration) -> Result<Self, Error> {
+        if !configuration.binary.is_file() {
+            return Err(Error::BinaryNotFound {
+                binary: configuration
+                    .binary
+                    .file_name()
+                    .unwrap_or_default()
+                    .to_string_lossy()
+                    .into_owned(),
+                function: configuration.key,
+                folder: configuration.binary.parent().map(PathBuf::from).unwrap_or_default(),
+            });
+        }
+        let (events, pending) = mpsc::unbounded_channel();
+        let stop = watch::Sender::new(false);
+        let dispatcher = Dispatcher {
+            permits: Arc::new(Semaphore::new(configuration.max_environments.max(1))),
+            configuration,
+            stop: stop.subscribe(),
+            pool: watch::Sender::new(Pool::default()),
+        };
+        tokio::spawn(until_stopped(stop.subscribe(), Arc::new(dispatcher).run(pending)));
+        Ok(Self { events, stop })
+    }
+
+    /// Invokes the function synchronously with `event` and returns its response.
+    ///
+    /// The invocation runs to its end even if the returned future is dropped. Events are dispatched in the order in
+    /// which their futures are first polled.
+    ///
+    /// # Errors
+    ///
+    /// When the function reported an error, crashed, ran out of time, could not be started or is shut down.
     pub async fn invoke(&self, event: Bytes) -> Result<Bytes, FunctionError> {
-        Ok(event)
+        let (reply, response) = oneshot::channel();
+        // Nobody takes the event after a shutdown; its reply channel then closes, too.
+        let _ = self.events.send(Pending { event, reply });
+        response
+            .await
+            .unwrap_or_else(|_| Err(FunctionError::new("Sandbox.Shutdown", "the function is shut down")))
+    }
+
+    /// Kills all processes, those in the middle of an event included, and returns when there are none any more.
+    /// Invocations under way and all later ones fail.
+    pub async fn shutdown(&self) {
+        self.stop.send_replace(true);
+        self.stop.closed().await;
+    }
+}
+
+/// Hands events to execution environments.
+struct Dispatcher {
+    configuration: Configuration,
+    permits: Arc<Semaphore>,
+    stop: watch::Receiver<bool>,
+    pool: watch::Sender<Pool>,
+}
+
+/// The environments without an event.
+#[derive(Default)]
+struct Pool {
+    /// Polling for their next event; the most recently used one last.
+    idle: Vec<Environment>,
+    /// How many have responded and are about to poll.
+    returning: usize,
+}
+
+impl Dispatcher {
+    async fn run(self: Arc<Self>, mut pending: mpsc::UnboundedReceiver<Pending>) {
+        while let Some(event) = pending.recv().await {
+            let Ok(permit) = self.permits.clone().acquire_owned().await else {
+                return;
+            };
+            tokio::spawn(until_stopped(self.stop.clone(), self.clone().serve(event, permit)));
+        }
+    }
+
+    /// Sees one event through. The permit is given back when its environment is idle again or gone.
+    async fn serve(self: Arc<Self>, pending: Pending, _permit: OwnedSemaphorePermit) {
+        let request_id = Uuid::new_v4();
+        let mut environment = match self.environment().await {
+            Ok(environment) => environment,
+            Err(error) => {
+                self.report(&error, request_id);
+                let _ = pending.reply.send(Err(error));
+                return;
+            }
+        };
+        let response = environment.invoke(request_id, pending.event).await;
+        if let Err(error) = &response {
+            self.report(error, request_id);
+        }
+
+        // Before the reply, so that an event sent upon it finds this environment returning.
+        let alive = environment.is_alive();
+        self.pool.send_modify(|pool| pool.returning += usize::from(alive));
+        // The caller may have gone away, which is its own affair.
+        let _ = pending.reply.send(response);
+        if !alive {
+            return;
+        }
+        let ready = environment.ready().await;
+        if let Err(error) = &ready {
+            self.report(error, request_id);
+        }
+        self.pool.send_modify(|pool| {
+            pool.returning -= 1;
+            if ready.is_ok() {
+                pool.idle.push(environment);
+            }
+        });
+    }
+
+    /// The most recently used idle environment, or a new one.
+    async fn environment(&self) -> Result<Environment, FunctionError> {
+        while let Some(environment) = self.take_idle().await {
+            if environment.is_alive() {
+                return Ok(environment);
+            }
+            terminal::line(
+                &self.configuration.key,
+                "the process died while idle; starting another one",
+            );
+        }
+        Environment::start(&self.configuration, self.stop.clone()).await
+    }
+
+    async fn take_idle(&self) -> Option<Environment> {
+        let mut changes = self.pool.subscribe();
+        let take = async {
+            loop {
+                let (mut taken, mut returning) = (None, 0);
+                self.pool.send_if_modified(|pool| {
+                    taken = pool.idle.pop();
+                    returning = pool.returning;
+                    false
+                });
+                if taken.is_some() || returning == 0 || changes.changed().await.is_err() {
+                    return taken;
+                }
+            }
+        };
+        tokio::time::timeout(RETURN_LIMIT, take).await.unwrap_or_default()
+    }
+
+    fn report(&self, error: &FunctionError, request_id: Uuid) {
+        terminal::line(&self.configuration.key, &format!("{error} (request {request_id})"));
+    }
+}
+
+/// Does `work` until that is done or the function is shut down.
+async fn until_stopped(mut stop: watch::Receiver<bool>, work: impl Future<Output = ()>) {
+    tokio::select! {
+        _ = stop.wait_for(|stop| *stop) => {}
+        () = work => {}
     }
 }

@@ -1,0 +1,411 @@
+//! Execution environments: one process each, with a Runtime API of its own.
+//!
+//! It imitates the [execution environment lifecycle](https://docs.aws.amazon.com/lambda/latest/dg/lambda-runtime-environment.html)
+//! and the variables that Lambda [defines](https://docs.aws.amazon.com/lambda/latest/dg/configuration-envvars.html).
+//!
+//! Known gap: Lambda tries a failed or slow init again at the invocation, under the function's time-out; here it fails
+//! the event, and the next event starts a new process. Processes that a function itself starts are not tracked.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::{ExitStatus, Stdio};
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
+use tokio::process::{Child, Command};
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::runtime_api::{Call, Invocation, RuntimeApi};
+use super::{Configuration, FunctionError};
+use crate::terminal;
+
+/// "Limited to 10 seconds": the init phase, from the lifecycle page.
+const INIT_LIMIT: Duration = Duration::from_secs(10);
+
+/// What a process may print in one line; the rest of a longer one is dropped.
+const LINE_LIMIT_BYTES: usize = 64 * 1024;
+
+/// How long the last words of a process that has exited are waited for. They are in its pipes already, unless a process
+/// that it has started holds these open.
+const LAST_WORDS_LIMIT: Duration = Duration::from_millis(100);
+
+const ACCOUNT_ID: &str = "000000000000";
+
+/// An execution environment that has been initialised. Its process is killed when this is dropped.
+pub(super) struct Environment {
+    process: Process,
+    api: RuntimeApi,
+    /// Taken by the event, until the process polls again.
+    poll: Option<oneshot::Sender<Invocation>>,
+    function_arn: String,
+    timeout: Duration,
+    /// Of the latest invocation.
+    deadline: Instant,
+}
+
+impl Environment {
+    /// Starts a process and waits until it polls for its first event. `alive` is held as long as there is a process.
+    pub(super) async fn start(
+        configuration: &Configuration,
+        alive: watch::Receiver<bool>,
+    ) -> Result<Self, FunctionError> {
+        let start_error = |error: io::Error| {
+            let binary = configuration.binary.display();
+            FunctionError::new("Runtime.InvalidEntrypoint", format!("cannot start {binary}: {error}"))
+        };
+        let api = RuntimeApi::start().await.map_err(start_error)?;
+        let process = Process::start(configuration, api.address, alive).map_err(start_error)?;
+        let mut environment = Self {
+            process,
+            api,
+            poll: None,
+            function_arn: format!(
+                "arn:aws:lambda:{}:{ACCOUNT_ID}:function:{}",
+                configuration.region, configuration.name
+            ),
+            timeout: configuration.timeout,
+            deadline: Instant::now() + INIT_LIMIT,
+        };
+        match tokio::time::timeout(INIT_LIMIT, environment.polled()).await {
+            Ok(Ok(())) => Ok(environment),
+            Ok(Err(error)) => {
+                environment.process.kill().await;
+                Err(error)
+            }
+            Err(_) => {
+                environment.process.kill().await;
+                Err(timed_out("Init", INIT_LIMIT))
+            }
+        }
+    }
+
+    /// Whether the process still runs and has not hung up on its poll.
+    pub(super) fn is_alive(&self) -> bool {
+        self.process.exit.borrow().is_none() && self.poll.as_ref().is_none_or(|poll| !poll.is_closed())
+    }
+
+    /// Gives the process an event and waits for its answer. After a time-out or a crash there is no process any more;
+    /// else [`Environment::ready`] says when the next event may come.
+    pub(super) async fn invoke(&mut self, request_id: Uuid, event: Bytes) -> Result<Bytes, FunctionError> {
+        self.deadline = Instant::now() + self.timeout;
+        let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+        let (answer, answered) = oneshot::channel();
+        let invocation = Invocation {
+            request_id,
+            deadline_ms: (now + self.timeout).as_millis(),
+            function_arn: self.function_arn.clone(),
+            trace_id: trace_id(now),
+            event,
+            answer,
+        };
+        if let Some(poll) = self.poll.take() {
+            // A process that has just died cannot take it, which the wait below notices.
+            let _ = poll.send(invocation);
+        }
+        tokio::select! {
+            biased;
+            Ok(answer) = answered => answer,
+            error = self.process.exited() => Err(error),
+            () = tokio::time::sleep_until(self.deadline) => {
+                self.process.kill().await;
+                Err(timed_out("Task", self.timeout))
+            }
+        }
+    }
+
+    /// Waits until the process polls again. Until then it is still at its invocation, with what is left of that one's
+    /// time: on AWS, too, the invoke phase ends with the poll and not with the response.
+    pub(super) async fn ready(&mut self) -> Result<(), FunctionError> {
+        if let Ok(polled) = tokio::time::timeout_at(self.deadline, self.polled()).await {
+            return polled;
+        }
+        self.process.kill().await;
+        Err(timed_out("Task", self.timeout))
+    }
+
+    async fn polled(&mut self) -> Result<(), FunctionError> {
+        tokio::select! {
+            biased;
+            Some(call) = self.api.calls.recv() => match call {
+                Call::Next(poll) => {
+                    self.poll = Some(poll);
+                    Ok(())
+                }
+                Call::InitError(error) => Err(error),
+            },
+            error = self.process.exited() => Err(error),
+        }
+    }
+}
+
+fn timed_out(what: &str, limit: Duration) -> FunctionError {
+    FunctionError::new(
+        "Sandbox.Timedout",
+        format!("{what} timed out after {:.2} seconds", limit.as_secs_f64()),
+    )
+}
+
+fn exit_error(status: Option<ExitStatus>) -> FunctionError {
+    let message = match status {
+        Some(status) if status.signal().is_some() => format!("Runtime exited with error: {status}"),
+        Some(status) if !status.success() => {
+            format!(
+                "Runtime exited with error: exit status {}",
+                status.code().unwrap_or_default()
+            )
+        }
+        Some(_) | None => "Runtime exited without providing a reason".to_owned(),
+    };
+    FunctionError::new("Runtime.ExitError", message)
+}
+
+/// A child process, owned by a task that reaps it.
+struct Process {
+    /// How it ended, once it has.
+    exit: watch::Receiver<Option<FunctionError>>,
+    /// The process is killed when this is dropped.
+    lease: Option<oneshot::Sender<Infallible>>,
+}
+
+impl Process {
+    fn start(configuration: &Configuration, runtime_api: SocketAddr, alive: watch::Receiver<bool>) -> io::Result<Self> {
+        let binary = std::path::absolute(&configuration.binary)?;
+        let folder = binary.parent().unwrap_or(Path::new("/"));
+        let child = Command::new(&binary)
+            .current_dir(folder)
+            .env_clear()
+            .envs(variables(configuration, folder, runtime_api))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            // A Ctrl-C in the terminal is for the stack, which ends its children itself.
+            .process_group(0)
+            .kill_on_drop(true)
+            .spawn()?;
+        let (lease, leased) = oneshot::channel();
+        let (exited, exit) = watch::channel(None);
+        tokio::spawn(supervise(child, configuration.key.clone(), leased, alive, exited));
+        Ok(Self {
+            exit,
+            lease: Some(lease),
+        })
+    }
+
+    async fn exited(&mut self) -> FunctionError {
+        let exit = self
+            .exit
+            .wait_for(Option::is_some)
+            .await
+            .ok()
+            .and_then(|error| error.clone());
+        exit.unwrap_or_else(|| exit_error(None))
+    }
+
+    async fn kill(&mut self) {
+        self.lease = None;
+        self.exited().await;
+    }
+}
+
+/// Owns a child until it is reaped: prints what it says, kills it when nobody wants it any more, and tells its end.
+async fn supervise(
+    mut child: Child,
+    key: String,
+    leased: oneshot::Receiver<Infallible>,
+    _alive: watch::Receiver<bool>,
+    exited: watch::Sender<Option<FunctionError>>,
+) {
+    let mut relays = JoinSet::new();
+    if let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) {
+        let print = move |line: &str| terminal::line(&key, line);
+        relays.spawn(relay(stdout, print.clone()));
+        relays.spawn(relay(stderr, print));
+    }
+    let status = tokio::select! {
+        status = child.wait() => status,
+        _ = leased => {
+            // It fails only for a process that has exited in the meantime.
+            let _ = child.start_kill();
+            child.wait().await
+        }
+    };
+    let last_words = async { while relays.join_next().await.is_some() {} };
+    let _ = tokio::time::timeout(LAST_WORDS_LIMIT, last_words).await;
+    // Whoever holds the pipes open may go on writing to them.
+    relays.detach_all();
+    exited.send_replace(Some(exit_error(status.ok())));
+}
+
+/// Reads `output` to its end, whatever is in it, so that the process never blocks on a full pipe.
+async fn relay(output: impl AsyncRead + Unpin, mut print: impl FnMut(&str)) {
+    let mut output = BufReader::new(output);
+    let mut line = Vec::new();
+    while let Ok(bytes) = output.fill_buf().await
+        && !bytes.is_empty()
+    {
+        let newline = bytes.iter().position(|byte| *byte == b'\n');
+        let part = &bytes[..newline.unwrap_or(bytes.len())];
+        let room = LINE_LIMIT_BYTES - line.len();
+        line.extend_from_slice(&part[..part.len().min(room)]);
+        let consumed = part.len() + usize::from(newline.is_some());
+        output.consume(consumed);
+        if newline.is_some() {
+            print(&String::from_utf8_lossy(&line));
+            line.clear();
+        }
+    }
+    if !line.is_empty() {
+        print(&String::from_utf8_lossy(&line));
+    }
+}
+
+/// The whole environment of a process: nothing is inherited from the developer's.
+fn variables(configuration: &Configuration, folder: &Path, runtime_api: SocketAddr) -> BTreeMap<String, String> {
+    let Configuration {
+        name,
+        handler,
+        memory_size_mb,
+        region,
+        ..
+    } = configuration;
+    let log_stream = format!(
+        "{}/[$LATEST]{:032x}",
+        jiff::Timestamp::now().strftime("%Y/%m/%d"),
+        fastrand::u128(..)
+    );
+    let unreserved = [
+        ("LANG", "en_US.UTF-8"),
+        ("PATH", "/usr/local/bin:/usr/bin/:/bin:/opt/bin"),
+        ("TZ", ":UTC"),
+    ];
+    let reserved = [
+        ("_HANDLER", handler.clone()),
+        ("AWS_REGION", region.clone()),
+        ("AWS_DEFAULT_REGION", region.clone()),
+        ("AWS_LAMBDA_FUNCTION_NAME", name.clone()),
+        ("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", memory_size_mb.to_string()),
+        ("AWS_LAMBDA_FUNCTION_VERSION", "$LATEST".to_owned()),
+        ("AWS_LAMBDA_INITIALIZATION_TYPE", "on-demand".to_owned()),
+        ("AWS_LAMBDA_LOG_GROUP_NAME", format!("/aws/lambda/{name}")),
+        ("AWS_LAMBDA_LOG_STREAM_NAME", log_stream),
+        // The SDK signs with them, and nobody checks the signatures.
+        ("AWS_ACCESS_KEY_ID", "local".to_owned()),
+        ("AWS_SECRET_ACCESS_KEY", "local".to_owned()),
+        ("AWS_SESSION_TOKEN", "local".to_owned()),
+        ("AWS_LAMBDA_RUNTIME_API", runtime_api.to_string()),
+        ("LAMBDA_TASK_ROOT", folder.display().to_string()),
+        ("LAMBDA_RUNTIME_DIR", "/var/runtime".to_owned()),
+    ];
+    let mut variables: BTreeMap<_, _> = unreserved
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect();
+    variables.extend(configuration.environment.clone());
+    variables.extend(configuration.endpoints.clone());
+    variables.extend(reserved.into_iter().map(|(name, value)| (name.to_owned(), value)));
+    variables
+}
+
+/// `Root=1-{epoch seconds}-{96 bits};Parent={64 bits};Sampled=0`, in hex.
+fn trace_id(now: Duration) -> String {
+    let root = fastrand::u128(..) >> 32;
+    format!(
+        "Root=1-{:08x}-{root:024x};Parent={:016x};Sampled=0",
+        now.as_secs(),
+        fastrand::u64(..)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tokio::sync::Semaphore;
+
+    use super::*;
+    use crate::lambda::{Dispatcher, Pool};
+
+    #[tokio::test]
+    async fn an_environment_that_died_while_idle_is_replaced() {
+        let test = std::env::current_exe().unwrap();
+        let binary = test.parent().and_then(Path::parent).unwrap().join("fixture");
+        assert!(binary.is_file(), "run `cargo build --workspace --bins` first");
+        let configuration = Configuration {
+            key: "fixture".into(),
+            name: "fixture".into(),
+            handler: "fixture".into(),
+            binary,
+            memory_size_mb: 128,
+            timeout: Duration::from_secs(6),
+            region: "us-east-1".into(),
+            environment: BTreeMap::new(),
+            endpoints: BTreeMap::new(),
+            max_environments: 1,
+        };
+        let (_stop, stop) = watch::channel(false);
+        let mut dead = Environment::start(&configuration, stop.clone()).await.unwrap();
+        assert!(dead.is_alive());
+        dead.process.kill().await;
+        assert!(!dead.is_alive());
+
+        let pool = watch::Sender::new(Pool {
+            idle: vec![dead],
+            returning: 0,
+        });
+        let dispatcher = Dispatcher {
+            configuration,
+            permits: Arc::new(Semaphore::new(1)),
+            stop,
+            pool,
+        };
+        assert!(dispatcher.environment().await.unwrap().is_alive());
+    }
+
+    async fn printed(output: &[u8]) -> Vec<String> {
+        let mut lines = Vec::new();
+        relay(output, |line| lines.push(line.to_owned())).await;
+        lines
+    }
+
+    #[tokio::test]
+    async fn output_is_printed_line_by_line() {
+        assert_eq!(printed(b"one\n\nthree").await, ["one", "", "three"]);
+    }
+
+    #[tokio::test]
+    async fn a_line_over_the_limit_is_cut_and_the_next_one_is_whole() {
+        let lines = printed(format!("{}\nnext\n", "x".repeat(3 * LINE_LIMIT_BYTES)).as_bytes()).await;
+        assert_eq!(lines.iter().map(String::len).collect::<Vec<_>>(), [LINE_LIMIT_BYTES, 4]);
+    }
+
+    #[tokio::test]
+    async fn invalid_utf8_is_replaced() {
+        assert_eq!(printed(b"a\xffb\n").await, ["a\u{fffd}b"]);
+    }
+
+    #[test]
+    fn an_exit_error_names_the_status_or_the_signal() {
+        let message = |status| exit_error(Some(ExitStatus::from_raw(status))).error_message;
+        assert_eq!(message(3 << 8), "Runtime exited with error: exit status 3");
+        assert_eq!(message(9), "Runtime exited with error: signal: 9 (SIGKILL)");
+        assert_eq!(message(0), "Runtime exited without providing a reason");
+    }
+
+    #[test]
+    fn a_trace_id_has_the_form_of_an_x_ray_header() {
+        let id = trace_id(Duration::from_secs(1_700_000_000));
+        assert!(id.starts_with("Root=1-6553f100-") && id.ends_with(";Sampled=0"), "{id}");
+        assert_eq!(
+            id.len(),
+            "Root=1-6553f100-000000000000000000000000;Parent=0000000000000000;Sampled=0".len()
+        );
+    }
+}
