@@ -6,4 +6,5 @@
 pub mod gateway;
 pub mod lambda;
 pub mod service;
+pub mod table;
 pub mod terminal;

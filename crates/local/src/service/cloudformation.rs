@@ -1,0 +1,513 @@
+//! CloudFormation as far as tables and environment values need it: the logical ids of the stack, the intrinsic functions
+//! `Ref`, `Fn::GetAtt`, `Fn::Sub` and `Fn::Join`, and `AWS::DynamoDB::Table`
+//! ([intrinsic functions](https://docs.aws.amazon.com/AWSCloudFormation/latest/TemplateReference/intrinsic-function-reference.html)).
+//!
+//! Resources that do not exist locally (queues, roles, …) have names and ARNs of the right form, and nothing behind them.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::error::{KeyPath, Problem, ServiceError};
+use super::keys::TABLE;
+use super::variables::Document;
+use super::{API_ID, Table};
+
+/// The account in every ARN.
+const ACCOUNT_ID: &str = "123456789012";
+
+/// The stack that a deployment would make.
+#[derive(Debug)]
+pub(super) struct Stack {
+    name: String,
+    region: String,
+    /// By logical id.
+    resources: BTreeMap<String, Resource>,
+}
+
+#[derive(Debug)]
+struct Resource {
+    kind: String,
+    /// What AWS calls it; a table's is not known while its `TableName` is being evaluated.
+    name: Option<String>,
+    has_stream: bool,
+}
+
+/// What of the service decides about names in the stack.
+#[derive(Debug)]
+pub(super) struct Names<'a> {
+    pub(super) service: &'a str,
+    pub(super) stage: &'a str,
+    pub(super) region: &'a str,
+    pub(super) stack: String,
+    /// Function key to function name.
+    pub(super) functions: &'a BTreeMap<String, String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(
+    rename_all = "PascalCase",
+    deny_unknown_fields,
+    expecting = "a CloudFormation template"
+)]
+struct Template {
+    #[serde(default)]
+    resources: BTreeMap<String, ResourceDefinition>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields, expecting = "a resource")]
+struct ResourceDefinition {
+    #[serde(rename = "Type")]
+    kind: Option<String>,
+    #[serde(default)]
+    properties: Map<String, Value>,
+}
+
+/// [AWS::DynamoDB::Table](https://docs.aws.amazon.com/AWSCloudFormation/latest/TemplateReference/aws-resource-dynamodb-table.html),
+/// which is serialised as the body of a `CreateTable` call.
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields)]
+struct TableProperties {
+    #[serde(default)]
+    table_name: String,
+    attribute_definitions: Vec<AttributeDefinition>,
+    key_schema: Vec<KeySchemaElement>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    billing_mode: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    provisioned_throughput: Option<ProvisionedThroughput>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    local_secondary_indexes: Vec<Index>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    global_secondary_indexes: Vec<Index>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stream_specification: Option<StreamSpecification>,
+    #[serde(skip_serializing)]
+    time_to_live_specification: Option<TimeToLiveSpecification>,
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields)]
+struct AttributeDefinition {
+    attribute_name: String,
+    attribute_type: String,
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields)]
+struct KeySchemaElement {
+    attribute_name: String,
+    key_type: String,
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields)]
+struct ProvisionedThroughput {
+    read_capacity_units: u64,
+    write_capacity_units: u64,
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields)]
+struct Index {
+    index_name: String,
+    key_schema: Vec<KeySchemaElement>,
+    projection: Projection,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    provisioned_throughput: Option<ProvisionedThroughput>,
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields)]
+struct Projection {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    projection_type: Option<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    non_key_attributes: Vec<String>,
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields)]
+struct StreamSpecification {
+    /// Not in CloudFormation, where the specification's presence says it.
+    #[serde(skip_deserializing, default = "enabled")]
+    stream_enabled: bool,
+    stream_view_type: StreamViewType,
+}
+
+fn enabled() -> bool {
+    true
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+enum StreamViewType {
+    KeysOnly,
+    NewImage,
+    OldImage,
+    NewAndOldImages,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields)]
+struct TimeToLiveSpecification {
+    attribute_name: Option<String>,
+    enabled: bool,
+}
+
+impl Stack {
+    /// Reads `resources`: one template, or a list of them.
+    pub(super) fn load(
+        document: &Document,
+        resources: &Value,
+        names: &Names<'_>,
+    ) -> Result<(Self, Vec<Table>), ServiceError> {
+        let mut stack = Self {
+            name: names.stack.clone(),
+            region: names.region.to_owned(),
+            resources: generated_resources(names),
+        };
+        let mut tables = Vec::new();
+        for (template, at) in parts(resources, &KeyPath::default().key("resources")) {
+            let template: Template = document.parse(template, &at)?;
+            for (id, definition) in template.resources {
+                let at = at.key("Resources").key(&id);
+                let problem = |reason: String| document.error(Problem::new(&at, reason));
+                if let Some(known) = stack.resources.get(&id) {
+                    // The framework merges such a definition into its own; a log group's retention is harmless.
+                    if ["AWS::IAM::Role", "AWS::Logs::LogGroup", "AWS::S3::Bucket"].contains(&known.kind.as_str()) {
+                        continue;
+                    }
+                    return Err(problem(
+                        "the stack has a resource of this logical id already".to_owned(),
+                    ));
+                }
+                let kind = definition
+                    .kind
+                    .ok_or_else(|| problem("missing field `Type`".to_owned()))?;
+                let (name, has_stream) = if kind == TABLE {
+                    let has_stream = definition.properties.contains_key("StreamSpecification");
+                    tables.push((id.clone(), definition.properties, at.key("Properties")));
+                    (None, has_stream)
+                } else {
+                    (Some(format!("{}-{id}", stack.name)), false)
+                };
+                stack.resources.insert(id, Resource { kind, name, has_stream });
+            }
+        }
+
+        // Names first: one table's properties may refer to another's name.
+        for (id, properties, at) in &mut tables {
+            let name = match properties.get("TableName") {
+                Some(name) => stack
+                    .text(name, &at.key("TableName"))
+                    .map_err(|problem| document.error(problem))?,
+                None => format!("{}-{}-{id}", names.service, names.stage),
+            };
+            properties.insert("TableName".to_owned(), Value::from(name));
+        }
+        for (id, properties, at) in &tables {
+            let name = properties["TableName"].as_str();
+            if let Some((other, _)) = stack
+                .resources
+                .iter()
+                .find(|(_, it)| it.kind == TABLE && it.name.as_deref() == name)
+            {
+                let reason = format!("`{other}` has this name already");
+                return Err(document.error(Problem::new(&at.key("TableName"), reason)));
+            }
+            if let Some(resource) = stack.resources.get_mut(id) {
+                resource.name = name.map(str::to_owned);
+            }
+        }
+        let tables = tables
+            .into_iter()
+            .map(|(id, properties, at)| stack.table(document, id, properties, &at))
+            .collect::<Result<_, _>>()?;
+        Ok((stack, tables))
+    }
+
+    fn table(
+        &self,
+        document: &Document,
+        logical_id: String,
+        properties: Map<String, Value>,
+        at: &KeyPath,
+    ) -> Result<Table, ServiceError> {
+        let properties = self
+            .evaluate(&Value::Object(properties), at)
+            .map_err(|problem| document.error(problem))?;
+        let table: TableProperties = document.parse(&properties, at)?;
+        let ttl_attribute = match &table.time_to_live_specification {
+            Some(TimeToLiveSpecification {
+                enabled: true,
+                attribute_name: None,
+            }) => {
+                let at = at.key("TimeToLiveSpecification");
+                return Err(document.error(Problem::new(&at, "missing field `AttributeName`")));
+            }
+            Some(TimeToLiveSpecification {
+                enabled: true,
+                attribute_name,
+            }) => attribute_name.clone(),
+            Some(_) | None => None,
+        };
+        let create_table = serde_json::to_value(&table)
+            .map_err(|error| document.error(Problem::new(at, format!("cannot be written as JSON: {error}"))))?;
+        Ok(Table {
+            logical_id,
+            create_table,
+            ttl_attribute,
+        })
+    }
+
+    /// Evaluates a value that has to be a text in the end; numbers and booleans become one.
+    pub(super) fn text(&self, value: &Value, at: &KeyPath) -> Result<String, Problem> {
+        match self.evaluate(value, at)? {
+            Value::String(text) => Ok(text),
+            scalar @ (Value::Number(_) | Value::Bool(_)) => Ok(scalar.to_string()),
+            Value::Null => Err(Problem::new(
+                at,
+                "expected a text, a number or a boolean, found nothing",
+            )),
+            Value::Array(_) => Err(Problem::new(at, "expected a text, a number or a boolean, found a list")),
+            Value::Object(_) => Err(Problem::new(
+                at,
+                "expected a text, a number or a boolean, found a mapping",
+            )),
+        }
+    }
+
+    /// The table whose stream `arn` is: `{"Fn::GetAtt": [table, "StreamArn"]}`.
+    pub(super) fn stream_table(&self, arn: &Value, at: &KeyPath) -> Result<String, Problem> {
+        // Evaluated for its errors: whether there is such a table, with a stream.
+        self.text(arn, at)?;
+        match arn["Fn::GetAtt"].as_array().map(Vec::as_slice) {
+            Some([Value::String(table), Value::String(attribute)]) if attribute == "StreamArn" => Ok(table.clone()),
+            _ => Err(Problem::new(
+                at,
+                "the local stack needs the Fn::GetAtt of a table's StreamArn here",
+            )),
+        }
+    }
+
+    /// Replaces the intrinsic functions in `value` by what they return.
+    fn evaluate(&self, value: &Value, at: &KeyPath) -> Result<Value, Problem> {
+        match value {
+            Value::Object(entries) => match intrinsic(entries) {
+                Some((name, argument)) => self.call(name, argument, &at.key(name)).map(Value::String),
+                None => {
+                    let evaluate =
+                        |(key, value): (&String, &Value)| Ok((key.clone(), self.evaluate(value, &at.key(key))?));
+                    entries
+                        .iter()
+                        .map(evaluate)
+                        .collect::<Result<_, _>>()
+                        .map(Value::Object)
+                }
+            },
+            Value::Array(items) => {
+                let evaluate = |(index, item)| self.evaluate(item, &at.index(index));
+                items.iter().enumerate().map(evaluate).collect()
+            }
+            scalar => Ok(scalar.clone()),
+        }
+    }
+
+    fn call(&self, function: &str, argument: &Value, at: &KeyPath) -> Result<String, Problem> {
+        match (function, argument) {
+            ("Ref", Value::String(id)) => self.reference(id, at),
+            ("Fn::GetAtt", Value::Array(items)) => match items.as_slice() {
+                [Value::String(id), Value::String(attribute)] => self.attribute(id, attribute, at),
+                _ => Err(Problem::new(at, "expected a logical id and an attribute")),
+            },
+            ("Fn::Sub", Value::String(text)) => self.substitute(text, &Map::new(), at),
+            ("Fn::Sub", Value::Array(items)) => match items.as_slice() {
+                [Value::String(text), Value::Object(variables)] => self.substitute(text, variables, at),
+                _ => Err(Problem::new(at, "expected a text and a mapping of its variables")),
+            },
+            ("Fn::Join", Value::Array(items)) => match items.as_slice() {
+                [Value::String(delimiter), Value::Array(values)] => {
+                    let text = |(index, value)| self.text(value, &at.index(1).index(index));
+                    Ok(values
+                        .iter()
+                        .enumerate()
+                        .map(text)
+                        .collect::<Result<Vec<_>, _>>()?
+                        .join(delimiter))
+                }
+                _ => Err(Problem::new(at, "expected a delimiter and a list of values")),
+            },
+            ("Ref" | "Fn::GetAtt" | "Fn::Sub" | "Fn::Join", _) => Err(Problem::new(at, "an argument of another form")),
+            _ => Err(Problem::new(at, "not supported by the local stack")),
+        }
+    }
+
+    /// `${Name}` is a variable of the mapping or a `Ref`, `${Id.Attribute}` a `GetAtt`, and `${!Name}` a plain `${Name}`.
+    fn substitute(&self, text: &str, variables: &Map<String, Value>, at: &KeyPath) -> Result<String, Problem> {
+        let mut substituted = String::new();
+        let mut rest = text;
+        while let Some((before, after)) = rest.split_once("${") {
+            let (name, after) = after
+                .split_once('}')
+                .ok_or_else(|| Problem::new(at, "`${` without `}`"))?;
+            substituted.push_str(before);
+            rest = after;
+            if let Some(literal) = name.strip_prefix('!') {
+                substituted.push_str(&format!("${{{literal}}}"));
+            } else if let Some(value) = variables.get(name) {
+                substituted.push_str(&self.text(value, &at.index(1).key(name))?);
+            } else if let Some((id, attribute)) = name.split_once('.') {
+                substituted.push_str(&self.attribute(id, attribute, at)?);
+            } else {
+                substituted.push_str(&self.reference(name, at)?);
+            }
+        }
+        substituted.push_str(rest);
+        Ok(substituted)
+    }
+
+    fn reference(&self, id: &str, at: &KeyPath) -> Result<String, Problem> {
+        match id {
+            "AWS::AccountId" => return Ok(ACCOUNT_ID.to_owned()),
+            "AWS::Partition" => return Ok("aws".to_owned()),
+            "AWS::Region" => return Ok(self.region.clone()),
+            "AWS::StackName" => return Ok(self.name.clone()),
+            "AWS::URLSuffix" => return Ok("amazonaws.com".to_owned()),
+            _ => {}
+        }
+        let (resource, name) = self.resource(id, at)?;
+        Ok(match resource.kind.as_str() {
+            "AWS::SQS::Queue" => self.queue_url(name),
+            "AWS::SNS::Topic" => self.arn(resource, name),
+            _ => name.to_owned(),
+        })
+    }
+
+    fn attribute(&self, id: &str, attribute: &str, at: &KeyPath) -> Result<String, Problem> {
+        let (resource, name) = self.resource(id, at)?;
+        match (resource.kind.as_str(), attribute) {
+            (TABLE, "StreamArn") if resource.has_stream => {
+                Ok(format!("{}/stream/2015-05-11T21:21:33.291", self.arn(resource, name)))
+            }
+            (TABLE, "StreamArn") => Err(Problem::new(at, format!("the table `{id}` has no StreamSpecification"))),
+            ("AWS::ApiGatewayV2::Api", "ApiId") => Ok(name.to_owned()),
+            ("AWS::ApiGatewayV2::Api", "ApiEndpoint") => {
+                Ok(format!("wss://{name}.execute-api.{}.amazonaws.com", self.region))
+            }
+            ("AWS::SNS::Topic", "TopicArn") | (_, "Arn") => Ok(self.arn(resource, name)),
+            ("AWS::SNS::Topic", "TopicName") | ("AWS::SQS::Queue", "QueueName") => Ok(name.to_owned()),
+            ("AWS::SQS::Queue", "QueueUrl") => Ok(self.queue_url(name)),
+            _ => Err(Problem::new(
+                at,
+                format!("the local stack does not know `{id}.{attribute}`"),
+            )),
+        }
+    }
+
+    fn resource(&self, id: &str, at: &KeyPath) -> Result<(&Resource, &str), Problem> {
+        let unknown = || Problem::new(at, format!("the stack has no resource `{id}`"));
+        let resource = self.resources.get(id).ok_or_else(unknown)?;
+        let unnamed = || Problem::new(at, format!("a TableName cannot depend on the table `{id}`"));
+        Ok((resource, resource.name.as_deref().ok_or_else(unnamed)?))
+    }
+
+    fn queue_url(&self, name: &str) -> String {
+        format!("https://sqs.{}.amazonaws.com/{ACCOUNT_ID}/{name}", self.region)
+    }
+
+    fn arn(&self, resource: &Resource, name: &str) -> String {
+        let region = &self.region;
+        match resource.kind.as_str() {
+            TABLE => format!("arn:aws:dynamodb:{region}:{ACCOUNT_ID}:table/{name}"),
+            "AWS::IAM::Role" => format!("arn:aws:iam::{ACCOUNT_ID}:role/{name}"),
+            "AWS::Lambda::Function" => format!("arn:aws:lambda:{region}:{ACCOUNT_ID}:function:{name}"),
+            "AWS::Logs::LogGroup" => format!("arn:aws:logs:{region}:{ACCOUNT_ID}:log-group:{name}:*"),
+            "AWS::S3::Bucket" => format!("arn:aws:s3:::{name}"),
+            kind => {
+                let service = kind.split("::").nth(1).unwrap_or(kind).to_lowercase();
+                format!("arn:aws:{service}:{region}:{ACCOUNT_ID}:{name}")
+            }
+        }
+    }
+}
+
+/// The elements of a list with their keys, or the one value that is there instead.
+pub(super) fn parts<'a>(value: &'a Value, at: &KeyPath) -> Vec<(&'a Value, KeyPath)> {
+    let parts = match value {
+        Value::Array(items) => items
+            .iter()
+            .enumerate()
+            .map(|(index, item)| (item, at.index(index)))
+            .collect(),
+        other => vec![(other, at.clone())],
+    };
+    parts.into_iter().filter(|(part, _)| !part.is_null()).collect()
+}
+
+/// A mapping with the one key `Ref` or `Fn::…` is a call.
+fn intrinsic(entries: &Map<String, Value>) -> Option<(&str, &Value)> {
+    let (name, argument) = entries.iter().next().filter(|_| entries.len() == 1)?;
+    (name == "Ref" || name.starts_with("Fn::")).then_some((name.as_str(), argument))
+}
+
+/// The resources that the framework adds and that a service may refer to; see its `naming.js`.
+fn generated_resources(names: &Names<'_>) -> BTreeMap<String, Resource> {
+    let Names {
+        service,
+        stage,
+        region,
+        functions,
+        ..
+    } = names;
+    let mut generated = vec![
+        ("WebsocketsApi".to_owned(), "AWS::ApiGatewayV2::Api", API_ID.to_owned()),
+        (
+            "WebsocketsDeploymentStage".to_owned(),
+            "AWS::ApiGatewayV2::Stage",
+            (*stage).to_owned(),
+        ),
+        (
+            "IamRoleLambdaExecution".to_owned(),
+            "AWS::IAM::Role",
+            format!("{service}-{stage}-{region}-lambdaRole"),
+        ),
+        (
+            "ServerlessDeploymentBucket".to_owned(),
+            "AWS::S3::Bucket",
+            format!("{service}-{stage}-deployment"),
+        ),
+    ];
+    for (key, name) in *functions {
+        let normalized = normalized(key);
+        generated.push((
+            format!("{normalized}LambdaFunction"),
+            "AWS::Lambda::Function",
+            name.clone(),
+        ));
+        generated.push((
+            format!("{normalized}LogGroup"),
+            "AWS::Logs::LogGroup",
+            format!("/aws/lambda/{name}"),
+        ));
+    }
+    let resource = |kind: &str, name| Resource {
+        kind: kind.to_owned(),
+        name: Some(name),
+        has_stream: false,
+    };
+    generated
+        .into_iter()
+        .map(|(id, kind, name)| (id, resource(kind, name)))
+        .collect()
+}
+
+/// A function key as it appears in logical ids: `send-message` is `SendDashmessage`.
+fn normalized(key: &str) -> String {
+    let key = key.replace('-', "Dash").replace('_', "Underscore");
+    let mut characters = key.chars();
+    let first = characters.next().map(|first| first.to_ascii_uppercase());
+    first.into_iter().chain(characters).collect()
+}

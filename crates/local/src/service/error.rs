@@ -1,0 +1,122 @@
+//! What is wrong with a service's files, and where.
+
+use std::fmt;
+
+/// Why a service cannot be loaded. Each names the file and, where there is one, the key.
+#[derive(Debug, thiserror::Error)]
+pub enum ServiceError {
+    /// A file cannot be read.
+    #[error("{file}: cannot be read")]
+    Read {
+        /// Relative to the service's folder.
+        file: String,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A file is not valid YAML.
+    #[error("{file}:{line}:{column}: {reason}")]
+    Syntax {
+        /// Relative to the service's folder.
+        file: String,
+        /// Counted from 1.
+        line: usize,
+        /// Counted from 1.
+        column: usize,
+        /// What the parser says.
+        reason: String,
+    },
+    /// A key is unknown, missing, not supported, or has a value that it cannot have.
+    #[error("{location}: {reason}")]
+    Invalid {
+        /// Where the value stands, which may be an included file.
+        location: Location,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+/// A key of a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Location {
+    /// Relative to the service's folder.
+    pub file: String,
+    /// As in `functions.connect.events[0].websocket`; empty for the file as a whole.
+    pub key: String,
+}
+
+impl fmt::Display for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.key.as_str() {
+            "" => f.write_str(&self.file),
+            key => write!(f, "{}: {key}", self.file),
+        }
+    }
+}
+
+/// Something wrong at a key of the resolved document; [`Document`](super::variables::Document) knows its file.
+#[derive(Debug)]
+pub(super) struct Problem {
+    pub(super) at: KeyPath,
+    pub(super) reason: String,
+}
+
+impl Problem {
+    pub(super) fn new(at: &KeyPath, reason: impl Into<String>) -> Self {
+        Self {
+            at: at.clone(),
+            reason: reason.into(),
+        }
+    }
+}
+
+/// The way from the top of a document to one of its values.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct KeyPath(pub(super) Vec<Step>);
+
+/// One level of a [`KeyPath`].
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Step {
+    Key(String),
+    Index(usize),
+}
+
+impl KeyPath {
+    pub(super) fn key(&self, key: &str) -> Self {
+        self.then(Step::Key(key.to_owned()))
+    }
+
+    pub(super) fn index(&self, index: usize) -> Self {
+        self.then(Step::Index(index))
+    }
+
+    pub(super) fn then(&self, step: Step) -> Self {
+        let mut steps = self.0.clone();
+        steps.push(step);
+        Self(steps)
+    }
+
+    /// The keys alone, so that a list of mappings reads like one mapping.
+    pub(super) fn keys(&self) -> Vec<&str> {
+        self.0
+            .iter()
+            .filter_map(|step| match step {
+                Step::Key(key) => Some(key.as_str()),
+                Step::Index(_) => None,
+            })
+            .collect()
+    }
+}
+
+impl fmt::Display for KeyPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (position, step) in self.0.iter().enumerate() {
+            match step {
+                Step::Key(key) if position == 0 => write!(f, "{key}")?,
+                Step::Key(key) => write!(f, ".{key}")?,
+                Step::Index(index) => write!(f, "[{index}]")?,
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,234 @@
+//! Which keys the local stack reads, which it ignores and which it refuses.
+//!
+//! A key is ignored when it changes nothing that a client or a function of the local stack can see, and refused when it
+//! would and is not imitated. Whatever is in neither list is read, and what cannot be read is an error.
+//! The lists follow the schema of the Serverless Framework (`config-schema.js` and the AWS provider's `provider.js`) and
+//! [AWS::DynamoDB::Table](https://docs.aws.amazon.com/AWSCloudFormation/latest/TemplateReference/aws-resource-dynamodb-table.html).
+
+use serde_json::{Map, Value};
+
+use super::error::KeyPath;
+
+/// What happens to a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Treatment {
+    Read,
+    Ignore,
+    Refuse,
+}
+
+/// The CloudFormation type whose resources are read; of all others only the logical id counts.
+pub(super) const TABLE: &str = "AWS::DynamoDB::Table";
+
+/// What happens to `key` of the mapping `siblings`, which stands at `parent` of the resolved document.
+///
+/// An ignored value is not even resolved: it may use variables that only a deployment can know.
+pub(super) fn treatment(parent: &KeyPath, key: &str, siblings: &Map<String, Value>) -> Treatment {
+    let kind = siblings.get("Type").and_then(Value::as_str);
+    let (ignored, refused): (&[&str], &[&str]) = match parent.keys().as_slice() {
+        [] => (TOP_LEVEL, &[]),
+        ["provider"] => (PROVIDER, &["vpc"]),
+        ["provider", "logs"] => (&["frameworkLambda", "httpApi", "restApi", "websocket"], &[]),
+        ["provider", "logs", "lambda"] | ["functions", _, "logs"] => (&["logGroup", "systemLogLevel"], &[]),
+        ["functions", _] => (FUNCTION, REFUSED_FUNCTION),
+        ["functions", _, "events"] => (&[], REFUSED_EVENTS),
+        ["functions", _, "events", "websocket"] => (&[], &["authorizer", "routeResponseSelectionExpression"]),
+        ["functions", _, "events", "stream"] => (
+            &[],
+            &[
+                "consumer",
+                "filterPatterns",
+                "startingPositionTimestamp",
+                "tumblingWindowInSeconds",
+            ],
+        ),
+        ["resources"] => (TEMPLATE, &["Transform", "extensions"]),
+        ["resources", "Resources", _] if kind == Some(TABLE) => (RESOURCE, &["Condition"]),
+        ["resources", "Resources", _] => {
+            return if key == "Type" {
+                Treatment::Read
+            } else {
+                Treatment::Ignore
+            };
+        }
+        ["resources", "Resources", _, "Properties"] => (
+            TABLE_PROPERTIES,
+            &["ImportSourceSpecification", "KinesisStreamSpecification"],
+        ),
+        ["resources", "Resources", _, "Properties", "GlobalSecondaryIndexes"] => (
+            &[
+                "ContributorInsightsSpecification",
+                "OnDemandThroughput",
+                "WarmThroughput",
+            ],
+            &[],
+        ),
+        ["resources", "Resources", _, "Properties", "StreamSpecification"] => (&["ResourcePolicy"], &[]),
+        _ => (&[], &[]),
+    };
+    if ignored.contains(&key) {
+        Treatment::Ignore
+    } else if refused.contains(&key) {
+        Treatment::Refuse
+    } else {
+        Treatment::Read
+    }
+}
+
+const TOP_LEVEL: &[&str] = &[
+    "app",
+    "build",
+    "configValidationMode",
+    "custom",
+    "deprecationNotificationMode",
+    "disabledDeprecations",
+    "frameworkVersion",
+    "layers",
+    "org",
+    "outputs",
+    "package",
+    "params",
+    "plugins",
+    "projectDir",
+    "stages",
+    "useDotenv",
+    "variablesResolutionMode",
+];
+
+const PROVIDER: &[&str] = &[
+    "alb",
+    "apiGateway",
+    "apiName",
+    "architecture",
+    "cfnRole",
+    "cloudFront",
+    "deletionProtection",
+    "deploymentBucket",
+    "deploymentMethod",
+    "deploymentPrefix",
+    "disableRollback",
+    "ecr",
+    "endpointType",
+    "httpApi",
+    "iam",
+    "iamManagedPolicies",
+    "iamRoleStatements",
+    "kinesis",
+    "kmsKeyArn",
+    "layers",
+    "logDataProtectionPolicy",
+    "logRetentionInDays",
+    "notificationArns",
+    "profile",
+    "pruneFunctionVersions",
+    "role",
+    "rolePermissionsBoundary",
+    "rollbackConfiguration",
+    "runtime",
+    "runtimeManagement",
+    "stackParameters",
+    "stackPolicy",
+    "stackTags",
+    "tags",
+    "tracing",
+    "versionFunctions",
+    "vpcEndpointIds",
+    "websocket",
+    "websocketsApiName",
+    "websocketsDescription",
+];
+
+/// `destinations`, `maximumEventAge`, `maximumRetryAttempts` and `onError` are about asynchronous invocations, of which
+/// there are none here.
+const FUNCTION: &[&str] = &[
+    "architecture",
+    "awsKmsKeyArn",
+    "dependsOn",
+    "description",
+    "destinations",
+    "disableLogs",
+    "ephemeralStorageSize",
+    "httpApi",
+    "kmsKeyArn",
+    "layers",
+    "logDataProtectionPolicy",
+    "logRetentionInDays",
+    "maximumEventAge",
+    "maximumRetryAttempts",
+    "onError",
+    "package",
+    "provisionedConcurrency",
+    "recursiveLoop",
+    "reservedConcurrency",
+    "role",
+    "runtime",
+    "runtimeManagement",
+    "tags",
+    "tracing",
+    "versionFunction",
+];
+
+const REFUSED_FUNCTION: &[&str] = &[
+    "condition",
+    "durableConfig",
+    "fileSystemConfig",
+    "image",
+    "snapStart",
+    "url",
+    "vpc",
+];
+
+const REFUSED_EVENTS: &[&str] = &[
+    "activemq",
+    "alb",
+    "alexaSkill",
+    "alexaSmartHome",
+    "cloudFront",
+    "cloudwatchEvent",
+    "cloudwatchLog",
+    "cognitoUserPool",
+    "eventBridge",
+    "http",
+    "httpApi",
+    "iot",
+    "iotFleetProvisioning",
+    "kafka",
+    "msk",
+    "rabbitmq",
+    "s3",
+    "schedule",
+    "sns",
+    "sqs",
+];
+
+const TEMPLATE: &[&str] = &[
+    "AWSTemplateFormatVersion",
+    "Conditions",
+    "Description",
+    "Mappings",
+    "Metadata",
+    "Outputs",
+    "Parameters",
+    "Rules",
+];
+
+const RESOURCE: &[&str] = &[
+    "CreationPolicy",
+    "DeletionPolicy",
+    "DependsOn",
+    "Metadata",
+    "UpdatePolicy",
+    "UpdateReplacePolicy",
+];
+
+const TABLE_PROPERTIES: &[&str] = &[
+    "ContributorInsightsSpecification",
+    "DeletionProtectionEnabled",
+    "OnDemandThroughput",
+    "PointInTimeRecoverySpecification",
+    "ResourcePolicy",
+    "SSESpecification",
+    "TableClass",
+    "Tags",
+    "WarmThroughput",
+];

@@ -1,0 +1,412 @@
+//! What a serverless.yml says, as far as a local stack needs it.
+//!
+//! Reading goes in three steps: files are included and variables resolved (`variables.rs`), keys without a meaning on a
+//! laptop are dropped and unsupported ones refused on the way (`keys.rs`), and what is left is read strictly: an unknown
+//! key is an error that names its file.
+
+mod cloudformation;
+mod error;
+mod keys;
+mod schema;
+mod variables;
+mod yaml;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde_json::Value;
+
+pub use self::error::{Location, ServiceError};
+
+use self::cloudformation::{Names, Stack};
+use self::error::{KeyPath, Problem};
+use self::variables::Document;
+
+/// The id of the local WebSocket API, in the form of API Gateway's own.
+pub const API_ID: &str = "local0ws01";
+
+/// The framework's default.
+const DEFAULT_STAGE: &str = "dev";
+
+/// The framework's default.
+const DEFAULT_REGION: &str = "us-east-1";
+
+/// The framework's default.
+const DEFAULT_ROUTE_SELECTION_EXPRESSION: &str = "$request.body.action";
+
+/// The framework's default, in MB.
+const DEFAULT_MEMORY_SIZE: i32 = 1024;
+
+/// The framework's default, in seconds.
+const DEFAULT_TIMEOUT: i32 = 6;
+
+/// The framework's default; Lambda's own is 100.
+const DEFAULT_BATCH_SIZE: i32 = 10;
+
+/// Of [a stage's name](https://docs.aws.amazon.com/apigatewayv2/latest/api-reference/apis-apiid-stages.html).
+const MAX_STAGE_LENGTH: usize = 128;
+
+/// Of [a function's name](https://docs.aws.amazon.com/lambda/latest/api/API_CreateFunction.html).
+const MAX_FUNCTION_NAME_LENGTH: usize = 64;
+
+/// The least `maximumRecordAgeInSeconds`, but for -1.
+const MIN_RECORD_AGE_S: i32 = 60;
+
+/// What the files alone do not say.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// The `--stage` flag: `${opt:stage}`.
+    pub stage: Option<String>,
+    /// The process environment: `${env:NAME}`.
+    pub environment: BTreeMap<String, String>,
+}
+
+/// A service: its functions, its WebSocket routes and its DynamoDB tables.
+#[derive(Debug, Clone)]
+pub struct Service {
+    /// The `service` key.
+    pub name: String,
+    /// The stage: `--stage`, else `provider.stage`, else `dev`.
+    pub stage: String,
+    /// `provider.region`, else `us-east-1`.
+    pub region: String,
+    /// `provider.websocketsApiRouteSelectionExpression`, else `$request.body.action`.
+    pub route_selection_expression: String,
+    /// By function key.
+    pub functions: BTreeMap<String, Function>,
+    /// Route key (`$connect`, `sendMessage`, …) to the function key behind it.
+    pub routes: BTreeMap<String, String>,
+    /// By template, in each by logical id.
+    pub tables: Vec<Table>,
+}
+
+/// One entry of `functions`.
+#[derive(Debug, Clone)]
+pub struct Function {
+    /// The deployed name: `name`, else `{service}-{stage}-{key}`.
+    pub name: String,
+    /// The name of its binary.
+    pub handler: String,
+    /// `memorySize`, else the provider's, else 1024 (the framework's default).
+    pub memory_size_mb: u32,
+    /// `timeout`, else the provider's, else 6 s (the framework's default).
+    pub timeout: Duration,
+    /// The provider's environment overlaid with the function's own.
+    pub environment: BTreeMap<String, String>,
+    /// `logs.logFormat`, else plain text. A function's `logs` replace all of the provider's.
+    pub log_format: LogFormat,
+    /// `logs.applicationLogLevel`: `TRACE`, `DEBUG`, `INFO`, `WARN`, `ERROR` or `FATAL`.
+    pub log_level: Option<String>,
+    /// The DynamoDB streams that it consumes.
+    pub streams: Vec<StreamMapping>,
+}
+
+/// [How Lambda formats a function's logs](https://docs.aws.amazon.com/lambda/latest/dg/monitoring-cloudwatchlogs-logformat.html).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+pub enum LogFormat {
+    /// One JSON object a line.
+    #[serde(rename = "JSON")]
+    Json,
+    /// Lines as the function writes them.
+    #[default]
+    Text,
+}
+
+/// An event source mapping between a table's stream and a function.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StreamMapping {
+    /// The logical id of the table.
+    pub table: String,
+    /// The most records that one invocation gets: `batchSize`, else 10 (the framework's default).
+    pub batch_size: u32,
+    /// How long to wait for a batch to fill: `batchWindow`, else not at all.
+    pub batch_window: Duration,
+    /// `startingPosition`, else the trim horizon (the framework's default).
+    pub starting_position: StartingPosition,
+    /// `maximumRetryAttempts`; none when retries go on until the record is too old.
+    pub maximum_retry_attempts: Option<u32>,
+    /// `maximumRecordAgeInSeconds`; none when records are discarded only by the stream itself.
+    pub maximum_record_age: Option<Duration>,
+    /// `bisectBatchOnFunctionError`: a failed batch is halved before it is tried again.
+    pub bisect_batch_on_function_error: bool,
+    /// Concurrent batches of a shard, 1 to 10: `parallelizationFactor`, else 1.
+    pub parallelization_factor: u32,
+    /// `functionResponseType: ReportBatchItemFailures`: the response says which records failed.
+    pub report_batch_item_failures: bool,
+    /// The ARN of `destinations.onFailure`, to be shown; there is no queue or topic behind it.
+    pub on_failure: Option<String>,
+    /// `enabled`, else true.
+    pub enabled: bool,
+}
+
+/// Where in a stream a new mapping begins.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum StartingPosition {
+    /// At the oldest record.
+    #[default]
+    TrimHorizon,
+    /// At records written from now on.
+    Latest,
+}
+
+/// One `AWS::DynamoDB::Table`.
+#[derive(Debug, Clone)]
+pub struct Table {
+    /// Its logical id in the resources.
+    pub logical_id: String,
+    /// The body of a DynamoDB `CreateTable` call.
+    pub create_table: Value,
+    /// The attribute named by `TimeToLiveSpecification`, when that is enabled.
+    pub ttl_attribute: Option<String>,
+}
+
+impl Service {
+    /// Reads the serverless.yml at `path` and the files that it includes.
+    ///
+    /// # Errors
+    ///
+    /// When a file is missing or not YAML, or a key is unknown, not supported, or has a value that it cannot have.
+    pub fn load(path: &Path, options: &Options) -> Result<Self, ServiceError> {
+        let document = Document::load(path, options)?;
+        let top = KeyPath::default();
+        let root: schema::Root = document.parse(&document.value, &top)?;
+        let provider = &root.provider;
+
+        if !is_service_name(&root.service) {
+            let reason = format!("`{}` is not a letter followed by letters, digits and `-`", root.service);
+            return Err(document.error(Problem::new(&top.key("service"), reason)));
+        }
+        let stage = options
+            .stage
+            .as_ref()
+            .or(provider.stage.as_ref())
+            .map_or(DEFAULT_STAGE, String::as_str);
+        if stage.len() > MAX_STAGE_LENGTH || !is_word(stage) {
+            let reason = format!("the stage `{stage}` is not 1 to {MAX_STAGE_LENGTH} letters, digits, `-` and `_`");
+            return Err(document.error(Problem::new(&top.key("provider").key("stage"), reason)));
+        }
+        let region = provider.region.as_deref().unwrap_or(DEFAULT_REGION);
+
+        let definitions = function_definitions(&document, &root.functions)?;
+        let default_name = |key: &str| format!("{}-{stage}-{key}", root.service);
+        let names = definitions.iter().map(|(key, (definition, _))| {
+            let name = definition.name.clone().unwrap_or_else(|| default_name(key));
+            (key.clone(), name)
+        });
+        let names: BTreeMap<String, String> = names.collect();
+        let stack_names = Names {
+            service: &root.service,
+            stage,
+            region,
+            stack: provider
+                .stack_name
+                .clone()
+                .unwrap_or_else(|| format!("{}-{stage}", root.service)),
+            functions: &names,
+        };
+        let (stack, tables) = Stack::load(&document, &root.resources, &stack_names)?;
+
+        let mut functions = BTreeMap::new();
+        let mut routes = BTreeMap::new();
+        for (key, (definition, at)) in &definitions {
+            let name = names[key].clone();
+            let function =
+                function(name, definition, at, provider, &stack).map_err(|problem| document.error(problem))?;
+            functions.insert(key.clone(), function);
+            add_routes(&mut routes, key, definition, at).map_err(|problem| document.error(problem))?;
+        }
+        if routes.is_empty() {
+            return Err(document.error(Problem::new(&top.key("functions"), "no function has a websocket event")));
+        }
+        let route_selection_expression = provider.websockets_api_route_selection_expression.as_deref();
+        Ok(Self {
+            stage: stage.to_owned(),
+            region: region.to_owned(),
+            route_selection_expression: route_selection_expression
+                .unwrap_or(DEFAULT_ROUTE_SELECTION_EXPRESSION)
+                .to_owned(),
+            functions,
+            routes,
+            tables,
+            name: root.service,
+        })
+    }
+}
+
+/// By function key, with the place of the definition.
+type Definitions = BTreeMap<String, (schema::Function, KeyPath)>;
+
+/// Reads `functions`: a mapping, or a list of mappings.
+fn function_definitions(document: &Document, functions: &Value) -> Result<Definitions, ServiceError> {
+    let mut definitions = Definitions::new();
+    for (part, at) in cloudformation::parts(functions, &KeyPath::default().key("functions")) {
+        let part: BTreeMap<String, schema::Function> = document.parse(part, &at)?;
+        for (key, definition) in part {
+            let at = at.key(&key);
+            if !is_word(&key) {
+                return Err(document.error(Problem::new(
+                    &at,
+                    "a function's key has letters, digits, `-` and `_` only",
+                )));
+            }
+            if definition.handler.is_empty() {
+                return Err(document.error(Problem::new(&at.key("handler"), "the name of a binary is needed")));
+            }
+            if definitions.contains_key(&key) {
+                return Err(document.error(Problem::new(&at, "a function of this key is defined already")));
+            }
+            definitions.insert(key, (definition, at));
+        }
+    }
+    Ok(definitions)
+}
+
+fn function(
+    name: String,
+    definition: &schema::Function,
+    at: &KeyPath,
+    provider: &schema::Provider,
+    stack: &Stack,
+) -> Result<Function, Problem> {
+    if name.len() > MAX_FUNCTION_NAME_LENGTH || !is_word(&name) {
+        let reason = format!("the name `{name}` is not 1 to {MAX_FUNCTION_NAME_LENGTH} letters, digits, `-` and `_`");
+        return Err(Problem::new(at, reason));
+    }
+    let mut environment = BTreeMap::new();
+    let provider_at = KeyPath::default().key("provider");
+    for (values, at) in [(&provider.environment, &provider_at), (&definition.environment, at)] {
+        for (key, value) in values {
+            let at = at.key("environment").key(key);
+            if !is_environment_key(key) {
+                return Err(Problem::new(&at, "not a name that an environment variable can have"));
+            }
+            environment.insert(key.clone(), stack.text(value, &at)?);
+        }
+    }
+    let mut streams = Vec::new();
+    for (index, event) in definition.events.iter().enumerate() {
+        let at = at.key("events").index(index);
+        if event.websocket.is_some() == event.stream.is_some() {
+            return Err(Problem::new(&at, "expected either `websocket` or `stream`"));
+        }
+        if let Some(stream) = &event.stream {
+            streams.push(stream_mapping(stream, &at.key("stream"), stack)?);
+        }
+    }
+    let memory_size = definition
+        .memory_size
+        .or(provider.memory_size)
+        .map_or(DEFAULT_MEMORY_SIZE, schema::MemorySize::get);
+    let timeout = definition
+        .timeout
+        .or(provider.timeout)
+        .map_or(DEFAULT_TIMEOUT, schema::Timeout::get);
+    let logs = definition.logs.as_ref().unwrap_or(&provider.logs.lambda);
+    Ok(Function {
+        name,
+        handler: definition.handler.clone(),
+        memory_size_mb: memory_size.unsigned_abs(),
+        timeout: seconds(timeout),
+        environment,
+        log_format: logs.log_format,
+        log_level: logs.application_log_level.map(|level| level.name().to_owned()),
+        streams,
+    })
+}
+
+fn stream_mapping(stream: &schema::Stream, at: &KeyPath, stack: &Stack) -> Result<StreamMapping, Problem> {
+    let table = stack.stream_table(&stream.arn, &at.key("arn"))?;
+    let maximum_record_age = stream.maximum_record_age_in_seconds.map_or(-1, schema::Within::get);
+    if (0..MIN_RECORD_AGE_S).contains(&maximum_record_age) {
+        let reason = format!("{maximum_record_age} is neither -1 nor at least {MIN_RECORD_AGE_S}");
+        return Err(Problem::new(&at.key("maximumRecordAgeInSeconds"), reason));
+    }
+    let on_failure = match &stream.destinations {
+        Some(schema::Destinations { on_failure }) => {
+            let at = at.key("destinations").key("onFailure");
+            let at = if on_failure.arn.is_string() { at } else { at.key("arn") };
+            Some(stack.text(&on_failure.arn, &at)?)
+        }
+        None => None,
+    };
+    Ok(StreamMapping {
+        table,
+        batch_size: stream
+            .batch_size
+            .map_or(DEFAULT_BATCH_SIZE, schema::Within::get)
+            .unsigned_abs(),
+        batch_window: seconds(stream.batch_window.map_or(0, schema::Within::get)),
+        starting_position: stream.starting_position,
+        maximum_retry_attempts: stream
+            .maximum_retry_attempts
+            .and_then(|attempts| u32::try_from(attempts.get()).ok()),
+        maximum_record_age: (maximum_record_age >= 0).then(|| seconds(maximum_record_age)),
+        bisect_batch_on_function_error: stream.bisect_batch_on_function_error,
+        parallelization_factor: stream
+            .parallelization_factor
+            .map_or(1, schema::Within::get)
+            .unsigned_abs(),
+        report_batch_item_failures: stream.function_response_type.is_some(),
+        on_failure,
+        enabled: stream.enabled.unwrap_or(true),
+    })
+}
+
+fn add_routes(
+    routes: &mut BTreeMap<String, String>,
+    key: &str,
+    definition: &schema::Function,
+    at: &KeyPath,
+) -> Result<(), Problem> {
+    for (index, event) in definition.events.iter().enumerate() {
+        let Some(schema::Websocket { route }) = &event.websocket else {
+            continue;
+        };
+        let at = at.key("events").index(index).key("websocket");
+        if route.is_empty() {
+            return Err(Problem::new(&at, "a route key is needed"));
+        }
+        if route.starts_with('$') && !["$connect", "$disconnect", "$default"].contains(&route.as_str()) {
+            return Err(Problem::new(
+                &at,
+                format!("`{route}` is not one of `$connect`, `$disconnect`, `$default`"),
+            ));
+        }
+        if let Some(other) = routes.insert(route.clone(), key.to_owned()) {
+            return Err(Problem::new(
+                &at,
+                format!("the route `{route}` leads to the function `{other}` already"),
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// A count of seconds that is known not to be negative.
+fn seconds(count: i32) -> Duration {
+    Duration::from_secs(count.unsigned_abs().into())
+}
+
+/// The framework's pattern: a letter, then letters, digits and `-`, at least two characters in all.
+fn is_service_name(name: &str) -> bool {
+    let rest = name.strip_prefix(|first: char| first.is_ascii_alphabetic());
+    rest.is_some_and(|rest| !rest.is_empty() && is_word(rest) && !rest.contains('_'))
+}
+
+fn is_environment_key(key: &str) -> bool {
+    !key.starts_with(|first: char| first.is_ascii_digit()) && is_word(key) && !key.contains('-')
+}
+
+/// Letters, digits, `-` and `_`, at least one.
+fn is_word(text: &str) -> bool {
+    !text.is_empty()
+        && text
+            .chars()
+            .all(|character| character.is_ascii_alphanumeric() || "-_".contains(character))
+}
+
+#[cfg(test)]
+mod tests;

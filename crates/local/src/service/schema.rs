@@ -1,0 +1,278 @@
+//! The keys of a serverless.yml that the local stack reads. Any other key is an error; see `keys.rs` for those that are
+//! dropped before.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::Deserialize;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Deserializer, Error, MapAccess, Visitor};
+use serde_json::Value;
+
+use super::{LogFormat, StartingPosition};
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a service")]
+pub(super) struct Root {
+    pub(super) service: String,
+    pub(super) provider: Provider,
+    /// A mapping of functions, or a list of such.
+    #[serde(default)]
+    pub(super) functions: Value,
+    /// A CloudFormation template, or a list of such.
+    #[serde(default)]
+    pub(super) resources: Value,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(
+    rename_all = "camelCase",
+    deny_unknown_fields,
+    expecting = "a mapping with the provider's name"
+)]
+pub(super) struct Provider {
+    #[serde(rename = "name")]
+    pub(super) _name: ProviderName,
+    pub(super) stage: Option<String>,
+    pub(super) region: Option<String>,
+    pub(super) stack_name: Option<String>,
+    pub(super) memory_size: Option<MemorySize>,
+    pub(super) timeout: Option<Timeout>,
+    #[serde(default)]
+    pub(super) environment: BTreeMap<String, Value>,
+    pub(super) websockets_api_route_selection_expression: Option<String>,
+    #[serde(default)]
+    pub(super) logs: ProviderLogs,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum ProviderName {
+    Aws,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ProviderLogs {
+    #[serde(default)]
+    pub(super) lambda: Logs,
+}
+
+#[derive(Debug, Default, Clone, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct Logs {
+    #[serde(default)]
+    pub(super) log_format: LogFormat,
+    pub(super) application_log_level: Option<LogLevel>,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub(super) enum LogLevel {
+    Trace,
+    Debug,
+    Info,
+    Warn,
+    Error,
+    Fatal,
+}
+
+impl LogLevel {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Trace => "TRACE",
+            Self::Debug => "DEBUG",
+            Self::Info => "INFO",
+            Self::Warn => "WARN",
+            Self::Error => "ERROR",
+            Self::Fatal => "FATAL",
+        }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, expecting = "a function")]
+pub(super) struct Function {
+    pub(super) handler: String,
+    pub(super) name: Option<String>,
+    pub(super) memory_size: Option<MemorySize>,
+    pub(super) timeout: Option<Timeout>,
+    #[serde(default)]
+    pub(super) environment: BTreeMap<String, Value>,
+    pub(super) logs: Option<Logs>,
+    #[serde(default)]
+    pub(super) events: Vec<Event>,
+}
+
+/// [Memory](https://docs.aws.amazon.com/lambda/latest/dg/configuration-memory.html), in MB.
+pub(super) type MemorySize = Within<128, 10_240>;
+
+/// [Timeout](https://docs.aws.amazon.com/lambda/latest/dg/configuration-timeout.html), in seconds.
+pub(super) type Timeout = Within<1, 900>;
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "an event")]
+pub(super) struct Event {
+    pub(super) websocket: Option<Websocket>,
+    pub(super) stream: Option<Stream>,
+}
+
+/// `websocket: $connect`, or `websocket: {route: $connect}`.
+#[derive(Debug)]
+pub(super) struct Websocket {
+    pub(super) route: String,
+}
+
+impl<'de> Deserialize<'de> for Websocket {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct LongForm {
+            route: String,
+        }
+
+        struct EitherForm;
+
+        impl<'de> Visitor<'de> for EitherForm {
+            type Value = Websocket;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a route key or a mapping with a route")
+            }
+
+            fn visit_str<E: Error>(self, route: &str) -> Result<Websocket, E> {
+                Ok(Websocket {
+                    route: route.to_owned(),
+                })
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Websocket, A::Error> {
+                let LongForm { route } = LongForm::deserialize(MapAccessDeserializer::new(map))?;
+                Ok(Websocket { route })
+            }
+        }
+
+        deserializer.deserialize_any(EitherForm)
+    }
+}
+
+/// An event source mapping of a DynamoDB stream. The ranges are those of
+/// [CreateEventSourceMapping](https://docs.aws.amazon.com/lambda/latest/api/API_CreateEventSourceMapping.html).
+#[derive(Debug, Deserialize)]
+#[serde(
+    rename_all = "camelCase",
+    deny_unknown_fields,
+    expecting = "a mapping whose arn is the Fn::GetAtt of a table's StreamArn"
+)]
+pub(super) struct Stream {
+    #[serde(rename = "type")]
+    pub(super) _type: StreamType,
+    pub(super) arn: Value,
+    pub(super) batch_size: Option<Within<1, 10_000>>,
+    pub(super) batch_window: Option<Within<0, 300>>,
+    #[serde(default)]
+    pub(super) starting_position: StartingPosition,
+    pub(super) maximum_retry_attempts: Option<Within<-1, 10_000>>,
+    /// -1, or at least 60.
+    pub(super) maximum_record_age_in_seconds: Option<Within<-1, 604_800>>,
+    #[serde(default)]
+    pub(super) bisect_batch_on_function_error: bool,
+    pub(super) parallelization_factor: Option<Within<1, 10>>,
+    pub(super) function_response_type: Option<FunctionResponseType>,
+    pub(super) destinations: Option<Destinations>,
+    pub(super) enabled: Option<bool>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum StreamType {
+    Dynamodb,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) enum FunctionResponseType {
+    ReportBatchItemFailures,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct Destinations {
+    pub(super) on_failure: Destination,
+}
+
+/// `onFailure: arn:…`, or `onFailure: {type: sqs, arn: …}`.
+#[derive(Debug)]
+pub(super) struct Destination {
+    pub(super) arn: Value,
+}
+
+impl<'de> Deserialize<'de> for Destination {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "lowercase")]
+        enum DestinationType {
+            Sns,
+            Sqs,
+        }
+
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct LongForm {
+            #[serde(rename = "type")]
+            kind: Option<DestinationType>,
+            arn: Value,
+        }
+
+        struct EitherForm;
+
+        impl<'de> Visitor<'de> for EitherForm {
+            type Value = Destination;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an ARN or a mapping with type and arn")
+            }
+
+            fn visit_str<E: Error>(self, arn: &str) -> Result<Destination, E> {
+                Ok(Destination { arn: Value::from(arn) })
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Destination, A::Error> {
+                let LongForm { kind, arn } = LongForm::deserialize(MapAccessDeserializer::new(map))?;
+                // The framework reads the type from the ARN, unless only the deployment knows that.
+                match (kind, arn.is_string()) {
+                    (None, false) => Err(A::Error::missing_field("type")),
+                    _ => Ok(Destination { arn }),
+                }
+            }
+        }
+
+        deserializer.deserialize_any(EitherForm)
+    }
+}
+
+/// A whole number from `MIN` to `MAX`, or a text that is one, as variables of the environment are.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Within<const MIN: i32, const MAX: i32>(i32);
+
+impl<const MIN: i32, const MAX: i32> Within<MIN, MAX> {
+    pub(super) fn get(self) -> i32 {
+        self.0
+    }
+}
+
+impl<'de, const MIN: i32, const MAX: i32> Deserialize<'de> for Within<MIN, MAX> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let value = Value::deserialize(deserializer)?;
+        let number = match &value {
+            Value::Number(number) => number.as_i64(),
+            Value::String(text) => text.parse().ok(),
+            _ => None,
+        };
+        let number = number
+            .and_then(|number| i32::try_from(number).ok())
+            .filter(|number| (MIN..=MAX).contains(number));
+        number
+            .map(Self)
+            .ok_or_else(|| D::Error::custom(format!("{value} is not a whole number from {MIN} to {MAX}")))
+    }
+}

@@ -1,0 +1,784 @@
+//! A service's files in, a [`Service`] or an error text out.
+
+use super::*;
+use serde_json::json;
+
+fn load_with(files: &[(&str, &str)], options: &Options) -> Result<Service, ServiceError> {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, text) in files {
+        let path = folder.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    }
+    Service::load(&folder.path().join("serverless.yml"), options)
+}
+
+fn load(files: &[(&str, &str)]) -> Service {
+    load_with(files, &Options::default()).unwrap()
+}
+
+fn error(files: &[(&str, &str)]) -> String {
+    load_with(files, &Options::default()).unwrap_err().to_string()
+}
+
+/// A service with the given lines below the function's environment, and others at the top level.
+fn service_with(environment: &str, top_level: &str) -> String {
+    format!(
+        "service: chat
+provider:
+  name: aws
+functions:
+  connect:
+    handler: connect
+    events: [websocket: $connect]
+    environment:
+{environment}
+{top_level}
+"
+    )
+}
+
+/// The value of an environment variable that is given as YAML, with more at the top level.
+fn value_of(value: &str, top_level: &str, options: &Options) -> Result<String, ServiceError> {
+    let text = service_with(&format!("      X: {value}"), top_level);
+    let service = load_with(&[("serverless.yml", &text)], options)?;
+    Ok(service.functions["connect"].environment["X"].clone())
+}
+
+fn value(value: &str, top_level: &str) -> String {
+    value_of(value, top_level, &Options::default()).unwrap()
+}
+
+fn value_error(value: &str, top_level: &str) -> String {
+    value_of(value, top_level, &Options::default()).unwrap_err().to_string()
+}
+
+/// Tables with and without a stream, and a queue.
+const RESOURCES: &str = "
+resources:
+  Resources:
+    Events:
+      Type: AWS::DynamoDB::Table
+      Properties:
+        TableName: ${self:service}-events
+        AttributeDefinitions: [{AttributeName: id, AttributeType: S}]
+        KeySchema: [{AttributeName: id, KeyType: HASH}]
+        BillingMode: PAY_PER_REQUEST
+        StreamSpecification: {StreamViewType: NEW_IMAGE}
+    Plain:
+      Type: AWS::DynamoDB::Table
+      Properties:
+        AttributeDefinitions: [{AttributeName: id, AttributeType: S}]
+        KeySchema: [{AttributeName: id, KeyType: HASH}]
+        BillingMode: PAY_PER_REQUEST
+    Failed:
+      Type: AWS::SQS::Queue
+      Properties: {Anything: !ImportValue goes}
+    Alarm:
+      Type: AWS::SNS::Topic
+";
+
+#[test]
+fn a_realistic_service_is_read_whole() {
+    let main = r"
+service: chat
+frameworkVersion: '4'
+useDotenv: true
+package: {individually: true, artifact: '${ssm:/only/a/deployment/knows}'}
+plugins: [serverless-plugin]
+custom:
+  retries: {dev: 3, prod: 10}
+provider:
+  name: aws
+  runtime: provided.al2023
+  architecture: arm64
+  stage: ${opt:stage, 'dev'}
+  region: eu-central-1
+  memorySize: 256
+  websocketsApiRouteSelectionExpression: $request.body.type
+  logs: {lambda: {logFormat: JSON, applicationLogLevel: DEBUG, systemLogLevel: WARN}, websocket: {level: INFO}}
+  iam: {role: {statements: '${file(infra/iam.yml)}'}}
+  environment:
+    TABLE: !Ref ConnectionsTable
+    LIMIT: 10
+    VERBOSE: true
+functions:
+  connect:
+    handler: connect
+    description: who is this
+    events:
+      - websocket: $connect
+  sendMessage:
+    handler: send-message
+    name: ${self:service}-send
+    timeout: ${env:SEND_TIMEOUT, '29'}
+    environment: {LIMIT: 20}
+    logs: {logFormat: Text}
+    events:
+      - websocket: {route: sendMessage}
+      - websocket: $default
+  publish:
+    handler: publish
+    memorySize: 512
+    events:
+      - stream:
+          type: dynamodb
+          arn: !GetAtt EventsTable.StreamArn
+          batchSize: 100
+          batchWindow: 1
+          startingPosition: LATEST
+          maximumRetryAttempts: ${self:custom.retries.${sls:stage}}
+          maximumRecordAgeInSeconds: 3600
+          bisectBatchOnFunctionError: true
+          parallelizationFactor: 2
+          functionResponseType: ReportBatchItemFailures
+          destinations: {onFailure: {type: sqs, arn: !GetAtt FailedEvents.Arn}}
+resources:
+  - ${file(infra/tables.yml)}
+  - Resources:
+      FailedEvents: {Type: AWS::SQS::Queue}
+    Outputs:
+      Url: {Value: !Sub 'wss://${WebsocketsApi}.example'}
+";
+    let tables = r"
+Resources:
+  ConnectionsTable:
+    Type: AWS::DynamoDB::Table
+    DeletionPolicy: Retain
+    Properties:
+      TableName: ${self:service}-${sls:stage}-connections
+      BillingMode: PAY_PER_REQUEST
+      AttributeDefinitions: [{AttributeName: connectionId, AttributeType: S}]
+      KeySchema: [{AttributeName: connectionId, KeyType: HASH}]
+      TimeToLiveSpecification: {AttributeName: ttl, Enabled: true}
+      PointInTimeRecoverySpecification: {PointInTimeRecoveryEnabled: true}
+      Tags: [{Key: a, Value: b}]
+  EventsTable:
+    Type: AWS::DynamoDB::Table
+    Properties:
+      AttributeDefinitions:
+        - {AttributeName: topic, AttributeType: S}
+        - {AttributeName: id, AttributeType: S}
+      KeySchema:
+        - {AttributeName: topic, KeyType: HASH}
+        - {AttributeName: id, KeyType: RANGE}
+      ProvisionedThroughput: {ReadCapacityUnits: 1, WriteCapacityUnits: 1}
+      StreamSpecification: {StreamViewType: NEW_IMAGE}
+      GlobalSecondaryIndexes:
+        - IndexName: byId
+          KeySchema: [{AttributeName: id, KeyType: HASH}]
+          Projection: {ProjectionType: ALL}
+          ProvisionedThroughput: {ReadCapacityUnits: 1, WriteCapacityUnits: 1}
+";
+    let service = load(&[
+        ("serverless.yml", main),
+        ("infra/tables.yml", tables),
+        ("infra/iam.yml", "[]"),
+    ]);
+
+    assert_eq!(
+        (service.name.as_str(), service.stage.as_str(), service.region.as_str()),
+        ("chat", "dev", "eu-central-1")
+    );
+    assert_eq!(service.route_selection_expression, "$request.body.type");
+    let routes: Vec<_> = service
+        .routes
+        .iter()
+        .map(|(route, key)| (route.as_str(), key.as_str()))
+        .collect();
+    assert_eq!(
+        routes,
+        [
+            ("$connect", "connect"),
+            ("$default", "sendMessage"),
+            ("sendMessage", "sendMessage")
+        ]
+    );
+
+    let connect = &service.functions["connect"];
+    assert_eq!(
+        (connect.name.as_str(), connect.handler.as_str()),
+        ("chat-dev-connect", "connect")
+    );
+    assert_eq!((connect.memory_size_mb, connect.timeout), (256, Duration::from_secs(6)));
+    assert_eq!(
+        (connect.log_format, connect.log_level.as_deref()),
+        (LogFormat::Json, Some("DEBUG"))
+    );
+    let environment: Vec<_> = connect
+        .environment
+        .iter()
+        .map(|(key, value)| (key.as_str(), value.as_str()))
+        .collect();
+    assert_eq!(
+        environment,
+        [("LIMIT", "10"), ("TABLE", "chat-dev-connections"), ("VERBOSE", "true")]
+    );
+
+    let send = &service.functions["sendMessage"];
+    assert_eq!(
+        (send.name.as_str(), send.timeout),
+        ("chat-send", Duration::from_secs(29))
+    );
+    assert_eq!((send.log_format, send.log_level.as_deref()), (LogFormat::Text, None));
+    assert_eq!(send.environment["LIMIT"], "20");
+
+    let publish = &service.functions["publish"];
+    assert_eq!(publish.memory_size_mb, 512);
+    let expected = StreamMapping {
+        table: "EventsTable".to_owned(),
+        batch_size: 100,
+        batch_window: Duration::from_secs(1),
+        starting_position: StartingPosition::Latest,
+        maximum_retry_attempts: Some(3),
+        maximum_record_age: Some(Duration::from_secs(3600)),
+        bisect_batch_on_function_error: true,
+        parallelization_factor: 2,
+        report_batch_item_failures: true,
+        on_failure: Some("arn:aws:sqs:eu-central-1:123456789012:chat-dev-FailedEvents".to_owned()),
+        enabled: true,
+    };
+    assert_eq!(publish.streams, [expected]);
+
+    let [connections, events] = service.tables.as_slice() else {
+        panic!("two tables: {:?}", service.tables)
+    };
+    assert_eq!(
+        (connections.logical_id.as_str(), connections.ttl_attribute.as_deref()),
+        ("ConnectionsTable", Some("ttl"))
+    );
+    assert_eq!(
+        connections.create_table,
+        json!({
+            "TableName": "chat-dev-connections",
+            "BillingMode": "PAY_PER_REQUEST",
+            "AttributeDefinitions": [{"AttributeName": "connectionId", "AttributeType": "S"}],
+            "KeySchema": [{"AttributeName": "connectionId", "KeyType": "HASH"}],
+        })
+    );
+    assert_eq!(events.ttl_attribute, None);
+    assert_eq!(events.create_table["TableName"], "chat-dev-EventsTable");
+    assert_eq!(
+        events.create_table["StreamSpecification"],
+        json!({"StreamEnabled": true, "StreamViewType": "NEW_IMAGE"})
+    );
+    assert_eq!(
+        events.create_table["GlobalSecondaryIndexes"][0]["Projection"],
+        json!({"ProjectionType": "ALL"})
+    );
+    crate::table::Tables::open(None, &service.tables).unwrap();
+}
+
+#[test]
+fn a_small_service_gets_the_frameworks_defaults() {
+    let text = service_with("      X: x", RESOURCES).replace(
+        "events: [websocket: $connect]",
+        "events: [websocket: $connect, stream: {type: dynamodb, arn: {Fn::GetAtt: [Events, StreamArn]}}]",
+    );
+    let service = load(&[("serverless.yml", &text)]);
+    assert_eq!((service.stage.as_str(), service.region.as_str()), ("dev", "us-east-1"));
+    assert_eq!(service.route_selection_expression, "$request.body.action");
+    let function = &service.functions["connect"];
+    assert_eq!(
+        (function.memory_size_mb, function.timeout),
+        (1024, Duration::from_secs(6))
+    );
+    assert_eq!(
+        (function.log_format, function.log_level.as_deref()),
+        (LogFormat::Text, None)
+    );
+    let expected = StreamMapping {
+        table: "Events".to_owned(),
+        batch_size: 10,
+        batch_window: Duration::ZERO,
+        starting_position: StartingPosition::TrimHorizon,
+        maximum_retry_attempts: None,
+        maximum_record_age: None,
+        bisect_batch_on_function_error: false,
+        parallelization_factor: 1,
+        report_batch_item_failures: false,
+        on_failure: None,
+        enabled: true,
+    };
+    assert_eq!(function.streams, [expected]);
+}
+
+#[test]
+fn functions_and_their_parts_can_come_from_other_files() {
+    let main = "
+service: chat
+provider: ${file(./provider.yml)}
+functions:
+  - ${file(functions.yml)}
+  - two: {handler: two, events: [{websocket: two}]}
+";
+    let provider = "{name: aws, stage: '${self:provider.name}-x', environment: {STAGE: '${sls:stage}'}}";
+    let functions = "{one: {handler: one, events: [{websocket: one}]}}";
+    let service = load(&[
+        ("serverless.yml", main),
+        ("provider.yml", provider),
+        ("functions.yml", functions),
+    ]);
+    assert_eq!(service.routes.into_keys().collect::<Vec<_>>(), ["one", "two"]);
+    assert_eq!(service.functions["one"].environment["STAGE"], "aws-x");
+}
+
+#[test]
+fn variables_take_their_values_from_each_source() {
+    let custom = "custom: {a: {b: [x, y]}, n: 5, none: ~, dev: {x: deep}, other: '${self:custom.a.b.1}', t: true}";
+    for (expression, expected) in [
+        ("${self:service}", "chat"),
+        ("${self:custom.a.b.1}", "y"),
+        ("${self:custom.other}", "y"),
+        ("${self:custom.${sls:stage}.x}", "deep"),
+        ("${self:custom.n}", "5"),
+        ("a-${self:custom.n}-${self:custom.t}", "a-5-true"),
+        ("${sls:stage}", "dev"),
+        ("${opt:stage, 'none'}", "none"),
+        ("${opt:stage, sls:stage}", "dev"),
+        ("${opt:region, self:custom.none, ${self:custom.a.b.0}}", "x"),
+        ("${env:HOME_PAGE, \"a, b\"}", "a, b"),
+        ("${env:NAME}", "from the environment"),
+        ("${opt:x, 7}", "7"),
+        ("${opt:x, 'in-${sls:stage}'}", "in-dev"),
+        ("${file(values.yml):list.1}", "two"),
+        ("${file(values.yml):stage}", "dev"),
+        ("${file(missing.yml):x, 'none'}", "none"),
+        ("${NotAVariable} and $5", "${NotAVariable} and $5"),
+        ("${It's} ${AWS::Region} ${sls:stage}", "${It's} ${AWS::Region} dev"),
+    ] {
+        let main = service_with(&format!("      X: '{}'", expression.replace('\'', "''")), custom);
+        let options = Options {
+            environment: BTreeMap::from([("NAME".to_owned(), "from the environment".to_owned())]),
+            ..Options::default()
+        };
+        let files = [
+            ("serverless.yml", main.as_str()),
+            ("values.yml", "{list: [one, two], stage: '${sls:stage}'}"),
+        ];
+        let service = load_with(&files, &options).unwrap();
+        assert_eq!(service.functions["connect"].environment["X"], expected, "{expression}");
+    }
+}
+
+#[test]
+fn the_stage_flag_wins() {
+    let options = Options {
+        stage: Some("prod".to_owned()),
+        ..Options::default()
+    };
+    assert_eq!(
+        value_of("${sls:stage}-${opt:stage}", "", &options).unwrap(),
+        "prod-prod"
+    );
+    assert_eq!(value_of("!Ref AWS::StackName", "", &options).unwrap(), "chat-prod");
+}
+
+#[test]
+fn intrinsic_functions_are_evaluated() {
+    for (expression, expected) in [
+        ("!Ref Events", "chat-events"),
+        ("!Ref Plain", "chat-dev-Plain"),
+        ("!Ref WebsocketsApi", API_ID),
+        ("!Ref ConnectLambdaFunction", "chat-dev-connect"),
+        (
+            "!Ref Failed",
+            "https://sqs.us-east-1.amazonaws.com/123456789012/chat-dev-Failed",
+        ),
+        ("!Ref Alarm", "arn:aws:sns:us-east-1:123456789012:chat-dev-Alarm"),
+        ("!Ref AWS::Region", "us-east-1"),
+        (
+            "!GetAtt Events.Arn",
+            "arn:aws:dynamodb:us-east-1:123456789012:table/chat-events",
+        ),
+        (
+            "{Fn::GetAtt: [ConnectLambdaFunction, Arn]}",
+            "arn:aws:lambda:us-east-1:123456789012:function:chat-dev-connect",
+        ),
+        (
+            "!GetAtt IamRoleLambdaExecution.Arn",
+            "arn:aws:iam::123456789012:role/chat-dev-us-east-1-lambdaRole",
+        ),
+        ("!GetAtt Failed.QueueName", "chat-dev-Failed"),
+        (
+            "!Sub '${Events}/${Plain.Arn}'",
+            "chat-events/arn:aws:dynamodb:us-east-1:123456789012:table/chat-dev-Plain",
+        ),
+        (
+            "!Sub 'https://${WebsocketsApi}.execute-api.${AWS::Region}.${AWS::URLSuffix}/${sls:stage}'",
+            "https://local0ws01.execute-api.us-east-1.amazonaws.com/dev",
+        ),
+        (
+            "!Sub ['${A}-${!B}-${Events}', {A: !Ref Plain}]",
+            "chat-dev-Plain-${B}-chat-events",
+        ),
+        ("!Join ['/', [a, !Ref Events, 3]]", "a/chat-events/3"),
+        (
+            "!Join ['', ['arn:', !Ref AWS::Partition, ':', !Ref AWS::AccountId]]",
+            "arn:aws:123456789012",
+        ),
+    ] {
+        assert_eq!(value(expression, RESOURCES), expected, "{expression}");
+    }
+    assert!(value("!GetAtt Events.StreamArn", RESOURCES).contains(":table/chat-events/stream/"));
+}
+
+#[test]
+fn intrinsic_functions_that_have_no_value_here_are_refused() {
+    for (expression, expected) in [
+        ("!Ref Evnts", "Ref: the stack has no resource `Evnts`"),
+        ("!GetAtt Evnts.Arn", "Fn::GetAtt: the stack has no resource `Evnts`"),
+        ("!Sub '${Evnts}'", "Fn::Sub: the stack has no resource `Evnts`"),
+        (
+            "!GetAtt Plain.StreamArn",
+            "Fn::GetAtt: the table `Plain` has no StreamSpecification",
+        ),
+        (
+            "!GetAtt Failed.Colour",
+            "Fn::GetAtt: the local stack does not know `Failed.Colour`",
+        ),
+        (
+            "!ImportValue other",
+            "Fn::ImportValue: not supported by the local stack",
+        ),
+        (
+            "!Join ['', [!If [A, b, c]]]",
+            "Fn::Join[1][0].Fn::If: not supported by the local stack",
+        ),
+        ("!Join a", "Fn::Join: an argument of another form"),
+    ] {
+        let expected = format!("serverless.yml: functions.connect.environment.X.{expected}");
+        assert_eq!(value_error(expression, RESOURCES), expected, "{expression}");
+    }
+}
+
+#[test]
+fn environment_values_are_scalars() {
+    let at = "serverless.yml: functions.connect.environment.X";
+    let expected = "expected a text, a number or a boolean, found";
+    assert_eq!(value_error("[a]", ""), format!("{at}: {expected} a list"));
+    assert_eq!(value_error("{a: b}", ""), format!("{at}: {expected} a mapping"));
+    assert_eq!(value_error("", ""), format!("{at}: {expected} nothing"));
+    let text = service_with("      A-B: x", "");
+    let expected =
+        "serverless.yml: functions.connect.environment.A-B: not a name that an environment variable can have";
+    assert_eq!(error(&[("serverless.yml", &text)]), expected);
+}
+
+#[test]
+fn variables_that_have_no_value_name_file_and_key() {
+    let at = "serverless.yml: functions.connect.environment.X";
+    for (expression, expected) in [
+        ("${self:custom.nope}", "`${self:custom.nope}` has no value"),
+        ("${opt:nope}", "`${opt:nope}` has no value"),
+        (
+            "${file(nope.yml)}",
+            "`${file(nope.yml)}` has no value: no such file or key",
+        ),
+        ("${file(nope.js)}", "`nope.js` is not a .yml, .yaml or .json file"),
+        ("${ssm:/a/b}", "the local stack has no variable `ssm:/a/b`"),
+        (
+            "${cf:stack.Output}",
+            "the local stack has no variable `cf:stack.Output`",
+        ),
+        ("${opt:x, dev}", "`dev` is neither a variable nor a text in quotes"),
+        ("a-${self:provider}", "`${self:provider}` is not a text"),
+    ] {
+        assert_eq!(
+            value_error(&format!("'{expression}'"), ""),
+            format!("{at}: {expected}"),
+            "{expression}"
+        );
+    }
+}
+
+#[test]
+fn cycles_are_found() {
+    let custom = "custom: {a: '${self:custom.b}', b: 'x${self:custom.a}', c: {d: '${self:custom.c}'}}";
+    let expected = "serverless.yml: custom.a: `${self:custom.b}` leads back to itself";
+    assert_eq!(value_error("${self:custom.a}", custom), expected);
+    assert_eq!(
+        value_error("${self:custom.c}", custom),
+        "serverless.yml: custom.c: a variable includes what it is part of"
+    );
+    let main = service_with("      X: x", "resources: '${file(a.yml)}'");
+    let files = [
+        ("serverless.yml", main.as_str()),
+        ("a.yml", "Resources: {A: {Type: '${file(a.yml):Resources.A.Type}'}}"),
+    ];
+    assert_eq!(
+        error(&files),
+        "a.yml: Resources.A.Type: `${file(a.yml):Resources.A.Type}` leads back to itself"
+    );
+}
+
+#[test]
+fn broken_files_are_refused_with_file_and_key() {
+    let good = service_with("      X: x", RESOURCES);
+    load(&[("serverless.yml", &good)]);
+    for (original, broken, expected) in [
+        (
+            "service: chat",
+            "service: 5chat",
+            "service: `5chat` is not a letter followed by letters, digits and `-`",
+        ),
+        (
+            "service: chat",
+            "service: chat\nservce: chat",
+            "servce: unknown field `servce`, expected one of `service`, `provider`, `functions`, `resources`",
+        ),
+        (
+            "name: aws",
+            "name: google",
+            "provider.name: unknown variant `google`, expected `aws`",
+        ),
+        ("name: aws", "stage: dev", "provider: missing field `name`"),
+        (
+            "name: aws",
+            "name: aws\n  vpc: {subnetIds: []}",
+            "provider.vpc: not supported by the local stack",
+        ),
+        (
+            "name: aws",
+            "name: aws\n  stage: 'a b'",
+            "provider.stage: the stage `a b` is not 1 to 128 letters, digits, `-` and `_`",
+        ),
+        (
+            "name: aws",
+            "name: aws\n  memorySize: 64",
+            "provider.memorySize: 64 is not a whole number from 128 to 10240",
+        ),
+        (
+            "name: aws",
+            "name: aws\n  logs: {lambda: {logFormat: XML}}",
+            "provider.logs.lambda.logFormat: unknown variant `XML`, expected `JSON` or `Text`",
+        ),
+        (
+            "handler: connect",
+            "timeout: 5",
+            "functions.connect: missing field `handler`",
+        ),
+        (
+            "handler: connect",
+            "handler: connect\n    timeout: 901",
+            "functions.connect.timeout: 901 is not a whole number from 1 to 900",
+        ),
+        (
+            "handler: connect",
+            "handler: connect\n    image: x",
+            "functions.connect.image: not supported by the local stack",
+        ),
+        (
+            "websocket: $connect",
+            "http: GET /",
+            "functions.connect.events[0].http: not supported by the local stack",
+        ),
+        (
+            "websocket: $connect",
+            "websockets: $connect",
+            "functions.connect.events[0].websockets: unknown field `websockets`, expected `websocket` or `stream`",
+        ),
+        (
+            "websocket: $connect",
+            "websocket: $conect",
+            "functions.connect.events[0].websocket: `$conect` is not one of `$connect`, `$disconnect`, `$default`",
+        ),
+        (
+            "websocket: $connect",
+            "websocket: {route: a, authorizer: b}",
+            "functions.connect.events[0].websocket.authorizer: not supported by the local stack",
+        ),
+        (
+            "websocket: $connect",
+            "websocket: {rout: a}",
+            "functions.connect.events[0].websocket.rout: unknown field `rout`, expected `route`",
+        ),
+        (
+            "[websocket: $connect]",
+            "[{websocket: a}, {websocket: a}]",
+            "functions.connect.events[1].websocket: the route `a` leads to the function `connect` already",
+        ),
+        (
+            "events: [websocket: $connect]",
+            "events: []",
+            "functions: no function has a websocket event",
+        ),
+        (
+            "StreamViewType",
+            "StreamViewTypo",
+            "resources.Resources.Events.Properties.StreamSpecification.StreamViewTypo: unknown field `StreamViewTypo`, expected `StreamViewType`",
+        ),
+        (
+            "NEW_IMAGE",
+            "NEW",
+            "resources.Resources.Events.Properties.StreamSpecification.StreamViewType: unknown variant `NEW`, expected one of `KEYS_ONLY`, `NEW_IMAGE`, `OLD_IMAGE`, `NEW_AND_OLD_IMAGES`",
+        ),
+        (
+            "${self:service}-events",
+            "!Ref Plain",
+            "resources.Resources.Events.Properties.TableName.Ref: a TableName cannot depend on the table `Plain`",
+        ),
+        (
+            "${self:service}-events",
+            "chat-dev-Plain",
+            "resources.Resources.Plain.Properties.TableName: `Events` has this name already",
+        ),
+        (
+            "Failed:",
+            "ConnectLambdaFunction:",
+            "resources.Resources.ConnectLambdaFunction: the stack has a resource of this logical id already",
+        ),
+        (
+            "Type: AWS::SNS::Topic",
+            "Typ: AWS::SNS::Topic",
+            "resources.Resources.Alarm: missing field `Type`",
+        ),
+    ] {
+        let text = good.replacen(original, broken, 1);
+        assert_eq!(
+            error(&[("serverless.yml", &text)]),
+            format!("serverless.yml: {expected}")
+        );
+    }
+}
+
+#[test]
+fn broken_stream_mappings_are_refused() {
+    let good = service_with("      X: x", RESOURCES).replace(
+        "[websocket: $connect]",
+        "[websocket: $connect, stream: {type: dynamodb, arn: !GetAtt Events.StreamArn}]",
+    );
+    load(&[("serverless.yml", &good)]);
+    let arn = "arn: !GetAtt Events.StreamArn";
+    for (original, broken, expected) in [
+        (
+            "dynamodb",
+            "kinesis",
+            "type: unknown variant `kinesis`, expected `dynamodb`",
+        ),
+        (
+            arn,
+            "arn: 'arn:aws:dynamodb:a'",
+            "arn: the local stack needs the Fn::GetAtt of a table's StreamArn here",
+        ),
+        (
+            arn,
+            "arn: !GetAtt Events.Arn",
+            "arn: the local stack needs the Fn::GetAtt of a table's StreamArn here",
+        ),
+        (
+            arn,
+            "arn: !GetAtt Plain.StreamArn",
+            "arn.Fn::GetAtt: the table `Plain` has no StreamSpecification",
+        ),
+        (
+            "}]",
+            ", batchSize: 0}]",
+            "batchSize: 0 is not a whole number from 1 to 10000",
+        ),
+        (
+            "}]",
+            ", batchWindow: 301}]",
+            "batchWindow: 301 is not a whole number from 0 to 300",
+        ),
+        (
+            "}]",
+            ", parallelizationFactor: 11}]",
+            "parallelizationFactor: 11 is not a whole number from 1 to 10",
+        ),
+        (
+            "}]",
+            ", maximumRetryAttempts: -2}]",
+            "maximumRetryAttempts: -2 is not a whole number from -1 to 10000",
+        ),
+        (
+            "}]",
+            ", maximumRecordAgeInSeconds: 59}]",
+            "maximumRecordAgeInSeconds: 59 is neither -1 nor at least 60",
+        ),
+        (
+            "}]",
+            ", filterPatterns: [{}]}]",
+            "filterPatterns: not supported by the local stack",
+        ),
+        (
+            "}]",
+            ", tumblingWindowInSeconds: 1}]",
+            "tumblingWindowInSeconds: not supported by the local stack",
+        ),
+        (
+            "}]",
+            ", startingPosition: AT_TIMESTAMP}]",
+            "startingPosition: unknown variant `AT_TIMESTAMP`, expected `TRIM_HORIZON` or `LATEST`",
+        ),
+        (
+            "}]",
+            ", destinations: {onFailure: {arn: !GetAtt Failed.Arn}}}]",
+            "destinations.onFailure: missing field `type`",
+        ),
+        (
+            "}]",
+            ", destinations: {onFailure: !GetAtt Failed.Arn}}]",
+            "destinations.onFailure.Fn::GetAtt: unknown field `Fn::GetAtt`, expected `type` or `arn`",
+        ),
+    ] {
+        let text = good.replacen(original, broken, 1);
+        let expected = format!("serverless.yml: functions.connect.events[1].stream.{expected}");
+        assert_eq!(error(&[("serverless.yml", &text)]), expected);
+    }
+}
+
+#[test]
+fn a_problem_in_an_included_file_is_reported_there() {
+    let main = service_with(
+        "      X: x",
+        "resources: ['${file(infra/tables.yml)}', '${file(infra/more.yml):stack}']",
+    );
+    let tables = RESOURCES.trim_start().trim_start_matches("resources:");
+    let with = |tables: &str, more: &str| {
+        error(&[
+            ("serverless.yml", main.as_str()),
+            ("infra/tables.yml", tables),
+            ("infra/more.yml", more),
+        ])
+    };
+    assert_eq!(
+        with(&tables.replace("StreamViewType", "StreamViewTypo"), "stack: {}"),
+        "infra/tables.yml: Resources.Events.Properties.StreamSpecification.StreamViewTypo: \
+         unknown field `StreamViewTypo`, expected `StreamViewType`"
+    );
+    assert_eq!(
+        with(
+            tables,
+            "stack: {Resources: {More: {Type: AWS::DynamoDB::Table, Properties: {Nme: x}}}}"
+        ),
+        "infra/more.yml: stack.Resources.More.Properties.Nme: unknown field `Nme`, expected one of `TableName`, \
+         `AttributeDefinitions`, `KeySchema`, `BillingMode`, `ProvisionedThroughput`, `LocalSecondaryIndexes`, \
+         `GlobalSecondaryIndexes`, `StreamSpecification`, `TimeToLiveSpecification`"
+    );
+    assert_eq!(
+        with(tables, "stack: {Resources: {Events: {Type: AWS::SQS::Queue}}}"),
+        "infra/more.yml: stack.Resources.Events: the stack has a resource of this logical id already"
+    );
+    assert_eq!(
+        with("Resources: [", "stack: {}"),
+        "infra/tables.yml:2:1: while parsing a node, did not find expected node content"
+    );
+    assert_eq!(
+        with(tables, "stack: {Transform: x}"),
+        "infra/more.yml: stack.Transform: not supported by the local stack"
+    );
+}
+
+#[test]
+fn a_missing_or_empty_serverless_yml_is_named() {
+    assert_eq!(error(&[]), "serverless.yml: cannot be read");
+    assert_eq!(
+        error(&[("serverless.yml", "")]),
+        "serverless.yml: invalid type: null, expected a service"
+    );
+    assert_eq!(
+        error(&[("serverless.yml", "service: chat\n")]),
+        "serverless.yml: missing field `provider`"
+    );
+}

@@ -1,0 +1,461 @@
+//! The Serverless Framework's variables: `${self:custom.x}`, `${sls:stage}`, `${opt:stage}`, `${env:NAME}`,
+//! `${file(infra/tables.yml):key}`, each with fallbacks after commas
+//! ([Variables](https://www.serverless.com/framework/docs/guides/variables)).
+//!
+//! Not here: sources that need an AWS account (`ssm`, `cf`, `s3`, `aws`), `param`, `git`, and files of JavaScript.
+//! `${AWS::Region}` and `${Table.Arn}` are CloudFormation's and stay as they are.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+
+use super::error::{KeyPath, Location, Problem, ServiceError, Step};
+use super::keys::{Treatment, treatment};
+use super::{DEFAULT_STAGE, Options, yaml};
+
+/// A service's files as one document: files included, variables resolved, ignored keys left out.
+#[derive(Debug)]
+pub(super) struct Document {
+    pub(super) value: Value,
+    /// By key of this document, where the value stands in the files.
+    origins: BTreeMap<KeyPath, (String, KeyPath)>,
+}
+
+impl Document {
+    /// Reads a serverless.yml and what it includes.
+    pub(super) fn load(path: &Path, options: &Options) -> Result<Self, ServiceError> {
+        let main = path
+            .file_name()
+            .unwrap_or(path.as_os_str())
+            .to_string_lossy()
+            .into_owned();
+        let mut resolver = Resolver {
+            folder: path.parent().unwrap_or(Path::new("")).to_owned(),
+            main: main.clone(),
+            options,
+            files: BTreeMap::new(),
+            expanding: Vec::new(),
+            within: Vec::new(),
+            origins: BTreeMap::new(),
+        };
+        let value = resolver.read(&main)?;
+        let value = resolver.resolve(
+            Node {
+                value,
+                file: main,
+                key: KeyPath::default(),
+            },
+            &KeyPath::default(),
+        )?;
+        Ok(Self {
+            value,
+            origins: resolver.origins,
+        })
+    }
+
+    /// Deserialises `value`, which stands at `at`; an error names the innermost key.
+    pub(super) fn parse<T: DeserializeOwned>(&self, value: &Value, at: &KeyPath) -> Result<T, ServiceError> {
+        serde_path_to_error::deserialize(value).map_err(|error| {
+            let mut at = at.clone();
+            for segment in error.path() {
+                match segment {
+                    serde_path_to_error::Segment::Map { key } => at = at.key(key),
+                    serde_path_to_error::Segment::Seq { index } => at = at.index(*index),
+                    serde_path_to_error::Segment::Enum { .. } | serde_path_to_error::Segment::Unknown => {}
+                }
+            }
+            self.error(Problem::new(&at, error.inner().to_string()))
+        })
+    }
+
+    /// Names the file and the key of a problem.
+    pub(super) fn error(&self, problem: Problem) -> ServiceError {
+        ServiceError::Invalid {
+            location: self.location(&problem.at),
+            reason: problem.reason,
+        }
+    }
+
+    /// Where the value at a key of this document stands.
+    pub(super) fn location(&self, at: &KeyPath) -> Location {
+        // A key that is missing, or an index into an interpolated text, has no origin of its own: its parent's counts.
+        let mut parent = at.clone();
+        let mut below = Vec::new();
+        loop {
+            if let Some((file, key)) = self.origins.get(&parent) {
+                let key = below.into_iter().rev().fold(key.clone(), |key, step| key.then(step));
+                return Location {
+                    file: file.clone(),
+                    key: key.to_string(),
+                };
+            }
+            match parent.0.pop() {
+                Some(step) => below.push(step),
+                None => {
+                    return Location {
+                        file: String::new(),
+                        key: at.to_string(),
+                    };
+                }
+            }
+        }
+    }
+}
+
+/// A value as it stands in a file, its variables not resolved.
+#[derive(Debug, Clone)]
+struct Node {
+    value: Value,
+    file: String,
+    key: KeyPath,
+}
+
+impl Node {
+    fn child(&self, step: Step, value: Value) -> Self {
+        Self {
+            value,
+            file: self.file.clone(),
+            key: self.key.then(step),
+        }
+    }
+
+    /// Another value in this one's place.
+    fn with(&self, value: impl Into<Value>) -> Self {
+        Self {
+            value: value.into(),
+            file: self.file.clone(),
+            key: self.key.clone(),
+        }
+    }
+
+    fn error(&self, reason: impl Into<String>) -> ServiceError {
+        ServiceError::Invalid {
+            location: Location {
+                file: self.file.clone(),
+                key: self.key.to_string(),
+            },
+            reason: reason.into(),
+        }
+    }
+
+    /// A scalar as text, to be put into a longer one.
+    fn text(&self) -> Option<String> {
+        match &self.value {
+            Value::String(text) => Some(text.clone()),
+            Value::Number(_) | Value::Bool(_) => Some(self.value.to_string()),
+            Value::Null | Value::Array(_) | Value::Object(_) => None,
+        }
+    }
+}
+
+struct Resolver<'a> {
+    folder: PathBuf,
+    main: String,
+    options: &'a Options,
+    files: BTreeMap<String, Value>,
+    /// The texts whose variables are being resolved, outermost first: meeting one again is a cycle.
+    expanding: Vec<(String, KeyPath, String)>,
+    /// The mappings and lists around the value being resolved: meeting one again is a cycle too.
+    within: Vec<(String, KeyPath)>,
+    origins: BTreeMap<KeyPath, (String, KeyPath)>,
+}
+
+impl Resolver<'_> {
+    /// Resolves a value and everything in it. `at` is its key in the resolved document.
+    fn resolve(&mut self, node: Node, at: &KeyPath) -> Result<Value, ServiceError> {
+        let written_at = (node.file.clone(), node.key.clone());
+        let node = self.expand(node)?;
+        if !node.value.is_object() && !node.value.is_array() {
+            self.origins.insert(at.clone(), written_at);
+            return Ok(node.value);
+        }
+        let place = (node.file.clone(), node.key.clone());
+        if self.within.contains(&place) {
+            return Err(node.error("a variable includes what it is part of"));
+        }
+        self.origins.insert(at.clone(), place.clone());
+        self.within.push(place);
+        let value = match &node.value {
+            Value::Object(entries) => {
+                let mut resolved = Map::new();
+                for (key, value) in entries {
+                    let child = node.child(Step::Key(key.clone()), value.clone());
+                    match treatment(at, key, entries) {
+                        Treatment::Ignore => continue,
+                        // `vpc: false` and the like switch off what is not there.
+                        Treatment::Refuse if *value != Value::Null && *value != Value::Bool(false) => {
+                            return Err(child.error("not supported by the local stack"));
+                        }
+                        Treatment::Refuse => continue,
+                        Treatment::Read => resolved.insert(key.clone(), self.resolve(child, &at.key(key))?),
+                    };
+                }
+                Value::Object(resolved)
+            }
+            Value::Array(items) => {
+                let mut resolved = Vec::new();
+                for (index, value) in items.iter().enumerate() {
+                    let child = node.child(Step::Index(index), value.clone());
+                    resolved.push(self.resolve(child, &at.index(index))?);
+                }
+                Value::Array(resolved)
+            }
+            scalar => scalar.clone(),
+        };
+        self.within.pop();
+        Ok(value)
+    }
+
+    /// Resolves the variables of a text, and of what they lead to, until there are none; leaves what is not a text.
+    fn expand(&mut self, mut node: Node) -> Result<Node, ServiceError> {
+        let depth = self.expanding.len();
+        while let Value::String(text) = &node.value {
+            let pieces = pieces(text);
+            if pieces.iter().all(|piece| matches!(piece, Piece::Text(_))) {
+                break;
+            }
+            let here = (node.file.clone(), node.key.clone(), text.clone());
+            if self.expanding.contains(&here) {
+                return Err(node.error(format!("`{text}` leads back to itself")));
+            }
+            self.expanding.push(here);
+            if let [Piece::Variable(variable)] = pieces.as_slice() {
+                node = self.variable(variable, &node)?;
+                continue;
+            }
+            let mut expanded = String::new();
+            for piece in &pieces {
+                match piece {
+                    Piece::Text(text) => expanded.push_str(text),
+                    Piece::Variable(variable) => {
+                        let value = self.variable(variable, &node)?;
+                        let value = self.expand(value)?;
+                        let text = value.text();
+                        expanded.push_str(&text.ok_or_else(|| node.error(format!("`${{{variable}}}` is not a text")))?);
+                    }
+                }
+            }
+            node = node.with(expanded);
+            break;
+        }
+        self.expanding.truncate(depth);
+        Ok(node)
+    }
+
+    /// The value of what stands between `${` and `}`: the first of its comma-separated sources that has one.
+    fn variable(&mut self, variable: &str, at: &Node) -> Result<Node, ServiceError> {
+        for source in alternatives(variable) {
+            if let Some(node) = self.source(source.trim(), at)? {
+                return Ok(node);
+            }
+        }
+        let hint = if variable.contains("file(") {
+            ": no such file or key"
+        } else {
+            ""
+        };
+        Err(at.error(format!("`${{{variable}}}` has no value{hint}")))
+    }
+
+    fn source(&mut self, source: &str, at: &Node) -> Result<Option<Node>, ServiceError> {
+        // `self:custom.${sls:stage}` and `${self:custom.fallback}` hold variables themselves.
+        let expanded = self.expand(at.with(source))?;
+        if matches!(pieces(source).as_slice(), [Piece::Variable(_)]) {
+            return Ok(Some(expanded));
+        }
+        let source = expanded.text().unwrap_or_default();
+        if let Some(literal) = literal(&source) {
+            return Ok(Some(at.with(literal)));
+        }
+        if let Some(rest) = source.strip_prefix("file(") {
+            return match rest.split_once(')') {
+                Some((path, "")) => self.included(path.trim(), "", at),
+                Some((path, address)) if address.starts_with(':') => self.included(path.trim(), &address[1..], at),
+                _ => Err(at.error(format!("`{source}` is not of the form file(path):key"))),
+            };
+        }
+        match source.split_once(':') {
+            Some(("self", address)) => {
+                let value = self.read(&self.main.clone())?;
+                self.lookup(
+                    Node {
+                        value,
+                        file: self.main.clone(),
+                        key: KeyPath::default(),
+                    },
+                    address,
+                )
+            }
+            Some(("sls", "stage")) => self.stage(at).map(Some),
+            Some(("opt", "stage")) => Ok(self.options.stage.as_ref().map(|stage| at.with(stage.as_str()))),
+            Some(("opt", _)) => Ok(None),
+            Some(("env", name)) => Ok(self.options.environment.get(name).map(|value| at.with(value.as_str()))),
+            Some(_) => Err(at.error(format!("the local stack has no variable `{source}`"))),
+            None => Err(at.error(format!("`{source}` is neither a variable nor a text in quotes"))),
+        }
+    }
+
+    /// `${sls:stage}`: the flag, else the provider's, else `dev`.
+    fn stage(&mut self, at: &Node) -> Result<Node, ServiceError> {
+        if let Some(stage) = &self.options.stage {
+            return Ok(at.with(stage.as_str()));
+        }
+        let value = self.read(&self.main.clone())?;
+        let main = Node {
+            value,
+            file: self.main.clone(),
+            key: KeyPath::default(),
+        };
+        Ok(self
+            .lookup(main, "provider.stage")?
+            .unwrap_or_else(|| at.with(DEFAULT_STAGE)))
+    }
+
+    fn included(&mut self, path: &str, address: &str, at: &Node) -> Result<Option<Node>, ServiceError> {
+        let file = path.trim_start_matches("./");
+        if !matches!(
+            Path::new(file).extension().and_then(|extension| extension.to_str()),
+            Some("yml" | "yaml" | "json")
+        ) {
+            return Err(at.error(format!("`{file}` is not a .yml, .yaml or .json file")));
+        }
+        if !self.folder.join(file).exists() {
+            return Ok(None);
+        }
+        let value = self.read(file)?;
+        self.lookup(
+            Node {
+                value,
+                file: file.to_owned(),
+                key: KeyPath::default(),
+            },
+            address,
+        )
+    }
+
+    /// Follows a dotted address, through variables where they are in the way.
+    fn lookup(&mut self, mut node: Node, address: &str) -> Result<Option<Node>, ServiceError> {
+        for name in address.split('.').filter(|name| !name.is_empty()) {
+            node = self.expand(node)?;
+            let found = match &node.value {
+                Value::Object(entries) => entries.get(name).map(|value| (Step::Key(name.to_owned()), value)),
+                Value::Array(items) => {
+                    let index = name.parse::<usize>().ok();
+                    index.and_then(|index| Some((Step::Index(index), items.get(index)?)))
+                }
+                _ => None,
+            };
+            let Some((step, value)) = found else {
+                return Ok(None);
+            };
+            node = node.child(step, value.clone());
+        }
+        Ok(Some(node).filter(|node| !node.value.is_null()))
+    }
+
+    fn read(&mut self, file: &str) -> Result<Value, ServiceError> {
+        if let Some(value) = self.files.get(file) {
+            return Ok(value.clone());
+        }
+        let text = std::fs::read_to_string(self.folder.join(file)).map_err(|source| ServiceError::Read {
+            file: file.to_owned(),
+            source,
+        })?;
+        let value = yaml::parse(file, &text)?;
+        self.files.insert(file.to_owned(), value.clone());
+        Ok(value)
+    }
+}
+
+/// A part of a text with variables.
+#[derive(Debug, PartialEq, Eq)]
+enum Piece<'a> {
+    Text(&'a str),
+    /// What stands between `${` and `}`.
+    Variable(&'a str),
+}
+
+fn pieces(text: &str) -> Vec<Piece<'_>> {
+    let mut pieces = Vec::new();
+    // Text before `start` is in `pieces`; text before `from` has been searched.
+    let (mut start, mut from) = (0, 0);
+    while let Some(open) = text[from..].find("${").map(|offset| from + offset) {
+        from = open + 2;
+        let Some(close) = closing_brace(&text[from..]).map(|offset| from + offset) else {
+            continue;
+        };
+        let inner = &text[from..close];
+        if is_variable(inner) {
+            if start < open {
+                pieces.push(Piece::Text(&text[start..open]));
+            }
+            pieces.push(Piece::Variable(inner));
+            start = close + 1;
+            from = start;
+        }
+    }
+    if start < text.len() {
+        pieces.push(Piece::Text(&text[start..]));
+    }
+    pieces
+}
+
+/// A source's name, then `:` or `(`. `AWS::Region`, `Table.Arn` and `!Literal` are CloudFormation's.
+fn is_variable(inner: &str) -> bool {
+    let name = inner.bytes().take_while(u8::is_ascii_alphanumeric).count();
+    let rest = &inner[name..];
+    inner.starts_with(|first: char| first.is_ascii_lowercase())
+        && (rest.starts_with('(') || rest.starts_with(':') && !rest.starts_with("::"))
+}
+
+/// The `}` that closes a variable whose inside `text` begins with.
+fn closing_brace(text: &str) -> Option<usize> {
+    outside(text)
+        .find(|&(_, character, depth)| character == '}' && depth == 0)
+        .map(|(offset, ..)| offset)
+}
+
+fn alternatives(variable: &str) -> Vec<&str> {
+    let mut alternatives = Vec::new();
+    let mut start = 0;
+    for (offset, character, depth) in outside(variable) {
+        if character == ',' && depth == 0 {
+            alternatives.push(&variable[start..offset]);
+            start = offset + 1;
+        }
+    }
+    alternatives.push(&variable[start..]);
+    alternatives
+}
+
+/// The characters of `text` outside of quotes, with their offsets and how deep in braces and parentheses they stand.
+fn outside(text: &str) -> impl Iterator<Item = (usize, char, u32)> {
+    let (mut quote, mut depth) = (None, 0_u32);
+    text.char_indices().filter_map(move |(offset, character)| {
+        let before = depth;
+        match (quote, character) {
+            (Some(open), _) => {
+                quote = Some(open).filter(|&open| open != character);
+                return None;
+            }
+            (None, '\'' | '"') => quote = Some(character),
+            (None, '{' | '(') => depth += 1,
+            (None, '}' | ')') => depth = depth.saturating_sub(1),
+            (None, _) => {}
+        }
+        Some((offset, character, before))
+    })
+}
+
+/// A fallback that is a value: a text in quotes, a number, a boolean or null.
+fn literal(source: &str) -> Option<Value> {
+    for quote in ['\'', '"'] {
+        if let Some(text) = source.strip_prefix(quote).and_then(|rest| rest.strip_suffix(quote)) {
+            return Some(Value::from(text));
+        }
+    }
+    let value = serde_json::from_str(source).ok()?;
+    matches!(value, Value::Null | Value::Bool(_) | Value::Number(_)).then_some(value)
+}

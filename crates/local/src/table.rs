@@ -1,0 +1,376 @@
+//! The service's tables, in an embedded DynamoDB.
+//!
+//! The engine is dynoxide: in memory, or in a file that survives a restart. Functions reach it over HTTP, as they reach
+//! DynamoDB. Items past their time to live are deleted every `SWEEP_INTERVAL`; DynamoDB takes
+//! [up to a few days](https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/TTL.html).
+
+use std::convert::Infallible;
+use std::fs::{File, TryLockError};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use dynoxide::actions::create_table::CreateTableRequest;
+use dynoxide::actions::describe_table::DescribeTableRequest;
+use dynoxide::actions::update_time_to_live::{TimeToLiveSpecification, UpdateTimeToLiveRequest};
+use dynoxide::{Database, DynoxideError};
+use serde_json::Value;
+use tokio::net::TcpListener;
+use tokio::time::MissedTickBehavior;
+
+use crate::service::Table;
+use crate::terminal;
+
+/// Between two deletions of expired items.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(30);
+
+/// The database, in the data directory.
+const DATABASE_FILE: &str = "dynamodb.sqlite";
+
+/// Locked by the stack that uses the data directory; left in place.
+const LOCK_FILE: &str = "lock";
+
+/// What of an existing table has to be as the service defines it.
+const FIXED: [&str; 3] = ["KeySchema", "AttributeDefinitions", "StreamSpecification"];
+
+/// The embedded DynamoDB with the service's tables in it.
+pub struct Tables {
+    database: Database,
+    /// Held for as long as the database may be written.
+    _lock: Option<File>,
+}
+
+impl std::fmt::Debug for Tables {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tables").finish_non_exhaustive()
+    }
+}
+
+/// Why there is no database to use.
+#[derive(Debug, thiserror::Error)]
+pub enum TableError {
+    /// The data directory cannot be made, or not written.
+    #[error("{path}: cannot be used as data directory")]
+    DataDirectory {
+        /// The directory.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Another stack runs on the same data directory.
+    #[error("{path}: another local stack is using this data directory")]
+    InUse {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// The engine does not start.
+    #[error("the embedded DynamoDB cannot be opened")]
+    Open(#[source] DynoxideError),
+    /// A `CreateTable` body is malformed.
+    #[error("the table {logical_id} is not one that DynamoDB would create: {reason}")]
+    Definition {
+        /// Of the table.
+        logical_id: String,
+        /// What DynamoDB says.
+        reason: String,
+    },
+    /// The data directory holds a table of the same name and another form.
+    #[error("{path}: the table {table_name} has another {part} than the service defines; delete the directory")]
+    Changed {
+        /// The directory.
+        path: PathBuf,
+        /// As in DynamoDB.
+        table_name: String,
+        /// The member of `CreateTable` that differs.
+        part: &'static str,
+    },
+    /// The HTTP server gave up.
+    #[error("the embedded DynamoDB stopped serving: {reason}")]
+    Serve {
+        /// What the server says.
+        reason: String,
+    },
+}
+
+impl Tables {
+    /// Opens the database, in memory or in `data_dir`, and creates the tables that are not in it.
+    ///
+    /// # Errors
+    ///
+    /// When the directory cannot be used or is in use, when DynamoDB would not create a table, and when one exists that
+    /// the service now defines differently.
+    pub fn open(data_dir: Option<&Path>, tables: &[Table]) -> Result<Self, TableError> {
+        let (database, lock) = match data_dir {
+            None => (Database::memory().map_err(TableError::Open)?, None),
+            Some(path) => {
+                let lock = lock(path)?;
+                let file = path.join(DATABASE_FILE);
+                (
+                    Database::new(&file.to_string_lossy()).map_err(TableError::Open)?,
+                    Some(lock),
+                )
+            }
+        };
+        for table in tables {
+            add(&database, table, data_dir.unwrap_or(Path::new("")))?;
+        }
+        Ok(Self { database, _lock: lock })
+    }
+
+    /// Serves DynamoDB's API on `listener` until `shutdown` resolves.
+    ///
+    /// # Errors
+    ///
+    /// When the HTTP server fails.
+    pub async fn serve(
+        self,
+        listener: TcpListener,
+        shutdown: impl Future<Output = ()> + Send + 'static,
+    ) -> Result<(), TableError> {
+        tokio::select! {
+            served = dynoxide::server::serve_with_shutdown(listener, self.database.clone(), shutdown) => {
+                served.map_err(|reason| TableError::Serve { reason })
+            }
+            never = sweep_regularly(&self.database) => match never {},
+        }
+    }
+}
+
+fn lock(path: &Path) -> Result<File, TableError> {
+    let unusable = |source| TableError::DataDirectory {
+        path: path.to_owned(),
+        source,
+    };
+    std::fs::create_dir_all(path).map_err(unusable)?;
+    let file = File::create(path.join(LOCK_FILE)).map_err(unusable)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(TableError::InUse { path: path.to_owned() }),
+        Err(TryLockError::Error(source)) => Err(unusable(source)),
+    }
+}
+
+/// Creates the table, or sees to it that the existing one is the same, and enables its time to live.
+fn add(database: &Database, table: &Table, data_dir: &Path) -> Result<(), TableError> {
+    let invalid = |reason: String| TableError::Definition {
+        logical_id: table.logical_id.clone(),
+        reason: reason.trim_start_matches("VALIDATION:").to_owned(),
+    };
+    let request: CreateTableRequest =
+        serde_json::from_value(table.create_table.clone()).map_err(|error| invalid(error.to_string()))?;
+    let table_name = request.table_name.clone();
+
+    match database.describe_table(DescribeTableRequest {
+        table_name: table_name.clone(),
+    }) {
+        Err(DynoxideError::ResourceNotFoundException(_)) => {
+            database
+                .create_table(request)
+                .map_err(|error| invalid(error.to_string()))?;
+        }
+        Err(error) => return Err(invalid(error.to_string())),
+        Ok(description) => {
+            let existing = serde_json::to_value(description.table).map_err(|error| invalid(error.to_string()))?;
+            let changed = |part: &&&str| sorted(&existing[**part]) != sorted(&table.create_table[**part]);
+            if let Some(part) = FIXED.iter().find(changed) {
+                return Err(TableError::Changed {
+                    path: data_dir.to_owned(),
+                    table_name,
+                    part,
+                });
+            }
+        }
+    }
+
+    if let Some(attribute) = &table.ttl_attribute {
+        let specification = TimeToLiveSpecification {
+            attribute_name: attribute.clone(),
+            enabled: true,
+        };
+        let request = UpdateTimeToLiveRequest {
+            table_name,
+            time_to_live_specification: specification,
+        };
+        database
+            .update_time_to_live(request)
+            .map_err(|error| invalid(error.to_string()))?;
+    }
+    Ok(())
+}
+
+/// The same value with its lists in one order: attribute definitions have none, and in a key schema each type is unique.
+fn sorted(value: &Value) -> Value {
+    let mut value = value.clone();
+    if let Value::Array(items) = &mut value {
+        items.sort_by_key(Value::to_string);
+    }
+    value
+}
+
+async fn sweep_regularly(database: &Database) -> Infallible {
+    let mut interval = tokio::time::interval(SWEEP_INTERVAL);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        interval.tick().await;
+        let database = database.clone();
+        match tokio::task::spawn_blocking(move || database.sweep_ttl()).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => terminal::line("dynamodb", &format!("expired items stay: {error}")),
+            Err(error) => terminal::line("dynamodb", &format!("expired items stay: {error}")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::SocketAddr;
+
+    use serde_json::json;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
+    use tokio::sync::oneshot;
+
+    fn events() -> Table {
+        Table {
+            logical_id: "EventsTable".to_owned(),
+            create_table: json!({
+                "TableName": "chat-dev-events",
+                "AttributeDefinitions": [
+                    {"AttributeName": "topic", "AttributeType": "S"},
+                    {"AttributeName": "id", "AttributeType": "S"},
+                ],
+                "KeySchema": [
+                    {"AttributeName": "topic", "KeyType": "HASH"},
+                    {"AttributeName": "id", "KeyType": "RANGE"},
+                ],
+                "BillingMode": "PAY_PER_REQUEST",
+                "StreamSpecification": {"StreamEnabled": true, "StreamViewType": "NEW_IMAGE"},
+            }),
+            ttl_attribute: Some("ttl".to_owned()),
+        }
+    }
+
+    /// Calls the API as any SDK would and returns status line, headers and body.
+    async fn call(address: SocketAddr, operation: &str, body: &Value) -> String {
+        let body = body.to_string();
+        let request = format!(
+            "POST / HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\
+             Content-Type: application/x-amz-json-1.0\r\nX-Amz-Target: DynamoDB_20120810.{operation}\r\n\
+             X-Amz-Date: 20260101T000000Z\r\n\
+             Authorization: AWS4-HMAC-SHA256 Credential=a/20260101/us-east-1/dynamodb/aws4_request, \
+             SignedHeaders=host, Signature=0\r\n\
+             Content-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut response = String::new();
+        stream.read_to_string(&mut response).await.unwrap();
+        response
+    }
+
+    /// Serves the tables, makes the calls, shuts down, and returns the responses.
+    async fn serve_calls(tables: Tables, calls: &[(&str, Value)]) -> Vec<String> {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let server = tokio::spawn(tables.serve(listener, async { drop(stopped.await) }));
+        let mut responses = Vec::new();
+        for (operation, body) in calls {
+            responses.push(call(address, operation, body).await);
+        }
+        stop.send(()).unwrap();
+        server.await.unwrap().unwrap();
+        responses
+    }
+
+    #[tokio::test]
+    async fn an_item_put_over_http_can_be_read_back() {
+        let tables = Tables::open(None, &[events()]).unwrap();
+        let item = json!({"topic": {"S": "general"}, "id": {"S": "1"}, "data": {"S": "hello"}});
+        let put = json!({"TableName": "chat-dev-events", "Item": item});
+        let get = json!({"TableName": "chat-dev-events", "Key": {"topic": {"S": "general"}, "id": {"S": "1"}}});
+        let responses = serve_calls(tables, &[("PutItem", put), ("GetItem", get)]).await;
+        assert!(responses[0].starts_with("HTTP/1.1 200"), "{}", responses[0]);
+        assert!(responses[1].contains(r#""data":{"S":"hello"}"#), "{}", responses[1]);
+    }
+
+    #[tokio::test]
+    async fn tables_and_items_survive_in_a_data_directory() {
+        let directory = tempfile::tempdir().unwrap();
+        let data_dir = directory.path().join("data");
+        let item = json!({"topic": {"S": "general"}, "id": {"S": "1"}, "data": {"S": "hello"}});
+        let put = json!({"TableName": "chat-dev-events", "Item": item});
+        serve_calls(Tables::open(Some(&data_dir), &[events()]).unwrap(), &[("PutItem", put)]).await;
+
+        let tables = Tables::open(Some(&data_dir), &[events()]).unwrap();
+        let scan = json!({"TableName": "chat-dev-events"});
+        let ttl = json!({"TableName": "chat-dev-events"});
+        let responses = serve_calls(tables, &[("Scan", scan), ("DescribeTimeToLive", ttl)]).await;
+        assert!(responses[0].contains(r#""data":{"S":"hello"}"#), "{}", responses[0]);
+        assert!(
+            responses[1].contains(r#""TimeToLiveStatus":"ENABLED""#),
+            "{}",
+            responses[1]
+        );
+    }
+
+    #[test]
+    fn expired_items_are_swept() {
+        let tables = Tables::open(None, &[events()]).unwrap();
+        let item = json!({"topic": {"S": "general"}, "id": {"S": "1"}, "ttl": {"N": "1700000000"}});
+        let put = serde_json::from_value(json!({"TableName": "chat-dev-events", "Item": item})).unwrap();
+        tables.database.put_item(put).unwrap();
+        assert_eq!(tables.database.sweep_ttl().unwrap(), 1);
+    }
+
+    #[test]
+    fn a_table_that_has_changed_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        drop(Tables::open(Some(directory.path()), &[events()]).unwrap());
+
+        let mut other_key = events();
+        other_key.create_table["KeySchema"] = json!([{"AttributeName": "topic", "KeyType": "HASH"}]);
+        other_key.create_table["AttributeDefinitions"] = json!([{"AttributeName": "topic", "AttributeType": "S"}]);
+        let error = Tables::open(Some(directory.path()), &[other_key])
+            .unwrap_err()
+            .to_string();
+        let expected = "the table chat-dev-events has another KeySchema than the service defines; delete the directory";
+        assert_eq!(error, format!("{}: {expected}", directory.path().display()));
+
+        let mut other_stream = events();
+        other_stream.create_table["StreamSpecification"]["StreamViewType"] = json!("KEYS_ONLY");
+        let error = Tables::open(Some(directory.path()), &[other_stream])
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("has another StreamSpecification"), "{error}");
+    }
+
+    #[test]
+    fn a_table_that_dynamodb_would_not_create_is_named() {
+        let mut table = events();
+        table.create_table["KeySchema"] = json!([{"AttributeName": "nope", "KeyType": "HASH"}]);
+        let error = Tables::open(None, &[table]).unwrap_err().to_string();
+        assert!(
+            error.starts_with("the table EventsTable is not one that DynamoDB would create: "),
+            "{error}"
+        );
+        assert!(!error.contains("VALIDATION:"), "{error}");
+    }
+
+    #[test]
+    fn a_data_directory_belongs_to_one_stack_at_a_time() {
+        let directory = tempfile::tempdir().unwrap();
+        let first = Tables::open(Some(directory.path()), &[events()]).unwrap();
+        let error = Tables::open(Some(directory.path()), &[events()])
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.ends_with("another local stack is using this data directory"),
+            "{error}"
+        );
+        drop(first);
+        Tables::open(Some(directory.path()), &[events()]).unwrap();
+    }
+}
