@@ -1,1 +1,228 @@
 //! API Gateway: the WebSocket side and the management API.
+//!
+//! One listener serves both, as one host does on AWS: `ws://{host}/{stage}` for clients and
+//! `http://{host}/{stage}/@connections/{connectionId}` for callers. It implements "Working with WebSocket APIs" with
+//! Lambda proxy integrations and one-way routes. It does not speak TLS, has no authorizers, API keys, two-way routes,
+//! throttles and time-outs, and always declines compression, as any server may.
+
+mod connection;
+mod event;
+mod handshake;
+mod id;
+mod integration;
+mod management;
+mod route;
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use serde::Serialize;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use self::connection::Registry;
+use self::event::Source;
+use self::handshake::{Head, Recorder};
+use self::id::Id;
+pub use self::integration::Integration;
+use self::integration::{IntegrationError, ProxyResponse};
+use self::route::SelectionExpression;
+use crate::terminal;
+
+/// How long a shutdown waits for connections to close and for invocations to end. Ours.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long not to accept after accepting failed; out of file descriptors, most likely. Ours.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// What a WebSocket API is made of.
+pub struct Api {
+    /// `requestContext.apiId` in events; ten lower-case letters and digits on AWS.
+    pub api_id: String,
+    /// The one stage, and the first segment of every path.
+    pub stage: String,
+    /// Such as `$request.body.action`.
+    pub route_selection_expression: String,
+    /// What to invoke, by route key; `$connect`, `$disconnect` and `$default` are optional.
+    pub routes: HashMap<String, Arc<dyn Integration>>,
+}
+
+impl fmt::Debug for Api {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Api")
+            .field("api_id", &self.api_id)
+            .field("stage", &self.stage)
+            .field("route_selection_expression", &self.route_selection_expression)
+            .field("routes", &self.routes.keys())
+            .finish()
+    }
+}
+
+/// A local API Gateway with one WebSocket API.
+#[derive(Debug)]
+pub struct Gateway {
+    api: Api,
+    expression: SelectionExpression,
+    connections: Registry,
+    /// Whether the gateway shuts down. Every task holds a receiver as long as it runs, so that a shutdown can wait for
+    /// the last one to be dropped.
+    stopping: watch::Sender<bool>,
+}
+
+impl Gateway {
+    /// A gateway without connections.
+    #[must_use]
+    pub fn new(api: Api) -> Self {
+        Self {
+            expression: SelectionExpression::parse(&api.route_selection_expression),
+            api,
+            connections: Registry::default(),
+            stopping: watch::Sender::new(false),
+        }
+    }
+
+    /// Serves `listener` until `shutdown` resolves. Then closes every connection with 1012, runs their `$disconnect`s,
+    /// and returns when all invocations have ended, or after 2 s.
+    ///
+    /// # Errors
+    ///
+    /// When the listener has no local address.
+    pub async fn serve(self, listener: TcpListener, shutdown: impl Future<Output = ()>) -> io::Result<()> {
+        let gateway = Arc::new(self);
+        let port = listener.local_addr()?.port();
+        let mut shutdown = pin!(shutdown);
+        loop {
+            let accepted = tokio::select! {
+                () = &mut shutdown => break,
+                accepted = listener.accept() => accepted,
+            };
+            match accepted {
+                Ok((tcp, peer)) => {
+                    gateway.spawn(serve_tcp(gateway.clone(), tcp, Endpoints { peer, port }));
+                }
+                Err(error) => {
+                    log(format_args!("cannot accept: {error}"));
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+        drop(listener);
+        gateway.stopping.send_replace(true);
+        if tokio::time::timeout(SHUTDOWN_TIMEOUT, gateway.stopping.closed())
+            .await
+            .is_err()
+        {
+            log(format_args!("stopped without waiting for the last invocations"));
+        }
+        Ok(())
+    }
+
+    /// Runs a task that a shutdown waits for. Tasks report their failures themselves; a panic is printed by its hook.
+    fn spawn<T: Send + 'static>(&self, task: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
+        let running = self.stopping.subscribe();
+        tokio::spawn(async move {
+            let result = task.await;
+            drop(running);
+            result
+        })
+    }
+
+    /// Invokes the function of a route. `None` when there is no such route. A failure has been logged.
+    async fn invoke(
+        &self,
+        route_key: &str,
+        request_id: &Id,
+        event: &impl Serialize,
+    ) -> Option<Result<ProxyResponse, IntegrationError>> {
+        let integration = self.api.routes.get(route_key)?;
+        let event = serde_json::to_vec(event).expect("events have string keys and no fallible values");
+        let response = integration.invoke(event.into()).await.map_err(IntegrationError::from);
+        let result = response.and_then(|response| Ok(ProxyResponse::parse(&response)?));
+        if let Err(error) = &result {
+            log(format_args!("{route_key} failed, request {request_id}: {error}"));
+        }
+        Some(result)
+    }
+
+    /// Resolves when the gateway shuts down.
+    async fn stopped(&self) {
+        // An error would mean that the gateway is gone, and it is borrowed here.
+        let _ = self.stopping.subscribe().wait_for(|stopping| *stopping).await;
+    }
+
+    fn source(&self) -> Source<'_> {
+        Source {
+            api_id: &self.api.api_id,
+            stage: &self.api.stage,
+        }
+    }
+}
+
+/// The two ends of a TCP connection, as far as events tell of them.
+#[derive(Debug, Clone, Copy)]
+struct Endpoints {
+    peer: SocketAddr,
+    /// The one that we listen on.
+    port: u16,
+}
+
+/// Serves the HTTP requests of one TCP connection, up to an upgrade.
+async fn serve_tcp(gateway: Arc<Gateway>, tcp: TcpStream, endpoints: Endpoints) {
+    // Frames are small and answers to something; a failure costs milliseconds.
+    let _ = tcp.set_nodelay(true);
+    let head = Head::default();
+    let service = service_fn(|request| {
+        let (gateway, head) = (gateway.clone(), head.clone());
+        async move { Ok::<_, Infallible>(respond(&gateway, request, endpoints, &head).await) }
+    });
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new());
+    let mut serving = pin!(
+        http.serve_connection(TokioIo::new(Recorder::new(tcp, head.clone())), service)
+            .with_upgrades()
+    );
+    let served = tokio::select! {
+        served = &mut serving => served,
+        () = gateway.stopped() => {
+            serving.as_mut().graceful_shutdown();
+            serving.await
+        }
+    };
+    // A client that goes away is its own business; what else goes wrong here is not HTTP.
+    if let Err(error) = served
+        && error.is_parse()
+    {
+        log(format_args!("refused a request from {}: {error}", endpoints.peer));
+    }
+}
+
+async fn respond(
+    gateway: &Arc<Gateway>,
+    request: Request<Incoming>,
+    endpoints: Endpoints,
+    head: &Head,
+) -> Response<Full<Bytes>> {
+    match management::path(request.uri().path()) {
+        Some(path) => management::respond(gateway, request, &path).await,
+        None => handshake::respond(gateway, request, endpoints, head).await,
+    }
+}
+
+/// A line of the gateway. Never a body or a query string.
+fn log(text: fmt::Arguments<'_>) {
+    terminal::line("gateway", &text.to_string());
+}

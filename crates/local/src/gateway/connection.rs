@@ -1,0 +1,432 @@
+//! Open connections: the registry of them, and the life of each from its 101 to its `$disconnect`.
+//!
+//! Implements "Manage connected users and client apps: $connect and $disconnect routes", "Set up a WebSocket API
+//! integration" (every message is an invocation of its own; nothing is serialised per connection) and the frame and
+//! message limits and close codes of "Amazon API Gateway quotas and important notes" and "WebSocket APIs". There is no
+//! idle time-out, no end after two hours and no throttling yet.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::pin::pin;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::stream::{SplitSink, SplitStream};
+use futures_util::{Sink, SinkExt, StreamExt};
+use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper_util::rt::TokioIo;
+use jiff::Timestamp;
+use tokio::io::AsyncWriteExt;
+use tokio::sync::{mpsc, oneshot};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::protocol::frame::Frame;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::{CloseCode, Data, OpCode};
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
+use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes, error::ProtocolError};
+
+use super::event::{DisconnectEvent, Identity, MessageEvent};
+use super::id::Id;
+use super::{Gateway, log};
+
+/// Bytes in one frame, in either direction ("Amazon API Gateway quotas and important notes", WebSocket frame size).
+const FRAME_LIMIT: usize = 32 * 1024;
+
+/// Bytes in one message, in either direction (same page, message payload size).
+pub(super) const MESSAGE_LIMIT: usize = 128 * 1024;
+
+/// Messages that wait for a client to read. A post to a connection beyond that waits too. Ours; AWS names no number.
+const OUTBOUND_QUEUE: usize = 16;
+
+/// How long a closing connection may take to get rid of what is queued and to hear the client's side of the close.
+/// Ours.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// What tungstenite allocates per connection to read with. Its default of 128 KiB would be most of the memory that a
+/// thousand idle connections need.
+const READ_BUFFER: usize = 4096;
+
+/// A connection, from its handshake on.
+#[derive(Debug)]
+pub(super) struct Connection {
+    pub(super) id: Id,
+    pub(super) connected_at: Timestamp,
+    pub(super) identity: Identity,
+    /// The handshake's `Host`.
+    pub(super) domain_name: String,
+    /// The last message in either direction, in milliseconds since 1970.
+    last_active_at: AtomicI64,
+    outbound: mpsc::Sender<Bytes>,
+}
+
+/// The connection's own ends of its channels: what is sent to the client, and why to close.
+#[derive(Debug)]
+pub(super) struct Mailbox {
+    outbound: mpsc::Receiver<Bytes>,
+    close: oneshot::Receiver<Close>,
+}
+
+/// The connections that are open.
+#[derive(Debug, Default)]
+pub(super) struct Registry(Mutex<HashMap<Id, Entry>>);
+
+#[derive(Debug)]
+struct Entry {
+    connection: Arc<Connection>,
+    close: oneshot::Sender<Close>,
+}
+
+/// Why the gateway closes a connection.
+///
+/// The codes are documented. Of the reasons only that of a deletion is known, and only as `$disconnect` shows it; that
+/// the client sees the same text, and the other texts, are inferred.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Close {
+    code: u16,
+    reason: &'static str,
+}
+
+impl Close {
+    pub(super) const DELETED: Self = Self {
+        code: 1000,
+        reason: "Connection Closed Normally",
+    };
+    const PROTOCOL_ERROR: Self = Self {
+        code: 1002,
+        reason: "Protocol error",
+    };
+    const BINARY: Self = Self {
+        code: 1003,
+        reason: "Binary messages are not supported",
+    };
+    const INVALID_UTF8: Self = Self {
+        code: 1007,
+        reason: "Invalid UTF-8",
+    };
+    const TOO_BIG: Self = Self {
+        code: 1009,
+        reason: "Message too big",
+    };
+    const INTERNAL_ERROR: Self = Self {
+        code: 1011,
+        reason: "Internal server error",
+    };
+    const RESTART: Self = Self {
+        code: 1012,
+        reason: "Service restart",
+    };
+}
+
+/// How a connection ended.
+#[derive(Debug, PartialEq, Eq)]
+enum End {
+    /// The client sent a close frame, with a code and a reason or without.
+    ByClient(Option<(u16, String)>),
+    ByGateway(Close),
+    /// TCP ended without a close frame.
+    Lost,
+}
+
+type Socket = WebSocketStream<TokioIo<Upgraded>>;
+
+impl Connection {
+    /// A connection whose `$connect` is still to run: in no registry, so there is nothing to post to.
+    pub(super) fn new(source_ip: IpAddr, user_agent: Option<String>, domain_name: String) -> (Self, Outbound) {
+        let connected_at = Timestamp::now();
+        let (outbound, queue) = mpsc::channel(OUTBOUND_QUEUE);
+        let connection = Self {
+            id: Id::new(),
+            connected_at,
+            identity: Identity { user_agent, source_ip },
+            domain_name,
+            last_active_at: AtomicI64::new(connected_at.as_millisecond()),
+            outbound,
+        };
+        (connection, Outbound(queue))
+    }
+
+    /// Queues a text message to the client, and waits while the queue is full. `false` when the connection has closed.
+    pub(super) async fn post(&self, payload: Bytes) -> bool {
+        let queued = self.outbound.send(payload).await.is_ok();
+        if queued {
+            self.touch();
+        }
+        queued
+    }
+
+    /// When the last message passed, in either direction.
+    pub(super) fn last_active_at(&self) -> Timestamp {
+        Timestamp::from_millisecond(self.last_active_at.load(Ordering::Relaxed)).unwrap_or(self.connected_at)
+    }
+
+    fn touch(&self) {
+        self.last_active_at
+            .fetch_max(Timestamp::now().as_millisecond(), Ordering::Relaxed);
+    }
+}
+
+/// The messages to a client that have not been written yet.
+#[derive(Debug)]
+pub(super) struct Outbound(mpsc::Receiver<Bytes>);
+
+impl Registry {
+    /// Opens a connection: from here on it can be posted to.
+    pub(super) fn insert(&self, connection: &Arc<Connection>, outbound: Outbound) -> Mailbox {
+        let (close, closed) = oneshot::channel();
+        self.lock().insert(
+            connection.id.clone(),
+            Entry {
+                connection: connection.clone(),
+                close,
+            },
+        );
+        Mailbox {
+            outbound: outbound.0,
+            close: closed,
+        }
+    }
+
+    pub(super) fn get(&self, id: &Id) -> Option<Arc<Connection>> {
+        self.lock().get(id).map(|entry| entry.connection.clone())
+    }
+
+    /// Makes a connection end as `close` says. It is no longer open when this returns; `false` when it was not before.
+    pub(super) fn close(&self, id: &Id, close: Close) -> bool {
+        let entry = self.lock().remove(id);
+        // A connection that no longer listens is ending for a reason of its own.
+        entry.is_some_and(|entry| entry.close.send(close).is_ok())
+    }
+
+    fn remove(&self, id: &Id) {
+        self.lock().remove(id);
+    }
+
+    /// A panic cannot leave the map half changed, so a poisoned lock is as good as any.
+    fn lock(&self) -> MutexGuard<'_, HashMap<Id, Entry>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Lives a connection that is in the registry: waits for its upgrade, serves it until it ends, runs `$disconnect`.
+pub(super) async fn run(gateway: Arc<Gateway>, connection: Arc<Connection>, upgrade: OnUpgrade, mailbox: Mailbox) {
+    let Ok(upgraded) = upgrade.await else {
+        // The client left while its 101 was on the way.
+        disconnect(&gateway, &connection, &End::Lost).await;
+        return;
+    };
+    let config = WebSocketConfig::default()
+        .read_buffer_size(READ_BUFFER)
+        .write_buffer_size(0)
+        .max_frame_size(Some(FRAME_LIMIT))
+        .max_message_size(Some(MESSAGE_LIMIT));
+    let socket = Socket::from_raw_socket(TokioIo::new(upgraded), Role::Server, Some(config)).await;
+    let (sink, mut stream) = socket.split();
+    let (stop, stopped) = oneshot::channel();
+    let mut writing = pin!(write(sink, mailbox.outbound, stopped));
+
+    let end = tokio::select! {
+        // In this order, so that a client's close counts even when writing has failed because of it.
+        biased;
+        end = read(&gateway, &connection, &mut stream) => end,
+        close = mailbox.close => End::ByGateway(close.unwrap_or(Close::INTERNAL_ERROR)),
+        () = gateway.stopped() => End::ByGateway(Close::RESTART),
+        _ = &mut writing => End::Lost,
+    };
+
+    let closing = async {
+        let frame = match &end {
+            End::Lost => return,
+            End::ByClient(_) => None,
+            End::ByGateway(close) => Some(*close),
+        };
+        // A client that does not read must not keep its connection: what it has not taken by then is lost.
+        let _ = tokio::time::timeout(CLOSE_TIMEOUT, close(writing, stream, stop, frame)).await;
+    };
+    tokio::join!(disconnect(&gateway, &connection, &end), closing);
+}
+
+/// Reads until the connection ends. Every message becomes a task of its own.
+async fn read(gateway: &Arc<Gateway>, connection: &Arc<Connection>, stream: &mut SplitStream<Socket>) -> End {
+    loop {
+        match stream.next().await {
+            Some(Ok(Message::Text(text))) => {
+                connection.touch();
+                gateway.spawn(route(gateway.clone(), connection.clone(), text));
+            }
+            Some(Ok(Message::Binary(_))) => return End::ByGateway(Close::BINARY),
+            // Tungstenite answers pings. A raw frame is never read.
+            Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => {}
+            Some(Ok(Message::Close(frame))) => {
+                return End::ByClient(frame.map(|frame| (frame.code.into(), frame.reason.as_str().to_owned())));
+            }
+            Some(Err(error)) => return ended_by(&error),
+            None => return End::Lost,
+        }
+    }
+}
+
+/// RFC 6455, section 7.4.1, except where API Gateway documents a code of its own.
+fn ended_by(error: &Error) -> End {
+    match error {
+        Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) | Error::Io(_) => End::Lost,
+        Error::Protocol(_) => End::ByGateway(Close::PROTOCOL_ERROR),
+        Error::Utf8(_) => End::ByGateway(Close::INVALID_UTF8),
+        Error::Capacity(_) => End::ByGateway(Close::TOO_BIG),
+        _ => End::ByGateway(Close::INTERNAL_ERROR),
+    }
+}
+
+/// Writes what is queued, one message after the other, until writing fails; once told to stop, until the queue is
+/// empty. The one writer of its connection, so the frames of two messages are never mixed.
+async fn write<S>(mut sink: S, mut outbound: mpsc::Receiver<Bytes>, stop: oneshot::Receiver<()>) -> S
+where
+    S: Sink<Message, Error = Error> + Unpin,
+{
+    let mut stop = pin!(stop);
+    let mut stopping = false;
+    loop {
+        tokio::select! {
+            payload = outbound.recv() => {
+                let Some(payload) = payload else { return sink };
+                if send(&mut sink, payload).await.is_err() {
+                    return sink;
+                }
+            }
+            _ = &mut stop, if !stopping => {
+                stopping = true;
+                outbound.close();
+            }
+        }
+    }
+}
+
+/// Sends one text message in frames of at most [`FRAME_LIMIT`] bytes.
+async fn send<S>(sink: &mut S, mut payload: Bytes) -> Result<(), Error>
+where
+    S: Sink<Message, Error = Error> + Unpin,
+{
+    let mut opcode = OpCode::Data(Data::Text);
+    loop {
+        let part = payload.split_to(payload.len().min(FRAME_LIMIT));
+        let is_final = payload.is_empty();
+        sink.send(Message::Frame(Frame::message(part, opcode, is_final)))
+            .await?;
+        if is_final {
+            return Ok(());
+        }
+        opcode = OpCode::Data(Data::Continue);
+    }
+}
+
+/// Ends the WebSocket and then TCP. Without a `frame` of our own, it is the client's that is answered.
+async fn close(
+    writing: impl Future<Output = SplitSink<Socket, Message>>,
+    mut stream: SplitStream<Socket>,
+    stop: oneshot::Sender<()>,
+    frame: Option<Close>,
+) {
+    // What was accepted before the close still goes out before it. The writer listens, so this cannot fail.
+    let _ = stop.send(());
+    let mut sink = writing.await;
+    if let Some(Close { code, reason }) = frame {
+        let frame = CloseFrame {
+            code: CloseCode::from(code),
+            reason: Utf8Bytes::from_static(reason),
+        };
+        if sink.send(Message::Close(Some(frame))).await.is_err() {
+            return;
+        }
+    }
+    // Up to the client's answer, or until ours to its close is out.
+    while let Some(Ok(_)) = stream.next().await {}
+    // A socket dropped with unread bytes in it is reset, and the client might never see the close frame.
+    if let Ok(socket) = sink.reunite(stream) {
+        let mut tcp = socket.into_inner();
+        if tcp.shutdown().await.is_ok() {
+            let _ = tokio::io::copy(&mut tcp, &mut tokio::io::sink()).await;
+        }
+    }
+}
+
+/// Gives a message to the function of its route. The client hears only of failures: routes are one-way.
+async fn route(gateway: Arc<Gateway>, connection: Arc<Connection>, body: Utf8Bytes) {
+    let request_id = Id::new();
+    let selected = gateway
+        .expression
+        .select(&body, |key| gateway.api.routes.contains_key(key));
+    let frame = match selected {
+        None => {
+            log(format_args!(
+                "{} no route for a message, request {request_id}",
+                connection.id
+            ));
+            error_frame("Forbidden", &connection.id, &request_id)
+        }
+        Some(route_key) => {
+            let event = MessageEvent::new(gateway.source(), &connection, &request_id, &route_key, &body);
+            match gateway.invoke(&route_key, &request_id, &event).await {
+                // Whatever its status is: "won't send any information about the result".
+                None | Some(Ok(_)) => return,
+                Some(Err(_)) => error_frame("Internal server error", &connection.id, &request_id),
+            }
+        }
+    };
+    // Dropped when the client has left meanwhile.
+    connection.post(frame).await;
+}
+
+/// Spaced as recorded.
+fn error_frame(message: &str, connection_id: &Id, request_id: &Id) -> Bytes {
+    format!(r#"{{"message": "{message}", "connectionId":"{connection_id}", "requestId":"{request_id}"}}"#).into()
+}
+
+/// Takes the connection out of the registry and runs `$disconnect`, whose result interests nobody.
+async fn disconnect(gateway: &Gateway, connection: &Connection, end: &End) {
+    gateway.connections.remove(&connection.id);
+    let (code, reason) = match end {
+        End::ByClient(Some((code, reason))) => (*code, Cow::Borrowed(reason.as_str())),
+        End::ByClient(None) => (1005, Cow::Borrowed("Client-side close frame status not set")),
+        End::ByGateway(close) => (close.code, Cow::Borrowed(close.reason)),
+        // The text is not known.
+        End::Lost => (1006, Cow::Borrowed("")),
+    };
+    log(format_args!("{} disconnected, code {code}", connection.id));
+    let request_id = Id::new();
+    let event = DisconnectEvent::new(gateway.source(), connection, &request_id, code, &reason);
+    gateway.invoke("$disconnect", &request_id, &event).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_way_to_break_the_protocol_has_its_close_code() {
+        for (error, end) in [
+            (
+                Error::Protocol(ProtocolError::UnmaskedFrameFromClient),
+                End::ByGateway(Close::PROTOCOL_ERROR),
+            ),
+            (Error::Protocol(ProtocolError::ResetWithoutClosingHandshake), End::Lost),
+            (Error::Io(std::io::ErrorKind::ConnectionReset.into()), End::Lost),
+            (Error::Utf8(String::new()), End::ByGateway(Close::INVALID_UTF8)),
+        ] {
+            assert_eq!(ended_by(&error), end, "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_closed_registry_entry_is_gone_at_once_and_only_once() {
+        let registry = Registry::default();
+        let (connection, outbound) = Connection::new(IpAddr::from([127, 0, 0, 1]), None, "localhost".to_owned());
+        let connection = Arc::new(connection);
+        assert!(registry.get(&connection.id).is_none());
+        let mailbox = registry.insert(&connection, outbound);
+        assert!(registry.close(&connection.id, Close::DELETED));
+        assert!(registry.get(&connection.id).is_none());
+        assert!(!registry.close(&connection.id, Close::DELETED));
+        assert_eq!(mailbox.close.await, Ok(Close::DELETED));
+    }
+}

@@ -1,0 +1,215 @@
+//! The events that functions receive, field for field as recorded on AWS.
+//!
+//! Implements "Setting up a WebSocket API integration request in API Gateway" and the `$context` variables of
+//! "API Gateway WebSocket API mapping template reference". Shares no type with the functions on purpose: a wrong belief
+//! about AWS would agree with itself. What recorded events leave out is absent here too, never null. There is no
+//! `stageVariables` and no `authorizer` yet.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::connection::Connection;
+use super::id::Id;
+
+/// Header or query names with one value each, which is the last where there were several.
+pub(super) type Single = BTreeMap<String, String>;
+/// Header or query names with all their values in order.
+pub(super) type Multi = BTreeMap<String, Vec<String>>;
+
+/// The event of `$connect`.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct ConnectEvent<'a> {
+    headers: Single,
+    multi_value_headers: Multi,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    query_string_parameters: Option<Single>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    multi_value_query_string_parameters: Option<Multi>,
+    request_context: RequestContext<'a>,
+    is_base64_encoded: bool,
+}
+
+/// The event of every route but `$connect` and `$disconnect`.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct MessageEvent<'a> {
+    request_context: RequestContext<'a>,
+    body: &'a str,
+    is_base64_encoded: bool,
+}
+
+/// The event of `$disconnect`.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct DisconnectEvent<'a> {
+    headers: Single,
+    multi_value_headers: Multi,
+    request_context: RequestContext<'a>,
+    is_base64_encoded: bool,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct RequestContext<'a> {
+    route_key: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    message_id: Option<Id>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    disconnect_status_code: Option<u16>,
+    event_type: &'static str,
+    extended_request_id: &'a Id,
+    /// Common Log Format, `28/Nov/2023:17:44:02 +0000`.
+    request_time: String,
+    message_direction: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    disconnect_reason: Option<&'a str>,
+    stage: &'a str,
+    /// Milliseconds since 1970, as is `request_time_epoch`.
+    connected_at: i64,
+    request_time_epoch: i64,
+    identity: &'a Identity,
+    request_id: &'a Id,
+    domain_name: &'a str,
+    connection_id: &'a Id,
+    api_id: &'a str,
+}
+
+/// Who the client is, as far as the handshake tells; the same for the life of the connection.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Identity {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) user_agent: Option<String>,
+    pub(super) source_ip: IpAddr,
+}
+
+/// What the events of one API have in common.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Source<'a> {
+    pub(super) api_id: &'a str,
+    pub(super) stage: &'a str,
+}
+
+impl<'a> ConnectEvent<'a> {
+    pub(super) fn new(
+        source: Source<'a>,
+        connection: &'a Connection,
+        request_id: &'a Id,
+        headers: Multi,
+        query: Option<Multi>,
+    ) -> Self {
+        Self {
+            headers: last_values(&headers),
+            multi_value_headers: headers,
+            query_string_parameters: query.as_ref().map(last_values),
+            multi_value_query_string_parameters: query,
+            // Recorded events were made 0 to 2 ms after their `connectedAt`.
+            request_context: RequestContext::new(
+                source,
+                connection,
+                request_id,
+                "$connect",
+                "CONNECT",
+                connection.connected_at,
+            ),
+            is_base64_encoded: false,
+        }
+    }
+}
+
+impl<'a> MessageEvent<'a> {
+    pub(super) fn new(
+        source: Source<'a>,
+        connection: &'a Connection,
+        request_id: &'a Id,
+        route_key: &'a str,
+        body: &'a str,
+    ) -> Self {
+        Self {
+            request_context: RequestContext {
+                message_id: Some(Id::new()),
+                ..RequestContext::new(source, connection, request_id, route_key, "MESSAGE", Timestamp::now())
+            },
+            body,
+            is_base64_encoded: false,
+        }
+    }
+}
+
+impl<'a> DisconnectEvent<'a> {
+    pub(super) fn new(
+        source: Source<'a>,
+        connection: &'a Connection,
+        request_id: &'a Id,
+        code: u16,
+        reason: &'a str,
+    ) -> Self {
+        // A constant oddity of every recorded event.
+        let headers = [
+            ("Host", connection.domain_name.as_str()),
+            ("X-Forwarded-For", ""),
+            ("x-api-key", ""),
+            ("x-restapi", ""),
+        ]
+        .map(|(name, value)| (name.to_owned(), vec![value.to_owned()]));
+        let headers = Multi::from(headers);
+        Self {
+            headers: last_values(&headers),
+            multi_value_headers: headers,
+            request_context: RequestContext {
+                disconnect_status_code: Some(code),
+                disconnect_reason: Some(reason),
+                ..RequestContext::new(
+                    source,
+                    connection,
+                    request_id,
+                    "$disconnect",
+                    "DISCONNECT",
+                    Timestamp::now(),
+                )
+            },
+            is_base64_encoded: false,
+        }
+    }
+}
+
+impl<'a> RequestContext<'a> {
+    fn new(
+        source: Source<'a>,
+        connection: &'a Connection,
+        request_id: &'a Id,
+        route_key: &'a str,
+        event_type: &'static str,
+        time: Timestamp,
+    ) -> Self {
+        Self {
+            route_key,
+            message_id: None,
+            disconnect_status_code: None,
+            event_type,
+            extended_request_id: request_id,
+            request_time: time.strftime("%d/%b/%Y:%H:%M:%S +0000").to_string(),
+            message_direction: "IN",
+            disconnect_reason: None,
+            stage: source.stage,
+            connected_at: connection.connected_at.as_millisecond(),
+            request_time_epoch: time.as_millisecond(),
+            identity: &connection.identity,
+            request_id,
+            domain_name: &connection.domain_name,
+            connection_id: &connection.id,
+            api_id: source.api_id,
+        }
+    }
+}
+
+fn last_values(multi: &Multi) -> Single {
+    multi
+        .iter()
+        .filter_map(|(name, values)| Some((name.clone(), values.last()?.clone())))
+        .collect()
+}

@@ -1,0 +1,415 @@
+//! The handshake: from an upgrade request, through `$connect`, to a 101 or a refusal.
+//!
+//! Implements "Manage connected users and client apps: $connect and $disconnect routes" and "WebSocket subprotocols"
+//! ("Set up routes that require a WebSocket subprotocol"). Nothing is answered before `$connect` has ended. Of its
+//! response the client sees the status and the subprotocol, never another header or the body.
+
+use std::collections::HashMap;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::header::{
+    CONNECTION, CONTENT_TYPE, HOST, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL,
+    SEC_WEBSOCKET_VERSION, UPGRADE, USER_AGENT,
+};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use percent_encoding::percent_decode_str;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+
+use super::connection::{self, Connection};
+use super::event::{ConnectEvent, Multi};
+use super::id::Id;
+use super::{Endpoints, Gateway, log};
+
+/// Characters in a URL ("Amazon API Gateway quotas and important notes"). Counted as the client sees the URL on AWS,
+/// with scheme and host.
+const URL_LIMIT: usize = 4096;
+
+/// Bytes of a request's head that are kept to learn how its header names were written. Ours.
+const HEAD_LIMIT: usize = 64 * 1024;
+
+/// hyper refuses a request with more headers.
+const HEADERS_LIMIT: usize = 100;
+
+/// The status that the client sees, and why, for the log.
+#[derive(Debug)]
+struct Refused(StatusCode, &'static str);
+
+/// What a client wants that may connect.
+#[derive(Debug)]
+struct Upgrade {
+    accept: HeaderValue,
+    host: String,
+}
+
+pub(super) async fn respond(
+    gateway: &Arc<Gateway>,
+    request: Request<Incoming>,
+    endpoints: Endpoints,
+    head: &Head,
+) -> Response<Full<Bytes>> {
+    match connect(gateway, request, endpoints, head).await {
+        Ok(response) => response,
+        Err(Refused(status, why)) => {
+            log(format_args!("refused a handshake with {}: {why}", status.as_u16()));
+            refusal(status)
+        }
+    }
+}
+
+async fn connect(
+    gateway: &Arc<Gateway>,
+    mut request: Request<Incoming>,
+    endpoints: Endpoints,
+    head: &Head,
+) -> Result<Response<Full<Bytes>>, Refused> {
+    let Upgrade { accept, host } = check(&gateway.api.stage, &request)?;
+    let headers = event_headers(request.headers(), &head.header_names(), endpoints);
+    let query = request.uri().query().map(parse_query).filter(|query| !query.is_empty());
+    let user_agent = request.headers().get(USER_AGENT).map(text);
+    let (connection, outbound) = Connection::new(endpoints.peer.ip().to_canonical(), user_agent, host);
+    let connection = Arc::new(connection);
+
+    // In a task of its own, because a client that leaves takes this request with it, but not the invocation.
+    let invocation = gateway.spawn({
+        let (gateway, connection) = (gateway.clone(), connection.clone());
+        async move {
+            let request_id = Id::new();
+            let event = ConnectEvent::new(gateway.source(), &connection, &request_id, headers, query);
+            gateway.invoke("$connect", &request_id, &event).await
+        }
+    });
+    let bad_gateway = |why| Refused(StatusCode::BAD_GATEWAY, why);
+    let result = invocation
+        .await
+        .map_err(|_| bad_gateway("invoking $connect panicked"))?;
+
+    let (outcome, subprotocol) = match result {
+        None => ("there is no $connect route".to_owned(), None),
+        Some(Err(_)) => return Err(bad_gateway("$connect failed")),
+        Some(Ok(response)) if (200..300).contains(&response.status_code) => {
+            let subprotocol = response.header(&SEC_WEBSOCKET_PROTOCOL).map(HeaderValue::from_str);
+            // It cannot be sent, which makes the response malformed (inferred).
+            let subprotocol = subprotocol
+                .transpose()
+                .map_err(|_| bad_gateway("the subprotocol is no header value"))?;
+            (format!("$connect answered {}", response.status_code), subprotocol)
+        }
+        Some(Ok(response)) => {
+            let status = StatusCode::from_u16(response.status_code).ok();
+            return Err(match status.filter(|status| !status.is_informational()) {
+                Some(status) => Refused(status, "the answer of $connect"),
+                // No HTTP response can end so, not even with a function's own 101.
+                None => bad_gateway("$connect answered with a 1xx status"),
+            });
+        }
+    };
+
+    // Before the 101 is written: a client that has seen it can be posted to.
+    let mailbox = gateway.connections.insert(&connection, outbound);
+    log(format_args!("{} connected, {outcome}", connection.id));
+    let upgrade = hyper::upgrade::on(&mut request);
+    gateway.spawn(connection::run(gateway.clone(), connection, upgrade, mailbox));
+
+    let mut response = Response::new(Full::default());
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    response
+        .headers_mut()
+        .insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    response
+        .headers_mut()
+        .insert(UPGRADE, HeaderValue::from_static("websocket"));
+    response.headers_mut().insert(SEC_WEBSOCKET_ACCEPT, accept);
+    if let Some(subprotocol) = subprotocol {
+        response.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, subprotocol);
+    }
+    Ok(response)
+}
+
+/// The checks that need no function, in their order. Which of two failing ones AWS reports is inferred.
+fn check<B>(stage: &str, request: &Request<B>) -> Result<Upgrade, Refused> {
+    let (headers, path) = (request.headers(), request.uri().path());
+    let is_upgrade = request.method() == Method::GET
+        && has_token(headers, &CONNECTION, "upgrade")
+        && has_token(headers, &UPGRADE, "websocket");
+    if !is_upgrade {
+        return Err(Refused(StatusCode::UPGRADE_REQUIRED, "not a WebSocket upgrade"));
+    }
+
+    let bad_request = |why| Refused(StatusCode::BAD_REQUEST, why);
+    if headers.get(SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
+        return Err(bad_request("Sec-WebSocket-Version is not 13"));
+    }
+    let key = headers
+        .get(SEC_WEBSOCKET_KEY)
+        .map(HeaderValue::as_bytes)
+        .filter(|key| is_key(key));
+    let accept = key.and_then(|key| HeaderValue::try_from(derive_accept_key(key)).ok());
+    let accept = accept.ok_or(bad_request("Sec-WebSocket-Key is not 16 bytes in Base64"))?;
+    let host = headers.get(HOST).map(text).ok_or(bad_request("there is no Host"))?;
+
+    // The stage, or the root as a custom domain with an empty API mapping key has it.
+    let segment = path.strip_prefix('/').unwrap_or(path);
+    if path != "/" && segment.strip_suffix('/').unwrap_or(segment) != stage {
+        return Err(Refused(StatusCode::FORBIDDEN, "the path is not the stage"));
+    }
+
+    let path_and_query = request.uri().path_and_query().map_or(0, |path| path.as_str().len());
+    if "wss://".len() + host.len() + path_and_query > URL_LIMIT {
+        return Err(Refused(
+            StatusCode::URI_TOO_LONG,
+            "the URL has more than 4096 characters",
+        ));
+    }
+    Ok(Upgrade { accept, host })
+}
+
+fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
+    let values = headers
+        .get_all(name)
+        .into_iter()
+        .filter_map(|value| value.to_str().ok());
+    values
+        .flat_map(|value| value.split(','))
+        .any(|value| value.trim().eq_ignore_ascii_case(token))
+}
+
+/// Sixteen bytes in Base64 (RFC 6455, section 4.1).
+fn is_key(key: &[u8]) -> bool {
+    let is_base64 = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/');
+    key.len() == 24 && key.ends_with(b"==") && key[..22].iter().all(is_base64)
+}
+
+/// The body's form is that of API Gateway's other errors; for a handshake it is inferred.
+fn refusal(status: StatusCode) -> Response<Full<Bytes>> {
+    let message = match status {
+        StatusCode::INTERNAL_SERVER_ERROR | StatusCode::BAD_GATEWAY => "Internal server error",
+        _ => status.canonical_reason().unwrap_or(status.as_str()),
+    };
+    let mut response = Response::new(Full::from(format!(r#"{{"message":"{message}"}}"#)));
+    *response.status_mut() = status;
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    if status == StatusCode::UPGRADE_REQUIRED {
+        // RFC 9110, section 15.5.22, demands it.
+        response
+            .headers_mut()
+            .insert(UPGRADE, HeaderValue::from_static("websocket"));
+    }
+    response
+}
+
+/// The client's headers as it wrote them, without `Connection` and `Upgrade`, and the gateway's own.
+fn event_headers(headers: &HeaderMap, names: &HashMap<String, String>, endpoints: Endpoints) -> Multi {
+    const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+    const REPLACED: [&str; 4] = ["connection", "upgrade", "x-forwarded-port", "x-forwarded-proto"];
+
+    let mut event = Multi::new();
+    for (name, value) in headers {
+        if name != FORWARDED_FOR && !REPLACED.contains(&name.as_str()) {
+            let name = names.get(name.as_str()).map_or(name.as_str(), String::as_str);
+            event.entry(name.to_owned()).or_default().push(text(value));
+        }
+    }
+    let mut forwarded_for: Vec<_> = headers.get_all(FORWARDED_FOR).into_iter().map(text).collect();
+    forwarded_for.push(endpoints.peer.ip().to_canonical().to_string());
+    // On AWS always 443 and https; here too what the client used.
+    for (name, value) in [
+        ("X-Forwarded-For", forwarded_for.join(", ")),
+        ("X-Forwarded-Port", endpoints.port.to_string()),
+        ("X-Forwarded-Proto", "http".to_owned()),
+    ] {
+        event.insert(name.to_owned(), vec![value]);
+    }
+    if !headers.contains_key("x-amzn-trace-id") {
+        event.insert("X-Amzn-Trace-Id".to_owned(), vec![trace_id()]);
+    }
+    event
+}
+
+/// A new X-Ray trace: `Root=1-{epoch seconds}-{96 random bits}`, in hexadecimal.
+pub(super) fn trace_id() -> String {
+    let seconds = jiff::Timestamp::now().as_second();
+    format!("Root=1-{seconds:08x}-{:024x}", fastrand::u128(..1 << 96))
+}
+
+/// Keys and values with `%xx` decoded, and `+` as a space (inferred for the latter: forms write it so).
+fn parse_query(query: &str) -> Multi {
+    let decode = |text: &str| {
+        percent_decode_str(&text.replace('+', " "))
+            .decode_utf8_lossy()
+            .into_owned()
+    };
+    let mut parsed = Multi::new();
+    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+        parsed.entry(decode(key)).or_default().push(decode(value));
+    }
+    parsed
+}
+
+fn text(value: &HeaderValue) -> String {
+    String::from_utf8_lossy(value.as_bytes()).into_owned()
+}
+
+/// The bytes of a TCP connection's first request up to its body, as they came.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Head(Arc<Mutex<Vec<u8>>>);
+
+impl Head {
+    /// How the client wrote its header names, by their lower-case form, which is all that hyper keeps. Forgets the
+    /// head, so a second request of the same TCP connection has lower-case names; WebSocket clients send one.
+    fn header_names(&self) -> HashMap<String, String> {
+        let head = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut headers = [httparse::EMPTY_HEADER; HEADERS_LIMIT];
+        let mut request = httparse::Request::new(&mut headers);
+        match request.parse(&head) {
+            Ok(_) => request
+                .headers
+                .iter()
+                .map(|header| (header.name.to_ascii_lowercase(), header.name.to_owned())),
+            // hyper has parsed it, so it was longer than what is kept.
+            Err(_) => return HashMap::new(),
+        }
+        .collect()
+    }
+}
+
+/// A TCP connection that records the head of its first request.
+#[derive(Debug)]
+pub(super) struct Recorder {
+    tcp: TcpStream,
+    /// `None` once the head is complete or too long.
+    head: Option<Head>,
+}
+
+impl Recorder {
+    pub(super) fn new(tcp: TcpStream, head: Head) -> Self {
+        Self { tcp, head: Some(head) }
+    }
+
+    fn record(&mut self, read: &[u8]) {
+        let Some(head) = &self.head else { return };
+        let mut bytes = head.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let unsearched = bytes.len().saturating_sub(3);
+        let room = HEAD_LIMIT - bytes.len();
+        bytes.extend_from_slice(&read[..read.len().min(room)]);
+        if bytes.len() == HEAD_LIMIT || bytes[unsearched..].windows(4).any(|window| window == b"\r\n\r\n") {
+            drop(bytes);
+            self.head = None;
+        }
+    }
+}
+
+impl AsyncRead for Recorder {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let poll = Pin::new(&mut self.tcp).poll_read(cx, buffer);
+        self.record(&buffer.filled()[before..]);
+        poll
+    }
+}
+
+impl AsyncWrite for Recorder {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.tcp).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.tcp).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.tcp.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tcp).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tcp).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn upgrade(path: &str) -> http::request::Builder {
+        Request::get(path)
+            .header("host", "localhost:3001")
+            .header("connection", "keep-alive, Upgrade")
+            .header("upgrade", "WebSocket")
+            .header("sec-websocket-version", "13")
+            .header("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==")
+    }
+
+    fn refused(request: http::request::Builder) -> Option<u16> {
+        check("dev", &request.body(()).unwrap())
+            .err()
+            .map(|Refused(status, _)| status.as_u16())
+    }
+
+    #[test]
+    fn the_stage_and_the_root_can_be_connected_to() {
+        for path in ["/dev", "/dev/", "/dev?userId=2", "/"] {
+            assert_eq!(refused(upgrade(path)), None, "{path}");
+        }
+        for path in ["/nostage", "/dev/extra", "/dev//", "/de", "/Dev", "//", "//dev"] {
+            assert_eq!(refused(upgrade(path)), Some(403), "{path}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_websocket_handshake_is_refused() {
+        let edited = |name: &str, value: &'static str| {
+            let mut request = upgrade("/nostage");
+            if let Some(headers) = request.headers_mut() {
+                headers.insert(HeaderName::try_from(name).unwrap(), HeaderValue::from_static(value));
+            }
+            request
+        };
+        assert_eq!(refused(edited("connection", "close")), Some(426));
+        assert_eq!(refused(edited("upgrade", "h2c")), Some(426));
+        assert_eq!(refused(upgrade("/dev").method(Method::POST)), Some(426));
+        assert_eq!(refused(edited("sec-websocket-version", "8")), Some(400));
+        assert_eq!(refused(edited("sec-websocket-key", "short")), Some(400));
+    }
+
+    #[test]
+    fn a_url_may_have_4096_characters_and_no_more() {
+        let fixed = "wss://localhost:3001/dev?q=".len();
+        let url = |length: usize| format!("/dev?q={}", "x".repeat(length - fixed));
+        assert_eq!(refused(upgrade(&url(4096))), None);
+        assert_eq!(refused(upgrade(&url(4097))), Some(414));
+    }
+
+    #[test]
+    fn a_query_is_decoded_and_keeps_repeated_keys_in_order() {
+        let parsed = parse_query("a=1&b=%20y+z&a=2&&c&%64=%3D&e=a=b");
+        let expected = [
+            ("a", vec!["1", "2"]),
+            ("b", vec![" y z"]),
+            ("c", vec![""]),
+            ("d", vec!["="]),
+            ("e", vec!["a=b"]),
+        ];
+        let expected: Multi = expected
+            .map(|(key, values)| (key.to_owned(), values.into_iter().map(str::to_owned).collect()))
+            .into();
+        assert_eq!(parsed, expected);
+    }
+}

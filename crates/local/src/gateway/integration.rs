@@ -1,0 +1,209 @@
+//! Lambda proxy integrations: what stands behind a route, and what its result means.
+//!
+//! Implements "Set up Lambda proxy integrations in API Gateway", section "Output format of a Lambda function for proxy
+//! integration": five top-level keys and no others. Values are read strictly; where AWS may be more lenient (a status
+//! code in quotes, a header that is a number) nothing is known, and a complaint here is cheaper than one after the
+//! deployment. A function is never invoked twice for one event.
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use http::HeaderName;
+use serde_json::{Map, Value};
+
+use crate::lambda::{Function, FunctionError};
+
+/// Something that a route can invoke: a [`Function`], or a closure in a test.
+pub trait Integration: Send + Sync {
+    /// Invokes it synchronously with `event` and returns its response.
+    fn invoke(&self, event: Bytes) -> BoxFuture<'_, Result<Bytes, FunctionError>>;
+}
+
+impl Integration for Function {
+    fn invoke(&self, event: Bytes) -> BoxFuture<'_, Result<Bytes, FunctionError>> {
+        Box::pin(Function::invoke(self, event))
+    }
+}
+
+impl<F, R> Integration for F
+where
+    F: Fn(Bytes) -> R + Send + Sync,
+    R: Future<Output = Result<Bytes, FunctionError>> + Send + 'static,
+{
+    fn invoke(&self, event: Bytes) -> BoxFuture<'_, Result<Bytes, FunctionError>> {
+        Box::pin(self(event))
+    }
+}
+
+/// Why an integration has no result. Clients only ever see `Internal server error`; this is for the log.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum IntegrationError {
+    /// The function reported an error, crashed or ran out of time.
+    #[error(transparent)]
+    Function(#[from] FunctionError),
+    /// The function answered with something that is not a proxy response.
+    #[error("malformed proxy response: {0}")]
+    Malformed(#[from] MalformedResponse),
+}
+
+/// What is wrong with a response; says which key, never which value.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum MalformedResponse {
+    /// Such as `null`, which is what a Rust function returning `()` answers.
+    #[error("it is not a JSON object")]
+    NotAnObject,
+    /// Allowed are `statusCode`, `headers`, `multiValueHeaders`, `body` and `isBase64Encoded`.
+    #[error("unknown key `{0}`")]
+    UnknownKey(String),
+    /// AWS's own behaviour is not documented for this one; API Gateway's REST APIs refuse it.
+    #[error("`statusCode` is missing")]
+    NoStatusCode,
+    #[error("`{key}` is not {expected}")]
+    WrongType { key: &'static str, expected: &'static str },
+}
+
+/// A well-formed response of a function.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct ProxyResponse {
+    /// 100 to 599.
+    pub(super) status_code: u16,
+    /// `headers`, then `multiValueHeaders`.
+    headers: Vec<(String, String)>,
+}
+
+impl ProxyResponse {
+    pub(super) fn parse(response: &[u8]) -> Result<Self, MalformedResponse> {
+        let Ok(Value::Object(mut response)) = serde_json::from_slice(response) else {
+            return Err(MalformedResponse::NotAnObject);
+        };
+        let status_code = response.remove("statusCode").ok_or(MalformedResponse::NoStatusCode)?;
+        let status_code = status_code.as_u64().and_then(|code| u16::try_from(code).ok());
+        let status_code = status_code.filter(|code| (100..600).contains(code));
+        let wrong_type = |key, expected| MalformedResponse::WrongType { key, expected };
+        let status_code = status_code.ok_or(wrong_type("statusCode", "an integer from 100 to 599"))?;
+
+        let mut headers = Vec::new();
+        for (name, value) in take_object(&mut response, "headers")? {
+            let Value::String(value) = value else {
+                return Err(wrong_type("headers", "an object of strings"));
+            };
+            headers.push((name, value));
+        }
+        for (name, values) in take_object(&mut response, "multiValueHeaders")? {
+            let error = || wrong_type("multiValueHeaders", "an object of lists of strings");
+            for value in values.as_array().ok_or_else(error)? {
+                headers.push((name.clone(), value.as_str().ok_or_else(error)?.to_owned()));
+            }
+        }
+        if !matches!(response.remove("body"), None | Some(Value::Null | Value::String(_))) {
+            return Err(wrong_type("body", "a string"));
+        }
+        if !matches!(
+            response.remove("isBase64Encoded"),
+            None | Some(Value::Null | Value::Bool(_))
+        ) {
+            return Err(wrong_type("isBase64Encoded", "a boolean"));
+        }
+        match response.into_iter().next() {
+            Some((key, _)) => Err(MalformedResponse::UnknownKey(key)),
+            None => Ok(Self { status_code, headers }),
+        }
+    }
+
+    /// The value of a header, whatever the case of its name. Where there are several, one of `multiValueHeaders`
+    /// wins over one of `headers`, as the proxy output format says, and the last over those before it (inferred).
+    pub(super) fn header(&self, name: &HeaderName) -> Option<&str> {
+        let mut named = self
+            .headers
+            .iter()
+            .rev()
+            .filter(|(header, _)| header.eq_ignore_ascii_case(name.as_str()));
+        named.next().map(|(_, value)| value.as_str())
+    }
+}
+
+fn take_object(response: &mut Map<String, Value>, key: &'static str) -> Result<Map<String, Value>, MalformedResponse> {
+    match response.remove(key) {
+        None | Some(Value::Null) => Ok(Map::new()),
+        Some(Value::Object(object)) => Ok(object),
+        Some(_) => Err(MalformedResponse::WrongType {
+            key,
+            expected: "an object",
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn well_formed_responses_are_accepted() {
+        for (response, status_code) in [
+            (r#"{"statusCode":200}"#, 200),
+            (r#"{"statusCode":400,"body":"text"}"#, 400),
+            // What `ApiGatewayProxyResponse` of aws_lambda_events serialises to.
+            (
+                r#"{"statusCode":200,"headers":{},"multiValueHeaders":{},"isBase64Encoded":false}"#,
+                200,
+            ),
+            (
+                r#"{"statusCode":204,"headers":null,"multiValueHeaders":null,"body":null}"#,
+                204,
+            ),
+        ] {
+            assert_eq!(
+                ProxyResponse::parse(response.as_bytes()).unwrap().status_code,
+                status_code,
+                "{response}"
+            );
+        }
+    }
+
+    #[test]
+    fn malformed_responses_are_named_without_their_values() {
+        for (response, complaint) in [
+            ("", "it is not a JSON object"),
+            ("null", "it is not a JSON object"),
+            (r#""secret""#, "it is not a JSON object"),
+            ("[200]", "it is not a JSON object"),
+            ("{}", "`statusCode` is missing"),
+            (r#"{"ok":true}"#, "`statusCode` is missing"),
+            (
+                r#"{"statusCode":"secret"}"#,
+                "`statusCode` is not an integer from 100 to 599",
+            ),
+            (r#"{"statusCode":20}"#, "`statusCode` is not an integer from 100 to 599"),
+            (r#"{"statusCode":200,"foo":"secret"}"#, "unknown key `foo`"),
+            (r#"{"statusCode":200,"body":{"a":"secret"}}"#, "`body` is not a string"),
+            (
+                r#"{"statusCode":200,"headers":["secret"]}"#,
+                "`headers` is not an object",
+            ),
+            (
+                r#"{"statusCode":200,"headers":{"a":1}}"#,
+                "`headers` is not an object of strings",
+            ),
+            (
+                r#"{"statusCode":200,"multiValueHeaders":{"a":"b"}}"#,
+                "`multiValueHeaders` is not an object of lists",
+            ),
+            (
+                r#"{"statusCode":200,"isBase64Encoded":"secret"}"#,
+                "`isBase64Encoded` is not a boolean",
+            ),
+        ] {
+            let error = ProxyResponse::parse(response.as_bytes()).unwrap_err().to_string();
+            assert!(error.starts_with(complaint), "{response}: {error}");
+            assert!(!error.contains("secret"), "{error}");
+        }
+    }
+
+    #[test]
+    fn headers_are_found_in_any_case_and_the_list_form_wins() {
+        let response = br#"{"statusCode":200,"headers":{"SEC-websocket-protocol":"a"},
+            "multiValueHeaders":{"sec-websocket-protocol":["b"]}}"#;
+        let response = ProxyResponse::parse(response).unwrap();
+        assert_eq!(response.header(&http::header::SEC_WEBSOCKET_PROTOCOL), Some("b"));
+        assert_eq!(response.header(&http::header::SET_COOKIE), None);
+    }
+}

@@ -1,0 +1,257 @@
+//! The management API: `POST`, `GET` and `DELETE` of `/{stage}/@connections/{connectionId}`.
+//!
+//! Implements "Use @connections commands in your backend service" and the operations of the service model
+//! `apigatewaymanagementapi` (2018-11-29), with headers and bodies as recorded. SDKs tell errors apart by the header
+//! `x-amzn-errortype` alone, so every error has one. A signature must be there and be made for this service; it is not
+//! verified, and there are no permissions and no throttles.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use jiff::Timestamp;
+use percent_encoding::percent_decode_str;
+
+use super::Gateway;
+use super::connection::{Close, Connection, MESSAGE_LIMIT};
+use super::handshake::trace_id;
+use super::id::Id;
+
+const ERROR_TYPE: HeaderName = HeaderName::from_static("x-amzn-errortype");
+
+/// The name that credentials must be scoped to (service model, `signingName`).
+const SIGNING_NAME: &str = "execute-api";
+
+/// The segments of a path, each decoded once. Right are three: the stage, `@connections` and an id.
+pub(super) struct Path {
+    segments: Vec<String>,
+}
+
+/// The path, if it is one of the management API, right or wrong. Everything else is a client's.
+pub(super) fn path(path: &str) -> Option<Path> {
+    let decode = |segment| percent_decode_str(segment).decode_utf8_lossy().into_owned();
+    let segments: Vec<_> = path.split('/').skip(1).map(decode).collect();
+    segments
+        .iter()
+        .any(|segment| segment == "@connections")
+        .then_some(Path { segments })
+}
+
+/// An error as it goes over the wire.
+#[derive(Debug, PartialEq, Eq)]
+enum Refusal {
+    /// The connection has closed, or there never was one.
+    Gone,
+    /// Not in the service model, but recorded.
+    MalformedId(String),
+    /// That the text is this one is inferred.
+    PayloadTooLarge,
+    /// Another stage, or none.
+    Forbidden,
+    /// Not signed; or not one of the three methods (inferred, from what REST APIs do).
+    NotSigned,
+    /// Signed for another service, as some SDK versions did by mistake.
+    WrongService,
+}
+
+impl Refusal {
+    fn status(&self) -> StatusCode {
+        match self {
+            Self::Gone => StatusCode::GONE,
+            Self::MalformedId(_) => StatusCode::BAD_REQUEST,
+            Self::PayloadTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::Forbidden | Self::NotSigned | Self::WrongService => StatusCode::FORBIDDEN,
+        }
+    }
+
+    fn error_type(&self) -> &'static str {
+        match self {
+            Self::Gone => "GoneException",
+            Self::MalformedId(_) => "BadRequestException",
+            Self::PayloadTooLarge => "PayloadTooLargeException",
+            Self::Forbidden => "ForbiddenException",
+            Self::NotSigned => "MissingAuthenticationTokenException",
+            Self::WrongService => "InvalidSignatureException",
+        }
+    }
+}
+
+/// What `message` says; nothing for [`Refusal::Gone`], whose body is empty.
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Gone => Ok(()),
+            Self::MalformedId(id) => write!(f, "Invalid connectionId: {id}"),
+            Self::PayloadTooLarge => f.write_str("Message too long"),
+            Self::Forbidden => f.write_str("Forbidden"),
+            Self::NotSigned => f.write_str("Missing Authentication Token"),
+            // The closing space is part of it.
+            Self::WrongService => write!(f, "Credential should be scoped to correct service: '{SIGNING_NAME}'. "),
+        }
+    }
+}
+
+pub(super) async fn respond(gateway: &Arc<Gateway>, request: Request<Incoming>, path: &Path) -> Response<Full<Bytes>> {
+    let mut response = call(gateway, request, path).await.unwrap_or_else(|refusal| {
+        let body = match refusal.to_string() {
+            message if message.is_empty() => Bytes::new(),
+            message => serde_json::json!({ "message": message }).to_string().into(),
+        };
+        let mut response = json(refusal.status(), body);
+        response
+            .headers_mut()
+            .insert(ERROR_TYPE, HeaderValue::from_static(refusal.error_type()));
+        response
+    });
+    let succeeded = response.status().is_success();
+    for (name, value) in [
+        ("x-amzn-requestid", Some(uuid::Uuid::new_v4().to_string())),
+        ("x-amz-apigw-id", Some(Id::new().to_string())),
+        ("x-amzn-trace-id", succeeded.then(trace_id)),
+    ] {
+        if let Some(value) = value.and_then(|value| HeaderValue::try_from(value).ok()) {
+            response.headers_mut().insert(name, value);
+        }
+    }
+    response
+}
+
+async fn call(gateway: &Gateway, request: Request<Incoming>, path: &Path) -> Result<Response<Full<Bytes>>, Refusal> {
+    let [stage, _, id] = path.segments.as_slice() else {
+        return Err(Refusal::Forbidden);
+    };
+    if *stage != gateway.api.stage || path.segments[1] != "@connections" {
+        return Err(Refusal::Forbidden);
+    }
+    check_signature(request.headers(), request.uri().query())?;
+    let (request, body) = request.into_parts();
+    if ![Method::POST, Method::GET, Method::DELETE].contains(&request.method) {
+        return Err(Refusal::NotSigned);
+    }
+    let id = Id::parse(id).ok_or_else(|| Refusal::MalformedId(id.clone()))?;
+    if request.method == Method::DELETE {
+        let closed = gateway.connections.close(&id, Close::DELETED);
+        let mut response = Response::new(Full::default());
+        *response.status_mut() = StatusCode::NO_CONTENT;
+        return if closed { Ok(response) } else { Err(Refusal::Gone) };
+    }
+    let payload = read_body(body).await;
+    let connection = gateway.connections.get(&id).ok_or(Refusal::Gone)?;
+    if request.method == Method::GET {
+        return Ok(json(StatusCode::OK, describe(&connection).into()));
+    }
+    let payload = payload.ok_or(Refusal::PayloadTooLarge)?;
+    // A text frame carries nothing but UTF-8. What AWS makes of other bytes is unknown.
+    let payload = match String::from_utf8_lossy(&payload) {
+        Cow::Borrowed(_) => payload,
+        Cow::Owned(replaced) => replaced.into(),
+    };
+    if connection.post(payload).await {
+        Ok(json(StatusCode::OK, Bytes::new()))
+    } else {
+        Err(Refusal::Gone)
+    }
+}
+
+/// Demands a Signature Version 4 for this service, in the header or in the query. Which one is not verified.
+fn check_signature(headers: &HeaderMap, query: Option<&str>) -> Result<(), Refusal> {
+    let header = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let header = header.and_then(|value| value.strip_prefix("AWS4-HMAC-SHA256 "));
+    let in_header = header.and_then(|value| {
+        value
+            .split(',')
+            .find_map(|part| part.trim().strip_prefix("Credential="))
+    });
+    let in_query = query.and_then(|query| query.split('&').find_map(|pair| pair.strip_prefix("X-Amz-Credential=")));
+    let credential = in_header.or(in_query).ok_or(Refusal::NotSigned)?;
+    // {access key}/{date}/{region}/{service}/aws4_request
+    let credential = percent_decode_str(credential).decode_utf8_lossy();
+    if credential.split('/').rev().nth(1) == Some(SIGNING_NAME) {
+        Ok(())
+    } else {
+        Err(Refusal::WrongService)
+    }
+}
+
+/// The whole body, or `None` when it is longer than a message. One that is too long is read to its end all the same:
+/// a caller that still writes would see a reset and not the answer.
+async fn read_body(mut body: Incoming) -> Option<Bytes> {
+    let mut payload = BytesMut::new();
+    let mut fits = true;
+    while let Some(frame) = body.frame().await {
+        // A caller that left; nobody will read the answer.
+        let data = frame.ok()?.into_data().unwrap_or_default();
+        fits &= payload.len() + data.len() <= MESSAGE_LIMIT;
+        if fits {
+            payload.extend_from_slice(&data);
+        }
+    }
+    fits.then(|| payload.freeze())
+}
+
+/// Printed as recorded. The service model requires `userAgent`; what AWS prints without one is unknown.
+fn describe(connection: &Connection) -> String {
+    let source_ip = connection.identity.source_ip;
+    let user_agent = serde_json::Value::from(connection.identity.user_agent.as_deref().unwrap_or_default());
+    let time = |timestamp: Timestamp| timestamp.strftime("%Y-%m-%dT%H:%M:%S.%3fZ").to_string();
+    format!(
+        r#"{{
+  "identity" : {{
+    "sourceIp" : "{source_ip}",
+    "userAgent" : {user_agent}
+  }},
+  "connectedAt" : "{}",
+  "lastActiveAt" : "{}"
+}}"#,
+        time(connection.connected_at),
+        time(connection.last_active_at()),
+    )
+}
+
+fn json(status: StatusCode, body: Bytes) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body));
+    *response.status_mut() = status;
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn signed(authorization: &'static str) -> Result<(), Refusal> {
+        check_signature(
+            &HeaderMap::from_iter([(AUTHORIZATION, HeaderValue::from_static(authorization))]),
+            None,
+        )
+    }
+
+    #[test]
+    fn a_signature_must_be_there_and_be_for_this_service() {
+        assert_eq!(check_signature(&HeaderMap::new(), None), Err(Refusal::NotSigned));
+        assert_eq!(signed("Bearer token"), Err(Refusal::NotSigned));
+        let sigv4 = "AWS4-HMAC-SHA256 Credential=AK/20240120/us-east-1/execute-api/aws4_request, SignedHeaders=host, \
+                     Signature=0";
+        assert_eq!(signed(sigv4), Ok(()));
+        let other = "AWS4-HMAC-SHA256 Credential=AK/20240120/us-east-1/apigateway/aws4_request,Signature=0";
+        assert_eq!(signed(other), Err(Refusal::WrongService));
+        let query = "X-Amz-Credential=AK%2F20240120%2Fus-east-1%2Fexecute-api%2Faws4_request&X-Amz-Signature=0";
+        assert_eq!(check_signature(&HeaderMap::new(), Some(query)), Ok(()));
+    }
+
+    #[test]
+    fn a_path_is_decoded_once_and_after_it_was_split() {
+        let segments = |text| path(text).map(|path| path.segments);
+        let expected = Some(vec!["dev".to_owned(), "@connections".to_owned(), "a/b%3D=".to_owned()]);
+        assert_eq!(segments("/dev/%40connections/a%2Fb%253D%3D"), expected);
+        assert_eq!(segments("/dev"), None);
+        assert_eq!(segments("/@connections/id").map(|segments| segments.len()), Some(2));
+    }
+}

@@ -1,0 +1,1424 @@
+//! The gateway as clients, functions and callers of `@connections` see it, over real sockets and frame by frame.
+//!
+//! Functions are scripted closures that record their events. The client is written by hand, because client libraries
+//! hide what is tested here: fragments, broken frames, close codes, the exact handshake. A test whose expectation is
+//! inferred, not documented or observed on AWS, says so.
+#![expect(clippy::unwrap_used, reason = "a test's helpers fail as its assertions do")]
+
+use std::collections::{BTreeSet, HashMap};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde_json::{Value, json};
+use switchboard_local::gateway::{Api, Gateway, Integration};
+use switchboard_local::lambda::FunctionError;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::task::JoinHandle;
+
+/// For what must happen.
+const SOON: Duration = Duration::from_secs(10);
+/// For what must not happen.
+const A_WHILE: Duration = Duration::from_millis(150);
+
+const OK: &str = r#"{"statusCode":200}"#;
+const KIB: usize = 1024;
+
+const TEXT: u8 = 0x1;
+const CONTINUATION: u8 = 0x0;
+const BINARY: u8 = 0x2;
+const CLOSE: u8 = 0x8;
+const PING: u8 = 0x9;
+const PONG: u8 = 0xa;
+
+type Answer = Result<Bytes, FunctionError>;
+
+fn error() -> Answer {
+    Err(FunctionError {
+        error_type: "Runtime.ExitError".to_owned(),
+        error_message: "exit status 1".to_owned(),
+    })
+}
+
+/// An API whose functions answer by a script and record what they were invoked with.
+struct Script {
+    expression: &'static str,
+    routes: HashMap<String, Arc<dyn Integration>>,
+    record: mpsc::UnboundedSender<Value>,
+    events: mpsc::UnboundedReceiver<Value>,
+}
+
+impl Script {
+    /// The usual routes, all answering 200, and `boom`, which fails.
+    fn new() -> Self {
+        let (record, events) = mpsc::unbounded_channel();
+        let script = Self {
+            expression: "$request.body.action",
+            routes: HashMap::new(),
+            record,
+            events,
+        };
+        let script = script
+            .on("$connect", OK)
+            .on("$disconnect", OK)
+            .on("$default", OK)
+            .on("sendMessage", OK);
+        script.on_async("boom", |_| async { error() })
+    }
+
+    fn expression(mut self, expression: &'static str) -> Self {
+        self.expression = expression;
+        self
+    }
+
+    fn without(mut self, route_key: &str) -> Self {
+        self.routes.remove(route_key);
+        self
+    }
+
+    fn on(self, route_key: &str, answer: &'static str) -> Self {
+        self.on_async(route_key, move |_| async move { Ok(Bytes::from(answer)) })
+    }
+
+    fn on_async<R>(mut self, route_key: &str, function: impl Fn(Value) -> R + Send + Sync + 'static) -> Self
+    where
+        R: Future<Output = Answer> + Send + 'static,
+    {
+        let record = self.record.clone();
+        let recorded = move |event: Bytes| {
+            let event: Value = serde_json::from_slice(&event).unwrap();
+            let _ = record.send(event.clone());
+            function(event)
+        };
+        self.routes.insert(route_key.to_owned(), Arc::new(recorded));
+        self
+    }
+
+    async fn start(self) -> Bed {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let gateway = Gateway::new(Api {
+            api_id: "abcdef1234".to_owned(),
+            stage: "dev".to_owned(),
+            route_selection_expression: self.expression.to_owned(),
+            routes: self.routes,
+        });
+        let (stop, stopped) = oneshot::channel::<()>();
+        let server = tokio::spawn(gateway.serve(listener, async {
+            let _ = stopped.await;
+        }));
+        Bed {
+            address,
+            events: self.events,
+            stop,
+            server,
+        }
+    }
+}
+
+/// A running gateway.
+struct Bed {
+    address: SocketAddr,
+    events: mpsc::UnboundedReceiver<Value>,
+    stop: oneshot::Sender<()>,
+    server: JoinHandle<std::io::Result<()>>,
+}
+
+impl Bed {
+    /// The event of the next invocation.
+    async fn event(&mut self) -> Value {
+        tokio::time::timeout(SOON, self.events.recv())
+            .await
+            .expect("no invocation")
+            .unwrap()
+    }
+
+    async fn event_of(&mut self, route_key: &str) -> Value {
+        let event = self.event().await;
+        assert_eq!(event["requestContext"]["routeKey"], route_key, "{event}");
+        event
+    }
+
+    /// Proves that no function has been invoked since the last recorded event, by the order of invocations: the next
+    /// one is the `$connect` of a client made for it.
+    async fn assert_nothing_invoked(&mut self) {
+        let _client = self.connect().await;
+    }
+
+    /// Connects a client and consumes its `$connect` event.
+    async fn connect(&mut self) -> Client {
+        let mut client = Client::handshake(self.address, "/dev", &[]).await;
+        assert_eq!(client.status, 101, "{}", client.body);
+        client.id = self.event_of("$connect").await["requestContext"]["connectionId"]
+            .as_str()
+            .unwrap()
+            .to_owned();
+        client
+    }
+
+    /// Calls the management API with a signature.
+    async fn call(&self, method: &str, id: &str, body: &[u8]) -> Reply {
+        self.call_path(method, &format!("/dev/@connections/{id}"), Some("execute-api"), body)
+            .await
+    }
+
+    async fn call_path(&self, method: &str, path: &str, service: Option<&str>, body: &[u8]) -> Reply {
+        let authorization = service.map_or(String::new(), |service| {
+            format!("authorization: AWS4-HMAC-SHA256 Credential=AK/20240120/us-east-1/{service}/aws4_request\r\n")
+        });
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nhost: {}\r\n{authorization}connection: close\r\ncontent-length: {}\r\n\r\n",
+            self.address,
+            body.len()
+        );
+        let mut tcp = TcpStream::connect(self.address).await.unwrap();
+        tcp.write_all(&[head.as_bytes(), body].concat()).await.unwrap();
+        Reply::read(&mut BufReader::new(tcp)).await
+    }
+
+    async fn assert_gone(&self, method: &str, id: &str) {
+        let reply = self.call(method, id, b"hello").await;
+        assert_eq!(
+            (reply.status, reply.header("x-amzn-errortype")),
+            (410, Some("GoneException")),
+            "{method}"
+        );
+        assert_eq!(reply.header("content-type"), Some("application/json"));
+        assert_eq!((reply.header("content-length"), reply.body.as_str()), (Some("0"), ""));
+    }
+}
+
+/// An HTTP response.
+struct Reply {
+    status: u16,
+    headers: Vec<(String, String)>,
+    body: String,
+}
+
+impl Reply {
+    async fn read(tcp: &mut BufReader<TcpStream>) -> Self {
+        tokio::time::timeout(SOON, async {
+            let mut lines = Vec::new();
+            loop {
+                let mut line = String::new();
+                tcp.read_line(&mut line).await.unwrap();
+                match line.trim_end() {
+                    "" => break,
+                    line => lines.push(line.to_owned()),
+                }
+            }
+            let status = lines[0].split(' ').nth(1).unwrap().parse().unwrap();
+            let header = |line: &String| {
+                line.split_once(": ")
+                    .map(|(name, value)| (name.to_lowercase(), value.to_owned()))
+            };
+            let mut reply = Self {
+                status,
+                headers: lines[1..].iter().filter_map(header).collect(),
+                body: String::new(),
+            };
+            let length = reply
+                .header("content-length")
+                .map_or(0, |length| length.parse().unwrap());
+            let mut body = vec![0; length];
+            tcp.read_exact(&mut body).await.unwrap();
+            reply.body = String::from_utf8(body).unwrap();
+            reply
+        })
+        .await
+        .expect("no HTTP response")
+    }
+
+    fn header(&self, name: &str) -> Option<&str> {
+        self.headers
+            .iter()
+            .find(|(header, _)| header == name)
+            .map(|(_, value)| value.as_str())
+    }
+}
+
+/// A WebSocket client that does nothing by itself.
+struct Client {
+    id: String,
+    status: u16,
+    headers: Vec<(String, String)>,
+    body: String,
+    tcp: BufReader<TcpStream>,
+}
+
+#[derive(Debug, PartialEq)]
+struct Frame {
+    fin: bool,
+    opcode: u8,
+    payload: Vec<u8>,
+}
+
+impl Client {
+    /// Sends the request of a handshake and does not wait for the answer.
+    async fn request(address: SocketAddr, path: &str, headers: &[(&str, &str)]) -> BufReader<TcpStream> {
+        let headers: String = headers
+            .iter()
+            .map(|(name, value)| format!("{name}: {value}\r\n"))
+            .collect();
+        let request = format!(
+            "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{headers}\r\n"
+        );
+        let mut tcp = TcpStream::connect(address).await.unwrap();
+        tcp.write_all(request.as_bytes()).await.unwrap();
+        BufReader::new(tcp)
+    }
+
+    async fn handshake(address: SocketAddr, path: &str, headers: &[(&str, &str)]) -> Self {
+        let mut tcp = Self::request(address, path, headers).await;
+        let Reply { status, headers, body } = Reply::read(&mut tcp).await;
+        Self {
+            id: String::new(),
+            status,
+            headers,
+            body,
+            tcp,
+        }
+    }
+
+    fn header(&self, name: &str) -> Option<&str> {
+        self.headers
+            .iter()
+            .find(|(header, _)| header == name)
+            .map(|(_, value)| value.as_str())
+    }
+
+    async fn text(&mut self, text: &str) {
+        self.frame(true, TEXT, text.as_bytes()).await;
+    }
+
+    async fn frame(&mut self, fin: bool, opcode: u8, payload: &[u8]) {
+        let mut frame = vec![u8::from(fin) << 7 | opcode];
+        match payload.len() {
+            length @ 0..126 => frame.push(0x80 | u8::try_from(length).unwrap()),
+            length @ 126..0x1_0000 => {
+                frame.push(0x80 | 126);
+                frame.extend(u16::try_from(length).unwrap().to_be_bytes());
+            }
+            length => {
+                frame.push(0x80 | 127);
+                frame.extend(u64::try_from(length).unwrap().to_be_bytes());
+            }
+        }
+        let mask = [0x11, 0x22, 0x33, 0x44];
+        frame.extend(mask);
+        frame.extend(payload.iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask));
+        self.raw(&frame).await;
+    }
+
+    async fn raw(&mut self, bytes: &[u8]) {
+        self.tcp.get_mut().write_all(bytes).await.unwrap();
+    }
+
+    /// The next frame, whatever it is.
+    async fn receive(&mut self) -> Frame {
+        tokio::time::timeout(SOON, async {
+            let first = self.tcp.read_u8().await.unwrap();
+            let length = match self.tcp.read_u8().await.unwrap() {
+                126 => usize::from(self.tcp.read_u16().await.unwrap()),
+                127 => usize::try_from(self.tcp.read_u64().await.unwrap()).unwrap(),
+                length => usize::from(length),
+            };
+            let mut payload = vec![0; length];
+            self.tcp.read_exact(&mut payload).await.unwrap();
+            Frame {
+                fin: first & 0x80 != 0,
+                opcode: first & 0x0f,
+                payload,
+            }
+        })
+        .await
+        .expect("no frame")
+    }
+
+    /// The next message, which must be text, and the sizes of its frames.
+    async fn message(&mut self) -> (String, Vec<usize>) {
+        let mut message = Vec::new();
+        let mut sizes = Vec::new();
+        loop {
+            let frame = self.receive().await;
+            assert_eq!(
+                frame.opcode,
+                if sizes.is_empty() { TEXT } else { CONTINUATION },
+                "{frame:?}"
+            );
+            sizes.push(frame.payload.len());
+            message.extend(frame.payload);
+            if frame.fin {
+                return (String::from_utf8(message).unwrap(), sizes);
+            }
+        }
+    }
+
+    /// The close frame, which must be next, and then the end of TCP.
+    async fn closed(&mut self) -> Option<u16> {
+        let frame = self.receive().await;
+        assert_eq!((frame.fin, frame.opcode), (true, CLOSE), "{frame:?}");
+        let mut rest = Vec::new();
+        tokio::time::timeout(SOON, self.tcp.read_to_end(&mut rest))
+            .await
+            .expect("TCP still open")
+            .unwrap();
+        assert_eq!(rest, b"");
+        frame.payload.first_chunk().map(|code| u16::from_be_bytes(*code))
+    }
+}
+
+fn keys(object: &Value) -> BTreeSet<&str> {
+    object.as_object().unwrap().keys().map(String::as_str).collect()
+}
+
+/// What is true of every event.
+fn assert_common(event: &Value) {
+    fn has_null(value: &Value) -> bool {
+        match value {
+            Value::Null => true,
+            Value::Array(items) => items.iter().any(has_null),
+            Value::Object(members) => members.values().any(has_null),
+            _ => false,
+        }
+    }
+    assert!(!has_null(event), "{event}");
+    assert_eq!(event["isBase64Encoded"], false);
+    let context = &event["requestContext"];
+    assert_eq!(context["messageDirection"], "IN");
+    assert_eq!(
+        (&context["stage"], &context["apiId"]),
+        (&json!("dev"), &json!("abcdef1234"))
+    );
+    assert_eq!(context["requestId"], context["extendedRequestId"]);
+    for id in ["connectionId", "messageId", "requestId"]
+        .map(|key| &context[key])
+        .into_iter()
+        .filter_map(Value::as_str)
+    {
+        let stem = id.strip_suffix('=').unwrap();
+        assert!(
+            stem.len() == 15
+                && stem
+                    .bytes()
+                    .all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
+        );
+    }
+    let (connected_at, time) = (
+        context["connectedAt"].as_i64().unwrap(),
+        context["requestTimeEpoch"].as_i64().unwrap(),
+    );
+    assert!(time >= connected_at && connected_at > 1_600_000_000_000, "{context}");
+    let printed = context["requestTime"].as_str().unwrap();
+    let parsed = jiff::fmt::strtime::parse("%d/%b/%Y:%H:%M:%S %z", printed)
+        .unwrap()
+        .to_timestamp()
+        .unwrap();
+    assert!(
+        printed.ends_with(" +0000") && parsed.as_second() == time / 1000,
+        "{printed}"
+    );
+}
+
+fn error_frame(message: &str, id: &str, request_id: &Value) -> String {
+    let request_id = request_id.as_str().unwrap();
+    format!(r#"{{"message": "{message}", "connectionId":"{id}", "requestId":"{request_id}"}}"#)
+}
+
+mod handshake {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_101_comes_when_connect_has_answered_and_not_before() {
+        let gate = Arc::new(Semaphore::new(0));
+        let opened = gate.clone();
+        let script = Script::new().on_async("$connect", move |_| {
+            let gate = gate.clone();
+            async move {
+                gate.acquire().await.unwrap().forget();
+                Ok(OK.into())
+            }
+        });
+        let mut bed = script.start().await;
+        for path in ["/dev", "/dev/", "/"] {
+            let mut tcp = Client::request(bed.address, path, &[]).await;
+            let event = bed.event_of("$connect").await;
+            assert!(
+                tokio::time::timeout(A_WHILE, tcp.read_u8()).await.is_err(),
+                "answered before $connect ended"
+            );
+            // Until then nobody can post to the connection either.
+            bed.assert_gone("POST", event["requestContext"]["connectionId"].as_str().unwrap())
+                .await;
+            opened.add_permits(1);
+            let reply = Reply::read(&mut tcp).await;
+            assert_eq!(reply.status, 101, "{path}");
+            assert_eq!(
+                reply.header("sec-websocket-accept"),
+                Some("s3pPLMBiTxaQ9kYGzzhZRbK+xOo=")
+            );
+            tcp.into_inner().set_zero_linger().unwrap();
+            bed.event_of("$disconnect").await;
+        }
+    }
+
+    #[tokio::test]
+    async fn refusals_before_connect_invoke_nothing() {
+        let mut bed = Script::new().start().await;
+        let long = format!("/dev?q={}", "x".repeat(4096));
+        for (path, status) in [("/nostage", 403), ("/dev/extra", 403), (long.as_str(), 414)] {
+            let client = Client::handshake(bed.address, path, &[]).await;
+            assert_eq!(client.status, status, "{path}");
+        }
+        assert_eq!(
+            Client::handshake(bed.address, "/nostage", &[]).await.body,
+            r#"{"message":"Forbidden"}"#
+        );
+        assert_eq!(bed.call_path("GET", "/dev", None, b"").await.status, 426);
+        bed.assert_nothing_invoked().await;
+    }
+
+    #[tokio::test]
+    async fn connect_decides_on_the_status_and_a_refused_client_never_disconnects() {
+        for (answer, status) in [
+            (r#"{"statusCode":204}"#, 101),
+            (
+                r#"{"statusCode":302,"headers":{"Location":"https://example.com"}}"#,
+                302,
+            ),
+            (r#"{"statusCode":400,"body":"secret"}"#, 400),
+            (r#"{"statusCode":401}"#, 401),
+            (r#"{"statusCode":403}"#, 403),
+            (r#"{"statusCode":404}"#, 404),
+            (r#"{"statusCode":500}"#, 500),
+            (r#"{"statusCode":503}"#, 503),
+            (r#"{"statusCode":101}"#, 502),
+            (r#"{"ok":true}"#, 502),
+            (r#"{"statusCode":200,"foo":1}"#, 502),
+            (r#""string""#, 502),
+            ("null", 502),
+            ("", 502),
+        ] {
+            let mut bed = Script::new().on("$connect", answer).start().await;
+            let client = Client::handshake(bed.address, "/dev", &[]).await;
+            assert_eq!(client.status, status, "{answer}");
+            assert_eq!(client.header("location"), None);
+            assert!(!client.body.contains("secret"), "{}", client.body);
+            let event = bed.event_of("$connect").await;
+            if status != 101 {
+                bed.assert_gone("POST", event["requestContext"]["connectionId"].as_str().unwrap())
+                    .await;
+                // The next event is another handshake's, so there was no $disconnect.
+                Client::handshake(bed.address, "/dev", &[]).await;
+                bed.event_of("$connect").await;
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_failing_connect_is_a_502() {
+        let mut bed = Script::new().on_async("$connect", |_| async { error() }).start().await;
+        let client = Client::handshake(bed.address, "/dev", &[]).await;
+        assert_eq!(
+            (client.status, client.body.as_str()),
+            (502, r#"{"message":"Internal server error"}"#)
+        );
+        bed.event_of("$connect").await;
+        assert_eq!(Client::handshake(bed.address, "/dev", &[]).await.status, 502);
+        bed.event_of("$connect").await;
+    }
+
+    #[tokio::test]
+    async fn an_api_without_connect_accepts_everybody() {
+        let mut bed = Script::new().without("$connect").start().await;
+        let mut client = Client::handshake(bed.address, "/dev", &[]).await;
+        assert_eq!(client.status, 101);
+        client.text("hello").await;
+        bed.event_of("$default").await;
+        client.frame(true, CLOSE, b"").await;
+        bed.event_of("$disconnect").await;
+    }
+
+    #[tokio::test]
+    async fn the_function_alone_chooses_the_subprotocol() {
+        for (answer, chosen) in [
+            (
+                r#"{"statusCode":200,"headers":{"Sec-WebSocket-Protocol":"myprotocol"}}"#,
+                Some("myprotocol"),
+            ),
+            (
+                r#"{"statusCode":200,"headers":{"sec-websocket-protocol":"myprotocol"}}"#,
+                Some("myprotocol"),
+            ),
+            (
+                r#"{"statusCode":200,"multiValueHeaders":{"Sec-WebSocket-Protocol":["myprotocol"]}}"#,
+                Some("myprotocol"),
+            ),
+            (
+                r#"{"statusCode":200,"headers":{"Set-Cookie":"a=b","X-Foo":"bar"},"body":"secret"}"#,
+                None,
+            ),
+        ] {
+            let mut bed = Script::new().on("$connect", answer).start().await;
+            let offer = [("Sec-WebSocket-Protocol", "chat1,myprotocol")];
+            let client = Client::handshake(bed.address, "/dev", &offer).await;
+            assert_eq!(
+                (client.status, client.header("sec-websocket-protocol")),
+                (101, chosen),
+                "{answer}"
+            );
+            let names: BTreeSet<_> = client.headers.iter().map(|(name, _)| name.as_str()).collect();
+            let allowed = [
+                "connection",
+                "date",
+                "sec-websocket-accept",
+                "sec-websocket-protocol",
+                "upgrade",
+            ];
+            assert!(names.is_subset(&BTreeSet::from(allowed)), "{names:?}");
+            let event = bed.event_of("$connect").await;
+            assert_eq!(event["headers"]["Sec-WebSocket-Protocol"], "chat1,myprotocol");
+        }
+    }
+
+    #[tokio::test]
+    async fn compression_is_declined() {
+        let bed = Script::new().start().await;
+        let offer = [("Sec-WebSocket-Extensions", "permessage-deflate; client_max_window_bits")];
+        let client = Client::handshake(bed.address, "/dev", &offer).await;
+        assert_eq!((client.status, client.header("sec-websocket-extensions")), (101, None));
+    }
+
+    /// Inferred; AWS's behaviour is unknown.
+    #[tokio::test]
+    async fn connect_runs_to_its_end_when_the_client_leaves_meanwhile() {
+        let gate = Arc::new(Semaphore::new(0));
+        let (opened, ended) = (gate.clone(), Arc::new(Semaphore::new(0)));
+        let end = ended.clone();
+        let script = Script::new().on_async("$connect", move |_| {
+            let (gate, end) = (gate.clone(), end.clone());
+            async move {
+                gate.acquire().await.unwrap().forget();
+                end.add_permits(1);
+                Ok(OK.into())
+            }
+        });
+        let mut bed = script.start().await;
+        let tcp = Client::request(bed.address, "/dev", &[]).await;
+        let id = bed.event_of("$connect").await["requestContext"]["connectionId"]
+            .as_str()
+            .unwrap()
+            .to_owned();
+        drop(tcp);
+        // Nothing tells when the gateway has seen the client leave.
+        tokio::time::sleep(A_WHILE).await;
+        opened.add_permits(2);
+        tokio::time::timeout(SOON, ended.acquire())
+            .await
+            .unwrap()
+            .unwrap()
+            .forget();
+        bed.assert_gone("GET", &id).await;
+        bed.assert_nothing_invoked().await;
+    }
+}
+
+mod events {
+    use super::*;
+
+    const CONTEXT: [&str; 13] = [
+        "routeKey",
+        "eventType",
+        "extendedRequestId",
+        "requestTime",
+        "messageDirection",
+        "stage",
+        "connectedAt",
+        "requestTimeEpoch",
+        "identity",
+        "requestId",
+        "domainName",
+        "connectionId",
+        "apiId",
+    ];
+
+    #[tokio::test]
+    async fn connect_tells_of_the_request_as_the_client_wrote_it() {
+        let mut bed = Script::new().start().await;
+        let headers = [
+            ("Foo", "bar"),
+            ("x-lOWER", "1"),
+            ("X-Twice", "1"),
+            ("X-Twice", "2"),
+            ("User-Agent", "me/1"),
+        ];
+        let path = "/dev?userId=2&a=1&a=2&x=%20y";
+        assert_eq!(Client::handshake(bed.address, path, &headers).await.status, 101);
+        let event = bed.event().await;
+        assert_common(&event);
+        let expected = [
+            "headers",
+            "multiValueHeaders",
+            "queryStringParameters",
+            "multiValueQueryStringParameters",
+            "requestContext",
+            "isBase64Encoded",
+        ];
+        assert_eq!(keys(&event), BTreeSet::from(expected));
+        assert_eq!(keys(&event["requestContext"]), BTreeSet::from(CONTEXT));
+        assert_eq!(event["requestContext"]["routeKey"], "$connect");
+        assert_eq!(event["requestContext"]["eventType"], "CONNECT");
+        assert_eq!(event["requestContext"]["domainName"], bed.address.to_string());
+        assert_eq!(
+            event["requestContext"]["identity"],
+            json!({"userAgent": "me/1", "sourceIp": "127.0.0.1"})
+        );
+
+        assert_eq!(
+            event["queryStringParameters"],
+            json!({"userId": "2", "a": "2", "x": " y"})
+        );
+        let multi = json!({"userId": ["2"], "a": ["1", "2"], "x": [" y"]});
+        assert_eq!(event["multiValueQueryStringParameters"], multi);
+
+        let mut single = event["headers"].clone();
+        let trace_id = single["X-Amzn-Trace-Id"].take();
+        let trace_id = trace_id.as_str().unwrap().strip_prefix("Root=1-").unwrap();
+        assert_eq!((trace_id.len(), trace_id.find('-')), (33, Some(8)));
+        let expected = json!({
+            "Host": bed.address.to_string(),
+            "Sec-WebSocket-Version": "13",
+            "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+            "Foo": "bar",
+            "x-lOWER": "1",
+            "X-Twice": "2",
+            "User-Agent": "me/1",
+            "X-Amzn-Trace-Id": null,
+            "X-Forwarded-For": "127.0.0.1",
+            "X-Forwarded-Port": bed.address.port().to_string(),
+            "X-Forwarded-Proto": "http",
+        });
+        assert_eq!(single, expected);
+        assert_eq!(keys(&event["multiValueHeaders"]), keys(&event["headers"]));
+        assert_eq!(event["multiValueHeaders"]["Foo"], json!(["bar"]));
+        assert_eq!(event["multiValueHeaders"]["X-Twice"], json!(["1", "2"]));
+    }
+
+    #[tokio::test]
+    async fn connect_without_query_and_user_agent_has_neither() {
+        let mut bed = Script::new().start().await;
+        for path in ["/dev", "/dev?"] {
+            Client::handshake(bed.address, path, &[]).await;
+            let event = bed.event_of("$connect").await;
+            let expected = ["headers", "multiValueHeaders", "requestContext", "isBase64Encoded"];
+            assert_eq!(keys(&event), BTreeSet::from(expected));
+            assert_eq!(event["requestContext"]["identity"], json!({"sourceIp": "127.0.0.1"}));
+            bed.event_of("$disconnect").await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_message_is_its_text_and_its_connection_and_nothing_else() {
+        let mut bed = Script::new().start().await;
+        let mut client = bed.connect().await;
+        let texts = [
+            "{\r\n\t\"a\": 1\r\n}",
+            "{\"action\" :  \"sendMessage\",\"x\":\"žluťoučký 🐎\"}",
+        ];
+        let mut contexts = Vec::new();
+        for (text, route_key) in texts.into_iter().zip(["$default", "sendMessage"]) {
+            client.text(text).await;
+            let event = bed.event_of(route_key).await;
+            assert_common(&event);
+            assert_eq!(
+                keys(&event),
+                BTreeSet::from(["requestContext", "body", "isBase64Encoded"])
+            );
+            assert_eq!(event["body"], text);
+            let expected: BTreeSet<_> = CONTEXT.into_iter().chain(["messageId"]).collect();
+            assert_eq!(keys(&event["requestContext"]), expected);
+            assert_eq!(event["requestContext"]["eventType"], "MESSAGE");
+            assert_eq!(event["requestContext"]["connectionId"], client.id);
+            contexts.push(event["requestContext"].clone());
+        }
+        for same in ["connectionId", "connectedAt", "identity", "domainName"] {
+            assert_eq!(contexts[0][same], contexts[1][same]);
+        }
+        for fresh in ["messageId", "requestId"] {
+            assert_ne!(contexts[0][fresh], contexts[1][fresh]);
+        }
+    }
+
+    /// That the client's own code and reason come through is inferred, but for 1001 and none.
+    #[tokio::test]
+    async fn disconnect_has_the_code_and_the_reason_of_the_clients_close() {
+        let mut bed = Script::new().start().await;
+        for (payload, code, reason) in [
+            (b"".as_slice(), 1005, "Client-side close frame status not set"),
+            (b"\x03\xe9", 1001, ""),
+            (b"\x03\xe8bye", 1000, "bye"),
+            (b"\x0f\xa0bye", 4000, "bye"),
+        ] {
+            let mut client = bed.connect().await;
+            client.frame(true, CLOSE, payload).await;
+            let event = bed.event_of("$disconnect").await;
+            assert_common(&event);
+            let expected = ["headers", "multiValueHeaders", "requestContext", "isBase64Encoded"];
+            assert_eq!(keys(&event), BTreeSet::from(expected));
+            let host = bed.address.to_string();
+            let headers = json!({"Host": host, "x-api-key": "", "X-Forwarded-For": "", "x-restapi": ""});
+            assert_eq!(event["headers"], headers);
+            let headers = json!({"Host": [host], "x-api-key": [""], "X-Forwarded-For": [""], "x-restapi": [""]});
+            assert_eq!(event["multiValueHeaders"], headers);
+            let context = &event["requestContext"];
+            let expected: BTreeSet<_> = CONTEXT
+                .into_iter()
+                .chain(["disconnectStatusCode", "disconnectReason"])
+                .collect();
+            assert_eq!(keys(context), expected);
+            assert_eq!(
+                (&context["eventType"], &context["connectionId"]),
+                (&json!("DISCONNECT"), &json!(client.id))
+            );
+            assert_eq!(
+                (&context["disconnectStatusCode"], &context["disconnectReason"]),
+                (&json!(code), &json!(reason))
+            );
+            // The close is echoed, and TCP ends.
+            assert_eq!(client.closed().await, (code != 1005).then_some(code));
+            bed.assert_gone("POST", &client.id).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_lost_client_disconnects_with_1006() {
+        let mut bed = Script::new().start().await;
+        for reset in [true, false] {
+            let client = bed.connect().await;
+            let tcp = client.tcp.into_inner();
+            if reset {
+                tcp.set_zero_linger().unwrap();
+            }
+            drop(tcp);
+            let event = bed.event_of("$disconnect").await;
+            assert_eq!(event["requestContext"]["disconnectStatusCode"], 1006);
+            bed.assert_gone("POST", &client.id).await;
+        }
+    }
+}
+
+mod routing {
+    use super::*;
+
+    #[tokio::test]
+    async fn every_message_goes_to_one_route() {
+        let mut bed = Script::new().on("1", OK).on("[a, b]", OK).start().await;
+        let mut client = bed.connect().await;
+        for (text, route_key) in [
+            (r#"{"action":"sendMessage","body":"hello there!"}"#, "sendMessage"),
+            (r#"{"action":"unknown"}"#, "$default"),
+            (r#"{"foo":1}"#, "$default"),
+            ("hello", "$default"),
+            ("", "$default"),
+            (r#"{"action":""}"#, "$default"),
+            (r#"{"action":null}"#, "$default"),
+            ("42", "$default"),
+            ("[1,2]", "$default"),
+            (r#""x""#, "$default"),
+            ("true", "$default"),
+            (r#"{"action":"SendMessage"}"#, "$default"),
+            (r#"{"action":"$connect"}"#, "$default"),
+            (r#"{"action":"$disconnect"}"#, "$default"),
+            (r#"{"action":"$default"}"#, "$default"),
+            (r#"{"action":1}"#, "1"),
+            (r#"{"action":["a","b"]}"#, "[a, b]"),
+            (r#"{"action":"sendMessage", body:"x"}"#, "$default"),
+            (r#"{"action":"a","action":"sendMessage"}"#, "sendMessage"),
+        ] {
+            client.text(text).await;
+            // The next event of all: one invocation for one message.
+            let event = bed.event_of(route_key).await;
+            assert_eq!(event["body"], text);
+        }
+    }
+
+    #[tokio::test]
+    async fn expressions_select_as_documented_and_leave_connect_and_disconnect_alone() {
+        for (expression, text, route_key) in [
+            (
+                "${request.body.service}/${request.body.action}",
+                r#"{"service":"chat","action":"join"}"#,
+                "chat/join",
+            ),
+            (
+                "${request.body.action}-${request.body.invalidPath}",
+                r#"{"action":"join"}"#,
+                "join-",
+            ),
+            ("$request.body.data.room", r#"{"data":{"room":"room1234"}}"#, "room1234"),
+            ("$request.body.type", r#"{"type":"subscribe"}"#, "subscribe"),
+        ] {
+            let mut bed = Script::new().expression(expression).on(route_key, OK).start().await;
+            let mut client = bed.connect().await;
+            client.text(text).await;
+            bed.event_of(route_key).await;
+            client.frame(true, CLOSE, b"").await;
+            bed.event_of("$disconnect").await;
+        }
+    }
+
+    #[tokio::test]
+    async fn without_default_an_unmatched_message_is_forbidden_and_the_connection_stays() {
+        let mut bed = Script::new().without("$default").start().await;
+        let mut client = bed.connect().await;
+        client.text(r#"{"action":"unknown"}"#).await;
+        let (frame, _) = client.message().await;
+        let request_id = serde_json::from_str::<Value>(&frame).unwrap()["requestId"].clone();
+        assert_eq!(frame, error_frame("Forbidden", &client.id, &request_id));
+        client.text(r#"{"action":"sendMessage"}"#).await;
+        bed.event_of("sendMessage").await;
+    }
+
+    #[tokio::test]
+    async fn a_ping_is_answered_and_invokes_nothing() {
+        let mut bed = Script::new().start().await;
+        let mut client = bed.connect().await;
+        client.frame(true, PING, b"payload").await;
+        assert_eq!(
+            client.receive().await,
+            Frame {
+                fin: true,
+                opcode: PONG,
+                payload: b"payload".to_vec()
+            }
+        );
+        bed.assert_nothing_invoked().await;
+    }
+
+    #[tokio::test]
+    async fn messages_of_one_connection_are_invoked_side_by_side() {
+        let gate = Arc::new(Semaphore::new(0));
+        let opened = gate.clone();
+        let script = Script::new().on_async("sendMessage", move |_| {
+            let gate = gate.clone();
+            async move {
+                gate.acquire().await.unwrap().forget();
+                error()
+            }
+        });
+        let mut bed = script.start().await;
+        let mut client = bed.connect().await;
+        client.text(r#"{"action":"sendMessage"}"#).await;
+        let slow = bed.event_of("sendMessage").await;
+        client.text(r#"{"action":"boom"}"#).await;
+        let quick = bed.event_of("boom").await;
+        let expected = error_frame(
+            "Internal server error",
+            &client.id,
+            &quick["requestContext"]["requestId"],
+        );
+        assert_eq!(client.message().await.0, expected);
+        opened.add_permits(1);
+        let expected = error_frame(
+            "Internal server error",
+            &client.id,
+            &slow["requestContext"]["requestId"],
+        );
+        assert_eq!(client.message().await.0, expected);
+    }
+}
+
+mod responses {
+    use super::*;
+
+    /// That a well-formed error status is silent is inferred from "won't send any information about the result".
+    #[tokio::test]
+    async fn a_one_way_route_keeps_every_well_formed_response_to_itself() {
+        for answer in [
+            r#"{"statusCode":200,"body":"text"}"#,
+            r#"{"statusCode":400}"#,
+            r#"{"statusCode":500,"body":"text"}"#,
+            r#"{"statusCode":200,"headers":{},"multiValueHeaders":{},"isBase64Encoded":false}"#,
+        ] {
+            let mut bed = Script::new().on("sendMessage", answer).start().await;
+            let mut client = bed.connect().await;
+            client.text(r#"{"action":"sendMessage"}"#).await;
+            bed.event_of("sendMessage").await;
+            client.text(r#"{"action":"boom"}"#).await;
+            let event = bed.event_of("boom").await;
+            let expected = error_frame(
+                "Internal server error",
+                &client.id,
+                &event["requestContext"]["requestId"],
+            );
+            assert_eq!(client.message().await.0, expected, "{answer}");
+            client.frame(true, CLOSE, b"").await;
+            assert_eq!(client.closed().await, None, "{answer}");
+        }
+    }
+
+    /// That a missing status code is malformed is inferred.
+    #[tokio::test]
+    async fn a_malformed_response_is_an_internal_server_error() {
+        for answer in [
+            r#"{"statusCode":200,"foo":1}"#,
+            r#"{"statusCode":200,"body":{}}"#,
+            "{}",
+            "null",
+            r#""text""#,
+        ] {
+            let mut bed = Script::new().on("sendMessage", answer).start().await;
+            let mut client = bed.connect().await;
+            client.text(r#"{"action":"sendMessage"}"#).await;
+            let event = bed.event_of("sendMessage").await;
+            let expected = error_frame(
+                "Internal server error",
+                &client.id,
+                &event["requestContext"]["requestId"],
+            );
+            assert_eq!(client.message().await.0, expected, "{answer}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_failing_function_is_told_to_the_sender_and_never_retried() {
+        let mut bed = Script::new().start().await;
+        let mut other = bed.connect().await;
+        let mut client = bed.connect().await;
+        for _ in 0..2 {
+            client.text(r#"{"action":"boom"}"#).await;
+            let event = bed.event_of("boom").await;
+            let expected = error_frame(
+                "Internal server error",
+                &client.id,
+                &event["requestContext"]["requestId"],
+            );
+            assert_eq!(client.message().await.0, expected);
+        }
+        bed.assert_nothing_invoked().await;
+        bed.call("POST", &other.id, b"only this").await;
+        assert_eq!(other.message().await.0, "only this");
+    }
+
+    #[tokio::test]
+    async fn the_result_for_a_sender_that_left_is_dropped() {
+        let gate = Arc::new(Semaphore::new(0));
+        let opened = gate.clone();
+        let script = Script::new().on_async("sendMessage", move |_| {
+            let gate = gate.clone();
+            async move {
+                gate.acquire().await.unwrap().forget();
+                error()
+            }
+        });
+        let mut bed = script.start().await;
+        let mut client = bed.connect().await;
+        client.text(r#"{"action":"sendMessage"}"#).await;
+        bed.event_of("sendMessage").await;
+        client.frame(true, CLOSE, b"").await;
+        // May overtake the message's function.
+        bed.event_of("$disconnect").await;
+        opened.add_permits(1);
+        assert_eq!(client.closed().await, None);
+        bed.assert_nothing_invoked().await;
+    }
+
+    #[tokio::test]
+    async fn nobody_minds_a_failing_disconnect() {
+        let mut bed = Script::new()
+            .on_async("$disconnect", |_| async { error() })
+            .start()
+            .await;
+        let mut client = bed.connect().await;
+        client.frame(true, CLOSE, b"").await;
+        bed.event_of("$disconnect").await;
+        assert_eq!(client.closed().await, None);
+        bed.assert_nothing_invoked().await;
+    }
+}
+
+mod management {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_post_is_delivered_as_one_text_message() {
+        let mut bed = Script::new().start().await;
+        let mut client = bed.connect().await;
+        let encoded = client.id.replace('=', "%3D");
+        for path in [
+            format!("@connections/{}", client.id),
+            format!("%40connections/{encoded}"),
+        ] {
+            for body in ["hello", "", "{\"text\":\"žluťoučký 🐎\"}"] {
+                let path = format!("/dev/{path}");
+                let reply = bed.call_path("POST", &path, Some("execute-api"), body.as_bytes()).await;
+                assert_eq!((reply.status, reply.body.as_str()), (200, ""), "{path}");
+                assert_eq!(reply.header("content-length"), Some("0"));
+                assert_eq!(reply.header("content-type"), Some("application/json"));
+                assert_eq!(reply.header("x-amzn-requestid").map(str::len), Some(36));
+                assert_eq!(reply.header("x-amz-apigw-id").map(str::len), Some(16));
+                assert!(reply.header("x-amzn-trace-id").is_some() && reply.header("date").is_some());
+                assert_eq!(client.message().await.0, body);
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_message_has_at_most_128_kib_in_frames_of_at_most_32() {
+        let mut bed = Script::new().start().await;
+        let mut client = bed.connect().await;
+        for (size, frames) in [
+            (32 * KIB, vec![32 * KIB]),
+            (100 * KIB, vec![32 * KIB, 32 * KIB, 32 * KIB, 4 * KIB]),
+            (128 * KIB, vec![32 * KIB; 4]),
+        ] {
+            assert_eq!(bed.call("POST", &client.id, &vec![b'x'; size]).await.status, 200);
+            assert_eq!(client.message().await, ("x".repeat(size), frames));
+        }
+        for size in [128 * KIB + 1, 1024 * KIB] {
+            let reply = bed.call("POST", &client.id, &vec![b'x'; size]).await;
+            let expected = (413, Some("PayloadTooLargeException"));
+            assert_eq!((reply.status, reply.header("x-amzn-errortype")), expected);
+            assert!(serde_json::from_str::<Value>(&reply.body).unwrap()["message"].is_string());
+        }
+        bed.call("POST", &client.id, b"still open").await;
+        assert_eq!(client.message().await.0, "still open");
+    }
+
+    #[tokio::test]
+    async fn every_error_has_its_status_type_and_body() {
+        let mut bed = Script::new().start().await;
+        let mut client = bed.connect().await;
+        let id = client.id.clone();
+        let here = format!("/dev/@connections/{id}");
+        let (rootless, elsewhere) = (format!("/@connections/{id}"), format!("/prod/@connections/{id}"));
+        let uuid = "6ba7b810-9dad-11d1-80b4-00c04fd430c8";
+        let (signed, forbidden) = (Some("execute-api"), r#"{"message":"Forbidden"}"#);
+        let unsigned = (
+            "MissingAuthenticationTokenException",
+            r#"{"message":"Missing Authentication Token"}"#,
+        );
+        for (method, path, service, status, error_type, body) in [
+            ("POST", rootless.as_str(), signed, 403, "ForbiddenException", forbidden),
+            ("POST", &elsewhere, signed, 403, "ForbiddenException", forbidden),
+            ("POST", &here, None, 403, unsigned.0, unsigned.1),
+            ("PUT", &here, signed, 403, unsigned.0, unsigned.1),
+            ("PATCH", &here, signed, 403, unsigned.0, unsigned.1),
+            (
+                "POST",
+                &here,
+                Some("apigateway"),
+                403,
+                "InvalidSignatureException",
+                r#"{"message":"Credential should be scoped to correct service: 'execute-api'. "}"#,
+            ),
+            (
+                "POST",
+                "/dev/@connections/abc",
+                signed,
+                400,
+                "BadRequestException",
+                r#"{"message":"Invalid connectionId: abc"}"#,
+            ),
+            (
+                "GET",
+                &format!("/dev/@connections/{uuid}"),
+                signed,
+                400,
+                "BadRequestException",
+                &format!(r#"{{"message":"Invalid connectionId: {uuid}"}}"#),
+            ),
+        ] {
+            let reply = bed.call_path(method, path, service, b"not delivered").await;
+            assert_eq!(
+                (reply.status, reply.header("x-amzn-errortype")),
+                (status, Some(error_type)),
+                "{method} {path}"
+            );
+            assert_eq!(reply.body, body, "{method} {path}");
+            assert!(reply.header("x-amzn-requestid").is_some() && reply.header("x-amz-apigw-id").is_some());
+            assert!(reply.header("x-amzn-trace-id").is_none());
+        }
+        for method in ["POST", "GET", "DELETE"] {
+            bed.assert_gone(method, "PJqB0fHsqRcCHlw=").await;
+        }
+        bed.call("POST", &id, b"the only one").await;
+        assert_eq!(client.message().await.0, "the only one");
+    }
+
+    #[tokio::test]
+    async fn get_describes_an_open_connection() {
+        let mut bed = Script::new().start().await;
+        let client = Client::handshake(bed.address, "/dev", &[("User-Agent", "Mozilla/5.0 \"x\"")]).await;
+        assert_eq!(client.status, 101);
+        let event = bed.event_of("$connect").await;
+        let id = event["requestContext"]["connectionId"].as_str().unwrap();
+        let connected_at = event["requestContext"]["connectedAt"].as_i64().unwrap();
+
+        let before = bed.call("GET", id, b"").await;
+        assert_eq!(
+            (before.status, before.header("content-type")),
+            (200, Some("application/json"))
+        );
+        let connected_at = jiff::Timestamp::from_millisecond(connected_at).unwrap();
+        let connected_at = connected_at.strftime("%Y-%m-%dT%H:%M:%S.%3fZ");
+        let expected = format!(
+            "{{\n  \"identity\" : {{\n    \"sourceIp\" : \"127.0.0.1\",\n    \"userAgent\" : \"Mozilla/5.0 \\\"x\\\"\"\n  }},\n  \
+             \"connectedAt\" : \"{connected_at}\",\n  \"lastActiveAt\" : \"{connected_at}\"\n}}"
+        );
+        assert_eq!(before.body, expected);
+
+        // The clock has milliseconds.
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        bed.call("POST", id, b"hello").await;
+        let parse = |reply: &Reply| serde_json::from_str::<Value>(&reply.body).unwrap();
+        let (before, after) = (parse(&before), parse(&bed.call("GET", id, b"").await));
+        assert_eq!(before["connectedAt"], after["connectedAt"]);
+        assert!(
+            before["lastActiveAt"].as_str() < after["lastActiveAt"].as_str(),
+            "{after}"
+        );
+    }
+
+    #[tokio::test]
+    async fn delete_closes_with_1000_and_disconnects_once() {
+        let mut bed = Script::new().start().await;
+        let mut client = bed.connect().await;
+        bed.call("POST", &client.id, b"last words").await;
+        let reply = bed.call("DELETE", &client.id, b"").await;
+        assert_eq!((reply.status, reply.body.as_str()), (204, ""));
+        assert_eq!(reply.header("content-type"), None);
+        assert!(reply.header("x-amzn-requestid").is_some() && reply.header("x-amzn-trace-id").is_some());
+        for method in ["DELETE", "GET", "POST"] {
+            bed.assert_gone(method, &client.id).await;
+        }
+        assert_eq!(client.message().await.0, "last words");
+        let frame = client.receive().await;
+        assert_eq!(
+            (frame.opcode, &frame.payload[..2]),
+            (CLOSE, 1000_u16.to_be_bytes().as_slice())
+        );
+        client.frame(true, CLOSE, &1000_u16.to_be_bytes()).await;
+        let event = bed.event_of("$disconnect").await;
+        assert_eq!(event["requestContext"]["disconnectStatusCode"], 1000);
+        assert_eq!(
+            event["requestContext"]["disconnectReason"],
+            "Connection Closed Normally"
+        );
+        bed.assert_nothing_invoked().await;
+    }
+
+    #[tokio::test]
+    async fn a_connection_is_gone_while_its_disconnect_runs() {
+        let gate = Arc::new(Semaphore::new(0));
+        let script = Script::new().on_async("$disconnect", move |_| {
+            let gate = gate.clone();
+            async move {
+                gate.acquire().await.unwrap().forget();
+                Ok(OK.into())
+            }
+        });
+        let mut bed = script.start().await;
+        let mut client = bed.connect().await;
+        client.frame(true, CLOSE, b"").await;
+        bed.event_of("$disconnect").await;
+        bed.assert_gone("GET", &client.id).await;
+        bed.assert_gone("POST", &client.id).await;
+    }
+
+    /// Inferred: the order of awaited posts, and that concurrent ones stay intact.
+    #[tokio::test]
+    async fn posts_keep_their_order_when_awaited_and_their_wholeness_when_not() {
+        let mut bed = Script::new().start().await;
+        let mut client = bed.connect().await;
+        for number in 0..10 {
+            bed.call("POST", &client.id, format!("{number}").as_bytes()).await;
+        }
+        for number in 0..10 {
+            assert_eq!(client.message().await.0, format!("{number}"));
+        }
+
+        let id = client.id.clone();
+        let bodies: BTreeSet<_> = (0..100).map(|number| format!("{number:03}").repeat(20 * KIB)).collect();
+        let posts = futures_util::future::join_all(bodies.iter().map(|body| bed.call("POST", &id, body.as_bytes())));
+        let received = async {
+            let mut received = BTreeSet::new();
+            for _ in 0..100 {
+                received.insert(client.message().await.0);
+            }
+            received
+        };
+        let (replies, received) = tokio::join!(posts, received);
+        assert!(replies.iter().all(|reply| reply.status == 200));
+        assert!(received == bodies, "a message was lost or mixed with another");
+    }
+
+    #[tokio::test]
+    async fn a_client_that_does_not_read_holds_up_nobody_else_and_can_be_deleted() {
+        let mut bed = Script::new().start().await;
+        let deaf = bed.connect().await;
+        let mut client = bed.connect().await;
+        let body = vec![b'x'; 128 * KIB];
+        // Until sockets and queue are full. How much they hold is up to the system.
+        while let Ok(reply) = tokio::time::timeout(Duration::from_secs(1), bed.call("POST", &deaf.id, &body)).await {
+            assert_eq!(reply.status, 200);
+        }
+        let waiting = bed.call("POST", &deaf.id, &body);
+        let others = async {
+            assert_eq!(bed.call("POST", &client.id, b"hello").await.status, 200);
+            assert_eq!(client.message().await.0, "hello");
+            assert_eq!(bed.call("DELETE", &deaf.id, b"").await.status, 204);
+        };
+        let (waiting, ()) = tokio::join!(waiting, others);
+        assert_eq!(waiting.status, 410);
+        let event = bed.event_of("$disconnect").await;
+        assert_eq!(event["requestContext"]["connectionId"], deaf.id);
+    }
+}
+
+mod quotas {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_fits_the_limits_is_accepted_whole() {
+        let mut bed = Script::new().start().await;
+        let mut client = bed.connect().await;
+        let frame = "x".repeat(32 * KIB);
+        client.text(&frame).await;
+        assert_eq!(bed.event_of("$default").await["body"], frame);
+        for part in 0..4 {
+            client
+                .frame(part == 3, if part == 0 { TEXT } else { CONTINUATION }, frame.as_bytes())
+                .await;
+        }
+        assert_eq!(bed.event_of("$default").await["body"], frame.repeat(4));
+        bed.assert_nothing_invoked().await;
+    }
+
+    /// The codes 1002 and 1007 are those of RFC 6455; that AWS uses them is inferred.
+    #[tokio::test]
+    async fn what_does_not_is_closed_with_its_code_and_reaches_no_route() {
+        let frame = vec![b'x'; 32 * KIB];
+        let mut bed = Script::new().start().await;
+        for (frames, code) in [
+            (vec![(true, TEXT, [frame.as_slice(), b"x"].concat())], 1009),
+            (
+                (0..5)
+                    .map(|part| match part {
+                        0 => (false, TEXT, frame.clone()),
+                        4 => (true, CONTINUATION, b"x".to_vec()),
+                        _ => (false, CONTINUATION, frame.clone()),
+                    })
+                    .collect(),
+                1009,
+            ),
+            (vec![(true, TEXT, vec![b'x'; 4 * 1024 * KIB])], 1009),
+            (vec![(true, BINARY, b"x".to_vec())], 1003),
+            (vec![(true, TEXT, b"\xff\xfe".to_vec())], 1007),
+            (
+                vec![(false, TEXT, b"\xc5".to_vec()), (true, CONTINUATION, b"x".to_vec())],
+                1007,
+            ),
+            (vec![(true, CONTINUATION, b"x".to_vec())], 1002),
+            (vec![(true, 0x3, b"x".to_vec())], 1002),
+        ] {
+            let mut client = bed.connect().await;
+            for (fin, opcode, payload) in frames {
+                client.frame(fin, opcode, &payload).await;
+            }
+            assert_eq!(client.closed().await, Some(code));
+            let event = bed.event_of("$disconnect").await;
+            assert_eq!(event["requestContext"]["disconnectStatusCode"], code);
+            bed.assert_gone("POST", &client.id).await;
+        }
+        let mut client = bed.connect().await;
+        client.raw(b"\x81\x05hello").await;
+        assert_eq!(client.closed().await, Some(1002), "an unmasked frame");
+        bed.event_of("$disconnect").await;
+    }
+}
+
+#[tokio::test]
+async fn an_ordinary_client_library_connects_talks_and_closes() {
+    use futures_util::{SinkExt, StreamExt};
+    use tokio_tungstenite::tungstenite::Message;
+
+    let mut bed = Script::new().start().await;
+    let url = format!("ws://{}/dev?userId=2", bed.address);
+    let (mut socket, response) = tokio_tungstenite::connect_async(url).await.unwrap();
+    assert_eq!(response.status(), 101);
+    let event = bed.event_of("$connect").await;
+    let id = event["requestContext"]["connectionId"].as_str().unwrap();
+    socket.send(Message::text(r#"{"action":"sendMessage"}"#)).await.unwrap();
+    bed.event_of("sendMessage").await;
+    bed.call("POST", id, "x".repeat(100 * KIB).as_bytes()).await;
+    assert_eq!(
+        socket.next().await.unwrap().unwrap(),
+        Message::text("x".repeat(100 * KIB))
+    );
+    socket.close(None).await.unwrap();
+    while let Some(message) = socket.next().await {
+        message.unwrap();
+    }
+    assert_eq!(
+        bed.event_of("$disconnect").await["requestContext"]["disconnectStatusCode"],
+        1005
+    );
+}
+
+#[tokio::test]
+async fn a_shutdown_closes_connections_with_1012_and_waits_for_their_disconnects() {
+    let disconnected = Arc::new(AtomicUsize::new(0));
+    let counter = disconnected.clone();
+    let script = Script::new().on_async("$disconnect", move |_| {
+        let counter = counter.clone();
+        async move {
+            tokio::task::yield_now().await;
+            counter.fetch_add(1, Ordering::Relaxed);
+            Ok(OK.into())
+        }
+    });
+    let mut bed = script.start().await;
+    let (mut first, mut second) = (bed.connect().await, bed.connect().await);
+    bed.stop.send(()).unwrap();
+    for client in [&mut first, &mut second] {
+        let frame = client.receive().await;
+        assert_eq!(
+            (frame.opcode, &frame.payload[..2]),
+            (CLOSE, 1012_u16.to_be_bytes().as_slice())
+        );
+        assert_eq!(&frame.payload[2..], b"Service restart");
+        client.frame(true, CLOSE, &frame.payload).await;
+    }
+    tokio::time::timeout(SOON, bed.server)
+        .await
+        .expect("still serving")
+        .unwrap()
+        .unwrap();
+    assert_eq!(disconnected.load(Ordering::Relaxed), 2);
+    assert!(TcpStream::connect(bed.address).await.is_err(), "still listening");
+    for _ in 0..2 {
+        let event = tokio::time::timeout(SOON, bed.events.recv()).await.unwrap().unwrap();
+        assert_eq!(event["requestContext"]["disconnectStatusCode"], 1012);
+    }
+}
+
+#[tokio::test]
+async fn a_shutdown_does_not_wait_for_ever_for_a_function() {
+    let script = Script::new().on_async("sendMessage", |_| std::future::pending());
+    let mut bed = script.start().await;
+    let mut client = bed.connect().await;
+    client.text(r#"{"action":"sendMessage"}"#).await;
+    bed.event_of("sendMessage").await;
+    bed.stop.send(()).unwrap();
+    tokio::time::timeout(SOON, bed.server)
+        .await
+        .expect("still serving")
+        .unwrap()
+        .unwrap();
+}
