@@ -34,10 +34,7 @@ pub(crate) async fn handle(
 }
 
 /// An authorizer's word counts before anything that the client says of itself.
-fn identify(
-    mode: IdentityMode,
-    event: &ApiGatewayWebsocketProxyRequest,
-) -> Result<Option<UserId>, ClientError> {
+fn identify(mode: IdentityMode, event: &ApiGatewayWebsocketProxyRequest) -> Result<Option<UserId>, ClientError> {
     if let Some(principal) = event.request_context.authorizer.fields.get("principalId") {
         return UserId::parse("principalId", principal.as_str().unwrap_or_default()).map(Some);
     }

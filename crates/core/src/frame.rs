@@ -270,9 +270,13 @@ mod tests {
         assert_eq!((message.destination.as_str(), message.body.get()), ("2", r#""hello there!""#));
 
         let frame = Frame::parse(r#"{"type":"subscribe","topic":"general"}"#).unwrap();
-        assert!(matches!(frame.request().unwrap(), Request::Subscribe { topic, ttl_s: None } if topic.as_str() == "general"));
+        assert!(
+            matches!(frame.request().unwrap(), Request::Subscribe { topic, ttl_s: None } if topic.as_str() == "general")
+        );
         let frame = Frame::parse(r#"{"type":"message","topic":"general","message":"count is 0"}"#).unwrap();
-        assert!(matches!(frame.request().unwrap(), Request::Message { message, .. } if message.get() == r#""count is 0""#));
+        assert!(
+            matches!(frame.request().unwrap(), Request::Message { message, .. } if message.get() == r#""count is 0""#)
+        );
         for stop in [r#"{"action":"unsubscribe","topic":"general"}"#, r#"{"type":"stop","topic":"general"}"#] {
             assert!(matches!(Frame::parse(stop).unwrap().request().unwrap(), Request::Unsubscribe { .. }));
         }
@@ -301,7 +305,8 @@ mod tests {
 
     #[test]
     fn what_is_no_json_object_is_malformed() {
-        let deep = format!("{{\"type\":\"message\",\"topic\":\"t\",\"message\":{}{}}}", "[".repeat(200), "]".repeat(200));
+        let deep =
+            format!("{{\"type\":\"message\",\"topic\":\"t\",\"message\":{}{}}}", "[".repeat(200), "]".repeat(200));
         for text in ["", "  ", "hello", "42", "null", "[1]", "\"x\"", "{\"a\":}", "{\"a\":\"\\ud800\"}", &deep] {
             assert_eq!(mistake(text).code(), "malformed_json", "{text}");
         }

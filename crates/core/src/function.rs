@@ -40,9 +40,8 @@ impl Backend {
     /// [`Error::Config`].
     pub async fn from_env() -> Result<Self, Error> {
         let config = Config::from_env()?;
-        let http = aws_smithy_http_client::Builder::new()
-            .tls_provider(tls::Provider::Rustls(CryptoMode::Ring))
-            .build_https();
+        let http =
+            aws_smithy_http_client::Builder::new().tls_provider(tls::Provider::Rustls(CryptoMode::Ring)).build_https();
         let sdk = aws_config::defaults(BehaviorVersion::latest()).http_client(http).load().await;
         let store = ConnectionStore::new(aws_sdk_dynamodb::Client::new(&sdk), &config);
         let memory_mb = lambda_runtime::Config::from_env().memory;

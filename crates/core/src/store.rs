@@ -111,10 +111,11 @@ impl ConnectionStore {
         let user_id = match item.get(USER_ID) {
             None => None,
             Some(value) => Some(
-                value.as_s().ok().and_then(|text| UserId::parse(USER_ID, text).ok()).ok_or_else(|| Error::Item {
-                    table: self.connections.clone(),
-                    attribute: USER_ID,
-                })?,
+                value
+                    .as_s()
+                    .ok()
+                    .and_then(|text| UserId::parse(USER_ID, text).ok())
+                    .ok_or_else(|| Error::Item { table: self.connections.clone(), attribute: USER_ID })?,
             ),
         };
         let connected_at_ms = self.number(&self.connections, &item, CONNECTED_AT)?;
@@ -186,9 +187,9 @@ impl ConnectionStore {
     /// [`ClientError::Unidentified`] when the connection is not stored, or a fault.
     pub async fn unsubscribe(&self, topic: &Topic, id: &ConnectionId, deadline: Deadline) -> Result<(), Failure> {
         let key = topic_key(topic.as_str(), id);
-        let delete = Delete::builder().table_name(&self.topics).set_key(Some(key)).build().expect("table and key are set");
-        let update =
-            self.update_topics("DELETE", topic, id).condition_expression("attribute_exists(connectionId)");
+        let delete =
+            Delete::builder().table_name(&self.topics).set_key(Some(key)).build().expect("table and key are set");
+        let update = self.update_topics("DELETE", topic, id).condition_expression("attribute_exists(connectionId)");
         self.transact(update, TransactWriteItem::builder().delete(delete).build(), deadline).await
     }
 
@@ -223,8 +224,8 @@ impl ConnectionStore {
 
     fn subscriber(&self, item: &Item) -> Result<Subscriber, Error> {
         let text = |attribute: &str| item.get(attribute).and_then(|value| value.as_s().ok()).cloned();
-        let id = text(CONNECTION_ID)
-            .ok_or_else(|| Error::Item { table: self.topics.clone(), attribute: CONNECTION_ID })?;
+        let id =
+            text(CONNECTION_ID).ok_or_else(|| Error::Item { table: self.topics.clone(), attribute: CONNECTION_ID })?;
         Ok(Subscriber {
             connection_id: ConnectionId::new(id),
             subscription_id: text(SUBSCRIPTION_ID),

@@ -48,12 +48,7 @@ async fn subscribe(
 }
 
 /// A topic without subscribers is no mistake; the acknowledgement says `"delivered":0`.
-async fn publish(
-    backend: &Backend,
-    caller: &Caller,
-    topic: &Topic,
-    message: &RawValue,
-) -> Result<Served, Failure> {
+async fn publish(backend: &Backend, caller: &Caller, topic: &Topic, message: &RawValue) -> Result<Served, Failure> {
     let subscribers = backend.store.subscribers(topic);
     let frame = |subscriber: &Subscriber| frame::data(subscriber, message);
     let fanout = backend.publisher.publish(topic, subscribers, frame, caller.deadline).await?;

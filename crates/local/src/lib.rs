@@ -6,5 +6,6 @@
 pub mod gateway;
 pub mod lambda;
 pub mod service;
+pub mod stack;
 pub mod table;
 pub mod terminal;

@@ -1,1 +1,124 @@
-fn main() {}
+//! `switchboard-local`: runs a serverless.yml on this machine.
+
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+use switchboard_local::service::{self, Service};
+use switchboard_local::stack::{Options, Stack};
+
+/// Runs the Rust WebSocket service of a serverless.yml on this machine: API Gateway, Lambda and DynamoDB in one
+/// process, the service's real function binaries behind it.
+#[derive(Debug, Parser)]
+#[command(name = "switchboard-local")]
+struct Arguments {
+    /// The service to run.
+    #[arg(long, default_value = "serverless.yml", value_name = "FILE")]
+    config: PathBuf,
+    /// The stage, over the one that the service names.
+    #[arg(long)]
+    stage: Option<String>,
+    /// The gateway's port, for clients and for @connections; 0 chooses a free one.
+    #[arg(long, default_value_t = 3001)]
+    port: u16,
+    /// DynamoDB's port; 0 chooses a free one.
+    #[arg(long, default_value_t = 8000, value_name = "PORT")]
+    dynamodb_port: u16,
+    /// Keep the tables in this folder; without it they are in memory and gone at the end.
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// Where the functions' binaries are, each named like its `handler` [default: the folder of this program].
+    #[arg(long, value_name = "DIR")]
+    binaries: Option<PathBuf>,
+    /// The most execution environments of one function at a time; further events wait their turn.
+    #[arg(long, default_value_t = 16, value_name = "N")]
+    max_environments: usize,
+    /// A variable for every function, over what the service says; may be repeated.
+    #[arg(long, value_name = "NAME=VALUE", value_parser = variable)]
+    env: Vec<(String, String)>,
+}
+
+/// What `${env:…}` in a serverless.yml refers to.
+fn environment() -> BTreeMap<String, String> {
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect()
+}
+
+fn variable(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("it is not NAME=VALUE".to_owned()),
+    }
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    match run(Arguments::parse()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let mut text = error.to_string();
+            let mut cause = error.source();
+            while let Some(error) = cause {
+                text = format!("{text}: {error}");
+                cause = error.source();
+            }
+            #[expect(clippy::print_stderr, reason = "why a program ends goes to standard error")]
+            {
+                eprintln!("switchboard-local: {text}");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(arguments: Arguments) -> Result<(), Box<dyn Error>> {
+    let service =
+        Service::load(&arguments.config, &service::Options { stage: arguments.stage, environment: environment() })?;
+    let binaries = match arguments.binaries {
+        Some(folder) => folder,
+        None => std::env::current_exe()?.parent().map(PathBuf::from).unwrap_or_default(),
+    };
+    let options = Options {
+        port: arguments.port,
+        dynamodb_port: arguments.dynamodb_port,
+        data_dir: arguments.data_dir,
+        binaries,
+        max_environments: arguments.max_environments,
+        environment: arguments.env.into_iter().collect(),
+    };
+    let stack = Stack::new(&service, &options).await?;
+    announce(&service, &stack, &options);
+    Ok(stack.run(interrupted()).await?)
+}
+
+/// Resolves at Ctrl-C or at a SIGTERM. A second Ctrl-C ends the process at once.
+async fn interrupted() {
+    let mut terminated = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).ok();
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        Some(()) = async { terminated.as_mut()?.recv().await } => {}
+    }
+    tokio::spawn(async {
+        if tokio::signal::ctrl_c().await.is_ok() {
+            std::process::exit(130);
+        }
+    });
+}
+
+#[expect(clippy::print_stdout, reason = "what to paste is what this program is run for")]
+fn announce(service: &Service, stack: &Stack, options: &Options) {
+    let Service { name, stage, .. } = service;
+    let gateway = stack.gateway_address.port();
+    let dynamodb = stack.dynamodb_address.port();
+    let functions = service.functions.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+    let tables = service.tables.iter().filter_map(|table| table.create_table["TableName"].as_str());
+    println!("{name}, stage {stage}: {functions} (from {})\n", options.binaries.display());
+    println!("  wscat -c 'ws://localhost:{gateway}/{stage}'");
+    for table in tables {
+        println!("  aws dynamodb scan --endpoint-url http://localhost:{dynamodb} --table-name {table}");
+    }
+    println!("\nCtrl-C stops everything.\n");
+}

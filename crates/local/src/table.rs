@@ -105,10 +105,7 @@ impl Tables {
             Some(path) => {
                 let lock = lock(path)?;
                 let file = path.join(DATABASE_FILE);
-                (
-                    Database::new(&file.to_string_lossy()).map_err(TableError::Open)?,
-                    Some(lock),
-                )
+                (Database::new(&file.to_string_lossy()).map_err(TableError::Open)?, Some(lock))
             }
         };
         for table in tables {
@@ -137,10 +134,7 @@ impl Tables {
 }
 
 fn lock(path: &Path) -> Result<File, TableError> {
-    let unusable = |source| TableError::DataDirectory {
-        path: path.to_owned(),
-        source,
-    };
+    let unusable = |source| TableError::DataDirectory { path: path.to_owned(), source };
     std::fs::create_dir_all(path).map_err(unusable)?;
     let file = File::create(path.join(LOCK_FILE)).map_err(unusable)?;
     match file.try_lock() {
@@ -160,40 +154,24 @@ fn add(database: &Database, table: &Table, data_dir: &Path) -> Result<(), TableE
         serde_json::from_value(table.create_table.clone()).map_err(|error| invalid(error.to_string()))?;
     let table_name = request.table_name.clone();
 
-    match database.describe_table(DescribeTableRequest {
-        table_name: table_name.clone(),
-    }) {
+    match database.describe_table(DescribeTableRequest { table_name: table_name.clone() }) {
         Err(DynoxideError::ResourceNotFoundException(_)) => {
-            database
-                .create_table(request)
-                .map_err(|error| invalid(error.to_string()))?;
+            database.create_table(request).map_err(|error| invalid(error.to_string()))?;
         }
         Err(error) => return Err(invalid(error.to_string())),
         Ok(description) => {
             let existing = serde_json::to_value(description.table).map_err(|error| invalid(error.to_string()))?;
             let changed = |part: &&&str| sorted(&existing[**part]) != sorted(&table.create_table[**part]);
             if let Some(part) = FIXED.iter().find(changed) {
-                return Err(TableError::Changed {
-                    path: data_dir.to_owned(),
-                    table_name,
-                    part,
-                });
+                return Err(TableError::Changed { path: data_dir.to_owned(), table_name, part });
             }
         }
     }
 
     if let Some(attribute) = &table.ttl_attribute {
-        let specification = TimeToLiveSpecification {
-            attribute_name: attribute.clone(),
-            enabled: true,
-        };
-        let request = UpdateTimeToLiveRequest {
-            table_name,
-            time_to_live_specification: specification,
-        };
-        database
-            .update_time_to_live(request)
-            .map_err(|error| invalid(error.to_string()))?;
+        let specification = TimeToLiveSpecification { attribute_name: attribute.clone(), enabled: true };
+        let request = UpdateTimeToLiveRequest { table_name, time_to_live_specification: specification };
+        database.update_time_to_live(request).map_err(|error| invalid(error.to_string()))?;
     }
     Ok(())
 }
@@ -309,11 +287,7 @@ mod tests {
         let ttl = json!({"TableName": "chat-dev-events"});
         let responses = serve_calls(tables, &[("Scan", scan), ("DescribeTimeToLive", ttl)]).await;
         assert!(responses[0].contains(r#""data":{"S":"hello"}"#), "{}", responses[0]);
-        assert!(
-            responses[1].contains(r#""TimeToLiveStatus":"ENABLED""#),
-            "{}",
-            responses[1]
-        );
+        assert!(responses[1].contains(r#""TimeToLiveStatus":"ENABLED""#), "{}", responses[1]);
     }
 
     #[test]
@@ -333,17 +307,13 @@ mod tests {
         let mut other_key = events();
         other_key.create_table["KeySchema"] = json!([{"AttributeName": "topic", "KeyType": "HASH"}]);
         other_key.create_table["AttributeDefinitions"] = json!([{"AttributeName": "topic", "AttributeType": "S"}]);
-        let error = Tables::open(Some(directory.path()), &[other_key])
-            .unwrap_err()
-            .to_string();
+        let error = Tables::open(Some(directory.path()), &[other_key]).unwrap_err().to_string();
         let expected = "the table chat-dev-events has another KeySchema than the service defines; delete the directory";
         assert_eq!(error, format!("{}: {expected}", directory.path().display()));
 
         let mut other_stream = events();
         other_stream.create_table["StreamSpecification"]["StreamViewType"] = json!("KEYS_ONLY");
-        let error = Tables::open(Some(directory.path()), &[other_stream])
-            .unwrap_err()
-            .to_string();
+        let error = Tables::open(Some(directory.path()), &[other_stream]).unwrap_err().to_string();
         assert!(error.contains("has another StreamSpecification"), "{error}");
     }
 
@@ -352,10 +322,7 @@ mod tests {
         let mut table = events();
         table.create_table["KeySchema"] = json!([{"AttributeName": "nope", "KeyType": "HASH"}]);
         let error = Tables::open(None, &[table]).unwrap_err().to_string();
-        assert!(
-            error.starts_with("the table EventsTable is not one that DynamoDB would create: "),
-            "{error}"
-        );
+        assert!(error.starts_with("the table EventsTable is not one that DynamoDB would create: "), "{error}");
         assert!(!error.contains("VALIDATION:"), "{error}");
     }
 
@@ -363,13 +330,8 @@ mod tests {
     fn a_data_directory_belongs_to_one_stack_at_a_time() {
         let directory = tempfile::tempdir().unwrap();
         let first = Tables::open(Some(directory.path()), &[events()]).unwrap();
-        let error = Tables::open(Some(directory.path()), &[events()])
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.ends_with("another local stack is using this data directory"),
-            "{error}"
-        );
+        let error = Tables::open(Some(directory.path()), &[events()]).unwrap_err().to_string();
+        assert!(error.ends_with("another local stack is using this data directory"), "{error}");
         drop(first);
         Tables::open(Some(directory.path()), &[events()]).unwrap();
     }

@@ -38,10 +38,7 @@ const PONG: u8 = 0xa;
 type Answer = Result<Bytes, FunctionError>;
 
 fn error() -> Answer {
-    Err(FunctionError {
-        error_type: "Runtime.ExitError".to_owned(),
-        error_message: "exit status 1".to_owned(),
-    })
+    Err(FunctionError { error_type: "Runtime.ExitError".to_owned(), error_message: "exit status 1".to_owned() })
 }
 
 /// An API whose functions answer by a script and record what they were invoked with.
@@ -56,17 +53,8 @@ impl Script {
     /// The usual routes, all answering 200, and `boom`, which fails.
     fn new() -> Self {
         let (record, events) = mpsc::unbounded_channel();
-        let script = Self {
-            expression: "$request.body.action",
-            routes: HashMap::new(),
-            record,
-            events,
-        };
-        let script = script
-            .on("$connect", OK)
-            .on("$disconnect", OK)
-            .on("$default", OK)
-            .on("sendMessage", OK);
+        let script = Self { expression: "$request.body.action", routes: HashMap::new(), record, events };
+        let script = script.on("$connect", OK).on("$disconnect", OK).on("$default", OK).on("sendMessage", OK);
         script.on_async("boom", |_| async { error() })
     }
 
@@ -111,12 +99,7 @@ impl Script {
         let server = tokio::spawn(gateway.serve(listener, async {
             let _ = stopped.await;
         }));
-        Bed {
-            address,
-            events: self.events,
-            stop,
-            server,
-        }
+        Bed { address, events: self.events, stop, server }
     }
 }
 
@@ -131,10 +114,7 @@ struct Bed {
 impl Bed {
     /// The event of the next invocation.
     async fn event(&mut self) -> Value {
-        tokio::time::timeout(SOON, self.events.recv())
-            .await
-            .expect("no invocation")
-            .unwrap()
+        tokio::time::timeout(SOON, self.events.recv()).await.expect("no invocation").unwrap()
     }
 
     async fn event_of(&mut self, route_key: &str) -> Value {
@@ -153,17 +133,13 @@ impl Bed {
     async fn connect(&mut self) -> Client {
         let mut client = Client::handshake(self.address, "/dev", &[]).await;
         assert_eq!(client.status, 101, "{}", client.body);
-        client.id = self.event_of("$connect").await["requestContext"]["connectionId"]
-            .as_str()
-            .unwrap()
-            .to_owned();
+        client.id = self.event_of("$connect").await["requestContext"]["connectionId"].as_str().unwrap().to_owned();
         client
     }
 
     /// Calls the management API with a signature.
     async fn call(&self, method: &str, id: &str, body: &[u8]) -> Reply {
-        self.call_path(method, &format!("/dev/@connections/{id}"), Some("execute-api"), body)
-            .await
+        self.call_path(method, &format!("/dev/@connections/{id}"), Some("execute-api"), body).await
     }
 
     async fn call_path(&self, method: &str, path: &str, service: Option<&str>, body: &[u8]) -> Reply {
@@ -182,11 +158,7 @@ impl Bed {
 
     async fn assert_gone(&self, method: &str, id: &str) {
         let reply = self.call(method, id, b"hello").await;
-        assert_eq!(
-            (reply.status, reply.header("x-amzn-errortype")),
-            (410, Some("GoneException")),
-            "{method}"
-        );
+        assert_eq!((reply.status, reply.header("x-amzn-errortype")), (410, Some("GoneException")), "{method}");
         assert_eq!(reply.header("content-type"), Some("application/json"));
         assert_eq!((reply.header("content-length"), reply.body.as_str()), (Some("0"), ""));
     }
@@ -212,18 +184,11 @@ impl Reply {
                 }
             }
             let status = lines[0].split(' ').nth(1).unwrap().parse().unwrap();
-            let header = |line: &String| {
-                line.split_once(": ")
-                    .map(|(name, value)| (name.to_lowercase(), value.to_owned()))
-            };
-            let mut reply = Self {
-                status,
-                headers: lines[1..].iter().filter_map(header).collect(),
-                body: String::new(),
-            };
-            let length = reply
-                .header("content-length")
-                .map_or(0, |length| length.parse().unwrap());
+            let header =
+                |line: &String| line.split_once(": ").map(|(name, value)| (name.to_lowercase(), value.to_owned()));
+            let mut reply =
+                Self { status, headers: lines[1..].iter().filter_map(header).collect(), body: String::new() };
+            let length = reply.header("content-length").map_or(0, |length| length.parse().unwrap());
             let mut body = vec![0; length];
             tcp.read_exact(&mut body).await.unwrap();
             reply.body = String::from_utf8(body).unwrap();
@@ -234,10 +199,7 @@ impl Reply {
     }
 
     fn header(&self, name: &str) -> Option<&str> {
-        self.headers
-            .iter()
-            .find(|(header, _)| header == name)
-            .map(|(_, value)| value.as_str())
+        self.headers.iter().find(|(header, _)| header == name).map(|(_, value)| value.as_str())
     }
 }
 
@@ -260,10 +222,7 @@ struct Frame {
 impl Client {
     /// Sends the request of a handshake and does not wait for the answer.
     async fn request(address: SocketAddr, path: &str, headers: &[(&str, &str)]) -> BufReader<TcpStream> {
-        let headers: String = headers
-            .iter()
-            .map(|(name, value)| format!("{name}: {value}\r\n"))
-            .collect();
+        let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
         let request = format!(
             "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
              Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{headers}\r\n"
@@ -276,20 +235,11 @@ impl Client {
     async fn handshake(address: SocketAddr, path: &str, headers: &[(&str, &str)]) -> Self {
         let mut tcp = Self::request(address, path, headers).await;
         let Reply { status, headers, body } = Reply::read(&mut tcp).await;
-        Self {
-            id: String::new(),
-            status,
-            headers,
-            body,
-            tcp,
-        }
+        Self { id: String::new(), status, headers, body, tcp }
     }
 
     fn header(&self, name: &str) -> Option<&str> {
-        self.headers
-            .iter()
-            .find(|(header, _)| header == name)
-            .map(|(_, value)| value.as_str())
+        self.headers.iter().find(|(header, _)| header == name).map(|(_, value)| value.as_str())
     }
 
     async fn text(&mut self, text: &str) {
@@ -330,11 +280,7 @@ impl Client {
             };
             let mut payload = vec![0; length];
             self.tcp.read_exact(&mut payload).await.unwrap();
-            Frame {
-                fin: first & 0x80 != 0,
-                opcode: first & 0x0f,
-                payload,
-            }
+            Frame { fin: first & 0x80 != 0, opcode: first & 0x0f, payload }
         })
         .await
         .expect("no frame")
@@ -346,11 +292,7 @@ impl Client {
         let mut sizes = Vec::new();
         loop {
             let frame = self.receive().await;
-            assert_eq!(
-                frame.opcode,
-                if sizes.is_empty() { TEXT } else { CONTINUATION },
-                "{frame:?}"
-            );
+            assert_eq!(frame.opcode, if sizes.is_empty() { TEXT } else { CONTINUATION }, "{frame:?}");
             sizes.push(frame.payload.len());
             message.extend(frame.payload);
             if frame.fin {
@@ -364,10 +306,7 @@ impl Client {
         let frame = self.receive().await;
         assert_eq!((frame.fin, frame.opcode), (true, CLOSE), "{frame:?}");
         let mut rest = Vec::new();
-        tokio::time::timeout(SOON, self.tcp.read_to_end(&mut rest))
-            .await
-            .expect("TCP still open")
-            .unwrap();
+        tokio::time::timeout(SOON, self.tcp.read_to_end(&mut rest)).await.expect("TCP still open").unwrap();
         assert_eq!(rest, b"");
         frame.payload.first_chunk().map(|code| u16::from_be_bytes(*code))
     }
@@ -391,38 +330,19 @@ fn assert_common(event: &Value) {
     assert_eq!(event["isBase64Encoded"], false);
     let context = &event["requestContext"];
     assert_eq!(context["messageDirection"], "IN");
-    assert_eq!(
-        (&context["stage"], &context["apiId"]),
-        (&json!("dev"), &json!("abcdef1234"))
-    );
+    assert_eq!((&context["stage"], &context["apiId"]), (&json!("dev"), &json!("abcdef1234")));
     assert_eq!(context["requestId"], context["extendedRequestId"]);
-    for id in ["connectionId", "messageId", "requestId"]
-        .map(|key| &context[key])
-        .into_iter()
-        .filter_map(Value::as_str)
+    for id in ["connectionId", "messageId", "requestId"].map(|key| &context[key]).into_iter().filter_map(Value::as_str)
     {
         let stem = id.strip_suffix('=').unwrap();
-        assert!(
-            stem.len() == 15
-                && stem
-                    .bytes()
-                    .all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
-        );
+        assert!(stem.len() == 15 && stem.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte)));
     }
-    let (connected_at, time) = (
-        context["connectedAt"].as_i64().unwrap(),
-        context["requestTimeEpoch"].as_i64().unwrap(),
-    );
+    let (connected_at, time) =
+        (context["connectedAt"].as_i64().unwrap(), context["requestTimeEpoch"].as_i64().unwrap());
     assert!(time >= connected_at && connected_at > 1_600_000_000_000, "{context}");
     let printed = context["requestTime"].as_str().unwrap();
-    let parsed = jiff::fmt::strtime::parse("%d/%b/%Y:%H:%M:%S %z", printed)
-        .unwrap()
-        .to_timestamp()
-        .unwrap();
-    assert!(
-        printed.ends_with(" +0000") && parsed.as_second() == time / 1000,
-        "{printed}"
-    );
+    let parsed = jiff::fmt::strtime::parse("%d/%b/%Y:%H:%M:%S %z", printed).unwrap().to_timestamp().unwrap();
+    assert!(printed.ends_with(" +0000") && parsed.as_second() == time / 1000, "{printed}");
 }
 
 fn error_frame(message: &str, id: &str, request_id: &Value) -> String {
@@ -448,20 +368,13 @@ mod handshake {
         for path in ["/dev", "/dev/", "/"] {
             let mut tcp = Client::request(bed.address, path, &[]).await;
             let event = bed.event_of("$connect").await;
-            assert!(
-                tokio::time::timeout(A_WHILE, tcp.read_u8()).await.is_err(),
-                "answered before $connect ended"
-            );
+            assert!(tokio::time::timeout(A_WHILE, tcp.read_u8()).await.is_err(), "answered before $connect ended");
             // Until then nobody can post to the connection either.
-            bed.assert_gone("POST", event["requestContext"]["connectionId"].as_str().unwrap())
-                .await;
+            bed.assert_gone("POST", event["requestContext"]["connectionId"].as_str().unwrap()).await;
             opened.add_permits(1);
             let reply = Reply::read(&mut tcp).await;
             assert_eq!(reply.status, 101, "{path}");
-            assert_eq!(
-                reply.header("sec-websocket-accept"),
-                Some("s3pPLMBiTxaQ9kYGzzhZRbK+xOo=")
-            );
+            assert_eq!(reply.header("sec-websocket-accept"), Some("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="));
             tcp.into_inner().set_zero_linger().unwrap();
             bed.event_of("$disconnect").await;
         }
@@ -475,10 +388,7 @@ mod handshake {
             let client = Client::handshake(bed.address, path, &[]).await;
             assert_eq!(client.status, status, "{path}");
         }
-        assert_eq!(
-            Client::handshake(bed.address, "/nostage", &[]).await.body,
-            r#"{"message":"Forbidden"}"#
-        );
+        assert_eq!(Client::handshake(bed.address, "/nostage", &[]).await.body, r#"{"message":"Forbidden"}"#);
         assert_eq!(bed.call_path("GET", "/dev", None, b"").await.status, 426);
         bed.assert_nothing_invoked().await;
     }
@@ -487,10 +397,7 @@ mod handshake {
     async fn connect_decides_on_the_status_and_a_refused_client_never_disconnects() {
         for (answer, status) in [
             (r#"{"statusCode":204}"#, 101),
-            (
-                r#"{"statusCode":302,"headers":{"Location":"https://example.com"}}"#,
-                302,
-            ),
+            (r#"{"statusCode":302,"headers":{"Location":"https://example.com"}}"#, 302),
             (r#"{"statusCode":400,"body":"secret"}"#, 400),
             (r#"{"statusCode":401}"#, 401),
             (r#"{"statusCode":403}"#, 403),
@@ -511,8 +418,7 @@ mod handshake {
             assert!(!client.body.contains("secret"), "{}", client.body);
             let event = bed.event_of("$connect").await;
             if status != 101 {
-                bed.assert_gone("POST", event["requestContext"]["connectionId"].as_str().unwrap())
-                    .await;
+                bed.assert_gone("POST", event["requestContext"]["connectionId"].as_str().unwrap()).await;
                 // The next event is another handshake's, so there was no $disconnect.
                 Client::handshake(bed.address, "/dev", &[]).await;
                 bed.event_of("$connect").await;
@@ -524,10 +430,7 @@ mod handshake {
     async fn a_failing_connect_is_a_502() {
         let mut bed = Script::new().on_async("$connect", |_| async { error() }).start().await;
         let client = Client::handshake(bed.address, "/dev", &[]).await;
-        assert_eq!(
-            (client.status, client.body.as_str()),
-            (502, r#"{"message":"Internal server error"}"#)
-        );
+        assert_eq!((client.status, client.body.as_str()), (502, r#"{"message":"Internal server error"}"#));
         bed.event_of("$connect").await;
         assert_eq!(Client::handshake(bed.address, "/dev", &[]).await.status, 502);
         bed.event_of("$connect").await;
@@ -547,39 +450,17 @@ mod handshake {
     #[tokio::test]
     async fn the_function_alone_chooses_the_subprotocol() {
         for (answer, chosen) in [
-            (
-                r#"{"statusCode":200,"headers":{"Sec-WebSocket-Protocol":"myprotocol"}}"#,
-                Some("myprotocol"),
-            ),
-            (
-                r#"{"statusCode":200,"headers":{"sec-websocket-protocol":"myprotocol"}}"#,
-                Some("myprotocol"),
-            ),
-            (
-                r#"{"statusCode":200,"multiValueHeaders":{"Sec-WebSocket-Protocol":["myprotocol"]}}"#,
-                Some("myprotocol"),
-            ),
-            (
-                r#"{"statusCode":200,"headers":{"Set-Cookie":"a=b","X-Foo":"bar"},"body":"secret"}"#,
-                None,
-            ),
+            (r#"{"statusCode":200,"headers":{"Sec-WebSocket-Protocol":"myprotocol"}}"#, Some("myprotocol")),
+            (r#"{"statusCode":200,"headers":{"sec-websocket-protocol":"myprotocol"}}"#, Some("myprotocol")),
+            (r#"{"statusCode":200,"multiValueHeaders":{"Sec-WebSocket-Protocol":["myprotocol"]}}"#, Some("myprotocol")),
+            (r#"{"statusCode":200,"headers":{"Set-Cookie":"a=b","X-Foo":"bar"},"body":"secret"}"#, None),
         ] {
             let mut bed = Script::new().on("$connect", answer).start().await;
             let offer = [("Sec-WebSocket-Protocol", "chat1,myprotocol")];
             let client = Client::handshake(bed.address, "/dev", &offer).await;
-            assert_eq!(
-                (client.status, client.header("sec-websocket-protocol")),
-                (101, chosen),
-                "{answer}"
-            );
+            assert_eq!((client.status, client.header("sec-websocket-protocol")), (101, chosen), "{answer}");
             let names: BTreeSet<_> = client.headers.iter().map(|(name, _)| name.as_str()).collect();
-            let allowed = [
-                "connection",
-                "date",
-                "sec-websocket-accept",
-                "sec-websocket-protocol",
-                "upgrade",
-            ];
+            let allowed = ["connection", "date", "sec-websocket-accept", "sec-websocket-protocol", "upgrade"];
             assert!(names.is_subset(&BTreeSet::from(allowed)), "{names:?}");
             let event = bed.event_of("$connect").await;
             assert_eq!(event["headers"]["Sec-WebSocket-Protocol"], "chat1,myprotocol");
@@ -610,19 +491,12 @@ mod handshake {
         });
         let mut bed = script.start().await;
         let tcp = Client::request(bed.address, "/dev", &[]).await;
-        let id = bed.event_of("$connect").await["requestContext"]["connectionId"]
-            .as_str()
-            .unwrap()
-            .to_owned();
+        let id = bed.event_of("$connect").await["requestContext"]["connectionId"].as_str().unwrap().to_owned();
         drop(tcp);
         // Nothing tells when the gateway has seen the client leave.
         tokio::time::sleep(A_WHILE).await;
         opened.add_permits(2);
-        tokio::time::timeout(SOON, ended.acquire())
-            .await
-            .unwrap()
-            .unwrap()
-            .forget();
+        tokio::time::timeout(SOON, ended.acquire()).await.unwrap().unwrap().forget();
         bed.assert_gone("GET", &id).await;
         bed.assert_nothing_invoked().await;
     }
@@ -650,13 +524,7 @@ mod events {
     #[tokio::test]
     async fn connect_tells_of_the_request_as_the_client_wrote_it() {
         let mut bed = Script::new().start().await;
-        let headers = [
-            ("Foo", "bar"),
-            ("x-lOWER", "1"),
-            ("X-Twice", "1"),
-            ("X-Twice", "2"),
-            ("User-Agent", "me/1"),
-        ];
+        let headers = [("Foo", "bar"), ("x-lOWER", "1"), ("X-Twice", "1"), ("X-Twice", "2"), ("User-Agent", "me/1")];
         let path = "/dev?userId=2&a=1&a=2&x=%20y";
         assert_eq!(Client::handshake(bed.address, path, &headers).await.status, 101);
         let event = bed.event().await;
@@ -674,15 +542,9 @@ mod events {
         assert_eq!(event["requestContext"]["routeKey"], "$connect");
         assert_eq!(event["requestContext"]["eventType"], "CONNECT");
         assert_eq!(event["requestContext"]["domainName"], bed.address.to_string());
-        assert_eq!(
-            event["requestContext"]["identity"],
-            json!({"userAgent": "me/1", "sourceIp": "127.0.0.1"})
-        );
+        assert_eq!(event["requestContext"]["identity"], json!({"userAgent": "me/1", "sourceIp": "127.0.0.1"}));
 
-        assert_eq!(
-            event["queryStringParameters"],
-            json!({"userId": "2", "a": "2", "x": " y"})
-        );
+        assert_eq!(event["queryStringParameters"], json!({"userId": "2", "a": "2", "x": " y"}));
         let multi = json!({"userId": ["2"], "a": ["1", "2"], "x": [" y"]});
         assert_eq!(event["multiValueQueryStringParameters"], multi);
 
@@ -726,19 +588,13 @@ mod events {
     async fn a_message_is_its_text_and_its_connection_and_nothing_else() {
         let mut bed = Script::new().start().await;
         let mut client = bed.connect().await;
-        let texts = [
-            "{\r\n\t\"a\": 1\r\n}",
-            "{\"action\" :  \"sendMessage\",\"x\":\"žluťoučký 🐎\"}",
-        ];
+        let texts = ["{\r\n\t\"a\": 1\r\n}", "{\"action\" :  \"sendMessage\",\"x\":\"žluťoučký 🐎\"}"];
         let mut contexts = Vec::new();
         for (text, route_key) in texts.into_iter().zip(["$default", "sendMessage"]) {
             client.text(text).await;
             let event = bed.event_of(route_key).await;
             assert_common(&event);
-            assert_eq!(
-                keys(&event),
-                BTreeSet::from(["requestContext", "body", "isBase64Encoded"])
-            );
+            assert_eq!(keys(&event), BTreeSet::from(["requestContext", "body", "isBase64Encoded"]));
             assert_eq!(event["body"], text);
             let expected: BTreeSet<_> = CONTEXT.into_iter().chain(["messageId"]).collect();
             assert_eq!(keys(&event["requestContext"]), expected);
@@ -776,15 +632,10 @@ mod events {
             let headers = json!({"Host": [host], "x-api-key": [""], "X-Forwarded-For": [""], "x-restapi": [""]});
             assert_eq!(event["multiValueHeaders"], headers);
             let context = &event["requestContext"];
-            let expected: BTreeSet<_> = CONTEXT
-                .into_iter()
-                .chain(["disconnectStatusCode", "disconnectReason"])
-                .collect();
+            let expected: BTreeSet<_> =
+                CONTEXT.into_iter().chain(["disconnectStatusCode", "disconnectReason"]).collect();
             assert_eq!(keys(context), expected);
-            assert_eq!(
-                (&context["eventType"], &context["connectionId"]),
-                (&json!("DISCONNECT"), &json!(client.id))
-            );
+            assert_eq!((&context["eventType"], &context["connectionId"]), (&json!("DISCONNECT"), &json!(client.id)));
             assert_eq!(
                 (&context["disconnectStatusCode"], &context["disconnectReason"]),
                 (&json!(code), &json!(reason))
@@ -850,16 +701,8 @@ mod routing {
     #[tokio::test]
     async fn expressions_select_as_documented_and_leave_connect_and_disconnect_alone() {
         for (expression, text, route_key) in [
-            (
-                "${request.body.service}/${request.body.action}",
-                r#"{"service":"chat","action":"join"}"#,
-                "chat/join",
-            ),
-            (
-                "${request.body.action}-${request.body.invalidPath}",
-                r#"{"action":"join"}"#,
-                "join-",
-            ),
+            ("${request.body.service}/${request.body.action}", r#"{"service":"chat","action":"join"}"#, "chat/join"),
+            ("${request.body.action}-${request.body.invalidPath}", r#"{"action":"join"}"#, "join-"),
             ("$request.body.data.room", r#"{"data":{"room":"room1234"}}"#, "room1234"),
             ("$request.body.type", r#"{"type":"subscribe"}"#, "subscribe"),
         ] {
@@ -889,14 +732,7 @@ mod routing {
         let mut bed = Script::new().start().await;
         let mut client = bed.connect().await;
         client.frame(true, PING, b"payload").await;
-        assert_eq!(
-            client.receive().await,
-            Frame {
-                fin: true,
-                opcode: PONG,
-                payload: b"payload".to_vec()
-            }
-        );
+        assert_eq!(client.receive().await, Frame { fin: true, opcode: PONG, payload: b"payload".to_vec() });
         bed.assert_nothing_invoked().await;
     }
 
@@ -917,18 +753,10 @@ mod routing {
         let slow = bed.event_of("sendMessage").await;
         client.text(r#"{"action":"boom"}"#).await;
         let quick = bed.event_of("boom").await;
-        let expected = error_frame(
-            "Internal server error",
-            &client.id,
-            &quick["requestContext"]["requestId"],
-        );
+        let expected = error_frame("Internal server error", &client.id, &quick["requestContext"]["requestId"]);
         assert_eq!(client.message().await.0, expected);
         opened.add_permits(1);
-        let expected = error_frame(
-            "Internal server error",
-            &client.id,
-            &slow["requestContext"]["requestId"],
-        );
+        let expected = error_frame("Internal server error", &client.id, &slow["requestContext"]["requestId"]);
         assert_eq!(client.message().await.0, expected);
     }
 }
@@ -951,11 +779,7 @@ mod responses {
             bed.event_of("sendMessage").await;
             client.text(r#"{"action":"boom"}"#).await;
             let event = bed.event_of("boom").await;
-            let expected = error_frame(
-                "Internal server error",
-                &client.id,
-                &event["requestContext"]["requestId"],
-            );
+            let expected = error_frame("Internal server error", &client.id, &event["requestContext"]["requestId"]);
             assert_eq!(client.message().await.0, expected, "{answer}");
             client.frame(true, CLOSE, b"").await;
             assert_eq!(client.closed().await, None, "{answer}");
@@ -965,22 +789,12 @@ mod responses {
     /// That a missing status code is malformed is inferred.
     #[tokio::test]
     async fn a_malformed_response_is_an_internal_server_error() {
-        for answer in [
-            r#"{"statusCode":200,"foo":1}"#,
-            r#"{"statusCode":200,"body":{}}"#,
-            "{}",
-            "null",
-            r#""text""#,
-        ] {
+        for answer in [r#"{"statusCode":200,"foo":1}"#, r#"{"statusCode":200,"body":{}}"#, "{}", "null", r#""text""#] {
             let mut bed = Script::new().on("sendMessage", answer).start().await;
             let mut client = bed.connect().await;
             client.text(r#"{"action":"sendMessage"}"#).await;
             let event = bed.event_of("sendMessage").await;
-            let expected = error_frame(
-                "Internal server error",
-                &client.id,
-                &event["requestContext"]["requestId"],
-            );
+            let expected = error_frame("Internal server error", &client.id, &event["requestContext"]["requestId"]);
             assert_eq!(client.message().await.0, expected, "{answer}");
         }
     }
@@ -993,11 +807,7 @@ mod responses {
         for _ in 0..2 {
             client.text(r#"{"action":"boom"}"#).await;
             let event = bed.event_of("boom").await;
-            let expected = error_frame(
-                "Internal server error",
-                &client.id,
-                &event["requestContext"]["requestId"],
-            );
+            let expected = error_frame("Internal server error", &client.id, &event["requestContext"]["requestId"]);
             assert_eq!(client.message().await.0, expected);
         }
         bed.assert_nothing_invoked().await;
@@ -1030,10 +840,7 @@ mod responses {
 
     #[tokio::test]
     async fn nobody_minds_a_failing_disconnect() {
-        let mut bed = Script::new()
-            .on_async("$disconnect", |_| async { error() })
-            .start()
-            .await;
+        let mut bed = Script::new().on_async("$disconnect", |_| async { error() }).start().await;
         let mut client = bed.connect().await;
         client.frame(true, CLOSE, b"").await;
         bed.event_of("$disconnect").await;
@@ -1050,10 +857,7 @@ mod management {
         let mut bed = Script::new().start().await;
         let mut client = bed.connect().await;
         let encoded = client.id.replace('=', "%3D");
-        for path in [
-            format!("@connections/{}", client.id),
-            format!("%40connections/{encoded}"),
-        ] {
+        for path in [format!("@connections/{}", client.id), format!("%40connections/{encoded}")] {
             for body in ["hello", "", "{\"text\":\"žluťoučký 🐎\"}"] {
                 let path = format!("/dev/{path}");
                 let reply = bed.call_path("POST", &path, Some("execute-api"), body.as_bytes()).await;
@@ -1099,10 +903,7 @@ mod management {
         let (rootless, elsewhere) = (format!("/@connections/{id}"), format!("/prod/@connections/{id}"));
         let uuid = "6ba7b810-9dad-11d1-80b4-00c04fd430c8";
         let (signed, forbidden) = (Some("execute-api"), r#"{"message":"Forbidden"}"#);
-        let unsigned = (
-            "MissingAuthenticationTokenException",
-            r#"{"message":"Missing Authentication Token"}"#,
-        );
+        let unsigned = ("MissingAuthenticationTokenException", r#"{"message":"Missing Authentication Token"}"#);
         for (method, path, service, status, error_type, body) in [
             ("POST", rootless.as_str(), signed, 403, "ForbiddenException", forbidden),
             ("POST", &elsewhere, signed, 403, "ForbiddenException", forbidden),
@@ -1135,11 +936,7 @@ mod management {
             ),
         ] {
             let reply = bed.call_path(method, path, service, b"not delivered").await;
-            assert_eq!(
-                (reply.status, reply.header("x-amzn-errortype")),
-                (status, Some(error_type)),
-                "{method} {path}"
-            );
+            assert_eq!((reply.status, reply.header("x-amzn-errortype")), (status, Some(error_type)), "{method} {path}");
             assert_eq!(reply.body, body, "{method} {path}");
             assert!(reply.header("x-amzn-requestid").is_some() && reply.header("x-amz-apigw-id").is_some());
             assert!(reply.header("x-amzn-trace-id").is_none());
@@ -1161,10 +958,7 @@ mod management {
         let connected_at = event["requestContext"]["connectedAt"].as_i64().unwrap();
 
         let before = bed.call("GET", id, b"").await;
-        assert_eq!(
-            (before.status, before.header("content-type")),
-            (200, Some("application/json"))
-        );
+        assert_eq!((before.status, before.header("content-type")), (200, Some("application/json")));
         let connected_at = jiff::Timestamp::from_millisecond(connected_at).unwrap();
         let connected_at = connected_at.strftime("%Y-%m-%dT%H:%M:%S.%3fZ");
         let expected = format!(
@@ -1179,10 +973,7 @@ mod management {
         let parse = |reply: &Reply| serde_json::from_str::<Value>(&reply.body).unwrap();
         let (before, after) = (parse(&before), parse(&bed.call("GET", id, b"").await));
         assert_eq!(before["connectedAt"], after["connectedAt"]);
-        assert!(
-            before["lastActiveAt"].as_str() < after["lastActiveAt"].as_str(),
-            "{after}"
-        );
+        assert!(before["lastActiveAt"].as_str() < after["lastActiveAt"].as_str(), "{after}");
     }
 
     #[tokio::test]
@@ -1199,17 +990,11 @@ mod management {
         }
         assert_eq!(client.message().await.0, "last words");
         let frame = client.receive().await;
-        assert_eq!(
-            (frame.opcode, &frame.payload[..2]),
-            (CLOSE, 1000_u16.to_be_bytes().as_slice())
-        );
+        assert_eq!((frame.opcode, &frame.payload[..2]), (CLOSE, 1000_u16.to_be_bytes().as_slice()));
         client.frame(true, CLOSE, &1000_u16.to_be_bytes()).await;
         let event = bed.event_of("$disconnect").await;
         assert_eq!(event["requestContext"]["disconnectStatusCode"], 1000);
-        assert_eq!(
-            event["requestContext"]["disconnectReason"],
-            "Connection Closed Normally"
-        );
+        assert_eq!(event["requestContext"]["disconnectReason"], "Connection Closed Normally");
         bed.assert_nothing_invoked().await;
     }
 
@@ -1292,9 +1077,7 @@ mod quotas {
         client.text(&frame).await;
         assert_eq!(bed.event_of("$default").await["body"], frame);
         for part in 0..4 {
-            client
-                .frame(part == 3, if part == 0 { TEXT } else { CONTINUATION }, frame.as_bytes())
-                .await;
+            client.frame(part == 3, if part == 0 { TEXT } else { CONTINUATION }, frame.as_bytes()).await;
         }
         assert_eq!(bed.event_of("$default").await["body"], frame.repeat(4));
         bed.assert_nothing_invoked().await;
@@ -1320,10 +1103,7 @@ mod quotas {
             (vec![(true, TEXT, vec![b'x'; 4 * 1024 * KIB])], 1009),
             (vec![(true, BINARY, b"x".to_vec())], 1003),
             (vec![(true, TEXT, b"\xff\xfe".to_vec())], 1007),
-            (
-                vec![(false, TEXT, b"\xc5".to_vec()), (true, CONTINUATION, b"x".to_vec())],
-                1007,
-            ),
+            (vec![(false, TEXT, b"\xc5".to_vec()), (true, CONTINUATION, b"x".to_vec())], 1007),
             (vec![(true, CONTINUATION, b"x".to_vec())], 1002),
             (vec![(true, 0x3, b"x".to_vec())], 1002),
         ] {
@@ -1357,18 +1137,12 @@ async fn an_ordinary_client_library_connects_talks_and_closes() {
     socket.send(Message::text(r#"{"action":"sendMessage"}"#)).await.unwrap();
     bed.event_of("sendMessage").await;
     bed.call("POST", id, "x".repeat(100 * KIB).as_bytes()).await;
-    assert_eq!(
-        socket.next().await.unwrap().unwrap(),
-        Message::text("x".repeat(100 * KIB))
-    );
+    assert_eq!(socket.next().await.unwrap().unwrap(), Message::text("x".repeat(100 * KIB)));
     socket.close(None).await.unwrap();
     while let Some(message) = socket.next().await {
         message.unwrap();
     }
-    assert_eq!(
-        bed.event_of("$disconnect").await["requestContext"]["disconnectStatusCode"],
-        1005
-    );
+    assert_eq!(bed.event_of("$disconnect").await["requestContext"]["disconnectStatusCode"], 1005);
 }
 
 #[tokio::test]
@@ -1388,18 +1162,11 @@ async fn a_shutdown_closes_connections_with_1012_and_waits_for_their_disconnects
     bed.stop.send(()).unwrap();
     for client in [&mut first, &mut second] {
         let frame = client.receive().await;
-        assert_eq!(
-            (frame.opcode, &frame.payload[..2]),
-            (CLOSE, 1012_u16.to_be_bytes().as_slice())
-        );
+        assert_eq!((frame.opcode, &frame.payload[..2]), (CLOSE, 1012_u16.to_be_bytes().as_slice()));
         assert_eq!(&frame.payload[2..], b"Service restart");
         client.frame(true, CLOSE, &frame.payload).await;
     }
-    tokio::time::timeout(SOON, bed.server)
-        .await
-        .expect("still serving")
-        .unwrap()
-        .unwrap();
+    tokio::time::timeout(SOON, bed.server).await.expect("still serving").unwrap().unwrap();
     assert_eq!(disconnected.load(Ordering::Relaxed), 2);
     assert!(TcpStream::connect(bed.address).await.is_err(), "still listening");
     for _ in 0..2 {
@@ -1416,9 +1183,5 @@ async fn a_shutdown_does_not_wait_for_ever_for_a_function() {
     client.text(r#"{"action":"sendMessage"}"#).await;
     bed.event_of("sendMessage").await;
     bed.stop.send(()).unwrap();
-    tokio::time::timeout(SOON, bed.server)
-        .await
-        .expect("still serving")
-        .unwrap()
-        .unwrap();
+    tokio::time::timeout(SOON, bed.server).await.expect("still serving").unwrap().unwrap();
 }

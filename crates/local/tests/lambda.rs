@@ -19,9 +19,7 @@ use switchboard_local::lambda::{Configuration, Function, FunctionError};
 #[tokio::test]
 async fn the_response_is_what_the_function_returned() {
     let function = function();
-    let response = function
-        .invoke(event(json!({ "do": "respond", "response": { "statusCode": 401 } })))
-        .await;
+    let response = function.invoke(event(json!({ "do": "respond", "response": { "statusCode": 401 } }))).await;
     assert_eq!(response.unwrap(), r#"{"statusCode":401}"#);
 }
 
@@ -29,14 +27,8 @@ async fn the_response_is_what_the_function_returned() {
 async fn the_fixture_takes_its_command_from_gateway_events_too() {
     let function = function();
     for (message, response) in [
-        (
-            json!({ "body": r#"{"action":"a","do":"respond","response":"message"}"# }),
-            r#""message""#,
-        ),
-        (
-            json!({ "queryStringParameters": { "do": "respond", "response": "{\"a\":1}" } }),
-            r#"{"a":1}"#,
-        ),
+        (json!({ "body": r#"{"action":"a","do":"respond","response":"message"}"# }), r#""message""#),
+        (json!({ "queryStringParameters": { "do": "respond", "response": "{\"a\":1}" } }), r#"{"a":1}"#),
         (json!({ "body": "not JSON" }), r#"{"statusCode":200}"#),
         (json!({ "queryStringParameters": null }), r#"{"statusCode":200}"#),
     ] {
@@ -59,14 +51,7 @@ async fn sequential_events_share_a_process_and_never_a_request_id() {
 #[tokio::test]
 async fn simultaneous_events_have_a_process_each() {
     let function = function();
-    let sleep = || async {
-        body(
-            &function
-                .invoke(event(json!({ "do": "sleep", "ms": 300 })))
-                .await
-                .unwrap(),
-        )
-    };
+    let sleep = || async { body(&function.invoke(event(json!({ "do": "sleep", "ms": 300 }))).await.unwrap()) };
     let (one, other) = join(sleep(), sleep()).await;
     assert_ne!(one["pid"], other["pid"]);
     assert_eq!((&one["invocations"], &other["invocations"]), (&json!(1), &json!(1)));
@@ -74,33 +59,19 @@ async fn simultaneous_events_have_a_process_each() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_hundred_events_are_answered_by_at_most_four_processes() {
-    let function = Function::new(Configuration {
-        max_environments: 4,
-        ..configuration()
-    })
-    .unwrap();
+    let function = Function::new(Configuration { max_environments: 4, ..configuration() }).unwrap();
     let answers = join_all((0..200).map(|_| environment(&function))).await;
     let pids: HashSet<_> = answers.iter().map(|answer| answer["pid"].as_u64().unwrap()).collect();
     assert!(pids.len() <= 4, "{pids:?}");
-    let ids: HashSet<_> = answers
-        .iter()
-        .map(|answer| answer["requestId"].as_str().unwrap())
-        .collect();
+    let ids: HashSet<_> = answers.iter().map(|answer| answer["requestId"].as_str().unwrap()).collect();
     assert_eq!(ids.len(), 200);
 }
 
 #[tokio::test]
 async fn events_beyond_the_environments_wait_their_turn_in_order() {
-    let function = Function::new(Configuration {
-        max_environments: 1,
-        ..configuration()
-    })
-    .unwrap();
+    let function = Function::new(Configuration { max_environments: 1, ..configuration() }).unwrap();
     let answers = join_all((0..20).map(|_| environment(&function))).await;
-    let order: Vec<_> = answers
-        .iter()
-        .map(|answer| answer["invocations"].as_u64().unwrap())
-        .collect();
+    let order: Vec<_> = answers.iter().map(|answer| answer["invocations"].as_u64().unwrap()).collect();
     assert_eq!(order, (1..=20).collect::<Vec<_>>());
 }
 
@@ -108,10 +79,7 @@ async fn events_beyond_the_environments_wait_their_turn_in_order() {
 async fn an_event_that_is_more_than_a_pipe_holds_blocks_nothing() {
     let function = function();
     let long = "x".repeat(300 * 1024);
-    let response = function
-        .invoke(event(json!({ "do": "respond", "response": long })))
-        .await
-        .unwrap();
+    let response = function.invoke(event(json!({ "do": "respond", "response": long }))).await.unwrap();
     assert_eq!(response.len(), 300 * 1024 + 2);
 }
 
@@ -140,10 +108,7 @@ async fn a_crash_fails_its_event_only() {
     let function = function();
     let pid = environment(&function).await["pid"].clone();
     let error = function.invoke(event(json!({ "do": "exit" }))).await.unwrap_err();
-    assert_eq!(
-        error,
-        function_error("Runtime.ExitError", "Runtime exited with error: exit status 3")
-    );
+    assert_eq!(error, function_error("Runtime.ExitError", "Runtime exited with error: exit status 3"));
     let next = environment(&function).await;
     assert_ne!(next["pid"], pid);
     assert_eq!(next["invocations"], 1);
@@ -162,26 +127,12 @@ async fn a_process_that_died_after_its_response_is_replaced_without_failing_an_e
 
 #[tokio::test]
 async fn a_function_that_takes_too_long_is_killed() {
-    let function = Function::new(Configuration {
-        timeout: Duration::from_secs(1),
-        ..configuration()
-    })
-    .unwrap();
+    let function = Function::new(Configuration { timeout: Duration::from_secs(1), ..configuration() }).unwrap();
     let pid = environment(&function).await["pid"].as_u64().unwrap();
     let started = Instant::now();
-    let error = function
-        .invoke(event(json!({ "do": "sleep", "ms": 60_000 })))
-        .await
-        .unwrap_err();
-    assert_eq!(
-        error,
-        function_error("Sandbox.Timedout", "Task timed out after 1.00 seconds")
-    );
-    assert!(
-        (1.0..3.0).contains(&started.elapsed().as_secs_f64()),
-        "{:?}",
-        started.elapsed()
-    );
+    let error = function.invoke(event(json!({ "do": "sleep", "ms": 60_000 }))).await.unwrap_err();
+    assert_eq!(error, function_error("Sandbox.Timedout", "Task timed out after 1.00 seconds"));
+    assert!((1.0..3.0).contains(&started.elapsed().as_secs_f64()), "{:?}", started.elapsed());
     assert!(!exists(pid));
     assert_eq!(environment(&function).await["invocations"], 1);
 }
@@ -193,14 +144,8 @@ async fn the_deadline_is_the_dispatch_plus_the_timeout() {
     let before = epoch_ms();
     let answer = environment(&function).await;
     let deadline = u128::from(answer["deadline"].as_u64().unwrap());
-    assert!(
-        (before + 6000..=epoch_ms() + 6000).contains(&deadline),
-        "{before} {deadline}"
-    );
-    assert_eq!(
-        answer["arn"],
-        "arn:aws:lambda:eu-central-1:000000000000:function:chat-dev-fixture"
-    );
+    assert!((before + 6000..=epoch_ms() + 6000).contains(&deadline), "{before} {deadline}");
+    assert_eq!(answer["arn"], "arn:aws:lambda:eu-central-1:000000000000:function:chat-dev-fixture");
 }
 
 #[tokio::test]
@@ -208,44 +153,28 @@ async fn an_exit_before_the_first_poll_fails_the_event() {
     let function = spoiled("exit");
     for _ in 0..2 {
         let error = function.invoke(event(json!({}))).await.unwrap_err();
-        assert_eq!(
-            error,
-            function_error("Runtime.ExitError", "Runtime exited with error: exit status 4")
-        );
+        assert_eq!(error, function_error("Runtime.ExitError", "Runtime exited with error: exit status 4"));
     }
 }
 
 #[tokio::test]
 async fn a_reported_init_error_fails_the_event() {
     let error = spoiled("report").invoke(event(json!({}))).await.unwrap_err();
-    assert_eq!(
-        error,
-        function_error("Fixture.InitError", "the environment asked for an init error")
-    );
+    assert_eq!(error, function_error("Fixture.InitError", "the environment asked for an init error"));
 }
 
 // On AWS it would be tried again under the function's time-out.
 #[tokio::test(start_paused = true)]
 async fn an_init_of_more_than_ten_seconds_fails_the_event() {
     let error = spoiled("slow").invoke(event(json!({}))).await.unwrap_err();
-    assert_eq!(
-        error,
-        function_error("Sandbox.Timedout", "Init timed out after 10.00 seconds")
-    );
+    assert_eq!(error, function_error("Sandbox.Timedout", "Init timed out after 10.00 seconds"));
 }
 
 #[tokio::test]
 async fn the_environment_has_lambdas_variables_and_the_users_and_nothing_of_the_developers() {
-    let environment_of_user = [
-        ("TABLE", "t"),
-        ("ENDPOINT", "user"),
-        ("AWS_REGION", "mars"),
-        ("TZ", "Europe/Paris"),
-    ];
+    let environment_of_user = [("TABLE", "t"), ("ENDPOINT", "user"), ("AWS_REGION", "mars"), ("TZ", "Europe/Paris")];
     let function = Function::new(Configuration {
-        environment: environment_of_user
-            .map(|(name, value)| (name.to_owned(), value.to_owned()))
-            .into(),
+        environment: environment_of_user.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
         endpoints: [("ENDPOINT".to_owned(), "stack".to_owned())].into(),
         ..configuration()
     })
@@ -297,11 +226,7 @@ async fn the_environment_has_lambdas_variables_and_the_users_and_nothing_of_the_
 
 #[tokio::test]
 async fn an_invocation_runs_to_its_end_when_its_caller_goes_away() {
-    let function = Function::new(Configuration {
-        max_environments: 1,
-        ..configuration()
-    })
-    .unwrap();
+    let function = Function::new(Configuration { max_environments: 1, ..configuration() }).unwrap();
     let pid = environment(&function).await["pid"].clone();
     begin(function.invoke(event(json!({ "do": "sleep", "ms": 100 }))));
     let next = environment(&function).await;
@@ -313,11 +238,7 @@ async fn a_rebuilt_binary_is_picked_up_at_the_next_cold_start() {
     let folder = tempfile::tempdir().unwrap();
     let binary = folder.path().join("fixture");
     symlink(fixture(), &binary).unwrap();
-    let function = Function::new(Configuration {
-        binary: binary.clone(),
-        ..configuration()
-    })
-    .unwrap();
+    let function = Function::new(Configuration { binary: binary.clone(), ..configuration() }).unwrap();
     environment(&function).await;
 
     let rebuilt = folder.path().join("rebuilt");
@@ -335,11 +256,8 @@ async fn a_rebuilt_binary_is_picked_up_at_the_next_cold_start() {
 
 #[tokio::test]
 async fn a_missing_binary_is_an_error_before_any_event() {
-    let error = Function::new(Configuration {
-        binary: "target/nowhere/send-message".into(),
-        ..configuration()
-    })
-    .unwrap_err();
+    let error =
+        Function::new(Configuration { binary: "target/nowhere/send-message".into(), ..configuration() }).unwrap_err();
     assert_eq!(
         error.to_string(),
         "binary `send-message` of function `fixture` not found in target/nowhere: build it first"
@@ -350,14 +268,7 @@ async fn a_missing_binary_is_an_error_before_any_event() {
 async fn shutdown_leaves_no_process_and_fails_all_events() {
     let folder = tempfile::tempdir().unwrap();
     let function = Arc::new(function());
-    let sleep = || async {
-        body(
-            &function
-                .invoke(event(json!({ "do": "sleep", "ms": 300 })))
-                .await
-                .unwrap(),
-        )
-    };
+    let sleep = || async { body(&function.invoke(event(json!({ "do": "sleep", "ms": 300 }))).await.unwrap()) };
     let (one, other) = join(sleep(), sleep()).await;
     let pids = [&one, &other].map(|answer| answer["pid"].as_u64().unwrap());
     assert!(pids.into_iter().all(exists));
@@ -365,20 +276,14 @@ async fn shutdown_leaves_no_process_and_fails_all_events() {
     // One environment is idle, one is in the middle of an event.
     let started = folder.path().join("started");
     let busy = tokio::spawn({
-        let (function, command) = (
-            function.clone(),
-            json!({ "do": "sleep", "ms": 60_000, "touch": started }),
-        );
+        let (function, command) = (function.clone(), json!({ "do": "sleep", "ms": 60_000, "touch": started }));
         async move { function.invoke(event(command)).await }
     });
     eventually(|| started.exists()).await;
     function.shutdown().await;
     assert!(!pids.into_iter().any(exists));
     assert_eq!(busy.await.unwrap().unwrap_err().error_type, "Sandbox.Shutdown");
-    assert_eq!(
-        function.invoke(event(json!({}))).await.unwrap_err().error_type,
-        "Sandbox.Shutdown"
-    );
+    assert_eq!(function.invoke(event(json!({}))).await.unwrap_err().error_type, "Sandbox.Shutdown");
     function.shutdown().await;
 }
 
@@ -388,11 +293,7 @@ async fn a_shutdown_in_the_middle_of_inits_leaves_no_process() {
         let folder = tempfile::tempdir().unwrap();
         let binary = folder.path().join("fixture");
         symlink(fixture(), &binary).unwrap();
-        let function = Function::new(Configuration {
-            binary: binary.clone(),
-            ..configuration()
-        })
-        .unwrap();
+        let function = Function::new(Configuration { binary: binary.clone(), ..configuration() }).unwrap();
         for _ in 0..4 {
             begin(function.invoke(event(json!({}))));
         }
@@ -431,11 +332,7 @@ fn function() -> Function {
 /// A function whose start goes wrong.
 fn spoiled(how: &str) -> Function {
     let environment = [("FIXTURE_INIT".to_owned(), how.to_owned())].into();
-    Function::new(Configuration {
-        environment,
-        ..configuration()
-    })
-    .unwrap()
+    Function::new(Configuration { environment, ..configuration() }).unwrap()
 }
 
 /// The binary beside this test's own: `cargo test` does not build the binaries of other packages.
@@ -462,10 +359,7 @@ async fn environment(function: &Function) -> Value {
 }
 
 fn function_error(error_type: &str, error_message: &str) -> FunctionError {
-    FunctionError {
-        error_type: error_type.into(),
-        error_message: error_message.into(),
-    }
+    FunctionError { error_type: error_type.into(), error_message: error_message.into() }
 }
 
 fn epoch_ms() -> u128 {
@@ -473,21 +367,12 @@ fn epoch_ms() -> u128 {
 }
 
 fn kill(pid: u64) {
-    assert!(
-        Command::new("kill")
-            .args(["-9", &pid.to_string()])
-            .status()
-            .unwrap()
-            .success()
-    );
+    assert!(Command::new("kill").args(["-9", &pid.to_string()]).status().unwrap().success());
 }
 
 /// Whether there is such a process, a zombie included.
 fn exists(pid: u64) -> bool {
-    let signal = Command::new("kill")
-        .args(["-0", &pid.to_string()])
-        .stderr(Stdio::null())
-        .status();
+    let signal = Command::new("kill").args(["-0", &pid.to_string()]).stderr(Stdio::null()).status();
     signal.unwrap().success()
 }
 
@@ -507,18 +392,11 @@ async fn eventually(condition: impl Fn() -> bool) {
 
 /// Calls without waiting for the end.
 fn begin(invocation: impl Future) {
-    assert!(
-        pin!(invocation)
-            .poll(&mut Context::from_waker(Waker::noop()))
-            .is_pending()
-    );
+    assert!(pin!(invocation).poll(&mut Context::from_waker(Waker::noop())).is_pending());
 }
 
 /// How many processes were started from a binary in `folder`.
 fn running(folder: &Path) -> usize {
     let processes = Command::new("ps").args(["-A", "-o", "args="]).output().unwrap();
-    String::from_utf8_lossy(&processes.stdout)
-        .lines()
-        .filter(|line| line.contains(folder.to_str().unwrap()))
-        .count()
+    String::from_utf8_lossy(&processes.stdout).lines().filter(|line| line.contains(folder.to_str().unwrap())).count()
 }

@@ -89,34 +89,13 @@ pub(super) struct Close {
 }
 
 impl Close {
-    pub(super) const DELETED: Self = Self {
-        code: 1000,
-        reason: "Connection Closed Normally",
-    };
-    const PROTOCOL_ERROR: Self = Self {
-        code: 1002,
-        reason: "Protocol error",
-    };
-    const BINARY: Self = Self {
-        code: 1003,
-        reason: "Binary messages are not supported",
-    };
-    const INVALID_UTF8: Self = Self {
-        code: 1007,
-        reason: "Invalid UTF-8",
-    };
-    const TOO_BIG: Self = Self {
-        code: 1009,
-        reason: "Message too big",
-    };
-    const INTERNAL_ERROR: Self = Self {
-        code: 1011,
-        reason: "Internal server error",
-    };
-    const RESTART: Self = Self {
-        code: 1012,
-        reason: "Service restart",
-    };
+    pub(super) const DELETED: Self = Self { code: 1000, reason: "Connection Closed Normally" };
+    const PROTOCOL_ERROR: Self = Self { code: 1002, reason: "Protocol error" };
+    const BINARY: Self = Self { code: 1003, reason: "Binary messages are not supported" };
+    const INVALID_UTF8: Self = Self { code: 1007, reason: "Invalid UTF-8" };
+    const TOO_BIG: Self = Self { code: 1009, reason: "Message too big" };
+    const INTERNAL_ERROR: Self = Self { code: 1011, reason: "Internal server error" };
+    const RESTART: Self = Self { code: 1012, reason: "Service restart" };
 }
 
 /// How a connection ended.
@@ -162,8 +141,7 @@ impl Connection {
     }
 
     fn touch(&self) {
-        self.last_active_at
-            .fetch_max(Timestamp::now().as_millisecond(), Ordering::Relaxed);
+        self.last_active_at.fetch_max(Timestamp::now().as_millisecond(), Ordering::Relaxed);
     }
 }
 
@@ -175,17 +153,8 @@ impl Registry {
     /// Opens a connection: from here on it can be posted to.
     pub(super) fn insert(&self, connection: &Arc<Connection>, outbound: Outbound) -> Mailbox {
         let (close, closed) = oneshot::channel();
-        self.lock().insert(
-            connection.id.clone(),
-            Entry {
-                connection: connection.clone(),
-                close,
-            },
-        );
-        Mailbox {
-            outbound: outbound.0,
-            close: closed,
-        }
+        self.lock().insert(connection.id.clone(), Entry { connection: connection.clone(), close });
+        Mailbox { outbound: outbound.0, close: closed }
     }
 
     pub(super) fn get(&self, id: &Id) -> Option<Arc<Connection>> {
@@ -311,8 +280,7 @@ where
     loop {
         let part = payload.split_to(payload.len().min(FRAME_LIMIT));
         let is_final = payload.is_empty();
-        sink.send(Message::Frame(Frame::message(part, opcode, is_final)))
-            .await?;
+        sink.send(Message::Frame(Frame::message(part, opcode, is_final))).await?;
         if is_final {
             return Ok(());
         }
@@ -331,10 +299,7 @@ async fn close(
     let _ = stop.send(());
     let mut sink = writing.await;
     if let Some(Close { code, reason }) = frame {
-        let frame = CloseFrame {
-            code: CloseCode::from(code),
-            reason: Utf8Bytes::from_static(reason),
-        };
+        let frame = CloseFrame { code: CloseCode::from(code), reason: Utf8Bytes::from_static(reason) };
         if sink.send(Message::Close(Some(frame))).await.is_err() {
             return;
         }
@@ -353,15 +318,10 @@ async fn close(
 /// Gives a message to the function of its route. The client hears only of failures: routes are one-way.
 async fn route(gateway: Arc<Gateway>, connection: Arc<Connection>, body: Utf8Bytes) {
     let request_id = Id::new();
-    let selected = gateway
-        .expression
-        .select(&body, |key| gateway.api.routes.contains_key(key));
+    let selected = gateway.expression.select(&body, |key| gateway.api.routes.contains_key(key));
     let frame = match selected {
         None => {
-            log(format_args!(
-                "{} no route for a message, request {request_id}",
-                connection.id
-            ));
+            log(format_args!("{} no route for a message, request {request_id}", connection.id));
             error_frame("Forbidden", &connection.id, &request_id)
         }
         Some(route_key) => {
@@ -405,10 +365,7 @@ mod tests {
     #[test]
     fn every_way_to_break_the_protocol_has_its_close_code() {
         for (error, end) in [
-            (
-                Error::Protocol(ProtocolError::UnmaskedFrameFromClient),
-                End::ByGateway(Close::PROTOCOL_ERROR),
-            ),
+            (Error::Protocol(ProtocolError::UnmaskedFrameFromClient), End::ByGateway(Close::PROTOCOL_ERROR)),
             (Error::Protocol(ProtocolError::ResetWithoutClosingHandshake), End::Lost),
             (Error::Io(std::io::ErrorKind::ConnectionReset.into()), End::Lost),
             (Error::Utf8(String::new()), End::ByGateway(Close::INVALID_UTF8)),

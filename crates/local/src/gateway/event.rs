@@ -149,13 +149,9 @@ impl<'a> DisconnectEvent<'a> {
         reason: &'a str,
     ) -> Self {
         // A constant oddity of every recorded event.
-        let headers = [
-            ("Host", connection.domain_name.as_str()),
-            ("X-Forwarded-For", ""),
-            ("x-api-key", ""),
-            ("x-restapi", ""),
-        ]
-        .map(|(name, value)| (name.to_owned(), vec![value.to_owned()]));
+        let headers =
+            [("Host", connection.domain_name.as_str()), ("X-Forwarded-For", ""), ("x-api-key", ""), ("x-restapi", "")]
+                .map(|(name, value)| (name.to_owned(), vec![value.to_owned()]));
         let headers = Multi::from(headers);
         Self {
             headers: last_values(&headers),
@@ -163,14 +159,7 @@ impl<'a> DisconnectEvent<'a> {
             request_context: RequestContext {
                 disconnect_status_code: Some(code),
                 disconnect_reason: Some(reason),
-                ..RequestContext::new(
-                    source,
-                    connection,
-                    request_id,
-                    "$disconnect",
-                    "DISCONNECT",
-                    Timestamp::now(),
-                )
+                ..RequestContext::new(source, connection, request_id, "$disconnect", "DISCONNECT", Timestamp::now())
             },
             is_base64_encoded: false,
         }
@@ -208,8 +197,5 @@ impl<'a> RequestContext<'a> {
 }
 
 fn last_values(multi: &Multi) -> Single {
-    multi
-        .iter()
-        .filter_map(|(name, values)| Some((name.clone(), values.last()?.clone())))
-        .collect()
+    multi.iter().filter_map(|(name, values)| Some((name.clone(), values.last()?.clone()))).collect()
 }

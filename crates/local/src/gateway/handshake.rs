@@ -87,9 +87,7 @@ async fn connect(
         }
     });
     let bad_gateway = |why| Refused(StatusCode::BAD_GATEWAY, why);
-    let result = invocation
-        .await
-        .map_err(|_| bad_gateway("invoking $connect panicked"))?;
+    let result = invocation.await.map_err(|_| bad_gateway("invoking $connect panicked"))?;
 
     let (outcome, subprotocol) = match result {
         None => ("there is no $connect route".to_owned(), None),
@@ -97,9 +95,7 @@ async fn connect(
         Some(Ok(response)) if (200..300).contains(&response.status_code) => {
             let subprotocol = response.header(&SEC_WEBSOCKET_PROTOCOL).map(HeaderValue::from_str);
             // It cannot be sent, which makes the response malformed (inferred).
-            let subprotocol = subprotocol
-                .transpose()
-                .map_err(|_| bad_gateway("the subprotocol is no header value"))?;
+            let subprotocol = subprotocol.transpose().map_err(|_| bad_gateway("the subprotocol is no header value"))?;
             (format!("$connect answered {}", response.status_code), subprotocol)
         }
         Some(Ok(response)) => {
@@ -120,12 +116,8 @@ async fn connect(
 
     let mut response = Response::new(Full::default());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-    response
-        .headers_mut()
-        .insert(CONNECTION, HeaderValue::from_static("upgrade"));
-    response
-        .headers_mut()
-        .insert(UPGRADE, HeaderValue::from_static("websocket"));
+    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    response.headers_mut().insert(UPGRADE, HeaderValue::from_static("websocket"));
     response.headers_mut().insert(SEC_WEBSOCKET_ACCEPT, accept);
     if let Some(subprotocol) = subprotocol {
         response.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, subprotocol);
@@ -147,10 +139,7 @@ fn check<B>(stage: &str, request: &Request<B>) -> Result<Upgrade, Refused> {
     if headers.get(SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
         return Err(bad_request("Sec-WebSocket-Version is not 13"));
     }
-    let key = headers
-        .get(SEC_WEBSOCKET_KEY)
-        .map(HeaderValue::as_bytes)
-        .filter(|key| is_key(key));
+    let key = headers.get(SEC_WEBSOCKET_KEY).map(HeaderValue::as_bytes).filter(|key| is_key(key));
     let accept = key.and_then(|key| HeaderValue::try_from(derive_accept_key(key)).ok());
     let accept = accept.ok_or(bad_request("Sec-WebSocket-Key is not 16 bytes in Base64"))?;
     let host = headers.get(HOST).map(text).ok_or(bad_request("there is no Host"))?;
@@ -163,22 +152,14 @@ fn check<B>(stage: &str, request: &Request<B>) -> Result<Upgrade, Refused> {
 
     let path_and_query = request.uri().path_and_query().map_or(0, |path| path.as_str().len());
     if "wss://".len() + host.len() + path_and_query > URL_LIMIT {
-        return Err(Refused(
-            StatusCode::URI_TOO_LONG,
-            "the URL has more than 4096 characters",
-        ));
+        return Err(Refused(StatusCode::URI_TOO_LONG, "the URL has more than 4096 characters"));
     }
     Ok(Upgrade { accept, host })
 }
 
 fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
-    let values = headers
-        .get_all(name)
-        .into_iter()
-        .filter_map(|value| value.to_str().ok());
-    values
-        .flat_map(|value| value.split(','))
-        .any(|value| value.trim().eq_ignore_ascii_case(token))
+    let values = headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).any(|value| value.trim().eq_ignore_ascii_case(token))
 }
 
 /// Sixteen bytes in Base64 (RFC 6455, section 4.1).
@@ -195,14 +176,10 @@ fn refusal(status: StatusCode) -> Response<Full<Bytes>> {
     };
     let mut response = Response::new(Full::from(format!(r#"{{"message":"{message}"}}"#)));
     *response.status_mut() = status;
-    response
-        .headers_mut()
-        .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     if status == StatusCode::UPGRADE_REQUIRED {
         // RFC 9110, section 15.5.22, demands it.
-        response
-            .headers_mut()
-            .insert(UPGRADE, HeaderValue::from_static("websocket"));
+        response.headers_mut().insert(UPGRADE, HeaderValue::from_static("websocket"));
     }
     response
 }
@@ -243,11 +220,7 @@ pub(super) fn trace_id() -> String {
 
 /// Keys and values with `%xx` decoded, and `+` as a space (inferred for the latter: forms write it so).
 fn parse_query(query: &str) -> Multi {
-    let decode = |text: &str| {
-        percent_decode_str(&text.replace('+', " "))
-            .decode_utf8_lossy()
-            .into_owned()
-    };
+    let decode = |text: &str| percent_decode_str(&text.replace('+', " ")).decode_utf8_lossy().into_owned();
     let mut parsed = Multi::new();
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
@@ -272,10 +245,7 @@ impl Head {
         let mut headers = [httparse::EMPTY_HEADER; HEADERS_LIMIT];
         let mut request = httparse::Request::new(&mut headers);
         match request.parse(&head) {
-            Ok(_) => request
-                .headers
-                .iter()
-                .map(|header| (header.name.to_ascii_lowercase(), header.name.to_owned())),
+            Ok(_) => request.headers.iter().map(|header| (header.name.to_ascii_lowercase(), header.name.to_owned())),
             // hyper has parsed it, so it was longer than what is kept.
             Err(_) => return HashMap::new(),
         }
@@ -358,9 +328,7 @@ mod tests {
     }
 
     fn refused(request: http::request::Builder) -> Option<u16> {
-        check("dev", &request.body(()).unwrap())
-            .err()
-            .map(|Refused(status, _)| status.as_u16())
+        check("dev", &request.body(()).unwrap()).err().map(|Refused(status, _)| status.as_u16())
     }
 
     #[test]
@@ -400,16 +368,10 @@ mod tests {
     #[test]
     fn a_query_is_decoded_and_keeps_repeated_keys_in_order() {
         let parsed = parse_query("a=1&b=%20y+z&a=2&&c&%64=%3D&e=a=b");
-        let expected = [
-            ("a", vec!["1", "2"]),
-            ("b", vec![" y z"]),
-            ("c", vec![""]),
-            ("d", vec!["="]),
-            ("e", vec!["a=b"]),
-        ];
-        let expected: Multi = expected
-            .map(|(key, values)| (key.to_owned(), values.into_iter().map(str::to_owned).collect()))
-            .into();
+        let expected =
+            [("a", vec!["1", "2"]), ("b", vec![" y z"]), ("c", vec![""]), ("d", vec!["="]), ("e", vec!["a=b"])];
+        let expected: Multi =
+            expected.map(|(key, values)| (key.to_owned(), values.into_iter().map(str::to_owned).collect())).into();
         assert_eq!(parsed, expected);
     }
 }

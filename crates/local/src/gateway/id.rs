@@ -61,11 +61,7 @@ impl fmt::Display for Id {
 fn base64(bytes: &[u8; 11]) -> String {
     let mut text = String::with_capacity(LENGTH);
     for group in bytes.chunks(3) {
-        let word = group
-            .iter()
-            .chain(&[0, 0])
-            .take(3)
-            .fold(0_usize, |word, byte| word << 8 | usize::from(*byte));
+        let word = group.iter().chain(&[0, 0]).take(3).fold(0_usize, |word, byte| word << 8 | usize::from(*byte));
         for position in 0..=group.len() {
             text.push(char::from(ALPHABET[word >> (18 - 6 * position) & 63]));
         }
@@ -88,9 +84,8 @@ mod tests {
 
     #[test]
     fn ids_made_at_once_differ() {
-        let threads: Vec<_> = (0..4)
-            .map(|_| std::thread::spawn(|| (0..1000).map(|_| Id::new()).collect::<Vec<_>>()))
-            .collect();
+        let threads: Vec<_> =
+            (0..4).map(|_| std::thread::spawn(|| (0..1000).map(|_| Id::new()).collect::<Vec<_>>())).collect();
         let ids: HashSet<_> = threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect();
         assert_eq!(ids.len(), 4000);
     }
@@ -106,14 +101,9 @@ mod tests {
         for id in ["PJqB0fHsqRcCHlw=", "e_d2EewNLPECIGw=", "JC1dgf9yoAMCK-g="] {
             assert!(Id::parse(id).is_some(), "{id}");
         }
-        for text in [
-            "",
-            "abc",
-            "WDGT8fY4joECJrQ=test",
-            "cjy8i76bx002884le6n17d49b",
-            "PJqB0fHsqRcCHl/=",
-            "PJqB0fHsqRcCHlwA",
-        ] {
+        for text in
+            ["", "abc", "WDGT8fY4joECJrQ=test", "cjy8i76bx002884le6n17d49b", "PJqB0fHsqRcCHl/=", "PJqB0fHsqRcCHlwA"]
+        {
             assert!(Id::parse(text).is_none(), "{text}");
         }
     }

@@ -97,10 +97,7 @@ impl ProxyResponse {
         if !matches!(response.remove("body"), None | Some(Value::Null | Value::String(_))) {
             return Err(wrong_type("body", "a string"));
         }
-        if !matches!(
-            response.remove("isBase64Encoded"),
-            None | Some(Value::Null | Value::Bool(_))
-        ) {
+        if !matches!(response.remove("isBase64Encoded"), None | Some(Value::Null | Value::Bool(_))) {
             return Err(wrong_type("isBase64Encoded", "a boolean"));
         }
         match response.into_iter().next() {
@@ -112,11 +109,7 @@ impl ProxyResponse {
     /// The value of a header, whatever the case of its name. Where there are several, one of `multiValueHeaders`
     /// wins over one of `headers`, as the proxy output format says, and the last over those before it (inferred).
     pub(super) fn header(&self, name: &HeaderName) -> Option<&str> {
-        let mut named = self
-            .headers
-            .iter()
-            .rev()
-            .filter(|(header, _)| header.eq_ignore_ascii_case(name.as_str()));
+        let mut named = self.headers.iter().rev().filter(|(header, _)| header.eq_ignore_ascii_case(name.as_str()));
         named.next().map(|(_, value)| value.as_str())
     }
 }
@@ -125,10 +118,7 @@ fn take_object(response: &mut Map<String, Value>, key: &'static str) -> Result<M
     match response.remove(key) {
         None | Some(Value::Null) => Ok(Map::new()),
         Some(Value::Object(object)) => Ok(object),
-        Some(_) => Err(MalformedResponse::WrongType {
-            key,
-            expected: "an object",
-        }),
+        Some(_) => Err(MalformedResponse::WrongType { key, expected: "an object" }),
     }
 }
 
@@ -142,20 +132,10 @@ mod tests {
             (r#"{"statusCode":200}"#, 200),
             (r#"{"statusCode":400,"body":"text"}"#, 400),
             // What `ApiGatewayProxyResponse` of aws_lambda_events serialises to.
-            (
-                r#"{"statusCode":200,"headers":{},"multiValueHeaders":{},"isBase64Encoded":false}"#,
-                200,
-            ),
-            (
-                r#"{"statusCode":204,"headers":null,"multiValueHeaders":null,"body":null}"#,
-                204,
-            ),
+            (r#"{"statusCode":200,"headers":{},"multiValueHeaders":{},"isBase64Encoded":false}"#, 200),
+            (r#"{"statusCode":204,"headers":null,"multiValueHeaders":null,"body":null}"#, 204),
         ] {
-            assert_eq!(
-                ProxyResponse::parse(response.as_bytes()).unwrap().status_code,
-                status_code,
-                "{response}"
-            );
+            assert_eq!(ProxyResponse::parse(response.as_bytes()).unwrap().status_code, status_code, "{response}");
         }
     }
 
@@ -168,29 +148,14 @@ mod tests {
             ("[200]", "it is not a JSON object"),
             ("{}", "`statusCode` is missing"),
             (r#"{"ok":true}"#, "`statusCode` is missing"),
-            (
-                r#"{"statusCode":"secret"}"#,
-                "`statusCode` is not an integer from 100 to 599",
-            ),
+            (r#"{"statusCode":"secret"}"#, "`statusCode` is not an integer from 100 to 599"),
             (r#"{"statusCode":20}"#, "`statusCode` is not an integer from 100 to 599"),
             (r#"{"statusCode":200,"foo":"secret"}"#, "unknown key `foo`"),
             (r#"{"statusCode":200,"body":{"a":"secret"}}"#, "`body` is not a string"),
-            (
-                r#"{"statusCode":200,"headers":["secret"]}"#,
-                "`headers` is not an object",
-            ),
-            (
-                r#"{"statusCode":200,"headers":{"a":1}}"#,
-                "`headers` is not an object of strings",
-            ),
-            (
-                r#"{"statusCode":200,"multiValueHeaders":{"a":"b"}}"#,
-                "`multiValueHeaders` is not an object of lists",
-            ),
-            (
-                r#"{"statusCode":200,"isBase64Encoded":"secret"}"#,
-                "`isBase64Encoded` is not a boolean",
-            ),
+            (r#"{"statusCode":200,"headers":["secret"]}"#, "`headers` is not an object"),
+            (r#"{"statusCode":200,"headers":{"a":1}}"#, "`headers` is not an object of strings"),
+            (r#"{"statusCode":200,"multiValueHeaders":{"a":"b"}}"#, "`multiValueHeaders` is not an object of lists"),
+            (r#"{"statusCode":200,"isBase64Encoded":"secret"}"#, "`isBase64Encoded` is not a boolean"),
         ] {
             let error = ProxyResponse::parse(response.as_bytes()).unwrap_err().to_string();
             assert!(error.starts_with(complaint), "{response}: {error}");

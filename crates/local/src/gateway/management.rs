@@ -36,10 +36,7 @@ pub(super) struct Path {
 pub(super) fn path(path: &str) -> Option<Path> {
     let decode = |segment| percent_decode_str(segment).decode_utf8_lossy().into_owned();
     let segments: Vec<_> = path.split('/').skip(1).map(decode).collect();
-    segments
-        .iter()
-        .any(|segment| segment == "@connections")
-        .then_some(Path { segments })
+    segments.iter().any(|segment| segment == "@connections").then_some(Path { segments })
 }
 
 /// An error as it goes over the wire.
@@ -103,9 +100,7 @@ pub(super) async fn respond(gateway: &Arc<Gateway>, request: Request<Incoming>, 
             message => serde_json::json!({ "message": message }).to_string().into(),
         };
         let mut response = json(refusal.status(), body);
-        response
-            .headers_mut()
-            .insert(ERROR_TYPE, HeaderValue::from_static(refusal.error_type()));
+        response.headers_mut().insert(ERROR_TYPE, HeaderValue::from_static(refusal.error_type()));
         response
     });
     let succeeded = response.status().is_success();
@@ -151,31 +146,19 @@ async fn call(gateway: &Gateway, request: Request<Incoming>, path: &Path) -> Res
         Cow::Borrowed(_) => payload,
         Cow::Owned(replaced) => replaced.into(),
     };
-    if connection.post(payload).await {
-        Ok(json(StatusCode::OK, Bytes::new()))
-    } else {
-        Err(Refusal::Gone)
-    }
+    if connection.post(payload).await { Ok(json(StatusCode::OK, Bytes::new())) } else { Err(Refusal::Gone) }
 }
 
 /// Demands a Signature Version 4 for this service, in the header or in the query. Which one is not verified.
 fn check_signature(headers: &HeaderMap, query: Option<&str>) -> Result<(), Refusal> {
     let header = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
     let header = header.and_then(|value| value.strip_prefix("AWS4-HMAC-SHA256 "));
-    let in_header = header.and_then(|value| {
-        value
-            .split(',')
-            .find_map(|part| part.trim().strip_prefix("Credential="))
-    });
+    let in_header = header.and_then(|value| value.split(',').find_map(|part| part.trim().strip_prefix("Credential=")));
     let in_query = query.and_then(|query| query.split('&').find_map(|pair| pair.strip_prefix("X-Amz-Credential=")));
     let credential = in_header.or(in_query).ok_or(Refusal::NotSigned)?;
     // {access key}/{date}/{region}/{service}/aws4_request
     let credential = percent_decode_str(credential).decode_utf8_lossy();
-    if credential.split('/').rev().nth(1) == Some(SIGNING_NAME) {
-        Ok(())
-    } else {
-        Err(Refusal::WrongService)
-    }
+    if credential.split('/').rev().nth(1) == Some(SIGNING_NAME) { Ok(()) } else { Err(Refusal::WrongService) }
 }
 
 /// The whole body, or `None` when it is longer than a message. One that is too long is read to its end all the same:
@@ -216,9 +199,7 @@ fn describe(connection: &Connection) -> String {
 fn json(status: StatusCode, body: Bytes) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(body));
     *response.status_mut() = status;
-    response
-        .headers_mut()
-        .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }
 
@@ -227,10 +208,7 @@ mod tests {
     use super::*;
 
     fn signed(authorization: &'static str) -> Result<(), Refusal> {
-        check_signature(
-            &HeaderMap::from_iter([(AUTHORIZATION, HeaderValue::from_static(authorization))]),
-            None,
-        )
+        check_signature(&HeaderMap::from_iter([(AUTHORIZATION, HeaderValue::from_static(authorization))]), None)
     }
 
     #[test]

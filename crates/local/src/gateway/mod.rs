@@ -122,10 +122,7 @@ impl Gateway {
         }
         drop(listener);
         gateway.stopping.send_replace(true);
-        if tokio::time::timeout(SHUTDOWN_TIMEOUT, gateway.stopping.closed())
-            .await
-            .is_err()
-        {
+        if tokio::time::timeout(SHUTDOWN_TIMEOUT, gateway.stopping.closed()).await.is_err() {
             log(format_args!("stopped without waiting for the last invocations"));
         }
         Ok(())
@@ -165,10 +162,7 @@ impl Gateway {
     }
 
     fn source(&self) -> Source<'_> {
-        Source {
-            api_id: &self.api.api_id,
-            stage: &self.api.stage,
-        }
+        Source { api_id: &self.api.api_id, stage: &self.api.stage }
     }
 }
 
@@ -191,10 +185,8 @@ async fn serve_tcp(gateway: Arc<Gateway>, tcp: TcpStream, endpoints: Endpoints) 
     });
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new());
-    let mut serving = pin!(
-        http.serve_connection(TokioIo::new(Recorder::new(tcp, head.clone())), service)
-            .with_upgrades()
-    );
+    let mut serving =
+        pin!(http.serve_connection(TokioIo::new(Recorder::new(tcp, head.clone())), service).with_upgrades());
     let served = tokio::select! {
         served = &mut serving => served,
         () = gateway.stopped() => {

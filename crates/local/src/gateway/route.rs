@@ -74,11 +74,7 @@ impl SelectionExpression {
     /// `None` when there is nothing to evaluate: the message is not JSON.
     fn evaluate(&self, body: &str) -> Option<String> {
         let is_static = self.0.iter().all(|part| matches!(part, Part::Text(_)));
-        let body = if is_static {
-            Value::Null
-        } else {
-            serde_json::from_str(body).ok()?
-        };
+        let body = if is_static { Value::Null } else { serde_json::from_str(body).ok()? };
         let mut key = String::new();
         for part in &self.0 {
             match part {
@@ -204,11 +200,7 @@ mod tests {
             (r#"{"b":1,"a":"x"}"#, "{a=x, b=1}"),
         ] {
             let body = format!(r#"{{"action":{value}}}"#);
-            assert_eq!(
-                evaluate("$request.body.action", &body).as_deref(),
-                Some(expected),
-                "{value}"
-            );
+            assert_eq!(evaluate("$request.body.action", &body).as_deref(), Some(expected), "{value}");
         }
     }
 
@@ -244,11 +236,7 @@ mod tests {
             (r#""x""#, "$default"),
             ("true", "$default"),
         ] {
-            assert_eq!(
-                expression.select(body, |key| routes.contains(&key)).as_deref(),
-                Some(expected),
-                "{body}"
-            );
+            assert_eq!(expression.select(body, |key| routes.contains(&key)).as_deref(), Some(expected), "{body}");
         }
         assert_eq!(expression.select("hello", |key| key == "sendMessage"), None);
     }

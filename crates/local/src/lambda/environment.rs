@@ -147,20 +147,14 @@ impl Environment {
 }
 
 fn timed_out(what: &str, limit: Duration) -> FunctionError {
-    FunctionError::new(
-        "Sandbox.Timedout",
-        format!("{what} timed out after {:.2} seconds", limit.as_secs_f64()),
-    )
+    FunctionError::new("Sandbox.Timedout", format!("{what} timed out after {:.2} seconds", limit.as_secs_f64()))
 }
 
 fn exit_error(status: Option<ExitStatus>) -> FunctionError {
     let message = match status {
         Some(status) if status.signal().is_some() => format!("Runtime exited with error: {status}"),
         Some(status) if !status.success() => {
-            format!(
-                "Runtime exited with error: exit status {}",
-                status.code().unwrap_or_default()
-            )
+            format!("Runtime exited with error: exit status {}", status.code().unwrap_or_default())
         }
         Some(_) | None => "Runtime exited without providing a reason".to_owned(),
     };
@@ -193,19 +187,11 @@ impl Process {
         let (lease, leased) = oneshot::channel();
         let (exited, exit) = watch::channel(None);
         tokio::spawn(supervise(child, configuration.key.clone(), leased, alive, exited));
-        Ok(Self {
-            exit,
-            lease: Some(lease),
-        })
+        Ok(Self { exit, lease: Some(lease) })
     }
 
     async fn exited(&mut self) -> FunctionError {
-        let exit = self
-            .exit
-            .wait_for(Option::is_some)
-            .await
-            .ok()
-            .and_then(|error| error.clone());
+        let exit = self.exit.wait_for(Option::is_some).await.ok().and_then(|error| error.clone());
         exit.unwrap_or_else(|| exit_error(None))
     }
 
@@ -269,23 +255,9 @@ async fn relay(output: impl AsyncRead + Unpin, mut print: impl FnMut(&str)) {
 
 /// The whole environment of a process: nothing is inherited from the developer's.
 fn variables(configuration: &Configuration, folder: &Path, runtime_api: SocketAddr) -> BTreeMap<String, String> {
-    let Configuration {
-        name,
-        handler,
-        memory_size_mb,
-        region,
-        ..
-    } = configuration;
-    let log_stream = format!(
-        "{}/[$LATEST]{:032x}",
-        jiff::Timestamp::now().strftime("%Y/%m/%d"),
-        fastrand::u128(..)
-    );
-    let unreserved = [
-        ("LANG", "en_US.UTF-8"),
-        ("PATH", "/usr/local/bin:/usr/bin/:/bin:/opt/bin"),
-        ("TZ", ":UTC"),
-    ];
+    let Configuration { name, handler, memory_size_mb, region, .. } = configuration;
+    let log_stream = format!("{}/[$LATEST]{:032x}", jiff::Timestamp::now().strftime("%Y/%m/%d"), fastrand::u128(..));
+    let unreserved = [("LANG", "en_US.UTF-8"), ("PATH", "/usr/local/bin:/usr/bin/:/bin:/opt/bin"), ("TZ", ":UTC")];
     let reserved = [
         ("_HANDLER", handler.clone()),
         ("AWS_REGION", region.clone()),
@@ -304,10 +276,8 @@ fn variables(configuration: &Configuration, folder: &Path, runtime_api: SocketAd
         ("LAMBDA_TASK_ROOT", folder.display().to_string()),
         ("LAMBDA_RUNTIME_DIR", "/var/runtime".to_owned()),
     ];
-    let mut variables: BTreeMap<_, _> = unreserved
-        .into_iter()
-        .map(|(name, value)| (name.to_owned(), value.to_owned()))
-        .collect();
+    let mut variables: BTreeMap<_, _> =
+        unreserved.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
     variables.extend(configuration.environment.clone());
     variables.extend(configuration.endpoints.clone());
     variables.extend(reserved.into_iter().map(|(name, value)| (name.to_owned(), value)));
@@ -317,11 +287,7 @@ fn variables(configuration: &Configuration, folder: &Path, runtime_api: SocketAd
 /// `Root=1-{epoch seconds}-{96 bits};Parent={64 bits};Sampled=0`, in hex.
 fn trace_id(now: Duration) -> String {
     let root = fastrand::u128(..) >> 32;
-    format!(
-        "Root=1-{:08x}-{root:024x};Parent={:016x};Sampled=0",
-        now.as_secs(),
-        fastrand::u64(..)
-    )
+    format!("Root=1-{:08x}-{root:024x};Parent={:016x};Sampled=0", now.as_secs(), fastrand::u64(..))
 }
 
 #[cfg(test)]
@@ -356,16 +322,8 @@ mod tests {
         dead.process.kill().await;
         assert!(!dead.is_alive());
 
-        let pool = watch::Sender::new(Pool {
-            idle: vec![dead],
-            returning: 0,
-        });
-        let dispatcher = Dispatcher {
-            configuration,
-            permits: Arc::new(Semaphore::new(1)),
-            stop,
-            pool,
-        };
+        let pool = watch::Sender::new(Pool { idle: vec![dead], returning: 0 });
+        let dispatcher = Dispatcher { configuration, permits: Arc::new(Semaphore::new(1)), stop, pool };
         assert!(dispatcher.environment().await.unwrap().is_alive());
     }
 
@@ -403,9 +361,6 @@ mod tests {
     fn a_trace_id_has_the_form_of_an_x_ray_header() {
         let id = trace_id(Duration::from_secs(1_700_000_000));
         assert!(id.starts_with("Root=1-6553f100-") && id.ends_with(";Sampled=0"), "{id}");
-        assert_eq!(
-            id.len(),
-            "Root=1-6553f100-000000000000000000000000;Parent=0000000000000000;Sampled=0".len()
-        );
+        assert_eq!(id.len(), "Root=1-6553f100-000000000000000000000000;Parent=0000000000000000;Sampled=0".len());
     }
 }

@@ -81,10 +81,7 @@ pub struct FunctionError {
 
 impl FunctionError {
     fn new(error_type: &str, error_message: impl Into<String>) -> Self {
-        Self {
-            error_type: error_type.to_owned(),
-            error_message: error_message.into(),
-        }
+        Self { error_type: error_type.to_owned(), error_message: error_message.into() }
     }
 }
 
@@ -117,12 +114,7 @@ impl Function {
     pub fn new(configuration: Configuration) -> Result<Self, Error> {
         if !configuration.binary.is_file() {
             return Err(Error::BinaryNotFound {
-                binary: configuration
-                    .binary
-                    .file_name()
-                    .unwrap_or_default()
-                    .to_string_lossy()
-                    .into_owned(),
+                binary: configuration.binary.file_name().unwrap_or_default().to_string_lossy().into_owned(),
                 function: configuration.key,
                 folder: configuration.binary.parent().map(PathBuf::from).unwrap_or_default(),
             });
@@ -151,9 +143,7 @@ impl Function {
         let (reply, response) = oneshot::channel();
         // Nobody takes the event after a shutdown; its reply channel then closes, too.
         let _ = self.events.send(Pending { event, reply });
-        response
-            .await
-            .unwrap_or_else(|_| Err(FunctionError::new("Sandbox.Shutdown", "the function is shut down")))
+        response.await.unwrap_or_else(|_| Err(FunctionError::new("Sandbox.Shutdown", "the function is shut down")))
     }
 
     /// Kills all processes, those in the middle of an event included, and returns when there are none any more.
@@ -233,10 +223,7 @@ impl Dispatcher {
             if environment.is_alive() {
                 return Ok(environment);
             }
-            terminal::line(
-                &self.configuration.key,
-                "the process died while idle; starting another one",
-            );
+            terminal::line(&self.configuration.key, "the process died while idle; starting another one");
         }
         Environment::start(&self.configuration, self.stop.clone()).await
     }

@@ -61,10 +61,7 @@ impl RuntimeApi {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = listener.local_addr()?;
         let (sender, calls) = mpsc::unbounded_channel();
-        let process = Arc::new(Process {
-            calls: sender,
-            state: Mutex::new(Phase::Init),
-        });
+        let process = Arc::new(Process { calls: sender, state: Mutex::new(Phase::Init) });
         let router = Router::new()
             .route("/2018-06-01/runtime/invocation/next", get(next))
             .route("/2018-06-01/runtime/invocation/{id}/response", post(response))
@@ -148,11 +145,7 @@ async fn next(State(process): State<Arc<Process>>) -> Response {
 async fn response(State(process): State<Arc<Process>>, Path(id): Path<String>, body: Bytes) -> Response {
     let size_bytes = body.len();
     if size_bytes <= RESPONSE_LIMIT_BYTES {
-        return if process.complete(&id, Ok(body)) {
-            accepted()
-        } else {
-            invalid_request_id()
-        };
+        return if process.complete(&id, Ok(body)) { accepted() } else { invalid_request_id() };
     }
     let too_large = FunctionError::new(
         "Function.ResponseSizeTooLarge",
@@ -168,11 +161,7 @@ async fn response(State(process): State<Arc<Process>>, Path(id): Path<String>, b
 }
 
 async fn error(State(process): State<Arc<Process>>, Path(id): Path<String>, body: Bytes) -> Response {
-    if process.complete(&id, Err(reported(&body))) {
-        accepted()
-    } else {
-        invalid_request_id()
-    }
+    if process.complete(&id, Err(reported(&body))) { accepted() } else { invalid_request_id() }
 }
 
 async fn init_error(State(process): State<Arc<Process>>, body: Bytes) -> Response {
@@ -193,13 +182,7 @@ fn reported(body: &[u8]) -> FunctionError {
         error_message: String,
     }
     match serde_json::from_slice(body) {
-        Ok(Report {
-            error_type,
-            error_message,
-        }) => FunctionError {
-            error_type,
-            error_message,
-        },
+        Ok(Report { error_type, error_message }) => FunctionError { error_type, error_message },
         Err(_) => FunctionError::new("Runtime.Unknown", String::from_utf8_lossy(body)),
     }
 }
@@ -213,18 +196,11 @@ fn invalid_request_id() -> Response {
 }
 
 fn invalid_state_transition() -> Response {
-    refusal(
-        StatusCode::FORBIDDEN,
-        "InvalidStateTransition",
-        "State transition is not allowed",
-    )
+    refusal(StatusCode::FORBIDDEN, "InvalidStateTransition", "State transition is not allowed")
 }
 
 fn refusal(status: StatusCode, error_type: &str, message: &str) -> Response {
-    json(
-        status,
-        &serde_json::json!({ "errorMessage": message, "errorType": error_type }),
-    )
+    json(status, &serde_json::json!({ "errorMessage": message, "errorType": error_type }))
 }
 
 fn json(status: StatusCode, body: &serde_json::Value) -> Response {
@@ -253,10 +229,7 @@ mod tests {
         assert_eq!(headers["content-type"], "application/json");
         assert_eq!(headers["lambda-runtime-aws-request-id"], id.as_str());
         assert_eq!(headers["lambda-runtime-deadline-ms"], "1700000000123");
-        assert_eq!(
-            headers["lambda-runtime-invoked-function-arn"],
-            "arn:aws:lambda:us-east-1:000000000000:function:f"
-        );
+        assert_eq!(headers["lambda-runtime-invoked-function-arn"], "arn:aws:lambda:us-east-1:000000000000:function:f");
         assert_eq!(headers["lambda-runtime-trace-id"], "Root=1-0-0;Parent=0;Sampled=0");
     }
 
@@ -264,9 +237,7 @@ mod tests {
     async fn next_blocks_without_limit() {
         let mut api = RuntimeApi::start().await.unwrap();
         let next = poll(&api);
-        let Some(Call::Next(poll)) = api.calls.recv().await else {
-            panic!("expected a poll")
-        };
+        let Some(Call::Next(poll)) = api.calls.recv().await else { panic!("expected a poll") };
         tokio::time::pause();
         tokio::time::advance(Duration::from_secs(3600)).await;
         tokio::time::resume();
@@ -290,10 +261,7 @@ mod tests {
     #[tokio::test]
     async fn an_unknown_request_id_is_refused_and_changes_nothing() {
         let (api, id, answer) = busy().await;
-        for path in [
-            "invocation/00000000-0000-4000-8000-000000000000/response",
-            "invocation/x/error",
-        ] {
+        for path in ["invocation/00000000-0000-4000-8000-000000000000/response", "invocation/x/error"] {
             let (status, _, body) = call(api.address, Method::POST, path, "{}").await;
             assert_eq!((status, body.as_str()), (400, INVALID_REQUEST_ID));
         }
@@ -314,12 +282,7 @@ mod tests {
     async fn the_largest_response_passes_and_one_byte_more_fails_the_invocation() {
         let (api, id, answer) = busy().await;
         let path = format!("invocation/{id}/response");
-        assert_eq!(
-            call(api.address, Method::POST, &path, "x".repeat(RESPONSE_LIMIT_BYTES))
-                .await
-                .0,
-            202
-        );
+        assert_eq!(call(api.address, Method::POST, &path, "x".repeat(RESPONSE_LIMIT_BYTES)).await.0, 202);
         assert_eq!(answer.await.unwrap().unwrap().len(), 6_291_556);
 
         let (api, id, answer) = busy().await;
@@ -340,9 +303,7 @@ mod tests {
         let report = r#"{"errorMessage":"no table","errorType":"Runtime.InitError"}"#;
         let (status, _, body) = call(api.address, Method::POST, "init/error", report).await;
         assert_eq!((status, body.as_str()), (202, r#"{"status":"OK"}"#));
-        let Some(Call::InitError(error)) = api.calls.recv().await else {
-            panic!("expected an init error")
-        };
+        let Some(Call::InitError(error)) = api.calls.recv().await else { panic!("expected an init error") };
         assert_eq!(error, FunctionError::new("Runtime.InitError", "no table"));
 
         let (api, ..) = busy().await;
@@ -361,9 +322,7 @@ mod tests {
     async fn a_poll_is_closed_when_the_process_goes_away() {
         let mut api = RuntimeApi::start().await.unwrap();
         let next = poll(&api);
-        let Some(Call::Next(mut poll)) = api.calls.recv().await else {
-            panic!("expected a poll")
-        };
+        let Some(Call::Next(mut poll)) = api.calls.recv().await else { panic!("expected a poll") };
         next.abort();
         poll.closed().await;
     }
@@ -386,9 +345,7 @@ mod tests {
     }
 
     async fn dispatch(api: &mut RuntimeApi) -> (String, Answer) {
-        let Some(Call::Next(poll)) = api.calls.recv().await else {
-            panic!("expected a poll")
-        };
+        let Some(Call::Next(poll)) = api.calls.recv().await else { panic!("expected a poll") };
         let (invocation, answer) = invocation();
         let id = invocation.request_id.to_string();
         assert!(poll.send(invocation).is_ok());
@@ -413,17 +370,9 @@ mod tests {
     async fn call(address: SocketAddr, method: Method, path: &str, body: impl Into<Body>) -> (u16, HeaderMap, String) {
         let uri = format!("http://{address}/2018-06-01/runtime/{path}");
         let request = Request::builder().method(method).uri(uri).body(body.into()).unwrap();
-        let response = Client::builder(TokioExecutor::new())
-            .build_http()
-            .request(request)
-            .await
-            .unwrap();
+        let response = Client::builder(TokioExecutor::new()).build_http().request(request).await.unwrap();
         let (parts, body) = response.into_parts();
         let body = body.collect().await.unwrap().to_bytes();
-        (
-            parts.status.as_u16(),
-            parts.headers,
-            String::from_utf8(body.to_vec()).unwrap(),
-        )
+        (parts.status.as_u16(), parts.headers, String::from_utf8(body.to_vec()).unwrap())
     }
 }

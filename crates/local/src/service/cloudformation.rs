@@ -46,11 +46,7 @@ pub(super) struct Names<'a> {
 }
 
 #[derive(Debug, Deserialize)]
-#[serde(
-    rename_all = "PascalCase",
-    deny_unknown_fields,
-    expecting = "a CloudFormation template"
-)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields, expecting = "a CloudFormation template")]
 struct Template {
     #[serde(default)]
     resources: BTreeMap<String, ResourceDefinition>,
@@ -164,11 +160,8 @@ impl Stack {
         resources: &Value,
         names: &Names<'_>,
     ) -> Result<(Self, Vec<Table>), ServiceError> {
-        let mut stack = Self {
-            name: names.stack.clone(),
-            region: names.region.to_owned(),
-            resources: generated_resources(names),
-        };
+        let mut stack =
+            Self { name: names.stack.clone(), region: names.region.to_owned(), resources: generated_resources(names) };
         let mut tables = Vec::new();
         for (template, at) in parts(resources, &KeyPath::default().key("resources")) {
             let template: Template = document.parse(template, &at)?;
@@ -180,13 +173,9 @@ impl Stack {
                     if ["AWS::IAM::Role", "AWS::Logs::LogGroup", "AWS::S3::Bucket"].contains(&known.kind.as_str()) {
                         continue;
                     }
-                    return Err(problem(
-                        "the stack has a resource of this logical id already".to_owned(),
-                    ));
+                    return Err(problem("the stack has a resource of this logical id already".to_owned()));
                 }
-                let kind = definition
-                    .kind
-                    .ok_or_else(|| problem("missing field `Type`".to_owned()))?;
+                let kind = definition.kind.ok_or_else(|| problem("missing field `Type`".to_owned()))?;
                 let (name, has_stream) = if kind == TABLE {
                     let has_stream = definition.properties.contains_key("StreamSpecification");
                     tables.push((id.clone(), definition.properties, at.key("Properties")));
@@ -201,19 +190,15 @@ impl Stack {
         // Names first: one table's properties may refer to another's name.
         for (id, properties, at) in &mut tables {
             let name = match properties.get("TableName") {
-                Some(name) => stack
-                    .text(name, &at.key("TableName"))
-                    .map_err(|problem| document.error(problem))?,
+                Some(name) => stack.text(name, &at.key("TableName")).map_err(|problem| document.error(problem))?,
                 None => format!("{}-{}-{id}", names.service, names.stage),
             };
             properties.insert("TableName".to_owned(), Value::from(name));
         }
         for (id, properties, at) in &tables {
             let name = properties["TableName"].as_str();
-            if let Some((other, _)) = stack
-                .resources
-                .iter()
-                .find(|(_, it)| it.kind == TABLE && it.name.as_deref() == name)
+            if let Some((other, _)) =
+                stack.resources.iter().find(|(_, it)| it.kind == TABLE && it.name.as_deref() == name)
             {
                 let reason = format!("`{other}` has this name already");
                 return Err(document.error(Problem::new(&at.key("TableName"), reason)));
@@ -236,31 +221,19 @@ impl Stack {
         properties: Map<String, Value>,
         at: &KeyPath,
     ) -> Result<Table, ServiceError> {
-        let properties = self
-            .evaluate(&Value::Object(properties), at)
-            .map_err(|problem| document.error(problem))?;
+        let properties = self.evaluate(&Value::Object(properties), at).map_err(|problem| document.error(problem))?;
         let table: TableProperties = document.parse(&properties, at)?;
         let ttl_attribute = match &table.time_to_live_specification {
-            Some(TimeToLiveSpecification {
-                enabled: true,
-                attribute_name: None,
-            }) => {
+            Some(TimeToLiveSpecification { enabled: true, attribute_name: None }) => {
                 let at = at.key("TimeToLiveSpecification");
                 return Err(document.error(Problem::new(&at, "missing field `AttributeName`")));
             }
-            Some(TimeToLiveSpecification {
-                enabled: true,
-                attribute_name,
-            }) => attribute_name.clone(),
+            Some(TimeToLiveSpecification { enabled: true, attribute_name }) => attribute_name.clone(),
             Some(_) | None => None,
         };
         let create_table = serde_json::to_value(&table)
             .map_err(|error| document.error(Problem::new(at, format!("cannot be written as JSON: {error}"))))?;
-        Ok(Table {
-            logical_id,
-            create_table,
-            ttl_attribute,
-        })
+        Ok(Table { logical_id, create_table, ttl_attribute })
     }
 
     /// Evaluates a value that has to be a text in the end; numbers and booleans become one.
@@ -268,15 +241,9 @@ impl Stack {
         match self.evaluate(value, at)? {
             Value::String(text) => Ok(text),
             scalar @ (Value::Number(_) | Value::Bool(_)) => Ok(scalar.to_string()),
-            Value::Null => Err(Problem::new(
-                at,
-                "expected a text, a number or a boolean, found nothing",
-            )),
+            Value::Null => Err(Problem::new(at, "expected a text, a number or a boolean, found nothing")),
             Value::Array(_) => Err(Problem::new(at, "expected a text, a number or a boolean, found a list")),
-            Value::Object(_) => Err(Problem::new(
-                at,
-                "expected a text, a number or a boolean, found a mapping",
-            )),
+            Value::Object(_) => Err(Problem::new(at, "expected a text, a number or a boolean, found a mapping")),
         }
     }
 
@@ -286,10 +253,7 @@ impl Stack {
         self.text(arn, at)?;
         match arn["Fn::GetAtt"].as_array().map(Vec::as_slice) {
             Some([Value::String(table), Value::String(attribute)]) if attribute == "StreamArn" => Ok(table.clone()),
-            _ => Err(Problem::new(
-                at,
-                "the local stack needs the Fn::GetAtt of a table's StreamArn here",
-            )),
+            _ => Err(Problem::new(at, "the local stack needs the Fn::GetAtt of a table's StreamArn here")),
         }
     }
 
@@ -301,11 +265,7 @@ impl Stack {
                 None => {
                     let evaluate =
                         |(key, value): (&String, &Value)| Ok((key.clone(), self.evaluate(value, &at.key(key))?));
-                    entries
-                        .iter()
-                        .map(evaluate)
-                        .collect::<Result<_, _>>()
-                        .map(Value::Object)
+                    entries.iter().map(evaluate).collect::<Result<_, _>>().map(Value::Object)
                 }
             },
             Value::Array(items) => {
@@ -331,12 +291,7 @@ impl Stack {
             ("Fn::Join", Value::Array(items)) => match items.as_slice() {
                 [Value::String(delimiter), Value::Array(values)] => {
                     let text = |(index, value)| self.text(value, &at.index(1).index(index));
-                    Ok(values
-                        .iter()
-                        .enumerate()
-                        .map(text)
-                        .collect::<Result<Vec<_>, _>>()?
-                        .join(delimiter))
+                    Ok(values.iter().enumerate().map(text).collect::<Result<Vec<_>, _>>()?.join(delimiter))
                 }
                 _ => Err(Problem::new(at, "expected a delimiter and a list of values")),
             },
@@ -350,9 +305,7 @@ impl Stack {
         let mut substituted = String::new();
         let mut rest = text;
         while let Some((before, after)) = rest.split_once("${") {
-            let (name, after) = after
-                .split_once('}')
-                .ok_or_else(|| Problem::new(at, "`${` without `}`"))?;
+            let (name, after) = after.split_once('}').ok_or_else(|| Problem::new(at, "`${` without `}`"))?;
             substituted.push_str(before);
             rest = after;
             if let Some(literal) = name.strip_prefix('!') {
@@ -400,10 +353,7 @@ impl Stack {
             ("AWS::SNS::Topic", "TopicArn") | (_, "Arn") => Ok(self.arn(resource, name)),
             ("AWS::SNS::Topic", "TopicName") | ("AWS::SQS::Queue", "QueueName") => Ok(name.to_owned()),
             ("AWS::SQS::Queue", "QueueUrl") => Ok(self.queue_url(name)),
-            _ => Err(Problem::new(
-                at,
-                format!("the local stack does not know `{id}.{attribute}`"),
-            )),
+            _ => Err(Problem::new(at, format!("the local stack does not know `{id}.{attribute}`"))),
         }
     }
 
@@ -437,11 +387,7 @@ impl Stack {
 /// The elements of a list with their keys, or the one value that is there instead.
 pub(super) fn parts<'a>(value: &'a Value, at: &KeyPath) -> Vec<(&'a Value, KeyPath)> {
     let parts = match value {
-        Value::Array(items) => items
-            .iter()
-            .enumerate()
-            .map(|(index, item)| (item, at.index(index)))
-            .collect(),
+        Value::Array(items) => items.iter().enumerate().map(|(index, item)| (item, at.index(index))).collect(),
         other => vec![(other, at.clone())],
     };
     parts.into_iter().filter(|(part, _)| !part.is_null()).collect()
@@ -455,53 +401,20 @@ fn intrinsic(entries: &Map<String, Value>) -> Option<(&str, &Value)> {
 
 /// The resources that the framework adds and that a service may refer to; see its `naming.js`.
 fn generated_resources(names: &Names<'_>) -> BTreeMap<String, Resource> {
-    let Names {
-        service,
-        stage,
-        region,
-        functions,
-        ..
-    } = names;
+    let Names { service, stage, region, functions, .. } = names;
     let mut generated = vec![
         ("WebsocketsApi".to_owned(), "AWS::ApiGatewayV2::Api", API_ID.to_owned()),
-        (
-            "WebsocketsDeploymentStage".to_owned(),
-            "AWS::ApiGatewayV2::Stage",
-            (*stage).to_owned(),
-        ),
-        (
-            "IamRoleLambdaExecution".to_owned(),
-            "AWS::IAM::Role",
-            format!("{service}-{stage}-{region}-lambdaRole"),
-        ),
-        (
-            "ServerlessDeploymentBucket".to_owned(),
-            "AWS::S3::Bucket",
-            format!("{service}-{stage}-deployment"),
-        ),
+        ("WebsocketsDeploymentStage".to_owned(), "AWS::ApiGatewayV2::Stage", (*stage).to_owned()),
+        ("IamRoleLambdaExecution".to_owned(), "AWS::IAM::Role", format!("{service}-{stage}-{region}-lambdaRole")),
+        ("ServerlessDeploymentBucket".to_owned(), "AWS::S3::Bucket", format!("{service}-{stage}-deployment")),
     ];
     for (key, name) in *functions {
         let normalized = normalized(key);
-        generated.push((
-            format!("{normalized}LambdaFunction"),
-            "AWS::Lambda::Function",
-            name.clone(),
-        ));
-        generated.push((
-            format!("{normalized}LogGroup"),
-            "AWS::Logs::LogGroup",
-            format!("/aws/lambda/{name}"),
-        ));
+        generated.push((format!("{normalized}LambdaFunction"), "AWS::Lambda::Function", name.clone()));
+        generated.push((format!("{normalized}LogGroup"), "AWS::Logs::LogGroup", format!("/aws/lambda/{name}")));
     }
-    let resource = |kind: &str, name| Resource {
-        kind: kind.to_owned(),
-        name: Some(name),
-        has_stream: false,
-    };
-    generated
-        .into_iter()
-        .map(|(id, kind, name)| (id, resource(kind, name)))
-        .collect()
+    let resource = |kind: &str, name| Resource { kind: kind.to_owned(), name: Some(name), has_stream: false };
+    generated.into_iter().map(|(id, kind, name)| (id, resource(kind, name))).collect()
 }
 
 /// A function key as it appears in logical ids: `send-message` is `SendDashmessage`.

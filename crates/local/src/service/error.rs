@@ -63,10 +63,7 @@ pub(super) struct Problem {
 
 impl Problem {
     pub(super) fn new(at: &KeyPath, reason: impl Into<String>) -> Self {
-        Self {
-            at: at.clone(),
-            reason: reason.into(),
-        }
+        Self { at: at.clone(), reason: reason.into() }
     }
 }
 

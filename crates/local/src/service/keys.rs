@@ -33,36 +33,20 @@ pub(super) fn treatment(parent: &KeyPath, key: &str, siblings: &Map<String, Valu
         ["functions", _] => (FUNCTION, REFUSED_FUNCTION),
         ["functions", _, "events"] => (&[], REFUSED_EVENTS),
         ["functions", _, "events", "websocket"] => (&[], &["authorizer", "routeResponseSelectionExpression"]),
-        ["functions", _, "events", "stream"] => (
-            &[],
-            &[
-                "consumer",
-                "filterPatterns",
-                "startingPositionTimestamp",
-                "tumblingWindowInSeconds",
-            ],
-        ),
+        ["functions", _, "events", "stream"] => {
+            (&[], &["consumer", "filterPatterns", "startingPositionTimestamp", "tumblingWindowInSeconds"])
+        }
         ["resources"] => (TEMPLATE, &["Transform", "extensions"]),
         ["resources", "Resources", _] if kind == Some(TABLE) => (RESOURCE, &["Condition"]),
         ["resources", "Resources", _] => {
-            return if key == "Type" {
-                Treatment::Read
-            } else {
-                Treatment::Ignore
-            };
+            return if key == "Type" { Treatment::Read } else { Treatment::Ignore };
         }
-        ["resources", "Resources", _, "Properties"] => (
-            TABLE_PROPERTIES,
-            &["ImportSourceSpecification", "KinesisStreamSpecification"],
-        ),
-        ["resources", "Resources", _, "Properties", "GlobalSecondaryIndexes"] => (
-            &[
-                "ContributorInsightsSpecification",
-                "OnDemandThroughput",
-                "WarmThroughput",
-            ],
-            &[],
-        ),
+        ["resources", "Resources", _, "Properties"] => {
+            (TABLE_PROPERTIES, &["ImportSourceSpecification", "KinesisStreamSpecification"])
+        }
+        ["resources", "Resources", _, "Properties", "GlobalSecondaryIndexes"] => {
+            (&["ContributorInsightsSpecification", "OnDemandThroughput", "WarmThroughput"], &[])
+        }
         ["resources", "Resources", _, "Properties", "StreamSpecification"] => (&["ResourcePolicy"], &[]),
         _ => (&[], &[]),
     };
@@ -168,15 +152,8 @@ const FUNCTION: &[&str] = &[
     "versionFunction",
 ];
 
-const REFUSED_FUNCTION: &[&str] = &[
-    "condition",
-    "durableConfig",
-    "fileSystemConfig",
-    "image",
-    "snapStart",
-    "url",
-    "vpc",
-];
+const REFUSED_FUNCTION: &[&str] =
+    &["condition", "durableConfig", "fileSystemConfig", "image", "snapStart", "url", "vpc"];
 
 const REFUSED_EVENTS: &[&str] = &[
     "activemq",
@@ -212,14 +189,8 @@ const TEMPLATE: &[&str] = &[
     "Rules",
 ];
 
-const RESOURCE: &[&str] = &[
-    "CreationPolicy",
-    "DeletionPolicy",
-    "DependsOn",
-    "Metadata",
-    "UpdatePolicy",
-    "UpdateReplacePolicy",
-];
+const RESOURCE: &[&str] =
+    &["CreationPolicy", "DeletionPolicy", "DependsOn", "Metadata", "UpdatePolicy", "UpdateReplacePolicy"];
 
 const TABLE_PROPERTIES: &[&str] = &[
     "ContributorInsightsSpecification",

@@ -179,11 +179,7 @@ impl Service {
             let reason = format!("`{}` is not a letter followed by letters, digits and `-`", root.service);
             return Err(document.error(Problem::new(&top.key("service"), reason)));
         }
-        let stage = options
-            .stage
-            .as_ref()
-            .or(provider.stage.as_ref())
-            .map_or(DEFAULT_STAGE, String::as_str);
+        let stage = options.stage.as_ref().or(provider.stage.as_ref()).map_or(DEFAULT_STAGE, String::as_str);
         if stage.len() > MAX_STAGE_LENGTH || !is_word(stage) {
             let reason = format!("the stage `{stage}` is not 1 to {MAX_STAGE_LENGTH} letters, digits, `-` and `_`");
             return Err(document.error(Problem::new(&top.key("provider").key("stage"), reason)));
@@ -201,10 +197,7 @@ impl Service {
             service: &root.service,
             stage,
             region,
-            stack: provider
-                .stack_name
-                .clone()
-                .unwrap_or_else(|| format!("{}-{stage}", root.service)),
+            stack: provider.stack_name.clone().unwrap_or_else(|| format!("{}-{stage}", root.service)),
             functions: &names,
         };
         let (stack, tables) = Stack::load(&document, &root.resources, &stack_names)?;
@@ -247,10 +240,7 @@ fn function_definitions(document: &Document, functions: &Value) -> Result<Defini
         for (key, definition) in part {
             let at = at.key(&key);
             if !is_word(&key) {
-                return Err(document.error(Problem::new(
-                    &at,
-                    "a function's key has letters, digits, `-` and `_` only",
-                )));
+                return Err(document.error(Problem::new(&at, "a function's key has letters, digits, `-` and `_` only")));
             }
             if definition.handler.is_empty() {
                 return Err(document.error(Problem::new(&at.key("handler"), "the name of a binary is needed")));
@@ -296,14 +286,9 @@ fn function(
             streams.push(stream_mapping(stream, &at.key("stream"), stack)?);
         }
     }
-    let memory_size = definition
-        .memory_size
-        .or(provider.memory_size)
-        .map_or(DEFAULT_MEMORY_SIZE, schema::MemorySize::get);
-    let timeout = definition
-        .timeout
-        .or(provider.timeout)
-        .map_or(DEFAULT_TIMEOUT, schema::Timeout::get);
+    let memory_size =
+        definition.memory_size.or(provider.memory_size).map_or(DEFAULT_MEMORY_SIZE, schema::MemorySize::get);
+    let timeout = definition.timeout.or(provider.timeout).map_or(DEFAULT_TIMEOUT, schema::Timeout::get);
     let logs = definition.logs.as_ref().unwrap_or(&provider.logs.lambda);
     Ok(Function {
         name,
@@ -334,21 +319,13 @@ fn stream_mapping(stream: &schema::Stream, at: &KeyPath, stack: &Stack) -> Resul
     };
     Ok(StreamMapping {
         table,
-        batch_size: stream
-            .batch_size
-            .map_or(DEFAULT_BATCH_SIZE, schema::Within::get)
-            .unsigned_abs(),
+        batch_size: stream.batch_size.map_or(DEFAULT_BATCH_SIZE, schema::Within::get).unsigned_abs(),
         batch_window: seconds(stream.batch_window.map_or(0, schema::Within::get)),
         starting_position: stream.starting_position,
-        maximum_retry_attempts: stream
-            .maximum_retry_attempts
-            .and_then(|attempts| u32::try_from(attempts.get()).ok()),
+        maximum_retry_attempts: stream.maximum_retry_attempts.and_then(|attempts| u32::try_from(attempts.get()).ok()),
         maximum_record_age: (maximum_record_age >= 0).then(|| seconds(maximum_record_age)),
         bisect_batch_on_function_error: stream.bisect_batch_on_function_error,
-        parallelization_factor: stream
-            .parallelization_factor
-            .map_or(1, schema::Within::get)
-            .unsigned_abs(),
+        parallelization_factor: stream.parallelization_factor.map_or(1, schema::Within::get).unsigned_abs(),
         report_batch_item_failures: stream.function_response_type.is_some(),
         on_failure,
         enabled: stream.enabled.unwrap_or(true),
@@ -370,16 +347,10 @@ fn add_routes(
             return Err(Problem::new(&at, "a route key is needed"));
         }
         if route.starts_with('$') && !["$connect", "$disconnect", "$default"].contains(&route.as_str()) {
-            return Err(Problem::new(
-                &at,
-                format!("`{route}` is not one of `$connect`, `$disconnect`, `$default`"),
-            ));
+            return Err(Problem::new(&at, format!("`{route}` is not one of `$connect`, `$disconnect`, `$default`")));
         }
         if let Some(other) = routes.insert(route.clone(), key.to_owned()) {
-            return Err(Problem::new(
-                &at,
-                format!("the route `{route}` leads to the function `{other}` already"),
-            ));
+            return Err(Problem::new(&at, format!("the route `{route}` leads to the function `{other}` already")));
         }
     }
     Ok(())
@@ -402,10 +373,7 @@ fn is_environment_key(key: &str) -> bool {
 
 /// Letters, digits, `-` and `_`, at least one.
 fn is_word(text: &str) -> bool {
-    !text.is_empty()
-        && text
-            .chars()
-            .all(|character| character.is_ascii_alphanumeric() || "-_".contains(character))
+    !text.is_empty() && text.chars().all(|character| character.is_ascii_alphanumeric() || "-_".contains(character))
 }
 
 #[cfg(test)]

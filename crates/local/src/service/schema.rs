@@ -25,11 +25,7 @@ pub(super) struct Root {
 }
 
 #[derive(Debug, Deserialize)]
-#[serde(
-    rename_all = "camelCase",
-    deny_unknown_fields,
-    expecting = "a mapping with the provider's name"
-)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, expecting = "a mapping with the provider's name")]
 pub(super) struct Provider {
     #[serde(rename = "name")]
     pub(super) _name: ProviderName,
@@ -141,9 +137,7 @@ impl<'de> Deserialize<'de> for Websocket {
             }
 
             fn visit_str<E: Error>(self, route: &str) -> Result<Websocket, E> {
-                Ok(Websocket {
-                    route: route.to_owned(),
-                })
+                Ok(Websocket { route: route.to_owned() })
             }
 
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Websocket, A::Error> {
@@ -268,11 +262,7 @@ impl<'de, const MIN: i32, const MAX: i32> Deserialize<'de> for Within<MIN, MAX> 
             Value::String(text) => text.parse().ok(),
             _ => None,
         };
-        let number = number
-            .and_then(|number| i32::try_from(number).ok())
-            .filter(|number| (MIN..=MAX).contains(number));
-        number
-            .map(Self)
-            .ok_or_else(|| D::Error::custom(format!("{value} is not a whole number from {MIN} to {MAX}")))
+        let number = number.and_then(|number| i32::try_from(number).ok()).filter(|number| (MIN..=MAX).contains(number));
+        number.map(Self).ok_or_else(|| D::Error::custom(format!("{value} is not a whole number from {MIN} to {MAX}")))
     }
 }

@@ -170,56 +170,25 @@ Resources:
           Projection: {ProjectionType: ALL}
           ProvisionedThroughput: {ReadCapacityUnits: 1, WriteCapacityUnits: 1}
 ";
-    let service = load(&[
-        ("serverless.yml", main),
-        ("infra/tables.yml", tables),
-        ("infra/iam.yml", "[]"),
-    ]);
+    let service = load(&[("serverless.yml", main), ("infra/tables.yml", tables), ("infra/iam.yml", "[]")]);
 
     assert_eq!(
         (service.name.as_str(), service.stage.as_str(), service.region.as_str()),
         ("chat", "dev", "eu-central-1")
     );
     assert_eq!(service.route_selection_expression, "$request.body.type");
-    let routes: Vec<_> = service
-        .routes
-        .iter()
-        .map(|(route, key)| (route.as_str(), key.as_str()))
-        .collect();
-    assert_eq!(
-        routes,
-        [
-            ("$connect", "connect"),
-            ("$default", "sendMessage"),
-            ("sendMessage", "sendMessage")
-        ]
-    );
+    let routes: Vec<_> = service.routes.iter().map(|(route, key)| (route.as_str(), key.as_str())).collect();
+    assert_eq!(routes, [("$connect", "connect"), ("$default", "sendMessage"), ("sendMessage", "sendMessage")]);
 
     let connect = &service.functions["connect"];
-    assert_eq!(
-        (connect.name.as_str(), connect.handler.as_str()),
-        ("chat-dev-connect", "connect")
-    );
+    assert_eq!((connect.name.as_str(), connect.handler.as_str()), ("chat-dev-connect", "connect"));
     assert_eq!((connect.memory_size_mb, connect.timeout), (256, Duration::from_secs(6)));
-    assert_eq!(
-        (connect.log_format, connect.log_level.as_deref()),
-        (LogFormat::Json, Some("DEBUG"))
-    );
-    let environment: Vec<_> = connect
-        .environment
-        .iter()
-        .map(|(key, value)| (key.as_str(), value.as_str()))
-        .collect();
-    assert_eq!(
-        environment,
-        [("LIMIT", "10"), ("TABLE", "chat-dev-connections"), ("VERBOSE", "true")]
-    );
+    assert_eq!((connect.log_format, connect.log_level.as_deref()), (LogFormat::Json, Some("DEBUG")));
+    let environment: Vec<_> = connect.environment.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+    assert_eq!(environment, [("LIMIT", "10"), ("TABLE", "chat-dev-connections"), ("VERBOSE", "true")]);
 
     let send = &service.functions["sendMessage"];
-    assert_eq!(
-        (send.name.as_str(), send.timeout),
-        ("chat-send", Duration::from_secs(29))
-    );
+    assert_eq!((send.name.as_str(), send.timeout), ("chat-send", Duration::from_secs(29)));
     assert_eq!((send.log_format, send.log_level.as_deref()), (LogFormat::Text, None));
     assert_eq!(send.environment["LIMIT"], "20");
 
@@ -240,9 +209,7 @@ Resources:
     };
     assert_eq!(publish.streams, [expected]);
 
-    let [connections, events] = service.tables.as_slice() else {
-        panic!("two tables: {:?}", service.tables)
-    };
+    let [connections, events] = service.tables.as_slice() else { panic!("two tables: {:?}", service.tables) };
     assert_eq!(
         (connections.logical_id.as_str(), connections.ttl_attribute.as_deref()),
         ("ConnectionsTable", Some("ttl"))
@@ -262,10 +229,7 @@ Resources:
         events.create_table["StreamSpecification"],
         json!({"StreamEnabled": true, "StreamViewType": "NEW_IMAGE"})
     );
-    assert_eq!(
-        events.create_table["GlobalSecondaryIndexes"][0]["Projection"],
-        json!({"ProjectionType": "ALL"})
-    );
+    assert_eq!(events.create_table["GlobalSecondaryIndexes"][0]["Projection"], json!({"ProjectionType": "ALL"}));
     crate::table::Tables::open(None, &service.tables).unwrap();
 }
 
@@ -279,14 +243,8 @@ fn a_small_service_gets_the_frameworks_defaults() {
     assert_eq!((service.stage.as_str(), service.region.as_str()), ("dev", "us-east-1"));
     assert_eq!(service.route_selection_expression, "$request.body.action");
     let function = &service.functions["connect"];
-    assert_eq!(
-        (function.memory_size_mb, function.timeout),
-        (1024, Duration::from_secs(6))
-    );
-    assert_eq!(
-        (function.log_format, function.log_level.as_deref()),
-        (LogFormat::Text, None)
-    );
+    assert_eq!((function.memory_size_mb, function.timeout), (1024, Duration::from_secs(6)));
+    assert_eq!((function.log_format, function.log_level.as_deref()), (LogFormat::Text, None));
     let expected = StreamMapping {
         table: "Events".to_owned(),
         batch_size: 10,
@@ -314,11 +272,7 @@ functions:
 ";
     let provider = "{name: aws, stage: '${self:provider.name}-x', environment: {STAGE: '${sls:stage}'}}";
     let functions = "{one: {handler: one, events: [{websocket: one}]}}";
-    let service = load(&[
-        ("serverless.yml", main),
-        ("provider.yml", provider),
-        ("functions.yml", functions),
-    ]);
+    let service = load(&[("serverless.yml", main), ("provider.yml", provider), ("functions.yml", functions)]);
     assert_eq!(service.routes.into_keys().collect::<Vec<_>>(), ["one", "two"]);
     assert_eq!(service.functions["one"].environment["STAGE"], "aws-x");
 }
@@ -352,10 +306,7 @@ fn variables_take_their_values_from_each_source() {
             environment: BTreeMap::from([("NAME".to_owned(), "from the environment".to_owned())]),
             ..Options::default()
         };
-        let files = [
-            ("serverless.yml", main.as_str()),
-            ("values.yml", "{list: [one, two], stage: '${sls:stage}'}"),
-        ];
+        let files = [("serverless.yml", main.as_str()), ("values.yml", "{list: [one, two], stage: '${sls:stage}'}")];
         let service = load_with(&files, &options).unwrap();
         assert_eq!(service.functions["connect"].environment["X"], expected, "{expression}");
     }
@@ -363,14 +314,8 @@ fn variables_take_their_values_from_each_source() {
 
 #[test]
 fn the_stage_flag_wins() {
-    let options = Options {
-        stage: Some("prod".to_owned()),
-        ..Options::default()
-    };
-    assert_eq!(
-        value_of("${sls:stage}-${opt:stage}", "", &options).unwrap(),
-        "prod-prod"
-    );
+    let options = Options { stage: Some("prod".to_owned()), ..Options::default() };
+    assert_eq!(value_of("${sls:stage}-${opt:stage}", "", &options).unwrap(), "prod-prod");
     assert_eq!(value_of("!Ref AWS::StackName", "", &options).unwrap(), "chat-prod");
 }
 
@@ -381,42 +326,24 @@ fn intrinsic_functions_are_evaluated() {
         ("!Ref Plain", "chat-dev-Plain"),
         ("!Ref WebsocketsApi", API_ID),
         ("!Ref ConnectLambdaFunction", "chat-dev-connect"),
-        (
-            "!Ref Failed",
-            "https://sqs.us-east-1.amazonaws.com/123456789012/chat-dev-Failed",
-        ),
+        ("!Ref Failed", "https://sqs.us-east-1.amazonaws.com/123456789012/chat-dev-Failed"),
         ("!Ref Alarm", "arn:aws:sns:us-east-1:123456789012:chat-dev-Alarm"),
         ("!Ref AWS::Region", "us-east-1"),
-        (
-            "!GetAtt Events.Arn",
-            "arn:aws:dynamodb:us-east-1:123456789012:table/chat-events",
-        ),
+        ("!GetAtt Events.Arn", "arn:aws:dynamodb:us-east-1:123456789012:table/chat-events"),
         (
             "{Fn::GetAtt: [ConnectLambdaFunction, Arn]}",
             "arn:aws:lambda:us-east-1:123456789012:function:chat-dev-connect",
         ),
-        (
-            "!GetAtt IamRoleLambdaExecution.Arn",
-            "arn:aws:iam::123456789012:role/chat-dev-us-east-1-lambdaRole",
-        ),
+        ("!GetAtt IamRoleLambdaExecution.Arn", "arn:aws:iam::123456789012:role/chat-dev-us-east-1-lambdaRole"),
         ("!GetAtt Failed.QueueName", "chat-dev-Failed"),
-        (
-            "!Sub '${Events}/${Plain.Arn}'",
-            "chat-events/arn:aws:dynamodb:us-east-1:123456789012:table/chat-dev-Plain",
-        ),
+        ("!Sub '${Events}/${Plain.Arn}'", "chat-events/arn:aws:dynamodb:us-east-1:123456789012:table/chat-dev-Plain"),
         (
             "!Sub 'https://${WebsocketsApi}.execute-api.${AWS::Region}.${AWS::URLSuffix}/${sls:stage}'",
             "https://local0ws01.execute-api.us-east-1.amazonaws.com/dev",
         ),
-        (
-            "!Sub ['${A}-${!B}-${Events}', {A: !Ref Plain}]",
-            "chat-dev-Plain-${B}-chat-events",
-        ),
+        ("!Sub ['${A}-${!B}-${Events}', {A: !Ref Plain}]", "chat-dev-Plain-${B}-chat-events"),
         ("!Join ['/', [a, !Ref Events, 3]]", "a/chat-events/3"),
-        (
-            "!Join ['', ['arn:', !Ref AWS::Partition, ':', !Ref AWS::AccountId]]",
-            "arn:aws:123456789012",
-        ),
+        ("!Join ['', ['arn:', !Ref AWS::Partition, ':', !Ref AWS::AccountId]]", "arn:aws:123456789012"),
     ] {
         assert_eq!(value(expression, RESOURCES), expected, "{expression}");
     }
@@ -429,22 +356,10 @@ fn intrinsic_functions_that_have_no_value_here_are_refused() {
         ("!Ref Evnts", "Ref: the stack has no resource `Evnts`"),
         ("!GetAtt Evnts.Arn", "Fn::GetAtt: the stack has no resource `Evnts`"),
         ("!Sub '${Evnts}'", "Fn::Sub: the stack has no resource `Evnts`"),
-        (
-            "!GetAtt Plain.StreamArn",
-            "Fn::GetAtt: the table `Plain` has no StreamSpecification",
-        ),
-        (
-            "!GetAtt Failed.Colour",
-            "Fn::GetAtt: the local stack does not know `Failed.Colour`",
-        ),
-        (
-            "!ImportValue other",
-            "Fn::ImportValue: not supported by the local stack",
-        ),
-        (
-            "!Join ['', [!If [A, b, c]]]",
-            "Fn::Join[1][0].Fn::If: not supported by the local stack",
-        ),
+        ("!GetAtt Plain.StreamArn", "Fn::GetAtt: the table `Plain` has no StreamSpecification"),
+        ("!GetAtt Failed.Colour", "Fn::GetAtt: the local stack does not know `Failed.Colour`"),
+        ("!ImportValue other", "Fn::ImportValue: not supported by the local stack"),
+        ("!Join ['', [!If [A, b, c]]]", "Fn::Join[1][0].Fn::If: not supported by the local stack"),
         ("!Join a", "Fn::Join: an argument of another form"),
     ] {
         let expected = format!("serverless.yml: functions.connect.environment.X.{expected}");
@@ -471,24 +386,14 @@ fn variables_that_have_no_value_name_file_and_key() {
     for (expression, expected) in [
         ("${self:custom.nope}", "`${self:custom.nope}` has no value"),
         ("${opt:nope}", "`${opt:nope}` has no value"),
-        (
-            "${file(nope.yml)}",
-            "`${file(nope.yml)}` has no value: no such file or key",
-        ),
+        ("${file(nope.yml)}", "`${file(nope.yml)}` has no value: no such file or key"),
         ("${file(nope.js)}", "`nope.js` is not a .yml, .yaml or .json file"),
         ("${ssm:/a/b}", "the local stack has no variable `ssm:/a/b`"),
-        (
-            "${cf:stack.Output}",
-            "the local stack has no variable `cf:stack.Output`",
-        ),
+        ("${cf:stack.Output}", "the local stack has no variable `cf:stack.Output`"),
         ("${opt:x, dev}", "`dev` is neither a variable nor a text in quotes"),
         ("a-${self:provider}", "`${self:provider}` is not a text"),
     ] {
-        assert_eq!(
-            value_error(&format!("'{expression}'"), ""),
-            format!("{at}: {expected}"),
-            "{expression}"
-        );
+        assert_eq!(value_error(&format!("'{expression}'"), ""), format!("{at}: {expected}"), "{expression}");
     }
 }
 
@@ -502,14 +407,9 @@ fn cycles_are_found() {
         "serverless.yml: custom.c: a variable includes what it is part of"
     );
     let main = service_with("      X: x", "resources: '${file(a.yml)}'");
-    let files = [
-        ("serverless.yml", main.as_str()),
-        ("a.yml", "Resources: {A: {Type: '${file(a.yml):Resources.A.Type}'}}"),
-    ];
-    assert_eq!(
-        error(&files),
-        "a.yml: Resources.A.Type: `${file(a.yml):Resources.A.Type}` leads back to itself"
-    );
+    let files =
+        [("serverless.yml", main.as_str()), ("a.yml", "Resources: {A: {Type: '${file(a.yml):Resources.A.Type}'}}")];
+    assert_eq!(error(&files), "a.yml: Resources.A.Type: `${file(a.yml):Resources.A.Type}` leads back to itself");
 }
 
 #[test]
@@ -517,47 +417,27 @@ fn broken_files_are_refused_with_file_and_key() {
     let good = service_with("      X: x", RESOURCES);
     load(&[("serverless.yml", &good)]);
     for (original, broken, expected) in [
-        (
-            "service: chat",
-            "service: 5chat",
-            "service: `5chat` is not a letter followed by letters, digits and `-`",
-        ),
+        ("service: chat", "service: 5chat", "service: `5chat` is not a letter followed by letters, digits and `-`"),
         (
             "service: chat",
             "service: chat\nservce: chat",
             "servce: unknown field `servce`, expected one of `service`, `provider`, `functions`, `resources`",
         ),
-        (
-            "name: aws",
-            "name: google",
-            "provider.name: unknown variant `google`, expected `aws`",
-        ),
+        ("name: aws", "name: google", "provider.name: unknown variant `google`, expected `aws`"),
         ("name: aws", "stage: dev", "provider: missing field `name`"),
-        (
-            "name: aws",
-            "name: aws\n  vpc: {subnetIds: []}",
-            "provider.vpc: not supported by the local stack",
-        ),
+        ("name: aws", "name: aws\n  vpc: {subnetIds: []}", "provider.vpc: not supported by the local stack"),
         (
             "name: aws",
             "name: aws\n  stage: 'a b'",
             "provider.stage: the stage `a b` is not 1 to 128 letters, digits, `-` and `_`",
         ),
-        (
-            "name: aws",
-            "name: aws\n  memorySize: 64",
-            "provider.memorySize: 64 is not a whole number from 128 to 10240",
-        ),
+        ("name: aws", "name: aws\n  memorySize: 64", "provider.memorySize: 64 is not a whole number from 128 to 10240"),
         (
             "name: aws",
             "name: aws\n  logs: {lambda: {logFormat: XML}}",
             "provider.logs.lambda.logFormat: unknown variant `XML`, expected `JSON` or `Text`",
         ),
-        (
-            "handler: connect",
-            "timeout: 5",
-            "functions.connect: missing field `handler`",
-        ),
+        ("handler: connect", "timeout: 5", "functions.connect: missing field `handler`"),
         (
             "handler: connect",
             "handler: connect\n    timeout: 901",
@@ -568,11 +448,7 @@ fn broken_files_are_refused_with_file_and_key() {
             "handler: connect\n    image: x",
             "functions.connect.image: not supported by the local stack",
         ),
-        (
-            "websocket: $connect",
-            "http: GET /",
-            "functions.connect.events[0].http: not supported by the local stack",
-        ),
+        ("websocket: $connect", "http: GET /", "functions.connect.events[0].http: not supported by the local stack"),
         (
             "websocket: $connect",
             "websockets: $connect",
@@ -598,11 +474,7 @@ fn broken_files_are_refused_with_file_and_key() {
             "[{websocket: a}, {websocket: a}]",
             "functions.connect.events[1].websocket: the route `a` leads to the function `connect` already",
         ),
-        (
-            "events: [websocket: $connect]",
-            "events: []",
-            "functions: no function has a websocket event",
-        ),
+        ("events: [websocket: $connect]", "events: []", "functions: no function has a websocket event"),
         (
             "StreamViewType",
             "StreamViewTypo",
@@ -628,17 +500,10 @@ fn broken_files_are_refused_with_file_and_key() {
             "ConnectLambdaFunction:",
             "resources.Resources.ConnectLambdaFunction: the stack has a resource of this logical id already",
         ),
-        (
-            "Type: AWS::SNS::Topic",
-            "Typ: AWS::SNS::Topic",
-            "resources.Resources.Alarm: missing field `Type`",
-        ),
+        ("Type: AWS::SNS::Topic", "Typ: AWS::SNS::Topic", "resources.Resources.Alarm: missing field `Type`"),
     ] {
         let text = good.replacen(original, broken, 1);
-        assert_eq!(
-            error(&[("serverless.yml", &text)]),
-            format!("serverless.yml: {expected}")
-        );
+        assert_eq!(error(&[("serverless.yml", &text)]), format!("serverless.yml: {expected}"));
     }
 }
 
@@ -651,61 +516,17 @@ fn broken_stream_mappings_are_refused() {
     load(&[("serverless.yml", &good)]);
     let arn = "arn: !GetAtt Events.StreamArn";
     for (original, broken, expected) in [
-        (
-            "dynamodb",
-            "kinesis",
-            "type: unknown variant `kinesis`, expected `dynamodb`",
-        ),
-        (
-            arn,
-            "arn: 'arn:aws:dynamodb:a'",
-            "arn: the local stack needs the Fn::GetAtt of a table's StreamArn here",
-        ),
-        (
-            arn,
-            "arn: !GetAtt Events.Arn",
-            "arn: the local stack needs the Fn::GetAtt of a table's StreamArn here",
-        ),
-        (
-            arn,
-            "arn: !GetAtt Plain.StreamArn",
-            "arn.Fn::GetAtt: the table `Plain` has no StreamSpecification",
-        ),
-        (
-            "}]",
-            ", batchSize: 0}]",
-            "batchSize: 0 is not a whole number from 1 to 10000",
-        ),
-        (
-            "}]",
-            ", batchWindow: 301}]",
-            "batchWindow: 301 is not a whole number from 0 to 300",
-        ),
-        (
-            "}]",
-            ", parallelizationFactor: 11}]",
-            "parallelizationFactor: 11 is not a whole number from 1 to 10",
-        ),
-        (
-            "}]",
-            ", maximumRetryAttempts: -2}]",
-            "maximumRetryAttempts: -2 is not a whole number from -1 to 10000",
-        ),
-        (
-            "}]",
-            ", maximumRecordAgeInSeconds: 59}]",
-            "maximumRecordAgeInSeconds: 59 is neither -1 nor at least 60",
-        ),
-        (
-            "}]",
-            ", filterPatterns: [{}]}]",
-            "filterPatterns: not supported by the local stack",
-        ),
-        (
-            "}]",
-            ", tumblingWindowInSeconds: 1}]",
-            "tumblingWindowInSeconds: not supported by the local stack",
-        ),
+        ("dynamodb", "kinesis", "type: unknown variant `kinesis`, expected `dynamodb`"),
+        (arn, "arn: 'arn:aws:dynamodb:a'", "arn: the local stack needs the Fn::GetAtt of a table's StreamArn here"),
+        (arn, "arn: !GetAtt Events.Arn", "arn: the local stack needs the Fn::GetAtt of a table's StreamArn here"),
+        (arn, "arn: !GetAtt Plain.StreamArn", "arn.Fn::GetAtt: the table `Plain` has no StreamSpecification"),
+        ("}]", ", batchSize: 0}]", "batchSize: 0 is not a whole number from 1 to 10000"),
+        ("}]", ", batchWindow: 301}]", "batchWindow: 301 is not a whole number from 0 to 300"),
+        ("}]", ", parallelizationFactor: 11}]", "parallelizationFactor: 11 is not a whole number from 1 to 10"),
+        ("}]", ", maximumRetryAttempts: -2}]", "maximumRetryAttempts: -2 is not a whole number from -1 to 10000"),
+        ("}]", ", maximumRecordAgeInSeconds: 59}]", "maximumRecordAgeInSeconds: 59 is neither -1 nor at least 60"),
+        ("}]", ", filterPatterns: [{}]}]", "filterPatterns: not supported by the local stack"),
+        ("}]", ", tumblingWindowInSeconds: 1}]", "tumblingWindowInSeconds: not supported by the local stack"),
         (
             "}]",
             ", startingPosition: AT_TIMESTAMP}]",
@@ -730,17 +551,10 @@ fn broken_stream_mappings_are_refused() {
 
 #[test]
 fn a_problem_in_an_included_file_is_reported_there() {
-    let main = service_with(
-        "      X: x",
-        "resources: ['${file(infra/tables.yml)}', '${file(infra/more.yml):stack}']",
-    );
+    let main = service_with("      X: x", "resources: ['${file(infra/tables.yml)}', '${file(infra/more.yml):stack}']");
     let tables = RESOURCES.trim_start().trim_start_matches("resources:");
     let with = |tables: &str, more: &str| {
-        error(&[
-            ("serverless.yml", main.as_str()),
-            ("infra/tables.yml", tables),
-            ("infra/more.yml", more),
-        ])
+        error(&[("serverless.yml", main.as_str()), ("infra/tables.yml", tables), ("infra/more.yml", more)])
     };
     assert_eq!(
         with(&tables.replace("StreamViewType", "StreamViewTypo"), "stack: {}"),
@@ -748,10 +562,7 @@ fn a_problem_in_an_included_file_is_reported_there() {
          unknown field `StreamViewTypo`, expected `StreamViewType`"
     );
     assert_eq!(
-        with(
-            tables,
-            "stack: {Resources: {More: {Type: AWS::DynamoDB::Table, Properties: {Nme: x}}}}"
-        ),
+        with(tables, "stack: {Resources: {More: {Type: AWS::DynamoDB::Table, Properties: {Nme: x}}}}"),
         "infra/more.yml: stack.Resources.More.Properties.Nme: unknown field `Nme`, expected one of `TableName`, \
          `AttributeDefinitions`, `KeySchema`, `BillingMode`, `ProvisionedThroughput`, `LocalSecondaryIndexes`, \
          `GlobalSecondaryIndexes`, `StreamSpecification`, `TimeToLiveSpecification`"
@@ -773,12 +584,6 @@ fn a_problem_in_an_included_file_is_reported_there() {
 #[test]
 fn a_missing_or_empty_serverless_yml_is_named() {
     assert_eq!(error(&[]), "serverless.yml: cannot be read");
-    assert_eq!(
-        error(&[("serverless.yml", "")]),
-        "serverless.yml: invalid type: null, expected a service"
-    );
-    assert_eq!(
-        error(&[("serverless.yml", "service: chat\n")]),
-        "serverless.yml: missing field `provider`"
-    );
+    assert_eq!(error(&[("serverless.yml", "")]), "serverless.yml: invalid type: null, expected a service");
+    assert_eq!(error(&[("serverless.yml", "service: chat\n")]), "serverless.yml: missing field `provider`");
 }

@@ -26,11 +26,7 @@ pub(super) struct Document {
 impl Document {
     /// Reads a serverless.yml and what it includes.
     pub(super) fn load(path: &Path, options: &Options) -> Result<Self, ServiceError> {
-        let main = path
-            .file_name()
-            .unwrap_or(path.as_os_str())
-            .to_string_lossy()
-            .into_owned();
+        let main = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
         let mut resolver = Resolver {
             folder: path.parent().unwrap_or(Path::new("")).to_owned(),
             main: main.clone(),
@@ -41,18 +37,8 @@ impl Document {
             origins: BTreeMap::new(),
         };
         let value = resolver.read(&main)?;
-        let value = resolver.resolve(
-            Node {
-                value,
-                file: main,
-                key: KeyPath::default(),
-            },
-            &KeyPath::default(),
-        )?;
-        Ok(Self {
-            value,
-            origins: resolver.origins,
-        })
+        let value = resolver.resolve(Node { value, file: main, key: KeyPath::default() }, &KeyPath::default())?;
+        Ok(Self { value, origins: resolver.origins })
     }
 
     /// Deserialises `value`, which stands at `at`; an error names the innermost key.
@@ -72,10 +58,7 @@ impl Document {
 
     /// Names the file and the key of a problem.
     pub(super) fn error(&self, problem: Problem) -> ServiceError {
-        ServiceError::Invalid {
-            location: self.location(&problem.at),
-            reason: problem.reason,
-        }
+        ServiceError::Invalid { location: self.location(&problem.at), reason: problem.reason }
     }
 
     /// Where the value at a key of this document stands.
@@ -86,18 +69,12 @@ impl Document {
         loop {
             if let Some((file, key)) = self.origins.get(&parent) {
                 let key = below.into_iter().rev().fold(key.clone(), |key, step| key.then(step));
-                return Location {
-                    file: file.clone(),
-                    key: key.to_string(),
-                };
+                return Location { file: file.clone(), key: key.to_string() };
             }
             match parent.0.pop() {
                 Some(step) => below.push(step),
                 None => {
-                    return Location {
-                        file: String::new(),
-                        key: at.to_string(),
-                    };
+                    return Location { file: String::new(), key: at.to_string() };
                 }
             }
         }
@@ -114,28 +91,17 @@ struct Node {
 
 impl Node {
     fn child(&self, step: Step, value: Value) -> Self {
-        Self {
-            value,
-            file: self.file.clone(),
-            key: self.key.then(step),
-        }
+        Self { value, file: self.file.clone(), key: self.key.then(step) }
     }
 
     /// Another value in this one's place.
     fn with(&self, value: impl Into<Value>) -> Self {
-        Self {
-            value: value.into(),
-            file: self.file.clone(),
-            key: self.key.clone(),
-        }
+        Self { value: value.into(), file: self.file.clone(), key: self.key.clone() }
     }
 
     fn error(&self, reason: impl Into<String>) -> ServiceError {
         ServiceError::Invalid {
-            location: Location {
-                file: self.file.clone(),
-                key: self.key.to_string(),
-            },
+            location: Location { file: self.file.clone(), key: self.key.to_string() },
             reason: reason.into(),
         }
     }
@@ -251,11 +217,7 @@ impl Resolver<'_> {
                 return Ok(node);
             }
         }
-        let hint = if variable.contains("file(") {
-            ": no such file or key"
-        } else {
-            ""
-        };
+        let hint = if variable.contains("file(") { ": no such file or key" } else { "" };
         Err(at.error(format!("`${{{variable}}}` has no value{hint}")))
     }
 
@@ -279,14 +241,7 @@ impl Resolver<'_> {
         match source.split_once(':') {
             Some(("self", address)) => {
                 let value = self.read(&self.main.clone())?;
-                self.lookup(
-                    Node {
-                        value,
-                        file: self.main.clone(),
-                        key: KeyPath::default(),
-                    },
-                    address,
-                )
+                self.lookup(Node { value, file: self.main.clone(), key: KeyPath::default() }, address)
             }
             Some(("sls", "stage")) => self.stage(at).map(Some),
             Some(("opt", "stage")) => Ok(self.options.stage.as_ref().map(|stage| at.with(stage.as_str()))),
@@ -303,14 +258,8 @@ impl Resolver<'_> {
             return Ok(at.with(stage.as_str()));
         }
         let value = self.read(&self.main.clone())?;
-        let main = Node {
-            value,
-            file: self.main.clone(),
-            key: KeyPath::default(),
-        };
-        Ok(self
-            .lookup(main, "provider.stage")?
-            .unwrap_or_else(|| at.with(DEFAULT_STAGE)))
+        let main = Node { value, file: self.main.clone(), key: KeyPath::default() };
+        Ok(self.lookup(main, "provider.stage")?.unwrap_or_else(|| at.with(DEFAULT_STAGE)))
     }
 
     fn included(&mut self, path: &str, address: &str, at: &Node) -> Result<Option<Node>, ServiceError> {
@@ -325,14 +274,7 @@ impl Resolver<'_> {
             return Ok(None);
         }
         let value = self.read(file)?;
-        self.lookup(
-            Node {
-                value,
-                file: file.to_owned(),
-                key: KeyPath::default(),
-            },
-            address,
-        )
+        self.lookup(Node { value, file: file.to_owned(), key: KeyPath::default() }, address)
     }
 
     /// Follows a dotted address, through variables where they are in the way.
@@ -359,10 +301,8 @@ impl Resolver<'_> {
         if let Some(value) = self.files.get(file) {
             return Ok(value.clone());
         }
-        let text = std::fs::read_to_string(self.folder.join(file)).map_err(|source| ServiceError::Read {
-            file: file.to_owned(),
-            source,
-        })?;
+        let text = std::fs::read_to_string(self.folder.join(file))
+            .map_err(|source| ServiceError::Read { file: file.to_owned(), source })?;
         let value = yaml::parse(file, &text)?;
         self.files.insert(file.to_owned(), value.clone());
         Ok(value)
@@ -412,9 +352,7 @@ fn is_variable(inner: &str) -> bool {
 
 /// The `}` that closes a variable whose inside `text` begins with.
 fn closing_brace(text: &str) -> Option<usize> {
-    outside(text)
-        .find(|&(_, character, depth)| character == '}' && depth == 0)
-        .map(|(offset, ..)| offset)
+    outside(text).find(|&(_, character, depth)| character == '}' && depth == 0).map(|(offset, ..)| offset)
 }
 
 fn alternatives(variable: &str) -> Vec<&str> {

@@ -41,10 +41,7 @@ pub(super) fn parse(file: &str, text: &str) -> Result<Value, ServiceError> {
     match documents.as_slice() {
         [] => Ok(Value::Null),
         [document] => convert(document).map_err(|(marker, reason)| syntax(&marker, reason)),
-        [_, second, ..] => Err(syntax(
-            &second.span.start,
-            "more than one document in a file".to_owned(),
-        )),
+        [_, second, ..] => Err(syntax(&second.span.start, "more than one document in a file".to_owned())),
     }
 }
 
@@ -129,11 +126,7 @@ mod tests {
 
     #[test]
     fn scalars_keep_their_types_and_quotes_make_text() {
-        let parsed = parse(
-            "a.yml",
-            "{a: 1, b: '1', c: true, d: 'true', e: ~, f: 1.5, g: 2012-10-17, 7: x}",
-        )
-        .unwrap();
+        let parsed = parse("a.yml", "{a: 1, b: '1', c: true, d: 'true', e: ~, f: 1.5, g: 2012-10-17, 7: x}").unwrap();
         let expected =
             json!({"a": 1, "b": "1", "c": true, "d": "true", "e": null, "f": 1.5, "g": "2012-10-17", "7": "x"});
         assert_eq!(parsed, expected);
@@ -176,20 +169,11 @@ f: !Sub ['${X}', {X: 1}]
 
     #[test]
     fn errors_name_file_line_and_column() {
-        assert_eq!(
-            error("a: 1\nb: [1, 2\nc: 3\n"),
-            "a.yml:3:2: illegal placement of ':' indicator"
-        );
+        assert_eq!(error("a: 1\nb: [1, 2\nc: 3\n"), "a.yml:3:2: illegal placement of ':' indicator");
         assert_eq!(error("a:\n  b: 1\n  b: 2\n"), "a.yml:3:3: duplicated key in mapping");
         assert_eq!(error("a: 1\nb: !Nope x\n"), "a.yml:2:4: unknown tag `!Nope`");
-        assert_eq!(
-            error("a: !GetAtt Table\n"),
-            "a.yml:1:4: `!GetAtt Table` lacks an attribute"
-        );
-        assert_eq!(
-            error("a: 1\n---\nb: 2\n"),
-            "a.yml:3:1: more than one document in a file"
-        );
+        assert_eq!(error("a: !GetAtt Table\n"), "a.yml:1:4: `!GetAtt Table` lacks an attribute");
+        assert_eq!(error("a: 1\n---\nb: 2\n"), "a.yml:3:1: more than one document in a file");
         assert_eq!(error("[a]: 1\n"), "a.yml:1:1: a key that is not a text");
     }
 }

@@ -1,0 +1,164 @@
+//! The whole stack: DynamoDB, the functions, and the gateway in front of them.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+
+use crate::gateway::{Api, Gateway, Integration};
+use crate::lambda::{self, Function};
+use crate::service::{self, LogFormat, Service};
+use crate::table::{TableError, Tables};
+
+/// How to run a service, besides what its serverless.yml says.
+#[derive(Debug)]
+pub struct Options {
+    /// The gateway's port; 0 chooses a free one.
+    pub port: u16,
+    /// DynamoDB's port; 0 chooses a free one.
+    pub dynamodb_port: u16,
+    /// Where DynamoDB keeps its tables; in memory when there is none.
+    pub data_dir: Option<PathBuf>,
+    /// The folder of the functions' binaries.
+    pub binaries: PathBuf,
+    /// The most execution environments of one function at a time.
+    pub max_environments: usize,
+    /// Variables of every function that win over all others except Lambda's own.
+    pub environment: BTreeMap<String, String>,
+}
+
+/// Why a stack does not start, or stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A port is taken or may not be used.
+    #[error("port {port} cannot be used ({source}): stop what listens there, or choose another one with {flag}")]
+    Listen {
+        /// The port.
+        port: u16,
+        /// The flag that changes it.
+        flag: &'static str,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// A function has no binary.
+    #[error(transparent)]
+    Function(#[from] lambda::Error),
+    /// DynamoDB does not start.
+    #[error(transparent)]
+    Tables(#[from] TableError),
+    /// The gateway's listener failed.
+    #[error("the gateway stopped")]
+    Gateway(#[source] std::io::Error),
+}
+
+/// A stack that has its ports, its tables and its functions, and serves nobody yet.
+#[derive(Debug)]
+pub struct Stack {
+    gateway: Gateway,
+    functions: Vec<Arc<Function>>,
+    tables: Tables,
+    gateway_listener: TcpListener,
+    dynamodb_listener: TcpListener,
+    /// Where the gateway listens.
+    pub gateway_address: SocketAddr,
+    /// Where DynamoDB listens.
+    pub dynamodb_address: SocketAddr,
+}
+
+impl Stack {
+    /// Binds the ports, opens the tables and looks for the functions' binaries.
+    ///
+    /// # Errors
+    ///
+    /// When one of these is not possible.
+    pub async fn new(service: &Service, options: &Options) -> Result<Self, Error> {
+        let (gateway_listener, gateway_address) = listen(options.port, "--port").await?;
+        let (dynamodb_listener, dynamodb_address) = listen(options.dynamodb_port, "--dynamodb-port").await?;
+        let tables = Tables::open(options.data_dir.as_deref(), &service.tables)?;
+
+        let mut endpoints = BTreeMap::from([
+            ("AWS_ENDPOINT_URL_DYNAMODB".to_owned(), format!("http://{dynamodb_address}")),
+            (
+                "AWS_ENDPOINT_URL_APIGATEWAYMANAGEMENTAPI".to_owned(),
+                format!("http://{gateway_address}/{}", service.stage),
+            ),
+        ]);
+        endpoints.extend(options.environment.clone());
+        let mut functions = BTreeMap::new();
+        for (key, function) in &service.functions {
+            let configuration = configuration(key, function, service, options, &endpoints);
+            functions.insert(key.as_str(), Arc::new(Function::new(configuration)?));
+        }
+        let integration = |function_key: &String| Arc::clone(&functions[function_key.as_str()]) as Arc<dyn Integration>;
+        let routes: HashMap<_, _> =
+            service.routes.iter().map(|(route, key)| (route.clone(), integration(key))).collect();
+        let gateway = Gateway::new(Api {
+            api_id: service::API_ID.to_owned(),
+            stage: service.stage.clone(),
+            route_selection_expression: service.route_selection_expression.clone(),
+            routes,
+        });
+        let functions = functions.into_values().collect();
+        Ok(Self { gateway, functions, tables, gateway_listener, dynamodb_listener, gateway_address, dynamodb_address })
+    }
+
+    /// Serves until `shutdown` resolves; then closes the connections, ends the functions and stops DynamoDB, in the
+    /// order in which each still needs the next.
+    ///
+    /// # Errors
+    ///
+    /// When a server fails.
+    pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), Error> {
+        let (stop, stopped) = oneshot::channel::<()>();
+        let dynamodb = self.tables.serve(self.dynamodb_listener, async { drop(stopped.await) });
+        let dynamodb = tokio::spawn(dynamodb);
+        let served = self.gateway.serve(self.gateway_listener, shutdown).await;
+        for function in &self.functions {
+            function.shutdown().await;
+        }
+        drop(stop);
+        if let Ok(result) = dynamodb.await {
+            result?;
+        }
+        served.map_err(Error::Gateway)
+    }
+}
+
+async fn listen(port: u16, flag: &'static str) -> Result<(TcpListener, SocketAddr), Error> {
+    let bind = async {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await?;
+        let address = listener.local_addr()?;
+        Ok((listener, address))
+    };
+    bind.await.map_err(|source| Error::Listen { port, flag, source })
+}
+
+fn configuration(
+    key: &str,
+    function: &service::Function,
+    service: &Service,
+    options: &Options,
+    endpoints: &BTreeMap<String, String>,
+) -> lambda::Configuration {
+    let mut environment = function.environment.clone();
+    // Lambda sets these from a function's logging configuration.
+    if function.log_format == LogFormat::Json {
+        environment.insert("AWS_LAMBDA_LOG_FORMAT".to_owned(), "JSON".to_owned());
+    }
+    environment.extend(function.log_level.clone().map(|level| ("AWS_LAMBDA_LOG_LEVEL".to_owned(), level)));
+    lambda::Configuration {
+        key: key.to_owned(),
+        name: function.name.clone(),
+        handler: function.handler.clone(),
+        binary: options.binaries.join(&function.handler),
+        memory_size_mb: function.memory_size_mb,
+        timeout: function.timeout,
+        region: service.region.clone(),
+        environment,
+        endpoints: endpoints.clone(),
+        max_environments: options.max_environments,
+    }
+}

@@ -1,0 +1,82 @@
+//! The local stack runs a service that it has never heard of, and shows a client how its functions fail.
+
+use serde_json::{Value, json};
+
+use crate::client::Client;
+use crate::stack::Stack;
+
+async fn parrot() -> (Stack, Client) {
+    let stack = Stack::with(&["--config", "tests/fixture/serverless.yml"]).await;
+    let client = Client::connect(&format!("ws://{}/test?name=polly", stack.gateway)).await.unwrap();
+    (stack, client)
+}
+
+/// Sends a frame that must be answered with the gateway's own error frame.
+async fn fails(client: &mut Client, frame: Value) {
+    let error = client.ask(frame).await;
+    assert_eq!(error["message"], "Internal server error");
+    assert_eq!(error["connectionId"].as_str().unwrap().len(), 16, "{error}");
+}
+
+#[tokio::test]
+async fn its_tables_routes_and_variables_come_from_its_own_serverless_yml() {
+    let (stack, mut client) = parrot().await;
+    let tables = stack.dynamodb().await.list_tables().send().await.unwrap();
+    assert_eq!(tables.table_names(), ["parrot-birds"]);
+    let event: Value = event(&stack.logged(1, &["hello |", "fixture"]).await[0]);
+    assert_eq!(event["queryStringParameters"], json!({"name": "polly"}));
+
+    // One-way routes send nothing, so what the function answered is asked for through its log.
+    client.send(json!({"service": "parrot", "do": "environment"})).await;
+    let event = self::event(&stack.logged(1, &["act |", "parrot/environment"]).await[0]);
+    assert_eq!(event["requestContext"]["routeKey"], "parrot/environment");
+    assert_eq!(event["requestContext"]["stage"], "test");
+
+    // Without a `$default` route the gateway itself answers.
+    let refused = client.ask(json!({"service": "parrot", "do": "dance"})).await;
+    assert_eq!(refused["message"], "Forbidden");
+    client.close().await;
+    stack.logged(1, &["bye |", "DISCONNECT"]).await;
+}
+
+/// The event in a line that the fixture printed.
+fn event(line: &str) -> Value {
+    serde_json::from_str::<Value>(line.split_once(" | ").unwrap().1).unwrap()["event"].take()
+}
+
+#[tokio::test]
+async fn a_function_that_fails_panics_or_exits_shows_as_internal_server_error() {
+    let (stack, mut client) = parrot().await;
+    for action in ["error", "panic", "exit"] {
+        fails(&mut client, json!({"service": "parrot", "do": action})).await;
+    }
+    // The connection is open and the function serves on, in a new process after the exit.
+    fails(&mut client, json!({"service": "parrot", "do": "respond", "response": {"statusCode": 200, "surprise": 1}}))
+        .await;
+    let reasons = stack.logged(3, &["gateway |", "failed"]).await.join("\n");
+    for reason in ["Fixture.Error", "panicked", "exit status 3"] {
+        assert!(reasons.contains(reason), "{reason} is not in {reasons}");
+    }
+}
+
+#[tokio::test]
+async fn a_function_that_takes_too_long_is_killed_and_shows_as_internal_server_error() {
+    let (stack, mut client) = parrot().await;
+    fails(&mut client, json!({"service": "parrot", "do": "sleep", "ms": 60_000})).await;
+    stack.logged(1, &["gateway |", "Task timed out after 1.00 seconds"]).await;
+    fails(&mut client, json!({"service": "parrot", "do": "sleep", "ms": 60_000})).await;
+}
+
+#[tokio::test]
+async fn a_function_decides_the_status_of_a_refused_handshake() {
+    let (stack, _client) = parrot().await;
+    for (query, status) in [
+        ("do=respond&response=%7B%22statusCode%22:401%7D", 401),
+        ("do=respond&response=%7B%22ok%22:true%7D", 502),
+        ("do=error", 502),
+        ("do=exit", 502),
+    ] {
+        let refused = Client::connect(&format!("ws://{}/test?{query}", stack.gateway)).await.err();
+        assert_eq!(refused, Some(status), "{query}");
+    }
+}

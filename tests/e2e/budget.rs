@@ -1,0 +1,117 @@
+//! What an event costs: the AWS calls of each handler, counted between it and AWS.
+
+use serde_json::json;
+
+use crate::proxy::{Call, Proxy};
+use crate::stack::Stack;
+
+async fn counted() -> (Proxy, Stack) {
+    Proxy::in_front(&[], |_| None).await
+}
+
+/// How many items a `BatchWriteItem` writes or deletes.
+fn items(call: &Call) -> usize {
+    call.body["RequestItems"].as_object().unwrap().values().map(|writes| writes.as_array().unwrap().len()).sum()
+}
+
+fn sorted(mut operations: Vec<String>) -> Vec<String> {
+    operations.sort();
+    operations
+}
+
+#[tokio::test]
+async fn connect_costs_one_batch_of_two_rows_or_one() {
+    let (proxy, stack) = counted().await;
+    let _one = stack.connect("?userId=1").await;
+    let calls = proxy.take_calls();
+    assert_eq!(
+        calls.iter().map(|call| (call.operation.as_str(), items(call))).collect::<Vec<_>>(),
+        [("BatchWriteItem", 2)]
+    );
+    let _nobody = stack.connect("").await;
+    let calls = proxy.take_calls();
+    assert_eq!(
+        calls.iter().map(|call| (call.operation.as_str(), items(call))).collect::<Vec<_>>(),
+        [("BatchWriteItem", 1)]
+    );
+}
+
+#[tokio::test]
+async fn a_refused_handshake_costs_nothing() {
+    let (proxy, stack) = counted().await;
+    assert_eq!(stack.refused("?userId=").await, 400);
+    assert!(proxy.take().is_empty());
+}
+
+#[tokio::test]
+async fn disconnect_costs_one_delete_and_a_batch_for_every_25_topics() {
+    for (topics, batches) in [(0, vec![]), (1, vec![1]), (25, vec![25]), (26, vec![25, 1]), (60, vec![25, 25, 10])] {
+        let (proxy, stack) = counted().await;
+        let mut one = stack.connect("").await;
+        for topic in 0..topics {
+            one.ask(json!({"type": "subscribe", "topic": format!("{topic}"), "id": "s"})).await;
+        }
+        proxy.take();
+        one.close().await;
+        stack.logged(1, &["disconnect |", "served"]).await;
+        let calls = proxy.take_calls();
+        assert_eq!(calls[0].operation, "DeleteItem");
+        assert!(calls[1..].iter().all(|call| call.operation == "BatchWriteItem"));
+        assert_eq!(calls[1..].iter().map(items).collect::<Vec<_>>(), batches, "{topics} topics");
+    }
+}
+
+#[tokio::test]
+async fn a_direct_message_costs_a_get_a_query_and_a_post_per_device() {
+    let (proxy, stack) = counted().await;
+    let mut one = stack.connect("?userId=1").await;
+    let mut two = stack.connect("?userId=2").await;
+    let mut also_two = stack.connect("?userId=2").await;
+    proxy.take();
+    one.send(json!({"action": "sendMessage", "destinationUserId": "2", "body": "hi"})).await;
+    two.next().await;
+    also_two.next().await;
+    stack.logged(1, &["sendMessage |", "served"]).await;
+    assert_eq!(sorted(proxy.take()), ["GetItem", "POST", "POST", "Query"]);
+}
+
+#[tokio::test]
+async fn subscribe_and_unsubscribe_cost_one_transaction_and_an_ack_one_post() {
+    let (proxy, stack) = counted().await;
+    let mut one = stack.connect("").await;
+    proxy.take();
+    for (count, kind) in ["subscribe", "unsubscribe"].into_iter().enumerate() {
+        one.send(json!({"type": kind, "topic": "t"})).await;
+        stack.logged(2 * count + 1, &["default |", "served"]).await;
+        assert_eq!(proxy.take(), ["TransactWriteItems"]);
+        one.ask(json!({"type": kind, "topic": "t", "id": "a"})).await;
+        stack.logged(2 * count + 2, &["default |", "served"]).await;
+        assert_eq!(proxy.take(), ["TransactWriteItems", "POST"]);
+    }
+}
+
+#[tokio::test]
+async fn a_message_costs_a_query_a_page_and_a_post_per_subscriber() {
+    let (proxy, stack) = counted().await;
+    let mut subscribers = Vec::new();
+    for _ in 0..5 {
+        let mut subscriber = stack.connect("").await;
+        subscriber.ask(json!({"type": "subscribe", "topic": "t", "id": "s"})).await;
+        subscribers.push(subscriber);
+    }
+    proxy.take();
+    subscribers[0].send(json!({"type": "message", "topic": "t", "message": 1})).await;
+    stack.logged(6, &["default |", "served"]).await;
+    assert_eq!(proxy.take(), ["Query", "POST", "POST", "POST", "POST", "POST"]);
+}
+
+#[tokio::test]
+async fn a_mistake_and_a_ping_cost_one_post() {
+    let (proxy, stack) = counted().await;
+    let mut one = stack.connect("?userId=1").await;
+    proxy.take();
+    for frame in [json!({"type": "ping"}), json!({"type": "dance"}), json!({"action": "sendMessage"})] {
+        one.ask(frame).await;
+        assert_eq!(proxy.take(), ["POST"]);
+    }
+}

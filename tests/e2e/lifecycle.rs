@@ -1,0 +1,184 @@
+//! Connections that come and go, and the stack itself.
+
+use std::process::Stdio;
+
+use serde_json::json;
+
+use crate::stack::{PATIENCE, Stack, binaries, children, command, number, root, text};
+
+#[tokio::test]
+async fn rows_are_there_after_connect_and_gone_after_disconnect() {
+    let stack = Stack::start().await;
+    let before = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis();
+    let one = stack.connect("?userId=1").await;
+    let rows = stack.rows("connections").await;
+    assert_eq!(rows.len(), 1);
+    assert_eq!(text(&rows[0], "userId"), "1");
+    assert_eq!(rows[0]["topics"].as_ss().unwrap(), &["@1"]);
+    assert!(u128::try_from(number(&rows[0], "connectedAt")).unwrap() >= before - 1);
+    let topics = stack.rows("topics").await;
+    assert_eq!(
+        (text(&topics[0], "topic"), text(&topics[0], "connectionId")),
+        ("@1".to_owned(), text(&rows[0], "connectionId"))
+    );
+    one.close().await;
+    stack.settled("connections", 0).await;
+    stack.settled("topics", 0).await;
+}
+
+#[tokio::test]
+async fn an_anonymous_connection_has_one_row() {
+    let stack = Stack::start().await;
+    let _nobody = stack.connect("").await;
+    let rows = stack.rows("connections").await;
+    assert_eq!(rows.len(), 1);
+    assert!(!rows[0].contains_key("userId") && !rows[0].contains_key("topics"), "{rows:?}");
+    assert!(stack.rows("topics").await.is_empty());
+}
+
+#[tokio::test]
+async fn a_client_that_drops_its_tcp_connection_is_forgotten() {
+    let stack = Stack::start().await;
+    drop(stack.connect("?userId=1").await);
+    stack.settled("connections", 0).await;
+}
+
+#[tokio::test]
+async fn a_backend_can_greet_inspect_and_close_a_connection() {
+    let stack = Stack::start().await;
+    let mut one = stack.connect("?userId=1").await;
+    let id = text(&stack.rows("connections").await[0], "connectionId");
+    let management = stack.management().await;
+    let blob = aws_sdk_apigatewaymanagement::primitives::Blob::new("\"hello\"");
+    management.post_to_connection().connection_id(&id).data(blob.clone()).send().await.unwrap();
+    assert_eq!(one.next().await, json!("hello"));
+    let info = management.get_connection().connection_id(&id).send().await.unwrap();
+    let connected_at_ms = info.connected_at().unwrap().to_millis().unwrap();
+    assert_eq!(connected_at_ms, number(&stack.rows("connections").await[0], "connectedAt"));
+    management.delete_connection().connection_id(&id).send().await.unwrap();
+    assert_eq!(one.closed().await, 1000);
+    stack.settled("connections", 0).await;
+    let gone = management.post_to_connection().connection_id(&id).data(blob).send().await.unwrap_err();
+    assert!(gone.into_service_error().is_gone_exception());
+}
+
+#[tokio::test]
+async fn functions_log_json_with_the_connection_and_without_what_was_said() {
+    let stack = Stack::start().await;
+    let mut one = stack.connect("?userId=1").await;
+    let id = text(&stack.rows("connections").await[0], "connectionId");
+    one.ask(json!({"action": "sendMessage", "destinationUserId": "1", "body": "a secret"})).await;
+    let line = stack.logged(1, &["sendMessage |", "served"]).await.remove(0);
+    let record: serde_json::Value = serde_json::from_str(line.split_once(" | ").unwrap().1).unwrap();
+    let fields = &record["fields"];
+    assert_eq!((&fields["route.key"], &fields["connection.id"]), (&json!("sendMessage"), &json!(id)));
+    assert_eq!(fields["outcome"], "ok");
+    assert!(fields["duration_ms"].as_f64().unwrap() > 0.0);
+    assert_eq!(fields["request.id"].as_str().unwrap().len(), 16);
+    assert!(stack.log(&["secret"]).is_empty());
+    assert!(stack.log(&["userId=1"]).is_empty());
+    let warning = stack.log(&["connect |", "WARN", "IDENTITY_MODE"]);
+    assert_eq!(warning.len(), 1, "{warning:?}");
+}
+
+#[tokio::test]
+async fn the_log_level_is_a_variable() {
+    for variable in ["AWS_LAMBDA_LOG_LEVEL=ERROR", "RUST_LOG=error"] {
+        let stack = Stack::with(&["--env", variable]).await;
+        stack.connect("?userId=1").await.hears_nothing().await;
+        assert!(stack.log(&["connect |"]).is_empty(), "{variable}");
+    }
+}
+
+#[tokio::test]
+async fn ctrl_c_stops_everything_and_leaves_no_process() {
+    let stack = Stack::start().await;
+    let mut one = stack.connect("?userId=1").await;
+    one.hears_nothing().await;
+    let functions = children(stack.process_id()).await;
+    assert!(!functions.is_empty());
+    assert_eq!(stack.interrupt().await, Some(0));
+    assert_eq!(one.closed().await, 1012);
+    for function in functions {
+        assert!(children_of_anybody(function).await.is_none(), "{function} still runs");
+    }
+}
+
+/// The parent of a process, unless the process has ended.
+async fn children_of_anybody(process_id: u32) -> Option<String> {
+    let arguments = ["-o", "ppid=", "-p", &process_id.to_string()];
+    let output = tokio::process::Command::new("ps").args(arguments).output().await.unwrap();
+    output.status.success().then(|| String::from_utf8(output.stdout).unwrap())
+}
+
+#[tokio::test]
+async fn with_a_data_dir_rows_survive_the_stack() {
+    let folder = tempfile::tempdir().unwrap();
+    let arguments = ["--data-dir", folder.path().to_str().unwrap()];
+    let stack = Stack::with(&arguments).await;
+    let row = [("topic", "kept"), ("connectionId", "x")];
+    let row = row.map(|(name, value)| (name.to_owned(), aws_sdk_dynamodb::types::AttributeValue::S(value.to_owned())));
+    let dynamodb = stack.dynamodb().await;
+    let put = dynamodb.put_item().table_name(crate::stack::table_name("topics")).set_item(Some(row.into()));
+    put.send().await.unwrap();
+    assert_eq!(stack.interrupt().await, Some(0));
+    let stack = Stack::with(&arguments).await;
+    assert_eq!(text(&stack.rows("topics").await[0], "topic"), "kept");
+}
+
+/// Starts a stack that must not start, and returns what it says.
+async fn says(mut command: tokio::process::Command) -> String {
+    let output = tokio::time::timeout(PATIENCE, command.output()).await.expect("it should have stopped").unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(text.trim_end().lines().count(), 1, "one clear line, not: {text}");
+    text
+}
+
+#[tokio::test]
+async fn a_port_in_use_is_one_clear_line() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    for flag in ["--port", "--dynamodb-port"] {
+        let mut command = tokio::process::Command::new(binaries().join("switchboard-local"));
+        let other = if flag == "--port" { "--dynamodb-port" } else { "--port" };
+        command.current_dir(root()).args([flag, &port, other, "0"]).stdin(Stdio::null());
+        let text = says(command).await;
+        assert!(text.contains(&port) && text.contains(flag), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn a_missing_binary_is_one_clear_line() {
+    let empty = tempfile::tempdir().unwrap();
+    let text = says(command(&["--binaries", empty.path().to_str().unwrap()])).await;
+    assert!(text.contains("`connect`") && text.contains("build"), "{text}");
+}
+
+#[tokio::test]
+async fn a_broken_serverless_yml_is_one_clear_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("serverless.yml");
+    for (content, names) in [
+        ("service: [", "serverless.yml"),
+        ("service: xy\nprovider: {name: aws}\nfunctions: {a: {handler: a, evnts: []}}\n", "functions.a"),
+    ] {
+        std::fs::write(&path, content).unwrap();
+        let text = says(command(&["--config", path.to_str().unwrap()])).await;
+        assert!(text.contains(names), "{text}");
+    }
+    std::fs::remove_file(&path).unwrap();
+    let text = says(command(&["--config", path.to_str().unwrap()])).await;
+    assert!(text.contains("serverless.yml"), "{text}");
+}
+
+#[tokio::test]
+async fn another_stage_has_other_tables_and_another_path() {
+    let stack = Stack::with(&["--stage", "alice"]).await;
+    let url = format!("ws://{}/alice?userId=1", stack.gateway);
+    let mut one = crate::client::Client::connect(&url).await.unwrap();
+    one.hears_nothing().await;
+    assert_eq!(stack.refused("?userId=1").await, 403);
+    let tables = stack.dynamodb().await.list_tables().send().await.unwrap();
+    assert!(tables.table_names().iter().all(|name| name.starts_with("switchboard-alice-")), "{tables:?}");
+}

@@ -1,0 +1,138 @@
+//! Bad input: the client learns what was wrong, and connection and stack go on.
+
+use futures_util::SinkExt;
+use serde_json::{Value, json};
+use tokio_tungstenite::tungstenite::Message;
+
+use crate::stack::Stack;
+
+#[tokio::test]
+async fn every_mistake_in_a_frame_is_named_and_survived() {
+    let stack = Stack::start().await;
+    let mut one = stack.connect("?userId=1").await;
+    let long = "x".repeat(257);
+    let deep =
+        format!(r#"{{"action":"sendMessage","destinationUserId":"1","body":{}{}}}"#, "[".repeat(200), "]".repeat(200));
+    let topic = |name: &str| json!({"type": "subscribe", "topic": name}).to_string();
+    let cases: &[(&str, &str, &str)] = &[
+        ("", "malformed_json", "empty"),
+        ("hello", "malformed_json", "JSON"),
+        (r#"{"action":"#, "malformed_json", "JSON"),
+        ("42", "malformed_json", "a number"),
+        ("[1,2]", "malformed_json", "an array"),
+        (r#""x""#, "malformed_json", "a string"),
+        ("null", "malformed_json", "null"),
+        (&deep, "malformed_json", "recursion limit"),
+        (r#"{"body":"hello!"}"#, "missing_field", "`action` or `type`"),
+        (r#"{"action":"dance"}"#, "unknown_type", "`dance`"),
+        (r#"{"type":"$connect"}"#, "unknown_type", "`$connect`"),
+        (r#"{"action":["subscribe"]}"#, "invalid_field", "`action`"),
+        (r#"{"action":"sendMessage","body":"x"}"#, "missing_field", "`destinationUserId`"),
+        (r#"{"action":"sendMessage","destinationUserId":"2"}"#, "missing_field", "`body`"),
+        (r#"{"action":"sendMessage","destinationUserId":2,"body":"x"}"#, "invalid_field", "`destinationUserId`"),
+        (r#"{"action":"sendMessage","destinationUserId":"","body":"x"}"#, "invalid_field", "`destinationUserId`"),
+        (r#"{"type":"subscribe"}"#, "missing_field", "`topic`"),
+        (r#"{"type":"unsubscribe","topic":1}"#, "invalid_field", "`topic`"),
+        (r#"{"type":"message","topic":"t"}"#, "missing_field", "`message`"),
+        (r#"{"type":"subscribe","topic":"t","id":"a\u0000b"}"#, "invalid_field", "`id`"),
+        (r#"{"type":"subscribe","topic":"t","id":7}"#, "invalid_field", "`id`"),
+        (r#"{"type":"subscribe","topic":"t","ttl":"1h"}"#, "invalid_field", "`ttl`"),
+        (&topic(""), "invalid_field", "`topic`"),
+        (&topic(&long), "invalid_field", "256"),
+        (&topic("a\u{1b}b"), "invalid_field", "`topic`"),
+        (&topic("@2"), "forbidden_topic", "`@2`"),
+        (&topic("INITIAL_CONNECTION"), "forbidden_topic", "`INITIAL_CONNECTION`"),
+        (r#"{"type":"message","topic":"INITIAL_CONNECTION","message":1}"#, "forbidden_topic", "reserved"),
+        (r#"{"type":"message","topic":"@1","message":1}"#, "forbidden_topic", "`@1`"),
+    ];
+    for (frame, code, names) in cases {
+        one.send_text(frame).await;
+        let error = one.next().await;
+        assert_eq!((&error["type"], &error["code"]), (&json!("error"), &json!(code)), "{frame}: {error}");
+        assert!(error["message"].as_str().unwrap().contains(names), "{frame}: {error}");
+        assert_eq!(error["requestId"].as_str().unwrap().len(), 16);
+    }
+    one.hears_nothing().await;
+    assert_eq!(stack.rows("topics").await.len(), 1);
+}
+
+#[tokio::test]
+async fn an_error_carries_the_id_of_its_frame() {
+    let stack = Stack::start().await;
+    let mut one = stack.connect("?userId=1").await;
+    let error = one.ask(json!({"action": "sendMessage", "id": "42"})).await;
+    assert_eq!((&error["code"], &error["id"]), (&json!("missing_field"), &json!("42")));
+    let error = one.ask(json!({"action": "sendMessage"})).await;
+    assert!(error.get("id").is_none());
+}
+
+#[tokio::test]
+async fn the_largest_frames_are_served_and_larger_ones_named() {
+    let stack = Stack::start().await;
+    let mut one = stack.connect("?userId=1").await;
+    let frame =
+        |bytes: usize| json!({"action": "sendMessage", "destinationUserId": "1", "body": "x".repeat(bytes - 2)});
+    send_in_fragments(&mut one, &frame(126 * 1024).to_string()).await;
+    assert_eq!(one.next().await["body"].as_str().unwrap().len(), 126 * 1024 - 2);
+    send_in_fragments(&mut one, &frame(126 * 1024 + 1).to_string()).await;
+    let error = one.next().await;
+    assert_eq!(error["code"], "invalid_field");
+    assert!(error["message"].as_str().unwrap().contains("129024 bytes"), "{error}");
+
+    // 128 KB exactly, padded with spaces: the gateway's largest message.
+    let ping = json!({"type": "ping"}).to_string();
+    let padded = ping.clone() + &" ".repeat(128 * 1024 - ping.len());
+    send_in_fragments(&mut one, &padded).await;
+    assert_eq!(one.next().await, json!({"type": "pong"}));
+}
+
+#[tokio::test]
+async fn beyond_the_gateways_limits_the_connection_is_closed_with_the_reason() {
+    let stack = Stack::start().await;
+    for (message, code) in [(Message::text("x".repeat(32 * 1024 + 1)), 1009), (Message::binary(b"{}".to_vec()), 1003)] {
+        let mut one = stack.connect("?userId=1").await;
+        one.socket.send(message).await.unwrap();
+        assert_eq!(one.closed().await, code);
+    }
+    let mut one = stack.connect("?userId=1").await;
+    send_in_fragments(&mut one, &"x".repeat(128 * 1024 + 1)).await;
+    assert_eq!(one.closed().await, 1009);
+    stack.settled("connections", 0).await;
+    stack.connect("?userId=1").await.hears_nothing().await;
+}
+
+#[tokio::test]
+async fn a_wrong_user_id_refuses_the_handshake_and_leaves_no_row() {
+    let stack = Stack::start().await;
+    let long = format!("?userId={}", "x".repeat(300));
+    for query in ["?userId=", "?userId", "?userId=1&userId=2", "?userId=a%00b", "?userId=a%0Ab", &long] {
+        assert_eq!(stack.refused(query).await, 400, "{query}");
+    }
+    let reasons = stack.logged(6, &["connect |", "the handshake is refused"]).await;
+    assert!(reasons.iter().all(|line| line.contains("userId")), "{reasons:?}");
+    let ten_kilobytes = format!("?userId={}", "x".repeat(10_240));
+    assert_eq!(stack.refused(&ten_kilobytes).await, 414);
+    assert!(stack.rows("connections").await.is_empty());
+    stack.connect("?userId=1&other=x").await.hears_nothing().await;
+}
+
+/// A text message in frames of 32 KB, the most that the gateway takes.
+async fn send_in_fragments(client: &mut crate::client::Client, text: &str) {
+    use tokio_tungstenite::tungstenite::protocol::frame::Frame;
+    use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
+    let chunks: Vec<_> = text.as_bytes().chunks(32 * 1024).collect();
+    for (count, chunk) in chunks.iter().enumerate() {
+        let data = if count == 0 { Data::Text } else { Data::Continue };
+        let frame = Frame::message(chunk.to_vec(), OpCode::Data(data), count + 1 == chunks.len());
+        // A peer that has already closed may refuse the rest.
+        let _ = client.socket.send(Message::Frame(frame)).await;
+    }
+}
+
+#[tokio::test]
+async fn unknown_fields_are_ignored() {
+    let stack = Stack::start().await;
+    let mut one = stack.connect("?userId=1").await;
+    let pong: Value = one.ask(json!({"type": "ping", "extra": {"a": [1]}, "id": "p"})).await;
+    assert_eq!(pong, json!({"type": "pong", "id": "p"}));
+}

@@ -1,0 +1,107 @@
+//! A proxy in front of DynamoDB and `@connections`: it counts calls, and answers some of them itself.
+
+use std::sync::{Arc, Mutex, OnceLock};
+
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::Response;
+use futures_util::future::BoxFuture;
+use http_body_util::{BodyExt, Full};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use serde_json::Value;
+
+use crate::stack::Stack;
+
+type Bytes = axum::body::Bytes;
+
+/// One call as it arrived.
+#[derive(Debug, Clone)]
+pub struct Call {
+    /// DynamoDB's operation, or the HTTP method of a management call.
+    pub operation: String,
+    /// DynamoDB's JSON; null for a management call.
+    pub body: Value,
+    /// The path as sent.
+    pub path: String,
+}
+
+/// What to answer instead of asking AWS: `None` passes the call on.
+pub type Rule = dyn Fn(&Call) -> Option<BoxFuture<'static, Response<Body>>> + Send + Sync;
+
+pub struct Proxy {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    calls: Mutex<Vec<Call>>,
+    rule: Box<Rule>,
+    /// DynamoDB and the gateway, once the stack runs.
+    upstream: OnceLock<(String, String)>,
+    client: Client<HttpConnector, Full<Bytes>>,
+}
+
+impl Proxy {
+    /// A stack whose functions reach AWS only through this proxy.
+    pub async fn in_front(
+        arguments: &[&str],
+        rule: impl Fn(&Call) -> Option<BoxFuture<'static, Response<Body>>> + Send + Sync + 'static,
+    ) -> (Self, Stack) {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = format!("http://{}", listener.local_addr().unwrap());
+        let client = Client::builder(TokioExecutor::new()).build_http();
+        let shared = Shared { calls: Mutex::default(), rule: Box::new(rule), upstream: OnceLock::new(), client };
+        let shared = Arc::new(shared);
+        let router = axum::Router::new().fallback(serve).with_state(Arc::clone(&shared));
+        tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+
+        let dynamodb = format!("AWS_ENDPOINT_URL_DYNAMODB={address}");
+        let gateway = format!("AWS_ENDPOINT_URL_APIGATEWAYMANAGEMENTAPI={address}/dev");
+        let stack = Stack::with(&[&["--env", &dynamodb, "--env", &gateway][..], arguments].concat()).await;
+        shared.upstream.set((stack.dynamodb.clone(), stack.gateway.clone())).unwrap();
+        (Self { shared }, stack)
+    }
+
+    /// The calls since the last time, as operations in order of arrival.
+    pub fn take(&self) -> Vec<String> {
+        self.take_calls().into_iter().map(|call| call.operation).collect()
+    }
+
+    pub fn take_calls(&self) -> Vec<Call> {
+        std::mem::take(&mut *self.shared.calls.lock().unwrap())
+    }
+}
+
+async fn serve(State(shared): State<Arc<Shared>>, request: Request) -> Response<Body> {
+    let (mut parts, body) = request.into_parts();
+    let body = body.collect().await.unwrap().to_bytes();
+    let target = parts.headers.get("x-amz-target").map(|target| target.to_str().unwrap().to_owned());
+    let call = match &target {
+        Some(target) => Call {
+            operation: target.rsplit('.').next().unwrap().to_owned(),
+            body: serde_json::from_slice(&body).unwrap(),
+            path: parts.uri.path().to_owned(),
+        },
+        None => Call { operation: parts.method.to_string(), body: Value::Null, path: parts.uri.path().to_owned() },
+    };
+    shared.calls.lock().unwrap().push(call.clone());
+    if let Some(answer) = (shared.rule)(&call) {
+        return answer.await;
+    }
+    let (dynamodb, gateway) = shared.upstream.get().expect("the stack runs");
+    let upstream = if target.is_some() { dynamodb } else { gateway };
+    parts.uri = format!("http://{upstream}{}", parts.uri).parse().unwrap();
+    let answer = shared.client.request(axum::http::Request::from_parts(parts, Full::new(body))).await.unwrap();
+    answer.map(Body::new)
+}
+
+/// An answer with a status, an `x-amzn-errortype` unless empty, and a body.
+pub fn answer(status: u16, error_type: &str, body: &str) -> BoxFuture<'static, Response<Body>> {
+    let mut response = Response::builder().status(status).header("content-type", "application/json");
+    if !error_type.is_empty() {
+        response = response.header("x-amzn-errortype", error_type);
+    }
+    let response = response.body(Body::from(body.to_owned())).unwrap();
+    Box::pin(async { response })
+}

@@ -1,0 +1,190 @@
+//! A local stack of a test's own.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use aws_sdk_dynamodb::types::AttributeValue;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
+use tokio::sync::watch;
+
+use crate::client::Client;
+
+/// How long anything may take before a test calls it missing. Generous: it costs time only in a failing test.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+pub type Row = std::collections::HashMap<String, AttributeValue>;
+
+/// A running `switchboard-local`. Killed with the test.
+pub struct Stack {
+    process: Child,
+    /// `127.0.0.1:{port}` of the gateway.
+    pub gateway: String,
+    /// `127.0.0.1:{port}` of DynamoDB.
+    pub dynamodb: String,
+    lines: watch::Receiver<Vec<String>>,
+}
+
+/// The folder of the binaries that were built with this test.
+pub fn binaries() -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    let folder = test.ancestors().nth(2).unwrap().to_path_buf();
+    let built = folder.join("switchboard-local").is_file() && folder.join("send-message").is_file();
+    assert!(built, "no binaries in {}: run `cargo build --workspace --bins` (`make test` does)", folder.display());
+    folder
+}
+
+/// The repository's root.
+pub fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
+}
+
+/// The command that starts a stack on free ports, before any further arguments.
+pub fn command(arguments: &[&str]) -> Command {
+    let mut command = Command::new(binaries().join("switchboard-local"));
+    command.current_dir(root()).args(["--port", "0", "--dynamodb-port", "0"]).args(arguments);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    command
+}
+
+impl Stack {
+    pub async fn start() -> Self {
+        Self::with(&[]).await
+    }
+
+    pub async fn with(arguments: &[&str]) -> Self {
+        let mut process = command(arguments).spawn().unwrap();
+        let (sender, mut lines) = watch::channel(Vec::new());
+        let mut stdout = BufReader::new(process.stdout.take().unwrap()).lines();
+        let mut stderr = BufReader::new(process.stderr.take().unwrap()).lines();
+        tokio::spawn(async move {
+            let (mut out, mut err) = (true, true);
+            while out || err {
+                let line = tokio::select! {
+                    line = stdout.next_line(), if out => { let line = line.unwrap(); out = line.is_some(); line }
+                    line = stderr.next_line(), if err => { let line = line.unwrap(); err = line.is_some(); line }
+                };
+                sender.send_modify(|lines: &mut Vec<String>| lines.extend(line));
+            }
+        });
+        let ready = |lines: &Vec<String>| lines.iter().any(|line| line.contains("Ctrl-C"));
+        let started = matches!(tokio::time::timeout(PATIENCE, lines.wait_for(ready)).await, Ok(Ok(_)));
+        let banner = lines.borrow().clone();
+        assert!(started, "the stack did not start: {banner:#?}");
+        let address = |scheme: &str| {
+            let line = banner.iter().find(|line| line.contains(scheme)).unwrap();
+            let port: String = line.split_once(scheme).unwrap().1.chars().take_while(char::is_ascii_digit).collect();
+            format!("127.0.0.1:{port}")
+        };
+        Self { process, gateway: address("ws://localhost:"), dynamodb: address("http://localhost:"), lines }
+    }
+
+    /// Connects to the stage with this query, `?userId=1` or nothing.
+    pub async fn connect(&self, query: &str) -> Client {
+        Client::connect(&format!("ws://{}/dev{query}", self.gateway)).await.unwrap()
+    }
+
+    /// The status with which a handshake is refused.
+    pub async fn refused(&self, query: &str) -> u16 {
+        Client::connect(&format!("ws://{}/dev{query}", self.gateway)).await.err().expect("the handshake succeeded")
+    }
+
+    /// Every line so far that contains all of `parts`.
+    pub fn log(&self, parts: &[&str]) -> Vec<String> {
+        matching(&self.lines.borrow(), parts)
+    }
+
+    /// Waits until `count` lines contain all of `parts`, and returns them.
+    pub async fn logged(&self, count: usize, parts: &[&str]) -> Vec<String> {
+        let mut lines = self.lines.clone();
+        let seen = tokio::time::timeout(PATIENCE, lines.wait_for(|lines| matching(lines, parts).len() >= count)).await;
+        match seen {
+            Ok(Ok(lines)) => matching(&lines, parts),
+            _ => panic!("no {count} line(s) with {parts:?} in {:#?}", self.lines.borrow().clone()),
+        }
+    }
+
+    pub async fn dynamodb(&self) -> aws_sdk_dynamodb::Client {
+        aws_sdk_dynamodb::Client::new(&sdk(&format!("http://{}", self.dynamodb)).await)
+    }
+
+    pub async fn management(&self) -> aws_sdk_apigatewaymanagement::Client {
+        aws_sdk_apigatewaymanagement::Client::new(&sdk(&format!("http://{}/dev", self.gateway)).await)
+    }
+
+    /// Every row of `connections` or `topics`.
+    pub async fn rows(&self, table: &str) -> Vec<Row> {
+        let scan = self.dynamodb().await.scan().table_name(table_name(table)).consistent_read(true);
+        scan.into_paginator().items().send().collect::<Result<_, _>>().await.unwrap()
+    }
+
+    /// Waits until a table has this many rows.
+    pub async fn settled(&self, table: &str, count: usize) -> Vec<Row> {
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        loop {
+            let rows = self.rows(table).await;
+            if rows.len() == count {
+                return rows;
+            }
+            assert!(tokio::time::Instant::now() < deadline, "{table} has {} rows, not {count}: {rows:#?}", rows.len());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Ctrl-C, and the exit code.
+    pub async fn interrupt(mut self) -> Option<i32> {
+        signal("-INT", self.process.id().unwrap()).await;
+        let status = tokio::time::timeout(PATIENCE, self.process.wait()).await.expect("the stack did not stop");
+        status.unwrap().code()
+    }
+
+    pub fn process_id(&self) -> u32 {
+        self.process.id().unwrap()
+    }
+}
+
+pub fn table_name(table: &str) -> String {
+    format!("switchboard-dev-{table}")
+}
+
+/// An SDK configuration with made-up credentials, on the functions' own HTTP client.
+pub async fn sdk(endpoint: &str) -> aws_config::SdkConfig {
+    use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
+    let http = aws_smithy_http_client::Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).build_https();
+    aws_config::defaults(aws_config::BehaviorVersion::latest())
+        .http_client(http)
+        .region("us-east-1")
+        .credentials_provider(aws_sdk_dynamodb::config::Credentials::new("test", "test", None, None, "test"))
+        .endpoint_url(endpoint)
+        .load()
+        .await
+}
+
+pub async fn signal(name: &str, process_id: u32) {
+    let status = Command::new("kill").args([name, &process_id.to_string()]).status().await.unwrap();
+    assert!(status.success());
+}
+
+/// The processes whose parent is `process_id`.
+pub async fn children(process_id: u32) -> Vec<u32> {
+    let output = Command::new("ps").args(["-A", "-o", "pid=,ppid="]).output().await.unwrap();
+    let table = String::from_utf8(output.stdout).unwrap();
+    let pairs = table.lines().filter_map(|line| {
+        let mut numbers = line.split_whitespace().map(|number| number.parse::<u32>().unwrap());
+        Some((numbers.next()?, numbers.next()?))
+    });
+    pairs.filter(|(_, parent)| *parent == process_id).map(|(id, _)| id).collect()
+}
+
+pub fn text(row: &Row, attribute: &str) -> String {
+    row[attribute].as_s().unwrap().clone()
+}
+
+pub fn number(row: &Row, attribute: &str) -> i64 {
+    row[attribute].as_n().unwrap().parse().unwrap()
+}
+
+fn matching(lines: &[String], parts: &[&str]) -> Vec<String> {
+    lines.iter().filter(|line| parts.iter().all(|part| line.contains(part))).cloned().collect()
+}
