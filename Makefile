@@ -1,5 +1,9 @@
 .DEFAULT_GOAL := help
-.PHONY: help run build test lint fmt check clean
+.PHONY: help run build test lint fmt check package clean
+
+# Which deployment, and for which processors: arm64 or x86_64.
+STAGE ?= dev
+export STAGE ARCH
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -25,10 +29,22 @@ check: ## What CI runs: format, lint, test
 	cargo fmt --all --check
 	$(MAKE) lint test
 
+package: target/venv/package ## Build and zip what is deployed; ARCH=arm64 (default) or x86_64
+	infra/build.sh
+
 clean: ## Remove what was built and installed
 	cargo clean
-	rm -rf tests/clients/node_modules
+	rm -rf tests/clients/node_modules infra/node_modules
 
 tests/clients/node_modules: tests/clients/package-lock.json
 	cd tests/clients && npm ci --no-audit --no-fund
+	touch $@
+
+infra/node_modules: infra/package-lock.json
+	@infra/need.sh npm
+	cd infra && npm ci --no-audit --no-fund
+	touch $@
+
+target/venv/package: infra/requirements.txt
+	infra/venv.sh $@ $<
 	touch $@
