@@ -8,6 +8,7 @@
 //! * [`connection`] and [`topic`]: the names and records that everything else is about;
 //! * [`store`]: both DynamoDB tables;
 //! * [`publisher`]: posting frames to connections;
+//! * [`metrics`]: numbers for CloudWatch;
 //! * [`error`]: mistakes of clients and faults of ours, kept apart;
 //! * [`config`] and [`deadline`]: what an execution environment and an invocation are given.
 
@@ -17,6 +18,7 @@ pub mod deadline;
 pub mod error;
 pub mod frame;
 pub mod function;
+pub mod metrics;
 pub mod publisher;
 pub mod store;
 pub mod topic;

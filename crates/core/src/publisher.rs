@@ -22,6 +22,7 @@ use crate::Error;
 use crate::config::Config;
 use crate::connection::ConnectionId;
 use crate::deadline::{Backoff, Deadline};
+use crate::metrics::Metrics;
 use crate::store::{ConnectionStore, now_ms};
 use crate::topic::{Subscriber, Topic};
 
@@ -94,6 +95,7 @@ pub struct Publisher {
     endpoint: Option<String>,
     gateway: OnceLock<Client>,
     store: ConnectionStore,
+    metrics: Metrics,
     concurrency: usize,
 }
 
@@ -119,12 +121,13 @@ impl Publisher {
     /// A publisher that forgets stale connections in `store`. `memory_mb` is the function's: below 512 MB its share of
     /// a CPU is what limits posting, and more simultaneous posts only add handshakes.
     #[must_use]
-    pub fn new(sdk: SdkConfig, config: &Config, store: ConnectionStore, memory_mb: i32) -> Self {
+    pub fn new(sdk: SdkConfig, config: &Config, store: ConnectionStore, metrics: Metrics, memory_mb: i32) -> Self {
         Self {
             sdk,
             endpoint: config.publish_endpoint.clone(),
             gateway: OnceLock::new(),
             store,
+            metrics,
             concurrency: if memory_mb < 512 { 16 } else { 64 },
         }
     }
@@ -160,6 +163,7 @@ impl Publisher {
                 Ok(fanout)
             })
             .await?;
+        self.metrics.published(&fanout);
         if fanout.failed > 0 {
             warn!(
                 topic.name = %topic, delivered = fanout.delivered, stale = fanout.stale, pending = fanout.pending,
