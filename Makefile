@@ -1,15 +1,19 @@
 .DEFAULT_GOAL := help
-.PHONY: help run build test lint fmt check package clean
+.PHONY: help run build test lint fmt check package deploy remove logs test-deploy clean
 
-# Which deployment, and for which processors: arm64 or x86_64.
+# Which deployment, where, and for which processors: arm64 or x86_64.
 STAGE ?= dev
-export STAGE ARCH
+REGION ?= us-east-1
+export STAGE REGION ARCH ARGS
+# The framework's SDK announces on Node 20 that it will need 22 one day.
+export AWS_SDK_JS_NODE_VERSION_SUPPORT_WARNING_DISABLED = true
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
+# Without a namespace the functions write no metrics, which nobody would collect here.
 run: build ## Start everything on this machine and print what to paste
-	cargo run --quiet --bin switchboard-local -- $(ARGS)
+	cargo run --quiet --bin switchboard-local -- --env METRICS_NAMESPACE= $(ARGS)
 
 build: ## Build every binary
 	cargo build --workspace --bins
@@ -18,6 +22,9 @@ build: ## Build every binary
 test: tests/clients/node_modules ## Run every test
 	cargo build --workspace --all-targets
 	cargo test --workspace
+
+test-deploy: package target/venv/test-deploy ## Lint the deployment, then deploy it to an imitation of AWS
+	target/venv/test-deploy/bin/pytest -q tests/deploy
 
 lint: ## Clippy, warnings are errors
 	cargo clippy --workspace --all-targets -- -D warnings
@@ -29,8 +36,23 @@ check: ## What CI runs: format, lint, test
 	cargo fmt --all --check
 	$(MAKE) lint test
 
-package: target/venv/package ## Build and zip what is deployed; ARCH=arm64 (default) or x86_64
+package: target/venv/package infra/node_modules ## Build, zip and describe what is deployed; ARCH=arm64 or x86_64
 	infra/build.sh
+	infra/serverless.sh package --package target/package/$(STAGE)
+
+# Packaging comes first and touches only what has changed, so a deployment is never older than the code.
+deploy: package ## Put the stage STAGE=dev on AWS, or update it
+	@node infra/preflight.mjs target/package/$(STAGE)/cloudformation-template-update-stack.json
+	infra/serverless.sh deploy
+	infra/serverless.sh info --verbose
+
+remove: infra/node_modules ## Take the stage STAGE=dev off AWS
+	@node infra/preflight.mjs
+	infra/serverless.sh remove
+
+logs: infra/node_modules ## Follow the log of FUNCTION=connect of STAGE=dev
+	@node infra/preflight.mjs
+	infra/serverless.sh logs --tail --function $(or $(FUNCTION),connect)
 
 clean: ## Remove what was built and installed
 	cargo clean
@@ -46,5 +68,9 @@ infra/node_modules: infra/package-lock.json
 	touch $@
 
 target/venv/package: infra/requirements.txt
+	infra/venv.sh $@ $<
+	touch $@
+
+target/venv/test-deploy: tests/deploy/requirements.txt
 	infra/venv.sh $@ $<
 	touch $@
