@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help run build test lint fmt check package deploy remove logs test-deploy clean
+.PHONY: help run build test lint fmt check package deploy remove logs test-release test-deploy clean
 
 # Which deployment, where, and for which processors: arm64 or x86_64.
 STAGE ?= dev
@@ -19,9 +19,13 @@ build: ## Build every binary
 	cargo build --workspace --bins
 
 # One build of everything first: `cargo test` alone would not build the binaries that the tests start.
-test: tests/clients/node_modules ## Run every test
+test: tests/clients/node_modules infra/node_modules ## Run every test
 	cargo build --workspace --all-targets
 	cargo test --workspace
+
+test-release: package tests/clients/node_modules infra/node_modules ## Run the end to end tests on the packaged functions
+	cargo build --workspace --all-targets
+	tests/release.sh
 
 test-deploy: package target/venv/test-deploy ## Lint the deployment, then deploy it to an imitation of AWS
 	target/venv/test-deploy/bin/pytest -q tests/deploy

@@ -97,6 +97,14 @@ def test_what_runs_is_what_was_zipped_and_no_two_functions_run_the_same(aws, dep
     assert len({function["CodeSha256"] for function in functions.values()}) == len(ROUTES)
 
 
+def test_what_runs_is_what_was_tested(aws, deployed, architecture):
+    tested = ROOT / "target/lambda" / architecture / "tested.sha256"
+    if not tested.exists():
+        pytest.skip("`make test-release` has not tested these zips")
+    digests = {base64.b64encode(bytes.fromhex(line.split()[0])).decode() for line in tested.read_text().splitlines()}
+    assert {function["CodeSha256"] for function in functions_of(aws, "dev").values()} == digests
+
+
 @pytest.mark.parametrize("stage", ["dev", "prod"])
 def test_only_its_own_route_may_invoke_a_function(aws, deployed, stage):
     api = api_of(aws, stage)["ApiId"]
