@@ -53,7 +53,9 @@ impl Metric {
         if self == Self::Fault { "ErrorType" } else { "Function" }
     }
 
-    fn name(self) -> String {
+    /// Its name in CloudWatch.
+    #[must_use]
+    pub fn name(self) -> String {
         format!("{self:?}")
     }
 
