@@ -5,7 +5,7 @@ help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 run: build ## Start everything on this machine and print what to paste
-	cargo run --quiet --bin switchboard-local -- $(ARGS)
+	cargo run --quiet --bin switchboard-local -- --query userId=1 $(ARGS)
 
 build: ## Build every binary
 	cargo build --workspace --bins
