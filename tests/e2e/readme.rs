@@ -5,10 +5,11 @@
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
+use aws_sdk_apigatewaymanagement::primitives::Blob;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
-use crate::stack::{PATIENCE, Stack, root};
+use crate::stack::{PATIENCE, Stack, root, text};
 
 /// The fenced blocks of the README in one language.
 fn blocks(language: &str) -> Vec<String> {
@@ -76,7 +77,16 @@ async fn the_wscat_transcript_is_true() {
         let command = transcript.lines().next().unwrap().strip_prefix("$ ").unwrap();
         terminals.push(Terminal::run(&command.replace("localhost:3001", &stack.gateway), root()));
     }
-    stack.logged(2, &["connect |", "served"]).await;
+    // Piped, wscat says nothing when it is connected and forgets what is typed before; what it receives it shows.
+    let management = stack.management().await;
+    for row in stack.settled("connections", 2).await {
+        stack.logged(1, &["gateway |", &text(&row, "connectionId"), "connected"]).await;
+        let post = management.post_to_connection().connection_id(text(&row, "connectionId"));
+        post.data(Blob::new("ready")).send().await.unwrap();
+    }
+    for terminal in &mut terminals {
+        terminal.shows("ready").await;
+    }
     for prefix in ["> ", "< "] {
         let mut lines = 0;
         for (terminal, transcript) in terminals.iter_mut().zip(&transcripts) {
