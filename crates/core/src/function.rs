@@ -18,6 +18,7 @@ use serde::de::DeserializeOwned;
 use crate::config::Config;
 use crate::connection::ConnectionId;
 use crate::deadline::Deadline;
+use crate::event::EventStore;
 use crate::frame::{Frame, Reply};
 use crate::publisher::Publisher;
 use crate::store::ConnectionStore;
@@ -45,9 +46,11 @@ impl Backend {
         let http =
             aws_smithy_http_client::Builder::new().tls_provider(tls::Provider::Rustls(CryptoMode::Ring)).build_https();
         let sdk = aws_config::defaults(BehaviorVersion::latest()).http_client(http).load().await;
-        let store = ConnectionStore::new(aws_sdk_dynamodb::Client::new(&sdk), &config);
+        let dynamodb = aws_sdk_dynamodb::Client::new(&sdk);
+        let store = ConnectionStore::new(dynamodb.clone(), &config);
+        let events = EventStore::new(dynamodb, config.events_table.clone());
         let memory_mb = lambda_runtime::Config::from_env().memory;
-        let publisher = Publisher::new(sdk, &config, store.clone(), memory_mb);
+        let publisher = Publisher::new(sdk, &config, store.clone(), events, memory_mb);
         Ok(Self { config, store, publisher })
     }
 }
