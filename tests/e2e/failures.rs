@@ -133,7 +133,7 @@ async fn throttled_and_failing_posts_are_tried_again() {
 }
 
 /// Our serverless.yml, with another time-out for every function.
-fn hurried(timeout_s: u32) -> tempfile::TempDir {
+pub fn hurried(timeout_s: u32) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let ours = std::fs::read_to_string(root().join("serverless.yml")).unwrap();
     let line = |line: &str| match line.trim_start().starts_with("timeout:") {

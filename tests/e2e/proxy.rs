@@ -1,6 +1,8 @@
 //! A proxy in front of DynamoDB and `@connections`: it counts calls, and answers some of them itself.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{Request, State};
@@ -11,8 +13,9 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use serde_json::Value;
+use tokio::sync::watch;
 
-use crate::stack::Stack;
+use crate::stack::{PATIENCE, Stack};
 
 type Bytes = axum::body::Bytes;
 
@@ -35,7 +38,9 @@ pub struct Proxy {
 }
 
 struct Shared {
-    calls: Mutex<Vec<Call>>,
+    calls: watch::Sender<Vec<Call>>,
+    /// How long an operation waits before it is passed on.
+    delays: Mutex<HashMap<String, Duration>>,
     rule: Box<Rule>,
     /// DynamoDB and the gateway, once the stack runs.
     upstream: OnceLock<(String, String)>,
@@ -51,7 +56,13 @@ impl Proxy {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
         let client = Client::builder(TokioExecutor::new()).build_http();
-        let shared = Shared { calls: Mutex::default(), rule: Box::new(rule), upstream: OnceLock::new(), client };
+        let shared = Shared {
+            calls: watch::Sender::default(),
+            delays: Mutex::default(),
+            rule: Box::new(rule),
+            upstream: OnceLock::new(),
+            client,
+        };
         let shared = Arc::new(shared);
         let router = axum::Router::new().fallback(serve).with_state(Arc::clone(&shared));
         tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
@@ -69,7 +80,19 @@ impl Proxy {
     }
 
     pub fn take_calls(&self) -> Vec<Call> {
-        std::mem::take(&mut *self.shared.calls.lock().unwrap())
+        self.shared.calls.send_replace(Vec::new())
+    }
+
+    /// Makes an operation slow from now on.
+    pub fn delay(&self, operation: &str, delay: Duration) {
+        self.shared.delays.lock().unwrap().insert(operation.to_owned(), delay);
+    }
+
+    /// Waits until an operation has been called since the last `take`.
+    pub async fn called(&self, operation: &str) {
+        let mut calls = self.shared.calls.subscribe();
+        let called = calls.wait_for(|calls| calls.iter().any(|call| call.operation == operation));
+        tokio::time::timeout(PATIENCE, called).await.expect("it was not called").unwrap();
     }
 }
 
@@ -85,7 +108,9 @@ async fn serve(State(shared): State<Arc<Shared>>, request: Request) -> Response<
         },
         None => Call { operation: parts.method.to_string(), body: Value::Null, path: parts.uri.path().to_owned() },
     };
-    shared.calls.lock().unwrap().push(call.clone());
+    shared.calls.send_modify(|calls| calls.push(call.clone()));
+    let delay = shared.delays.lock().unwrap().get(&call.operation).copied();
+    tokio::time::sleep(delay.unwrap_or_default()).await;
     if let Some(answer) = (shared.rule)(&call) {
         return answer.await;
     }

@@ -7,11 +7,11 @@ use aws_lambda_events::streams::{DynamoDbBatchItemFailure, DynamoDbEventResponse
 use futures_util::future;
 use lambda_runtime::LambdaEvent;
 use lambda_runtime::tracing::{error, info};
+use switchboard_core::Error;
 use switchboard_core::deadline::Deadline;
 use switchboard_core::function::Backend;
 use switchboard_core::publication::Publication;
 use switchboard_core::publisher::Fanout;
-use switchboard_core::Error;
 
 use crate::record;
 
