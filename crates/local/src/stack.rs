@@ -1,4 +1,4 @@
-//! The whole stack: DynamoDB, the functions, and the gateway in front of them.
+//! The whole stack: DynamoDB, the functions, and what invokes them: the gateway and the streams' mappings.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -11,6 +11,7 @@ use tokio::sync::oneshot;
 use crate::gateway::{Api, Gateway, Integration};
 use crate::lambda::{self, Function};
 use crate::service::{self, LogFormat, Service};
+use crate::stream::{Mappings, StreamError};
 use crate::table::{TableError, Tables};
 
 /// How to run a service, besides what its serverless.yml says.
@@ -49,6 +50,9 @@ pub enum Error {
     /// DynamoDB does not start.
     #[error(transparent)]
     Tables(#[from] TableError),
+    /// A stream has no consumer.
+    #[error(transparent)]
+    Stream(#[from] StreamError),
     /// The gateway's listener failed.
     #[error("the gateway stopped")]
     Gateway(#[source] std::io::Error),
@@ -58,6 +62,7 @@ pub enum Error {
 #[derive(Debug)]
 pub struct Stack {
     gateway: Gateway,
+    mappings: Mappings,
     functions: Vec<Arc<Function>>,
     tables: Tables,
     gateway_listener: TcpListener,
@@ -69,7 +74,7 @@ pub struct Stack {
 }
 
 impl Stack {
-    /// Binds the ports, opens the tables and looks for the functions' binaries.
+    /// Binds the ports, opens the tables and their streams, and looks for the functions' binaries.
     ///
     /// # Errors
     ///
@@ -101,12 +106,22 @@ impl Stack {
             route_selection_expression: service.route_selection_expression.clone(),
             routes,
         });
+        let mappings = Mappings::open(service, &functions, &tables, options.data_dir.as_deref())?;
         let functions = functions.into_values().collect();
-        Ok(Self { gateway, functions, tables, gateway_listener, dynamodb_listener, gateway_address, dynamodb_address })
+        Ok(Self {
+            gateway,
+            mappings,
+            functions,
+            tables,
+            gateway_listener,
+            dynamodb_listener,
+            gateway_address,
+            dynamodb_address,
+        })
     }
 
-    /// Serves until `shutdown` resolves; then closes the connections, ends the functions and stops DynamoDB, in the
-    /// order in which each still needs the next.
+    /// Serves until `shutdown` resolves; then closes the connections, lets the batches in flight end, ends the functions
+    /// and stops DynamoDB, in the order in which each still needs the next.
     ///
     /// # Errors
     ///
@@ -115,7 +130,9 @@ impl Stack {
         let (stop, stopped) = oneshot::channel::<()>();
         let dynamodb = self.tables.serve(self.dynamodb_listener, async { drop(stopped.await) });
         let dynamodb = tokio::spawn(dynamodb);
+        let mappings = self.mappings.start();
         let served = self.gateway.serve(self.gateway_listener, shutdown).await;
+        mappings.shutdown().await;
         for function in &self.functions {
             function.shutdown().await;
         }
