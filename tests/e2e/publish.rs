@@ -199,6 +199,7 @@ async fn a_publish_that_runs_out_of_time_goes_on_until_everybody_has_it() {
 async fn a_crash_in_the_middle_of_a_batch_loses_nothing() {
     let (proxy, stack) = Proxy::in_front(&[], |_| None).await;
     let mut one = subscriber(&stack, "t").await;
+    proxy.take();
     proxy.delay("POST", Duration::from_secs(60));
     put(&stack, "t", "1", &[("data", number("1"))]).await;
     proxy.called("POST").await;
