@@ -30,8 +30,11 @@ pub struct Call {
     pub path: String,
 }
 
+/// An answer in the place of AWS's.
+pub type Answer = BoxFuture<'static, Response<Body>>;
+
 /// What to answer instead of asking AWS: `None` passes the call on.
-pub type Rule = dyn Fn(&Call) -> Option<BoxFuture<'static, Response<Body>>> + Send + Sync;
+pub type Rule = dyn Fn(&Call) -> Option<Answer> + Send + Sync;
 
 pub struct Proxy {
     shared: Arc<Shared>,
@@ -51,7 +54,7 @@ impl Proxy {
     /// A stack whose functions reach AWS only through this proxy.
     pub async fn in_front(
         arguments: &[&str],
-        rule: impl Fn(&Call) -> Option<BoxFuture<'static, Response<Body>>> + Send + Sync + 'static,
+        rule: impl Fn(&Call) -> Option<Answer> + Send + Sync + 'static,
     ) -> (Self, Stack) {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
@@ -122,7 +125,7 @@ async fn serve(State(shared): State<Arc<Shared>>, request: Request) -> Response<
 }
 
 /// An answer with a status, an `x-amzn-errortype` unless empty, and a body.
-pub fn answer(status: u16, error_type: &str, body: &str) -> BoxFuture<'static, Response<Body>> {
+pub fn answer(status: u16, error_type: &str, body: &str) -> Answer {
     let mut response = Response::builder().status(status).header("content-type", "application/json");
     if !error_type.is_empty() {
         response = response.header("x-amzn-errortype", error_type);
