@@ -10,8 +10,11 @@ use crate::failures::hurried;
 use crate::proxy::Proxy;
 use crate::stack::{Stack, binaries, children, signal, table_name};
 
-/// An item of the events table; `attributes` in DynamoDB's own JSON.
-async fn put(stack: &Stack, topic: &str, id: &str, attributes: &[(&str, AttributeValue)]) {
+/// What an event carries besides its key.
+type Attributes<'a> = &'a [(&'a str, AttributeValue)];
+
+/// Puts an item into the events table.
+async fn put(stack: &Stack, topic: &str, id: &str, attributes: Attributes<'_>) {
     let mut put = stack.dynamodb().await.put_item().table_name(table_name("events"));
     put = put.item("topic", string(topic)).item("id", string(id));
     for (name, value) in attributes {
@@ -103,7 +106,7 @@ async fn poison_is_logged_with_its_key_and_holds_up_nobody() {
     let stack = Stack::start().await;
     let mut one = subscriber(&stack, "t").await;
     let huge = string(&"x".repeat(300 * 1024));
-    let poison: &[(&str, &str, &[(&str, AttributeValue)], &str)] = &[
+    let poison: &[(&str, &str, Attributes<'_>, &str)] = &[
         ("t", "no-data", &[], "`data` is missing"),
         ("t", "huge", &[("data", huge)], "bytes of JSON"),
         ("t", "no-json", &[("json", string("{oops"))], "`json` must be JSON"),
