@@ -47,6 +47,18 @@ impl Config {
         Self::read(|name| std::env::var(name).ok().filter(|value| !value.is_empty()))
     }
 
+    /// For a function whose events name no domain to post to.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Config`] when there is no [`Config::publish_endpoint`].
+    pub fn require_publish_endpoint(&self) -> Result<(), Error> {
+        match self.publish_endpoint {
+            Some(_) => Ok(()),
+            None => Err(Error::Config { problems: "PUBLISH_ENDPOINT is not set".to_owned() }),
+        }
+    }
+
     fn read(variable: impl Fn(&str) -> Option<String> + Copy) -> Result<Self, Error> {
         let mut problems = Vec::new();
         let mut required = |name: &str| {
@@ -111,5 +123,18 @@ mod tests {
         let config = read(&[("CONNECTIONS_TABLE", "c"), ("TOPICS_TABLE", "t"), ("EVENTS_TABLE", "e")]).unwrap();
         assert_eq!(config.identity_mode, IdentityMode::Authorizer);
         assert_eq!(config.connection_ttl, Duration::from_secs(7200));
+    }
+
+    #[test]
+    fn posts_go_where_the_most_specific_variable_says() {
+        let tables = [("CONNECTIONS_TABLE", "c"), ("TOPICS_TABLE", "t"), ("EVENTS_TABLE", "e")];
+        assert!(read(&tables).unwrap().require_publish_endpoint().is_err());
+        let mut variables = tables.to_vec();
+        for name in ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_APIGATEWAYMANAGEMENTAPI", "PUBLISH_ENDPOINT"] {
+            variables.push((name, name));
+            let config = read(&variables).unwrap();
+            assert_eq!(config.publish_endpoint.as_deref(), Some(name));
+            config.require_publish_endpoint().unwrap();
+        }
     }
 }

@@ -9,5 +9,6 @@ use switchboard_core::function::{Backend, run, start_log};
 async fn main() -> Result<(), lambda_runtime::Error> {
     start_log();
     let backend = Backend::from_env().await?;
-    run(async |event| handler::handle(&backend, event).await).await
+    backend.config.require_publish_endpoint()?;
+    run(|event| handler::handle(&backend, event)).await
 }
