@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
+use switchboard_local::gateway;
 use switchboard_local::service::{self, Service};
 use switchboard_local::stack::{Options, Stack};
 
@@ -38,6 +39,8 @@ struct Arguments {
     /// A variable for every function, over what the service says; may be repeated.
     #[arg(long, value_name = "NAME=VALUE", value_parser = variable)]
     env: Vec<(String, String)>,
+    #[command(flatten)]
+    gateway: gateway::Settings,
 }
 
 /// What `${env:…}` in a serverless.yml refers to.
@@ -87,6 +90,7 @@ async fn run(arguments: Arguments) -> Result<(), Box<dyn Error>> {
         data_dir: arguments.data_dir,
         binaries,
         max_environments: arguments.max_environments,
+        gateway: arguments.gateway,
         environment: arguments.env.into_iter().collect(),
     };
     let stack = Stack::new(&service, &options).await?;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
-use crate::gateway::{Api, Gateway, Integration};
+use crate::gateway::{self, Api, Gateway, Integration};
 use crate::lambda::{self, Function};
 use crate::service::{self, LogFormat, Service};
 use crate::table::{TableError, Tables};
@@ -26,6 +26,8 @@ pub struct Options {
     pub binaries: PathBuf,
     /// The most execution environments of one function at a time.
     pub max_environments: usize,
+    /// What the gateway does.
+    pub gateway: gateway::Settings,
     /// Variables of every function that win over all others except Lambda's own.
     pub environment: BTreeMap<String, String>,
 }
@@ -95,12 +97,13 @@ impl Stack {
         let integration = |function_key: &String| Arc::clone(&functions[function_key.as_str()]) as Arc<dyn Integration>;
         let routes: HashMap<_, _> =
             service.routes.iter().map(|(route, key)| (route.clone(), integration(key))).collect();
-        let gateway = Gateway::new(Api {
+        let api = Api {
             api_id: service::API_ID.to_owned(),
             stage: service.stage.clone(),
             route_selection_expression: service.route_selection_expression.clone(),
             routes,
-        });
+        };
+        let gateway = Gateway::new(api, options.gateway.clone());
         let functions = functions.into_values().collect();
         Ok(Self { gateway, functions, tables, gateway_listener, dynamodb_listener, gateway_address, dynamodb_address })
     }

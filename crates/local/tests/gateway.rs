@@ -13,7 +13,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use serde_json::{Value, json};
-use switchboard_local::gateway::{Api, Gateway, Integration};
+use switchboard_local::gateway::knobs::{IdValidation, MissingStatusCode, NonUtf8Post, NullStyle, OnewayErrorStatus};
+use switchboard_local::gateway::{Api, Gateway, Integration, Settings};
 use switchboard_local::lambda::FunctionError;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
@@ -43,6 +44,7 @@ fn error() -> Answer {
 
 /// An API whose functions answer by a script and record what they were invoked with.
 struct Script {
+    settings: Settings,
     expression: &'static str,
     routes: HashMap<String, Arc<dyn Integration>>,
     record: mpsc::UnboundedSender<Value>,
@@ -53,13 +55,19 @@ impl Script {
     /// The usual routes, all answering 200, and `boom`, which fails.
     fn new() -> Self {
         let (record, events) = mpsc::unbounded_channel();
-        let script = Self { expression: "$request.body.action", routes: HashMap::new(), record, events };
+        let settings = Settings::default();
+        let script = Self { settings, expression: "$request.body.action", routes: HashMap::new(), record, events };
         let script = script.on("$connect", OK).on("$disconnect", OK).on("$default", OK).on("sendMessage", OK);
         script.on_async("boom", |_| async { error() })
     }
 
     fn expression(mut self, expression: &'static str) -> Self {
         self.expression = expression;
+        self
+    }
+
+    fn set(mut self, set: impl FnOnce(&mut Settings)) -> Self {
+        set(&mut self.settings);
         self
     }
 
@@ -89,12 +97,13 @@ impl Script {
     async fn start(self) -> Bed {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let gateway = Gateway::new(Api {
+        let api = Api {
             api_id: "abcdef1234".to_owned(),
             stage: "dev".to_owned(),
             route_selection_expression: self.expression.to_owned(),
             routes: self.routes,
-        });
+        };
+        let gateway = Gateway::new(api, self.settings);
         let (stop, stopped) = oneshot::channel::<()>();
         let server = tokio::spawn(gateway.serve(listener, async {
             let _ = stopped.await;
@@ -1184,4 +1193,119 @@ async fn a_shutdown_does_not_wait_for_ever_for_a_function() {
     bed.event_of("sendMessage").await;
     bed.stop.send(()).unwrap();
     tokio::time::timeout(SOON, bed.server).await.expect("still serving").unwrap().unwrap();
+}
+
+/// What nobody knows about AWS: only that each knob does what it says.
+mod knobs {
+    use super::*;
+
+    #[tokio::test]
+    async fn sizes_are_settings() {
+        let script = Script::new().set(|settings| {
+            settings.limits.frame_limit = 10;
+            settings.limits.message_limit = 12;
+            settings.limits.url_limit = 100;
+            settings.knobs.outbound_fragment = 5;
+        });
+        let mut bed = script.start().await;
+        assert_eq!(Client::handshake(bed.address, &format!("/dev?{}", "x".repeat(100)), &[]).await.status, 414);
+        for frames in [&[b"12345678901".as_slice()][..], &[b"1234567890", b"123"]] {
+            let mut client = bed.connect().await;
+            assert_eq!(bed.call("POST", &client.id, b"123456789012").await.status, 200);
+            assert_eq!(client.message().await, ("123456789012".to_owned(), vec![5, 5, 2]));
+            assert_eq!(bed.call("POST", &client.id, b"1234567890123").await.status, 413);
+            for (index, frame) in frames.iter().enumerate() {
+                let opcode = if index == 0 { TEXT } else { CONTINUATION };
+                client.frame(index + 1 == frames.len(), opcode, frame).await;
+            }
+            assert_eq!(client.closed().await, Some(1009));
+            bed.event_of("$disconnect").await;
+        }
+
+        let mut bed = Script::new().set(|settings| settings.knobs.outbound_fragment = 0).start().await;
+        let mut client = bed.connect().await;
+        bed.call("POST", &client.id, &vec![b'x'; 100 * KIB]).await;
+        assert_eq!(client.message().await.1, [100 * KIB]);
+    }
+
+    #[tokio::test]
+    async fn a_post_that_is_not_utf8_is_mended_or_refused() {
+        for (knob, status, received) in
+            [(NonUtf8Post::Lossy, 200, "a\u{fffd}b"), (NonUtf8Post::Refuse, 400, "the next")]
+        {
+            let mut bed = Script::new().set(|settings| settings.knobs.non_utf8_post = knob).start().await;
+            let mut client = bed.connect().await;
+            assert_eq!(bed.call("POST", &client.id, b"a\xffb").await.status, status);
+            bed.call("POST", &client.id, b"the next").await;
+            assert_eq!(client.message().await.0, received);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_malformed_id_can_be_gone_like_any_other() {
+        let bed = Script::new().set(|settings| settings.knobs.id_validation = IdValidation::None).start().await;
+        bed.assert_gone("POST", "abc").await;
+    }
+
+    #[tokio::test]
+    async fn the_reasons_of_a_deletion_and_of_a_loss_can_be_chosen() {
+        let script = Script::new().set(|settings| {
+            settings.knobs.delete_close_reason = "bye".to_owned();
+            settings.knobs.abnormal_reason = "lost".to_owned();
+        });
+        let mut bed = script.start().await;
+        let mut client = bed.connect().await;
+        bed.call("DELETE", &client.id, b"").await;
+        assert_eq!(client.receive().await.payload, b"\x03\xe8bye");
+        drop(client);
+        assert_eq!(bed.event_of("$disconnect").await["requestContext"]["disconnectReason"], "bye");
+        drop(bed.connect().await);
+        assert_eq!(bed.event_of("$disconnect").await["requestContext"]["disconnectReason"], "lost");
+    }
+
+    #[tokio::test]
+    async fn events_can_have_the_nulls_of_2020() {
+        let mut bed = Script::new().set(|settings| settings.knobs.null_style = NullStyle::Explicit).start().await;
+        drop(bed.connect().await);
+        let event = bed.event_of("$disconnect").await;
+        let context = event["requestContext"].as_object().unwrap();
+        assert_eq!(
+            (context.get("messageId"), context["disconnectStatusCode"].as_u64()),
+            (Some(&Value::Null), Some(1006))
+        );
+        assert_eq!((keys(&event["requestContext"]).len(), keys(&context["identity"]).len()), (16, 12));
+    }
+
+    #[tokio::test]
+    async fn a_missing_status_code_can_be_a_200() {
+        let script = Script::new().on("$connect", "{}").on("sendMessage", "{}");
+        let mut bed = script.set(|settings| settings.knobs.missing_status_code = MissingStatusCode::Ok).start().await;
+        let mut client = bed.connect().await;
+        client.text(r#"{"action":"sendMessage"}"#).await;
+        bed.event_of("sendMessage").await;
+        bed.call("POST", &client.id, b"no error before this").await;
+        assert_eq!(client.message().await.0, "no error before this");
+    }
+
+    #[tokio::test]
+    async fn an_error_status_of_a_one_way_route_can_be_told() {
+        let script = Script::new().on("sendMessage", r#"{"statusCode":400,"body":"secret"}"#);
+        let mut bed =
+            script.set(|settings| settings.knobs.oneway_error_status = OnewayErrorStatus::ErrorFrame).start().await;
+        let mut client = bed.connect().await;
+        client.text(r#"{"action":"sendMessage"}"#).await;
+        let event = bed.event_of("sendMessage").await;
+        let expected = error_frame("Internal server error", &client.id, &event["requestContext"]["requestId"]);
+        assert_eq!(client.message().await.0, expected);
+    }
+
+    #[tokio::test]
+    async fn the_domain_name_can_be_fixed() {
+        let domain_name = Some("ws.example.com".to_owned());
+        let mut bed = Script::new().set(|settings| settings.knobs.domain_name = domain_name).start().await;
+        drop(Client::handshake(bed.address, "/dev", &[]).await);
+        assert_eq!(bed.event_of("$connect").await["requestContext"]["domainName"], "ws.example.com");
+        let event = bed.event_of("$disconnect").await;
+        assert_eq!(event["requestContext"]["domainName"], "ws.example.com");
+    }
 }

@@ -29,13 +29,8 @@ use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes, error::ProtocolE
 
 use super::event::{DisconnectEvent, Identity, MessageEvent};
 use super::id::Id;
+use super::knobs::{Knobs, OnewayErrorStatus};
 use super::{Gateway, log};
-
-/// Bytes in one frame, in either direction ("Amazon API Gateway quotas and important notes", WebSocket frame size).
-const FRAME_LIMIT: usize = 32 * 1024;
-
-/// Bytes in one message, in either direction (same page, message payload size).
-pub(super) const MESSAGE_LIMIT: usize = 128 * 1024;
 
 /// Messages that wait for a client to read. A post to a connection beyond that waits too. Ours; AWS names no number.
 const OUTBOUND_QUEUE: usize = 16;
@@ -82,20 +77,28 @@ struct Entry {
 ///
 /// The codes are documented. Of the reasons only that of a deletion is known, and only as `$disconnect` shows it; that
 /// the client sees the same text, and the other texts, are inferred.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Close {
     code: u16,
-    reason: &'static str,
+    reason: Cow<'static, str>,
 }
 
 impl Close {
-    pub(super) const DELETED: Self = Self { code: 1000, reason: "Connection Closed Normally" };
-    const PROTOCOL_ERROR: Self = Self { code: 1002, reason: "Protocol error" };
-    const BINARY: Self = Self { code: 1003, reason: "Binary messages are not supported" };
-    const INVALID_UTF8: Self = Self { code: 1007, reason: "Invalid UTF-8" };
-    const TOO_BIG: Self = Self { code: 1009, reason: "Message too big" };
-    const INTERNAL_ERROR: Self = Self { code: 1011, reason: "Internal server error" };
-    const RESTART: Self = Self { code: 1012, reason: "Service restart" };
+    const PROTOCOL_ERROR: Self = Self::new(1002, "Protocol error");
+    const BINARY: Self = Self::new(1003, "Binary messages are not supported");
+    const INVALID_UTF8: Self = Self::new(1007, "Invalid UTF-8");
+    const TOO_BIG: Self = Self::new(1009, "Message too big");
+    const INTERNAL_ERROR: Self = Self::new(1011, "Internal server error");
+    const RESTART: Self = Self::new(1012, "Service restart");
+
+    const fn new(code: u16, reason: &'static str) -> Self {
+        Self { code, reason: Cow::Borrowed(reason) }
+    }
+
+    /// By `DELETE` of the management API.
+    pub(super) fn deleted(knobs: &Knobs) -> Self {
+        Self { code: 1000, reason: Cow::Owned(knobs.delete_close_reason.clone()) }
+    }
 }
 
 /// How a connection ended.
@@ -188,12 +191,12 @@ pub(super) async fn run(gateway: Arc<Gateway>, connection: Arc<Connection>, upgr
     let config = WebSocketConfig::default()
         .read_buffer_size(READ_BUFFER)
         .write_buffer_size(0)
-        .max_frame_size(Some(FRAME_LIMIT))
-        .max_message_size(Some(MESSAGE_LIMIT));
+        .max_frame_size(Some(gateway.settings.limits.frame_limit))
+        .max_message_size(Some(gateway.settings.limits.message_limit));
     let socket = Socket::from_raw_socket(TokioIo::new(upgraded), Role::Server, Some(config)).await;
     let (sink, mut stream) = socket.split();
     let (stop, stopped) = oneshot::channel();
-    let mut writing = pin!(write(sink, mailbox.outbound, stopped));
+    let mut writing = pin!(write(sink, mailbox.outbound, stopped, gateway.settings.knobs.outbound_fragment));
 
     let end = tokio::select! {
         // In this order, so that a client's close counts even when writing has failed because of it.
@@ -208,7 +211,7 @@ pub(super) async fn run(gateway: Arc<Gateway>, connection: Arc<Connection>, upgr
         let frame = match &end {
             End::Lost => return,
             End::ByClient(_) => None,
-            End::ByGateway(close) => Some(*close),
+            End::ByGateway(close) => Some(close.clone()),
         };
         // A client that does not read must not keep its connection: what it has not taken by then is lost.
         let _ = tokio::time::timeout(CLOSE_TIMEOUT, close(writing, stream, stop, frame)).await;
@@ -249,7 +252,7 @@ fn ended_by(error: &Error) -> End {
 
 /// Writes what is queued, one message after the other, until writing fails; once told to stop, until the queue is
 /// empty. The one writer of its connection, so the frames of two messages are never mixed.
-async fn write<S>(mut sink: S, mut outbound: mpsc::Receiver<Bytes>, stop: oneshot::Receiver<()>) -> S
+async fn write<S>(mut sink: S, mut outbound: mpsc::Receiver<Bytes>, stop: oneshot::Receiver<()>, fragment: usize) -> S
 where
     S: Sink<Message, Error = Error> + Unpin,
 {
@@ -259,7 +262,7 @@ where
         tokio::select! {
             payload = outbound.recv() => {
                 let Some(payload) = payload else { return sink };
-                if send(&mut sink, payload).await.is_err() {
+                if send(&mut sink, payload, fragment).await.is_err() {
                     return sink;
                 }
             }
@@ -271,14 +274,15 @@ where
     }
 }
 
-/// Sends one text message in frames of at most [`FRAME_LIMIT`] bytes.
-async fn send<S>(sink: &mut S, mut payload: Bytes) -> Result<(), Error>
+/// Sends one text message in frames of at most `fragment` bytes, or in one frame if that is 0.
+async fn send<S>(sink: &mut S, mut payload: Bytes, fragment: usize) -> Result<(), Error>
 where
     S: Sink<Message, Error = Error> + Unpin,
 {
+    let fragment = if fragment == 0 { usize::MAX } else { fragment };
     let mut opcode = OpCode::Data(Data::Text);
     loop {
-        let part = payload.split_to(payload.len().min(FRAME_LIMIT));
+        let part = payload.split_to(payload.len().min(fragment));
         let is_final = payload.is_empty();
         sink.send(Message::Frame(Frame::message(part, opcode, is_final))).await?;
         if is_final {
@@ -299,7 +303,7 @@ async fn close(
     let _ = stop.send(());
     let mut sink = writing.await;
     if let Some(Close { code, reason }) = frame {
-        let frame = CloseFrame { code: CloseCode::from(code), reason: Utf8Bytes::from_static(reason) };
+        let frame = CloseFrame { code: CloseCode::from(code), reason: reason.as_ref().into() };
         if sink.send(Message::Close(Some(frame))).await.is_err() {
             return;
         }
@@ -327,7 +331,13 @@ async fn route(gateway: Arc<Gateway>, connection: Arc<Connection>, body: Utf8Byt
         Some(route_key) => {
             let event = MessageEvent::new(gateway.source(), &connection, &request_id, &route_key, &body);
             match gateway.invoke(&route_key, &request_id, &event).await {
-                // Whatever its status is: "won't send any information about the result".
+                Some(Ok(response))
+                    if response.status_code >= 400
+                        && gateway.settings.knobs.oneway_error_status == OnewayErrorStatus::ErrorFrame =>
+                {
+                    error_frame("Internal server error", &connection.id, &request_id)
+                }
+                // "Won't send any information about the result".
                 None | Some(Ok(_)) => return,
                 Some(Err(_)) => error_frame("Internal server error", &connection.id, &request_id),
             }
@@ -346,15 +356,14 @@ fn error_frame(message: &str, connection_id: &Id, request_id: &Id) -> Bytes {
 async fn disconnect(gateway: &Gateway, connection: &Connection, end: &End) {
     gateway.connections.remove(&connection.id);
     let (code, reason) = match end {
-        End::ByClient(Some((code, reason))) => (*code, Cow::Borrowed(reason.as_str())),
-        End::ByClient(None) => (1005, Cow::Borrowed("Client-side close frame status not set")),
-        End::ByGateway(close) => (close.code, Cow::Borrowed(close.reason)),
-        // The text is not known.
-        End::Lost => (1006, Cow::Borrowed("")),
+        End::ByClient(Some((code, reason))) => (*code, reason.as_str()),
+        End::ByClient(None) => (1005, "Client-side close frame status not set"),
+        End::ByGateway(close) => (close.code, close.reason.as_ref()),
+        End::Lost => (1006, gateway.settings.knobs.abnormal_reason.as_str()),
     };
     log(format_args!("{} disconnected, code {code}", connection.id));
     let request_id = Id::new();
-    let event = DisconnectEvent::new(gateway.source(), connection, &request_id, code, &reason);
+    let event = DisconnectEvent::new(gateway.source(), connection, &request_id, code, reason);
     gateway.invoke("$disconnect", &request_id, &event).await;
 }
 
@@ -381,9 +390,9 @@ mod tests {
         let connection = Arc::new(connection);
         assert!(registry.get(&connection.id).is_none());
         let mailbox = registry.insert(&connection, outbound);
-        assert!(registry.close(&connection.id, Close::DELETED));
+        assert!(registry.close(&connection.id, Close::RESTART));
         assert!(registry.get(&connection.id).is_none());
-        assert!(!registry.close(&connection.id, Close::DELETED));
-        assert_eq!(mailbox.close.await, Ok(Close::DELETED));
+        assert!(!registry.close(&connection.id, Close::RESTART));
+        assert_eq!(mailbox.close.await, Ok(Close::RESTART));
     }
 }

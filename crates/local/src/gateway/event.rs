@@ -2,14 +2,15 @@
 //!
 //! Implements "Setting up a WebSocket API integration request in API Gateway" and the `$context` variables of
 //! "API Gateway WebSocket API mapping template reference". Shares no type with the functions on purpose: a wrong belief
-//! about AWS would agree with itself. What recorded events leave out is absent here too, never null. There is no
-//! `stageVariables` and no `authorizer` yet.
+//! about AWS would agree with itself. What recorded events leave out is absent here too, and null only with
+//! `--null-style explicit`. There is no `stageVariables` and no `authorizer` yet.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use jiff::Timestamp;
 use serde::Serialize;
+use serde_json::Value;
 
 use super::connection::Connection;
 use super::id::Id;
@@ -192,6 +193,32 @@ impl<'a> RequestContext<'a> {
             domain_name: &connection.domain_name,
             connection_id: &connection.id,
             api_id: source.api_id,
+        }
+    }
+}
+
+/// Adds the nulls of events recorded in 2020 (`--null-style explicit`), except that the request and the identity of the
+/// connection may have had more of them than were published.
+pub(super) fn add_nulls(event: &mut Value) {
+    const CONTEXT: [&str; 3] = ["messageId", "disconnectStatusCode", "disconnectReason"];
+    const IDENTITY: [&str; 11] = [
+        "cognitoIdentityPoolId",
+        "cognitoIdentityId",
+        "principalOrgId",
+        "cognitoAuthenticationType",
+        "userArn",
+        "userAgent",
+        "accountId",
+        "caller",
+        "accessKey",
+        "cognitoAuthenticationProvider",
+        "user",
+    ];
+    for (pointer, keys) in [("/requestContext", &CONTEXT[..]), ("/requestContext/identity", &IDENTITY)] {
+        if let Some(Value::Object(object)) = event.pointer_mut(pointer) {
+            for key in keys {
+                object.entry(*key).or_insert(Value::Null);
+            }
         }
     }
 }

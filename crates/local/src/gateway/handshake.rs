@@ -28,10 +28,6 @@ use super::event::{ConnectEvent, Multi};
 use super::id::Id;
 use super::{Endpoints, Gateway, log};
 
-/// Characters in a URL ("Amazon API Gateway quotas and important notes"). Counted as the client sees the URL on AWS,
-/// with scheme and host.
-const URL_LIMIT: usize = 4096;
-
 /// Bytes of a request's head that are kept to learn how its header names were written. Ours.
 const HEAD_LIMIT: usize = 64 * 1024;
 
@@ -70,11 +66,12 @@ async fn connect(
     endpoints: Endpoints,
     head: &Head,
 ) -> Result<Response<Full<Bytes>>, Refused> {
-    let Upgrade { accept, host } = check(&gateway.api.stage, &request)?;
+    let Upgrade { accept, host } = check(&gateway.api.stage, gateway.settings.limits.url_limit, &request)?;
+    let domain_name = gateway.settings.knobs.domain_name.clone().unwrap_or(host);
     let headers = event_headers(request.headers(), &head.header_names(), endpoints);
     let query = request.uri().query().map(parse_query).filter(|query| !query.is_empty());
     let user_agent = request.headers().get(USER_AGENT).map(text);
-    let (connection, outbound) = Connection::new(endpoints.peer.ip().to_canonical(), user_agent, host);
+    let (connection, outbound) = Connection::new(endpoints.peer.ip().to_canonical(), user_agent, domain_name);
     let connection = Arc::new(connection);
 
     // In a task of its own, because a client that leaves takes this request with it, but not the invocation.
@@ -126,7 +123,7 @@ async fn connect(
 }
 
 /// The checks that need no function, in their order. Which of two failing ones AWS reports is inferred.
-fn check<B>(stage: &str, request: &Request<B>) -> Result<Upgrade, Refused> {
+fn check<B>(stage: &str, url_limit: usize, request: &Request<B>) -> Result<Upgrade, Refused> {
     let (headers, path) = (request.headers(), request.uri().path());
     let is_upgrade = request.method() == Method::GET
         && has_token(headers, &CONNECTION, "upgrade")
@@ -151,8 +148,9 @@ fn check<B>(stage: &str, request: &Request<B>) -> Result<Upgrade, Refused> {
     }
 
     let path_and_query = request.uri().path_and_query().map_or(0, |path| path.as_str().len());
-    if "wss://".len() + host.len() + path_and_query > URL_LIMIT {
-        return Err(Refused(StatusCode::URI_TOO_LONG, "the URL has more than 4096 characters"));
+    // Counted as the client sees the URL on AWS, with scheme and host.
+    if "wss://".len() + host.len() + path_and_query > url_limit {
+        return Err(Refused(StatusCode::URI_TOO_LONG, "the URL is too long"));
     }
     Ok(Upgrade { accept, host })
 }
@@ -328,7 +326,7 @@ mod tests {
     }
 
     fn refused(request: http::request::Builder) -> Option<u16> {
-        check("dev", &request.body(()).unwrap()).err().map(|Refused(status, _)| status.as_u16())
+        check("dev", 4096, &request.body(()).unwrap()).err().map(|Refused(status, _)| status.as_u16())
     }
 
     #[test]

@@ -18,9 +18,10 @@ use jiff::Timestamp;
 use percent_encoding::percent_decode_str;
 
 use super::Gateway;
-use super::connection::{Close, Connection, MESSAGE_LIMIT};
+use super::connection::{Close, Connection};
 use super::handshake::trace_id;
 use super::id::Id;
+use super::knobs::{IdValidation, NonUtf8Post};
 
 const ERROR_TYPE: HeaderName = HeaderName::from_static("x-amzn-errortype");
 
@@ -48,6 +49,8 @@ enum Refusal {
     MalformedId(String),
     /// That the text is this one is inferred.
     PayloadTooLarge,
+    /// Ours; see `--non-utf8-post`.
+    NotUtf8,
     /// Another stage, or none.
     Forbidden,
     /// Not signed; or not one of the three methods (inferred, from what REST APIs do).
@@ -60,7 +63,7 @@ impl Refusal {
     fn status(&self) -> StatusCode {
         match self {
             Self::Gone => StatusCode::GONE,
-            Self::MalformedId(_) => StatusCode::BAD_REQUEST,
+            Self::MalformedId(_) | Self::NotUtf8 => StatusCode::BAD_REQUEST,
             Self::PayloadTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Forbidden | Self::NotSigned | Self::WrongService => StatusCode::FORBIDDEN,
         }
@@ -69,7 +72,7 @@ impl Refusal {
     fn error_type(&self) -> &'static str {
         match self {
             Self::Gone => "GoneException",
-            Self::MalformedId(_) => "BadRequestException",
+            Self::MalformedId(_) | Self::NotUtf8 => "BadRequestException",
             Self::PayloadTooLarge => "PayloadTooLargeException",
             Self::Forbidden => "ForbiddenException",
             Self::NotSigned => "MissingAuthenticationTokenException",
@@ -85,6 +88,7 @@ impl fmt::Display for Refusal {
             Self::Gone => Ok(()),
             Self::MalformedId(id) => write!(f, "Invalid connectionId: {id}"),
             Self::PayloadTooLarge => f.write_str("Message too long"),
+            Self::NotUtf8 => f.write_str("The message is not UTF-8"),
             Self::Forbidden => f.write_str("Forbidden"),
             Self::NotSigned => f.write_str("Missing Authentication Token"),
             // The closing space is part of it.
@@ -128,14 +132,18 @@ async fn call(gateway: &Gateway, request: Request<Incoming>, path: &Path) -> Res
     if ![Method::POST, Method::GET, Method::DELETE].contains(&request.method) {
         return Err(Refusal::NotSigned);
     }
-    let id = Id::parse(id).ok_or_else(|| Refusal::MalformedId(id.clone()))?;
+    let knobs = &gateway.settings.knobs;
+    let id = Id::parse(id).ok_or_else(|| match knobs.id_validation {
+        IdValidation::Form => Refusal::MalformedId(id.clone()),
+        IdValidation::None => Refusal::Gone,
+    })?;
     if request.method == Method::DELETE {
-        let closed = gateway.connections.close(&id, Close::DELETED);
+        let closed = gateway.connections.close(&id, Close::deleted(knobs));
         let mut response = Response::new(Full::default());
         *response.status_mut() = StatusCode::NO_CONTENT;
         return if closed { Ok(response) } else { Err(Refusal::Gone) };
     }
-    let payload = read_body(body).await;
+    let payload = read_body(body, gateway.settings.limits.message_limit).await;
     let connection = gateway.connections.get(&id).ok_or(Refusal::Gone)?;
     if request.method == Method::GET {
         return Ok(json(StatusCode::OK, describe(&connection).into()));
@@ -144,6 +152,7 @@ async fn call(gateway: &Gateway, request: Request<Incoming>, path: &Path) -> Res
     // A text frame carries nothing but UTF-8. What AWS makes of other bytes is unknown.
     let payload = match String::from_utf8_lossy(&payload) {
         Cow::Borrowed(_) => payload,
+        Cow::Owned(_) if knobs.non_utf8_post == NonUtf8Post::Refuse => return Err(Refusal::NotUtf8),
         Cow::Owned(replaced) => replaced.into(),
     };
     if connection.post(payload).await { Ok(json(StatusCode::OK, Bytes::new())) } else { Err(Refusal::Gone) }
@@ -163,13 +172,13 @@ fn check_signature(headers: &HeaderMap, query: Option<&str>) -> Result<(), Refus
 
 /// The whole body, or `None` when it is longer than a message. One that is too long is read to its end all the same:
 /// a caller that still writes would see a reset and not the answer.
-async fn read_body(mut body: Incoming) -> Option<Bytes> {
+async fn read_body(mut body: Incoming, limit: usize) -> Option<Bytes> {
     let mut payload = BytesMut::new();
     let mut fits = true;
     while let Some(frame) = body.frame().await {
         // A caller that left; nobody will read the answer.
         let data = frame.ok()?.into_data().unwrap_or_default();
-        fits &= payload.len() + data.len() <= MESSAGE_LIMIT;
+        fits &= payload.len() + data.len() <= limit;
         if fits {
             payload.extend_from_slice(&data);
         }

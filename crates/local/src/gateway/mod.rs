@@ -10,6 +10,7 @@ mod event;
 mod handshake;
 mod id;
 mod integration;
+pub mod knobs;
 mod management;
 mod route;
 
@@ -40,6 +41,8 @@ use self::handshake::{Head, Recorder};
 use self::id::Id;
 pub use self::integration::Integration;
 use self::integration::{IntegrationError, ProxyResponse};
+use self::knobs::NullStyle;
+pub use self::knobs::Settings;
 use self::route::SelectionExpression;
 use crate::terminal;
 
@@ -76,6 +79,7 @@ impl fmt::Debug for Api {
 #[derive(Debug)]
 pub struct Gateway {
     api: Api,
+    settings: Settings,
     expression: SelectionExpression,
     connections: Registry,
     /// Whether the gateway shuts down. Every task holds a receiver as long as it runs, so that a shutdown can wait for
@@ -86,10 +90,11 @@ pub struct Gateway {
 impl Gateway {
     /// A gateway without connections.
     #[must_use]
-    pub fn new(api: Api) -> Self {
+    pub fn new(api: Api, settings: Settings) -> Self {
         Self {
             expression: SelectionExpression::parse(&api.route_selection_expression),
             api,
+            settings,
             connections: Registry::default(),
             stopping: watch::Sender::new(false),
         }
@@ -146,13 +151,25 @@ impl Gateway {
         event: &impl Serialize,
     ) -> Option<Result<ProxyResponse, IntegrationError>> {
         let integration = self.api.routes.get(route_key)?;
-        let event = serde_json::to_vec(event).expect("events have string keys and no fallible values");
-        let response = integration.invoke(event.into()).await.map_err(IntegrationError::from);
-        let result = response.and_then(|response| Ok(ProxyResponse::parse(&response)?));
+        let response = integration.invoke(self.encode(event)).await.map_err(IntegrationError::from);
+        let missing_status_code = self.settings.knobs.missing_status_code;
+        let result = response.and_then(|response| Ok(ProxyResponse::parse(&response, missing_status_code)?));
         if let Err(error) = &result {
             log(format_args!("{route_key} failed, request {request_id}: {error}"));
         }
         Some(result)
+    }
+
+    fn encode(&self, event: &impl Serialize) -> Bytes {
+        const ENCODABLE: &str = "events have string keys and no fallible values";
+        match self.settings.knobs.null_style {
+            NullStyle::Omit => serde_json::to_vec(event).expect(ENCODABLE).into(),
+            NullStyle::Explicit => {
+                let mut event = serde_json::to_value(event).expect(ENCODABLE);
+                event::add_nulls(&mut event);
+                event.to_string().into()
+            }
+        }
     }
 
     /// Resolves when the gateway shuts down.
