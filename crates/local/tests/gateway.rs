@@ -9,11 +9,14 @@ use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use serde_json::{Value, json};
-use switchboard_local::gateway::knobs::{IdValidation, MissingStatusCode, NonUtf8Post, NullStyle, OnewayErrorStatus};
+use switchboard_local::gateway::knobs::{
+    AbortDuringConnect, IdValidation, MissingStatusCode, NonUtf8Post, NullStyle, OnewayErrorStatus, PostToPending,
+    ThrottleFrame,
+};
 use switchboard_local::gateway::{Api, Gateway, Integration, Settings};
 use switchboard_local::lambda::FunctionError;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -1130,6 +1133,85 @@ mod quotas {
         assert_eq!(client.closed().await, Some(1002), "an unmasked frame");
         bed.event_of("$disconnect").await;
     }
+
+    /// That $disconnect has the client's code is inferred for all but the idle time-out.
+    #[tokio::test]
+    async fn a_connection_that_is_idle_or_old_is_closed_with_1001() {
+        for (idle, duration) in [(50, 10_000), (10_000, 50)] {
+            let script = Script::new().set(|settings| {
+                settings.limits.idle_timeout = Duration::from_millis(idle);
+                settings.limits.connection_duration = Duration::from_millis(duration);
+            });
+            let mut bed = script.start().await;
+            let mut client = bed.connect().await;
+            let frame = client.receive().await;
+            assert_eq!((frame.opcode, frame.payload.as_slice()), (CLOSE, b"\x03\xe9Going away".as_slice()));
+            let event = bed.event_of("$disconnect").await;
+            assert_eq!(event["requestContext"]["disconnectStatusCode"], 1001);
+            assert_eq!(event["requestContext"]["disconnectReason"], "Going away");
+            bed.assert_gone("POST", &client.id).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn handshakes_beyond_the_rate_are_refused_and_reach_no_function() {
+        let mut bed = Script::new().set(|settings| settings.limits.connection_rate = 2).start().await;
+        let mut statuses = Vec::new();
+        for _ in 0..10 {
+            statuses.push(Client::handshake(bed.address, "/dev", &[]).await.status);
+        }
+        let accepted = statuses.iter().filter(|status| **status == 101).count();
+        assert!((2..10).contains(&accepted) && statuses.contains(&429), "{statuses:?}");
+        for _ in 0..accepted {
+            bed.event_of("$connect").await;
+            bed.event_of("$disconnect").await;
+        }
+        assert!(bed.events.is_empty());
+    }
+
+    /// The frame's form is inferred.
+    #[tokio::test]
+    async fn messages_and_posts_beyond_the_rate_are_answered_and_reach_nobody() {
+        let script =
+            Script::new().set(|settings| (settings.limits.request_rate, settings.limits.request_burst) = (0, 2));
+        let mut bed = script.start().await;
+        let mut client = bed.connect().await;
+        client.text(r#"{"action":"sendMessage"}"#).await;
+        bed.event_of("sendMessage").await;
+        assert_eq!(bed.call("POST", &client.id, b"hello").await.status, 200);
+        assert_eq!(client.message().await.0, "hello");
+
+        client.text(r#"{"action":"sendMessage"}"#).await;
+        let (frame, _) = client.message().await;
+        let request_id = serde_json::from_str::<Value>(&frame).unwrap()["requestId"].clone();
+        assert_eq!(frame, error_frame("Too Many Requests", &client.id, &request_id));
+        let reply = bed.call("POST", &client.id, b"never").await;
+        let expected = (429, Some("LimitExceededException"));
+        assert_eq!((reply.status, reply.header("x-amzn-errortype")), expected);
+        client.frame(true, CLOSE, b"").await;
+        assert_eq!(client.closed().await, None);
+        bed.event_of("$disconnect").await;
+    }
+
+    /// That a handshake is answered with 504 is inferred.
+    #[tokio::test]
+    async fn a_function_that_takes_longer_than_the_gateway_waits_is_a_504_or_an_error_frame() {
+        let slow = |_| std::future::pending();
+        let quick = |settings: &mut Settings| settings.limits.integration_timeout = Duration::from_millis(50);
+        let mut bed = Script::new().on_async("sendMessage", slow).set(quick).start().await;
+        let mut client = bed.connect().await;
+        client.text(r#"{"action":"sendMessage"}"#).await;
+        let event = bed.event_of("sendMessage").await;
+        let expected = error_frame("Endpoint request timed out", &client.id, &event["requestContext"]["requestId"]);
+        assert_eq!(client.message().await.0, expected);
+
+        for (knob, status) in [(504, 504), (502, 502)] {
+            let script = Script::new().on_async("$connect", slow).set(quick);
+            let mut bed = script.set(|settings| settings.knobs.connect_timeout_status = knob).start().await;
+            assert_eq!(Client::handshake(bed.address, "/dev", &[]).await.status, status);
+            bed.event_of("$connect").await;
+        }
+    }
 }
 
 #[tokio::test]
@@ -1297,6 +1379,91 @@ mod knobs {
         let event = bed.event_of("sendMessage").await;
         let expected = error_frame("Internal server error", &client.id, &event["requestContext"]["requestId"]);
         assert_eq!(client.message().await.0, expected);
+    }
+
+    #[tokio::test]
+    async fn pings_can_keep_a_connection_from_being_idle() {
+        for (resets, survives) in [(false, false), (true, true)] {
+            let script = Script::new().set(|settings| {
+                settings.limits.idle_timeout = Duration::from_millis(400);
+                settings.knobs.ping_resets_idle = resets;
+            });
+            let mut bed = script.start().await;
+            let mut client = bed.connect().await;
+            let start = Instant::now();
+            // As fast as they are answered, so that none is late however slow the machine is.
+            let closed = loop {
+                client.frame(true, PING, b"").await;
+                if client.receive().await.opcode == CLOSE {
+                    break true;
+                }
+                if start.elapsed() > Duration::from_millis(1200) {
+                    break false;
+                }
+            };
+            assert_eq!(closed, !survives);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_throttled_message_can_be_dropped_in_silence() {
+        let script = Script::new().set(|settings| {
+            (settings.limits.request_rate, settings.limits.request_burst) = (0, 1);
+            settings.knobs.throttle_frame = ThrottleFrame::None;
+        });
+        let mut bed = script.start().await;
+        let mut client = bed.connect().await;
+        client.text(r#"{"action":"sendMessage"}"#).await;
+        client.text(r#"{"action":"boom"}"#).await;
+        bed.event_of("sendMessage").await;
+        client.frame(true, CLOSE, b"").await;
+        assert_eq!(client.closed().await, None);
+        bed.event_of("$disconnect").await;
+    }
+
+    #[tokio::test]
+    async fn a_post_to_a_connection_that_is_being_made_can_hang() {
+        let gate = Arc::new(Semaphore::new(0));
+        let opened = gate.clone();
+        let script = Script::new().on_async("$connect", move |_| {
+            let gate = gate.clone();
+            async move {
+                gate.acquire().await.unwrap().forget();
+                Ok(OK.into())
+            }
+        });
+        let mut bed = script.set(|settings| settings.knobs.post_to_pending = PostToPending::Hang).start().await;
+        let mut tcp = Client::request(bed.address, "/dev", &[]).await;
+        let id = bed.event_of("$connect").await["requestContext"]["connectionId"].as_str().unwrap().to_owned();
+        let mut post = std::pin::pin!(bed.call("POST", &id, b"hello"));
+        assert!(tokio::time::timeout(A_WHILE, &mut post).await.is_err(), "answered before $connect ended");
+        opened.add_permits(1);
+        assert_eq!(post.await.status, 200);
+        assert_eq!(Reply::read(&mut tcp).await.status, 101);
+    }
+
+    #[tokio::test]
+    async fn a_client_that_leaves_during_connect_can_be_disconnected() {
+        let gate = Arc::new(Semaphore::new(0));
+        let opened = gate.clone();
+        let script = Script::new().on_async("$connect", move |_| {
+            let gate = gate.clone();
+            async move {
+                gate.acquire().await.unwrap().forget();
+                Ok(OK.into())
+            }
+        });
+        let knob = AbortDuringConnect::Disconnect;
+        let mut bed = script.set(|settings| settings.knobs.abort_during_connect = knob).start().await;
+        let tcp = Client::request(bed.address, "/dev", &[]).await;
+        bed.event_of("$connect").await;
+        drop(tcp);
+        // Nothing tells when the gateway has seen the client leave; should it be later than this, the 101 fails and the
+        // event is the same.
+        tokio::time::sleep(A_WHILE).await;
+        opened.add_permits(1);
+        let event = bed.event_of("$disconnect").await;
+        assert_eq!(event["requestContext"]["disconnectStatusCode"], 1006);
     }
 
     #[tokio::test]

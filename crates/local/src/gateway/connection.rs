@@ -2,11 +2,10 @@
 //!
 //! Implements "Manage connected users and client apps: $connect and $disconnect routes", "Set up a WebSocket API
 //! integration" (every message is an invocation of its own; nothing is serialised per connection) and the frame and
-//! message limits and close codes of "Amazon API Gateway quotas and important notes" and "WebSocket APIs". There is no
-//! idle time-out, no end after two hours and no throttling yet.
+//! message limits, time limits and close codes of "Amazon API Gateway quotas and important notes" and "WebSocket APIs".
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -20,7 +19,8 @@ use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use jiff::Timestamp;
 use tokio::io::AsyncWriteExt;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::frame::Frame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{CloseCode, Data, OpCode};
@@ -29,7 +29,8 @@ use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes, error::ProtocolE
 
 use super::event::{DisconnectEvent, Identity, MessageEvent};
 use super::id::Id;
-use super::knobs::{Knobs, OnewayErrorStatus};
+use super::integration::IntegrationError;
+use super::knobs::{IdleCounts, Knobs, Limits, OnewayErrorStatus, ThrottleFrame};
 use super::{Gateway, log};
 
 /// Messages that wait for a client to read. A post to a connection beyond that waits too. Ours; AWS names no number.
@@ -53,6 +54,9 @@ pub(super) struct Connection {
     pub(super) domain_name: String,
     /// The last message in either direction, in milliseconds since 1970.
     last_active_at: AtomicI64,
+    /// When it was last not idle.
+    stirred: watch::Sender<Instant>,
+    idle_counts: IdleCounts,
     outbound: mpsc::Sender<Bytes>,
 }
 
@@ -65,7 +69,26 @@ pub(super) struct Mailbox {
 
 /// The connections that are open.
 #[derive(Debug, Default)]
-pub(super) struct Registry(Mutex<HashMap<Id, Entry>>);
+pub(super) struct Registry {
+    open: Mutex<HashMap<Id, Entry>>,
+    /// Those whose `$connect` runs.
+    pending: watch::Sender<HashSet<Id>>,
+}
+
+/// A connection whose `$connect` runs, as long as this exists.
+#[derive(Debug)]
+pub(super) struct Pending<'a> {
+    registry: &'a Registry,
+    id: Id,
+}
+
+impl Drop for Pending<'_> {
+    fn drop(&mut self) {
+        self.registry.pending.send_modify(|pending| {
+            pending.remove(&self.id);
+        });
+    }
+}
 
 #[derive(Debug)]
 struct Entry {
@@ -84,6 +107,7 @@ pub(super) struct Close {
 }
 
 impl Close {
+    const GOING_AWAY: Self = Self::new(1001, "Going away");
     const PROTOCOL_ERROR: Self = Self::new(1002, "Protocol error");
     const BINARY: Self = Self::new(1003, "Binary messages are not supported");
     const INVALID_UTF8: Self = Self::new(1007, "Invalid UTF-8");
@@ -115,7 +139,12 @@ type Socket = WebSocketStream<TokioIo<Upgraded>>;
 
 impl Connection {
     /// A connection whose `$connect` is still to run: in no registry, so there is nothing to post to.
-    pub(super) fn new(source_ip: IpAddr, user_agent: Option<String>, domain_name: String) -> (Self, Outbound) {
+    pub(super) fn new(
+        source_ip: IpAddr,
+        user_agent: Option<String>,
+        domain_name: String,
+        knobs: &Knobs,
+    ) -> (Self, Outbound) {
         let connected_at = Timestamp::now();
         let (outbound, queue) = mpsc::channel(OUTBOUND_QUEUE);
         let connection = Self {
@@ -124,6 +153,8 @@ impl Connection {
             identity: Identity { user_agent, source_ip },
             domain_name,
             last_active_at: AtomicI64::new(connected_at.as_millisecond()),
+            stirred: watch::Sender::new(Instant::now()),
+            idle_counts: knobs.idle_counts,
             outbound,
         };
         (connection, Outbound(queue))
@@ -134,6 +165,9 @@ impl Connection {
         let queued = self.outbound.send(payload).await.is_ok();
         if queued {
             self.touch();
+            if self.idle_counts == IdleCounts::Both {
+                self.stir();
+            }
         }
         queued
     }
@@ -141,6 +175,23 @@ impl Connection {
     /// When the last message passed, in either direction.
     pub(super) fn last_active_at(&self) -> Timestamp {
         Timestamp::from_millisecond(self.last_active_at.load(Ordering::Relaxed)).unwrap_or(self.connected_at)
+    }
+
+    /// Resolves when the connection has been idle, or open, for too long. It is open from the first poll on.
+    async fn expired(&self, limits: &Limits) {
+        self.stir();
+        let end = Instant::now() + limits.connection_duration;
+        loop {
+            let deadline = end.min(*self.stirred.borrow() + limits.idle_timeout);
+            if deadline <= Instant::now() {
+                return;
+            }
+            tokio::time::sleep_until(deadline).await;
+        }
+    }
+
+    fn stir(&self) {
+        self.stirred.send_replace(Instant::now());
     }
 
     fn touch(&self) {
@@ -153,6 +204,20 @@ impl Connection {
 pub(super) struct Outbound(mpsc::Receiver<Bytes>);
 
 impl Registry {
+    /// Makes the id of a connection known before there is anything to post to.
+    pub(super) fn announce(&self, id: &Id) -> Pending<'_> {
+        self.pending.send_modify(|pending| {
+            pending.insert(id.clone());
+        });
+        Pending { registry: self, id: id.clone() }
+    }
+
+    /// Waits while the connection's `$connect` runs.
+    pub(super) async fn settled(&self, id: &Id) {
+        // An error would mean that the registry is gone, and it is borrowed here.
+        let _ = self.pending.subscribe().wait_for(|pending| !pending.contains(id)).await;
+    }
+
     /// Opens a connection: from here on it can be posted to.
     pub(super) fn insert(&self, connection: &Arc<Connection>, outbound: Outbound) -> Mailbox {
         let (close, closed) = oneshot::channel();
@@ -177,7 +242,7 @@ impl Registry {
 
     /// A panic cannot leave the map half changed, so a poisoned lock is as good as any.
     fn lock(&self) -> MutexGuard<'_, HashMap<Id, Entry>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -204,6 +269,7 @@ pub(super) async fn run(gateway: Arc<Gateway>, connection: Arc<Connection>, upgr
         end = read(&gateway, &connection, &mut stream) => end,
         close = mailbox.close => End::ByGateway(close.unwrap_or(Close::INTERNAL_ERROR)),
         () = gateway.stopped() => End::ByGateway(Close::RESTART),
+        () = connection.expired(&gateway.settings.limits) => End::ByGateway(Close::GOING_AWAY),
         _ = &mut writing => End::Lost,
     };
 
@@ -225,10 +291,12 @@ async fn read(gateway: &Arc<Gateway>, connection: &Arc<Connection>, stream: &mut
         match stream.next().await {
             Some(Ok(Message::Text(text))) => {
                 connection.touch();
+                connection.stir();
                 gateway.spawn(route(gateway.clone(), connection.clone(), text));
             }
             Some(Ok(Message::Binary(_))) => return End::ByGateway(Close::BINARY),
             // Tungstenite answers pings. A raw frame is never read.
+            Some(Ok(Message::Ping(_))) if gateway.settings.knobs.ping_resets_idle => connection.stir(),
             Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => {}
             Some(Ok(Message::Close(frame))) => {
                 return End::ByClient(frame.map(|frame| (frame.code.into(), frame.reason.as_str().to_owned())));
@@ -322,6 +390,13 @@ async fn close(
 /// Gives a message to the function of its route. The client hears only of failures: routes are one-way.
 async fn route(gateway: Arc<Gateway>, connection: Arc<Connection>, body: Utf8Bytes) {
     let request_id = Id::new();
+    if !gateway.requests.admits() {
+        log(format_args!("{} sent too many messages, request {request_id}", connection.id));
+        if gateway.settings.knobs.throttle_frame == ThrottleFrame::TooManyRequests {
+            connection.post(error_frame("Too Many Requests", &connection.id, &request_id)).await;
+        }
+        return;
+    }
     let selected = gateway.expression.select(&body, |key| gateway.api.routes.contains_key(key));
     let frame = match selected {
         None => {
@@ -339,6 +414,9 @@ async fn route(gateway: Arc<Gateway>, connection: Arc<Connection>, body: Utf8Byt
                 }
                 // "Won't send any information about the result".
                 None | Some(Ok(_)) => return,
+                Some(Err(IntegrationError::TimedOut)) => {
+                    error_frame("Endpoint request timed out", &connection.id, &request_id)
+                }
                 Some(Err(_)) => error_frame("Internal server error", &connection.id, &request_id),
             }
         }
@@ -350,6 +428,11 @@ async fn route(gateway: Arc<Gateway>, connection: Arc<Connection>, body: Utf8Byt
 /// Spaced as recorded.
 fn error_frame(message: &str, connection_id: &Id, request_id: &Id) -> Bytes {
     format!(r#"{{"message": "{message}", "connectionId":"{connection_id}", "requestId":"{request_id}"}}"#).into()
+}
+
+/// Runs `$disconnect` for a client that left before it was connected (`--abort-during-connect disconnect`).
+pub(super) async fn lost(gateway: &Gateway, connection: &Connection) {
+    disconnect(gateway, connection, &End::Lost).await;
 }
 
 /// Takes the connection out of the registry and runs `$disconnect`, whose result interests nobody.
@@ -369,7 +452,45 @@ async fn disconnect(gateway: &Gateway, connection: &Connection, end: &End) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Settings;
     use super::*;
+
+    fn connection(settings: &Settings) -> (Arc<Connection>, Outbound) {
+        let ip = IpAddr::from([127, 0, 0, 1]);
+        let (connection, outbound) = Connection::new(ip, None, "localhost".to_owned(), &settings.knobs);
+        (Arc::new(connection), outbound)
+    }
+
+    /// How long a connection lives in which `traffic` happens every nine minutes.
+    async fn life(settings: &Settings, traffic: impl AsyncFn(&Connection)) -> Duration {
+        let (connection, mut outbound) = connection(settings);
+        let start = Instant::now();
+        let traffic = async {
+            loop {
+                tokio::time::sleep(Duration::from_secs(9 * 60)).await;
+                traffic(&connection).await;
+                while outbound.0.try_recv().is_ok() {}
+            }
+        };
+        tokio::select! {
+            () = connection.expired(&settings.limits) => start.elapsed(),
+            () = traffic => unreachable!(),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_lives_ten_minutes_without_traffic_and_two_hours_with_it() {
+        const MINUTE: Duration = Duration::from_secs(60);
+        let settings = Settings::default();
+        assert_eq!(life(&settings, async |_| {}).await, 10 * MINUTE);
+        assert_eq!(life(&settings, async |connection| connection.stir()).await, 120 * MINUTE);
+        let post = async |connection: &Connection| assert!(connection.post(Bytes::new()).await);
+        assert_eq!(life(&settings, post).await, 120 * MINUTE);
+
+        let mut inbound_only = Settings::default();
+        inbound_only.knobs.idle_counts = IdleCounts::Inbound;
+        assert_eq!(life(&inbound_only, post).await, 10 * MINUTE);
+    }
 
     #[test]
     fn every_way_to_break_the_protocol_has_its_close_code() {
@@ -386,8 +507,7 @@ mod tests {
     #[tokio::test]
     async fn a_closed_registry_entry_is_gone_at_once_and_only_once() {
         let registry = Registry::default();
-        let (connection, outbound) = Connection::new(IpAddr::from([127, 0, 0, 1]), None, "localhost".to_owned());
-        let connection = Arc::new(connection);
+        let (connection, outbound) = connection(&Settings::default());
         assert!(registry.get(&connection.id).is_none());
         let mailbox = registry.insert(&connection, outbound);
         assert!(registry.close(&connection.id, Close::RESTART));

@@ -15,7 +15,8 @@ use crate::lambda::{Function, FunctionError};
 
 /// Something that a route can invoke: a [`Function`], or a closure in a test.
 pub trait Integration: Send + Sync {
-    /// Invokes it synchronously with `event` and returns its response.
+    /// Invokes it synchronously with `event` and returns its response. The gateway drops the future when it has waited
+    /// long enough; a [`Function`] runs on.
     fn invoke(&self, event: Bytes) -> BoxFuture<'_, Result<Bytes, FunctionError>>;
 }
 
@@ -35,12 +36,15 @@ where
     }
 }
 
-/// Why an integration has no result. Clients only ever see `Internal server error`; this is for the log.
+/// Why an integration has no result. Clients see no more than whether it took too long; this is for the log.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum IntegrationError {
     /// The function reported an error, crashed or ran out of time.
     #[error(transparent)]
     Function(#[from] FunctionError),
+    /// It took longer than the gateway waits.
+    #[error("Endpoint request timed out")]
+    TimedOut,
     /// The function answered with something that is not a proxy response.
     #[error("malformed proxy response: {0}")]
     Malformed(#[from] MalformedResponse),

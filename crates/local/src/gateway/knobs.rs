@@ -8,7 +8,10 @@
 //! cannot, and any server may decline. Nor is there one to parse messages leniently (`{action: "x"}`), of which there
 //! is a single report.
 
+use std::time::Duration;
+
 use clap::{Args, FromArgMatches, ValueEnum};
+use humantime::format_duration;
 
 /// WebSocket frame size, in bytes. Not adjustable on AWS.
 pub const FRAME_LIMIT: usize = 32 * 1024;
@@ -18,6 +21,28 @@ pub const MESSAGE_LIMIT: usize = 128 * 1024;
 
 /// "Length, in characters, of the URL". Not adjustable on AWS.
 pub const URL_LIMIT: usize = 4096;
+
+/// "Idle Connection Timeout". Not adjustable on AWS.
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(10 * 60);
+
+/// "Connection duration for WebSocket API". Not adjustable on AWS.
+pub const CONNECTION_DURATION: Duration = Duration::from_secs(2 * 60 * 60);
+
+/// "Integration timeout": the most, and the default of an integration that names none.
+pub const INTEGRATION_TIMEOUT: Duration = Duration::from_secs(29);
+
+/// "New connections per second per account (across all WebSocket APIs) per Region".
+pub const CONNECTION_RATE: u32 = 500;
+
+/// "Throttle quota per account, per Region across HTTP APIs, REST APIs, WebSocket APIs, and WebSocket callback APIs",
+/// in requests a second.
+pub const REQUEST_RATE: u32 = 10_000;
+
+/// The burst of the same quota.
+pub const REQUEST_BURST: u32 = 5_000;
+
+/// Times may be that long, so that adding one to the clock cannot overflow.
+const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// Connections and requests that are refused beyond, and times after which a connection or a request ends.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
@@ -32,6 +57,24 @@ pub struct Limits {
     /// Characters in the URL of a handshake; a longer one is refused with 414.
     #[arg(long, value_name = "CHARACTERS", default_value_t = URL_LIMIT)]
     pub url_limit: usize,
+    /// How long a connection may be idle before it is closed with 1001.
+    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = text(IDLE_TIMEOUT))]
+    pub idle_timeout: Duration,
+    /// How long a connection may be open, whatever its traffic, before it is closed with 1001.
+    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = text(CONNECTION_DURATION))]
+    pub connection_duration: Duration,
+    /// How long the gateway waits for a function, which runs on after that: a 504 at $connect, an error frame elsewhere.
+    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = text(INTEGRATION_TIMEOUT))]
+    pub integration_timeout: Duration,
+    /// New connections per second; others are refused with 429.
+    #[arg(long, value_name = "N", default_value_t = CONNECTION_RATE)]
+    pub connection_rate: u32,
+    /// Messages and calls of @connections per second; others are answered with an error frame, or with 429.
+    #[arg(long, value_name = "N", default_value_t = REQUEST_RATE)]
+    pub request_rate: u32,
+    /// How many of them may come at once.
+    #[arg(long, value_name = "N", default_value_t = REQUEST_BURST)]
+    pub request_burst: u32,
 }
 
 /// What to do where the documentation of API Gateway is silent, or observers disagree.
@@ -62,6 +105,24 @@ pub struct Knobs {
     /// What the sender hears of a well-formed response with status 400 or more on a one-way route.
     #[arg(long, value_name = "HOW", value_enum, default_value_t)]
     pub oneway_error_status: OnewayErrorStatus,
+    /// Which messages keep a connection from being idle.
+    #[arg(long, value_name = "WHICH", value_enum, default_value_t)]
+    pub idle_counts: IdleCounts,
+    /// Let a client's pings keep its connection from being idle, too.
+    #[arg(long)]
+    pub ping_resets_idle: bool,
+    /// The status of a handshake whose $connect takes longer than the integration time-out.
+    #[arg(long, value_name = "STATUS", value_parser = clap::value_parser!(u16).range(500..600), default_value_t = 504)]
+    pub connect_timeout_status: u16,
+    /// What the sender of a message beyond the request rate hears.
+    #[arg(long, value_name = "HOW", value_enum, default_value_t)]
+    pub throttle_frame: ThrottleFrame,
+    /// What a POST does to a connection whose $connect still runs.
+    #[arg(long, value_name = "HOW", value_enum, default_value_t)]
+    pub post_to_pending: PostToPending,
+    /// What happens when a client leaves while its $connect, which then accepts it, still runs.
+    #[arg(long, value_name = "HOW", value_enum, default_value_t)]
+    pub abort_during_connect: AbortDuringConnect,
     /// The domainName of events, in place of the handshake's Host.
     #[arg(long, value_name = "NAME")]
     pub domain_name: Option<String>,
@@ -117,6 +178,46 @@ pub enum OnewayErrorStatus {
     ErrorFrame,
 }
 
+/// See [`Knobs::idle_counts`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum IdleCounts {
+    /// Those of the client and those to it.
+    #[default]
+    Both,
+    /// Those of the client.
+    Inbound,
+}
+
+/// See [`Knobs::throttle_frame`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum ThrottleFrame {
+    /// `Too Many Requests`.
+    #[default]
+    TooManyRequests,
+    /// Nothing.
+    None,
+}
+
+/// See [`Knobs::post_to_pending`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum PostToPending {
+    /// 410, as documented.
+    #[default]
+    Gone,
+    /// No answer until $connect has ended, as reported.
+    Hang,
+}
+
+/// See [`Knobs::abort_during_connect`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum AbortDuringConnect {
+    /// Nothing: there was no connection.
+    #[default]
+    Silent,
+    /// $disconnect with 1006.
+    Disconnect,
+}
+
 /// Everything about the gateway that a flag can change.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 pub struct Settings {
@@ -133,6 +234,19 @@ impl Default for Settings {
     fn default() -> Self {
         let matches = Self::augment_args(clap::Command::new("gateway")).get_matches_from(["gateway"]);
         Self::from_arg_matches(&matches).expect("every flag has a default or is optional")
+    }
+}
+
+/// `10m`, `2h 30s`: what [`duration`] reads.
+fn text(duration: Duration) -> String {
+    format_duration(duration).to_string()
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(duration) if duration <= LONGEST => Ok(duration),
+        Ok(_) => Err("at most 365 days".to_owned()),
+        Err(error) => Err(error.to_string()),
     }
 }
 
@@ -162,6 +276,16 @@ mod tests {
         assert_eq!(settings, parse(&[]).unwrap());
         assert_eq!((settings.limits.frame_limit, settings.limits.message_limit), (32_768, 131_072));
         assert_eq!(settings.knobs.delete_close_reason, "Connection Closed Normally");
+    }
+
+    #[test]
+    fn times_are_written_with_their_unit() {
+        assert_eq!(parse(&[]).unwrap().limits.idle_timeout, IDLE_TIMEOUT);
+        assert_eq!(parse(&["--idle-timeout", "1m 30s"]).unwrap().limits.idle_timeout, Duration::from_secs(90));
+        assert_eq!(parse(&["--idle-timeout", "50ms"]).unwrap().limits.idle_timeout, Duration::from_millis(50));
+        assert!(parse(&["--idle-timeout", "30"]).unwrap_err().contains("time unit needed"));
+        assert!(parse(&["--idle-timeout", "1000years"]).unwrap_err().contains("at most 365 days"));
+        assert!(parse(&["--connect-timeout-status", "200"]).is_err());
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! Implements "Use @connections commands in your backend service" and the operations of the service model
 //! `apigatewaymanagementapi` (2018-11-29), with headers and bodies as recorded. SDKs tell errors apart by the header
 //! `x-amzn-errortype` alone, so every error has one. A signature must be there and be made for this service; it is not
-//! verified, and there are no permissions and no throttles.
+//! verified, and there are no permissions.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -21,7 +21,7 @@ use super::Gateway;
 use super::connection::{Close, Connection};
 use super::handshake::trace_id;
 use super::id::Id;
-use super::knobs::{IdValidation, NonUtf8Post};
+use super::knobs::{IdValidation, NonUtf8Post, PostToPending};
 
 const ERROR_TYPE: HeaderName = HeaderName::from_static("x-amzn-errortype");
 
@@ -51,6 +51,8 @@ enum Refusal {
     PayloadTooLarge,
     /// Ours; see `--non-utf8-post`.
     NotUtf8,
+    /// Beyond the request rate. The model has no members for it, so the text is anybody's guess.
+    LimitExceeded,
     /// Another stage, or none.
     Forbidden,
     /// Not signed; or not one of the three methods (inferred, from what REST APIs do).
@@ -65,6 +67,7 @@ impl Refusal {
             Self::Gone => StatusCode::GONE,
             Self::MalformedId(_) | Self::NotUtf8 => StatusCode::BAD_REQUEST,
             Self::PayloadTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::LimitExceeded => StatusCode::TOO_MANY_REQUESTS,
             Self::Forbidden | Self::NotSigned | Self::WrongService => StatusCode::FORBIDDEN,
         }
     }
@@ -74,6 +77,7 @@ impl Refusal {
             Self::Gone => "GoneException",
             Self::MalformedId(_) | Self::NotUtf8 => "BadRequestException",
             Self::PayloadTooLarge => "PayloadTooLargeException",
+            Self::LimitExceeded => "LimitExceededException",
             Self::Forbidden => "ForbiddenException",
             Self::NotSigned => "MissingAuthenticationTokenException",
             Self::WrongService => "InvalidSignatureException",
@@ -89,6 +93,7 @@ impl fmt::Display for Refusal {
             Self::MalformedId(id) => write!(f, "Invalid connectionId: {id}"),
             Self::PayloadTooLarge => f.write_str("Message too long"),
             Self::NotUtf8 => f.write_str("The message is not UTF-8"),
+            Self::LimitExceeded => f.write_str("Too Many Requests"),
             Self::Forbidden => f.write_str("Forbidden"),
             Self::NotSigned => f.write_str("Missing Authentication Token"),
             // The closing space is part of it.
@@ -132,6 +137,9 @@ async fn call(gateway: &Gateway, request: Request<Incoming>, path: &Path) -> Res
     if ![Method::POST, Method::GET, Method::DELETE].contains(&request.method) {
         return Err(Refusal::NotSigned);
     }
+    if !gateway.requests.admits() {
+        return Err(Refusal::LimitExceeded);
+    }
     let knobs = &gateway.settings.knobs;
     let id = Id::parse(id).ok_or_else(|| match knobs.id_validation {
         IdValidation::Form => Refusal::MalformedId(id.clone()),
@@ -144,6 +152,9 @@ async fn call(gateway: &Gateway, request: Request<Incoming>, path: &Path) -> Res
         return if closed { Ok(response) } else { Err(Refusal::Gone) };
     }
     let payload = read_body(body, gateway.settings.limits.message_limit).await;
+    if request.method == Method::POST && knobs.post_to_pending == PostToPending::Hang {
+        gateway.connections.settled(&id).await;
+    }
     let connection = gateway.connections.get(&id).ok_or(Refusal::Gone)?;
     if request.method == Method::GET {
         return Ok(json(StatusCode::OK, describe(&connection).into()));

@@ -2,8 +2,9 @@
 //!
 //! One listener serves both, as one host does on AWS: `ws://{host}/{stage}` for clients and
 //! `http://{host}/{stage}/@connections/{connectionId}` for callers. It implements "Working with WebSocket APIs" with
-//! Lambda proxy integrations and one-way routes. It does not speak TLS, has no authorizers, API keys, two-way routes,
-//! throttles and time-outs, and always declines compression, as any server may.
+//! Lambda proxy integrations and one-way routes. It does not speak TLS, has no authorizers, API keys and two-way routes,
+//! and always declines compression, as any server may. It never closes with 1008, since nobody knows what AWS takes for
+//! too many requests of one client.
 
 mod connection;
 mod event;
@@ -13,6 +14,7 @@ mod integration;
 pub mod knobs;
 mod management;
 mod route;
+mod throttle;
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -44,6 +46,7 @@ use self::integration::{IntegrationError, ProxyResponse};
 use self::knobs::NullStyle;
 pub use self::knobs::Settings;
 use self::route::SelectionExpression;
+use self::throttle::Throttle;
 use crate::terminal;
 
 /// How long a shutdown waits for connections to close and for invocations to end. Ours.
@@ -82,6 +85,10 @@ pub struct Gateway {
     settings: Settings,
     expression: SelectionExpression,
     connections: Registry,
+    /// Handshakes.
+    handshakes: Throttle,
+    /// Messages and calls of the management API.
+    requests: Throttle,
     /// Whether the gateway shuts down. Every task holds a receiver as long as it runs, so that a shutdown can wait for
     /// the last one to be dropped.
     stopping: watch::Sender<bool>,
@@ -91,7 +98,10 @@ impl Gateway {
     /// A gateway without connections.
     #[must_use]
     pub fn new(api: Api, settings: Settings) -> Self {
+        let limits = &settings.limits;
         Self {
+            handshakes: Throttle::new(limits.connection_rate, limits.connection_rate),
+            requests: Throttle::new(limits.request_rate, limits.request_burst),
             expression: SelectionExpression::parse(&api.route_selection_expression),
             api,
             settings,
@@ -151,7 +161,13 @@ impl Gateway {
         event: &impl Serialize,
     ) -> Option<Result<ProxyResponse, IntegrationError>> {
         let integration = self.api.routes.get(route_key)?;
-        let response = integration.invoke(self.encode(event)).await.map_err(IntegrationError::from);
+        // An invocation that takes too long goes on; only its result is not waited for any more.
+        let invocation =
+            tokio::time::timeout(self.settings.limits.integration_timeout, integration.invoke(self.encode(event)));
+        let response = match invocation.await {
+            Ok(response) => response.map_err(IntegrationError::from),
+            Err(_) => Err(IntegrationError::TimedOut),
+        };
         let missing_status_code = self.settings.knobs.missing_status_code;
         let result = response.and_then(|response| Ok(ProxyResponse::parse(&response, missing_status_code)?));
         if let Err(error) = &result {
