@@ -102,6 +102,7 @@ impl Stack {
             stage: service.stage.clone(),
             route_selection_expression: service.route_selection_expression.clone(),
             routes,
+            two_way: service.two_way_routes.iter().cloned().collect(),
         };
         let gateway = Gateway::new(api, options.gateway.clone());
         let functions = functions.into_values().collect();

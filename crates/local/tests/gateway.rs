@@ -5,7 +5,7 @@
 //! inferred, not documented or observed on AWS, says so.
 #![expect(clippy::unwrap_used, reason = "a test's helpers fail as its assertions do")]
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -48,6 +48,7 @@ fn error() -> Answer {
 /// An API whose functions answer by a script and record what they were invoked with.
 struct Script {
     settings: Settings,
+    two_way: HashSet<String>,
     expression: &'static str,
     routes: HashMap<String, Arc<dyn Integration>>,
     record: mpsc::UnboundedSender<Value>,
@@ -59,7 +60,14 @@ impl Script {
     fn new() -> Self {
         let (record, events) = mpsc::unbounded_channel();
         let settings = Settings::default();
-        let script = Self { settings, expression: "$request.body.action", routes: HashMap::new(), record, events };
+        let script = Self {
+            settings,
+            two_way: HashSet::new(),
+            expression: "$request.body.action",
+            routes: HashMap::new(),
+            record,
+            events,
+        };
         let script = script.on("$connect", OK).on("$disconnect", OK).on("$default", OK).on("sendMessage", OK);
         script.on_async("boom", |_| async { error() })
     }
@@ -71,6 +79,11 @@ impl Script {
 
     fn set(mut self, set: impl FnOnce(&mut Settings)) -> Self {
         set(&mut self.settings);
+        self
+    }
+
+    fn two_way(mut self, route_key: &str) -> Self {
+        self.two_way.insert(route_key.to_owned());
         self
     }
 
@@ -105,6 +118,7 @@ impl Script {
             stage: "dev".to_owned(),
             route_selection_expression: self.expression.to_owned(),
             routes: self.routes,
+            two_way: self.two_way,
         };
         let gateway = Gateway::new(api, self.settings);
         let (stop, stopped) = oneshot::channel::<()>();
@@ -795,6 +809,45 @@ mod responses {
             assert_eq!(client.message().await.0, expected, "{answer}");
             client.frame(true, CLOSE, b"").await;
             assert_eq!(client.closed().await, None, "{answer}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_two_way_route_answers_with_the_body_of_its_result_and_nothing_else() {
+        for (answer, received) in [
+            (r#"{"statusCode":200,"body":"pong"}"#, "pong"),
+            (r#"{"statusCode":200,"body":"pong","headers":{"X-Foo":"bar"}}"#, "pong"),
+            (r#"{"statusCode":200}"#, ""),
+            (r#"{"statusCode":500,"body":"žluť"}"#, "žluť"),
+        ] {
+            let mut bed = Script::new().on("sendMessage", answer).two_way("sendMessage").start().await;
+            let mut client = bed.connect().await;
+            client.text(r#"{"action":"sendMessage"}"#).await;
+            assert_eq!(client.message().await.0, received, "{answer}");
+        }
+    }
+
+    /// That a body that is too long is an error is inferred.
+    #[tokio::test]
+    async fn a_two_way_route_that_fails_answers_with_an_error_frame() {
+        let too_long = || json!({ "statusCode": 200, "body": "x".repeat(128 * KIB + 1) }).to_string();
+        for answer in [
+            Err(()),
+            Ok("{}".to_owned()),
+            Ok(r#"{"statusCode":200,"body":{}}"#.to_owned()),
+            Ok(r#"{"statusCode":200,"body":"pong","extra":1}"#.to_owned()),
+            Ok(too_long()),
+        ] {
+            let script = Script::new().on_async("sendMessage", move |_| {
+                let answer = answer.clone();
+                async move { answer.map(Bytes::from).or_else(|()| error()) }
+            });
+            let mut bed = script.two_way("sendMessage").start().await;
+            let mut client = bed.connect().await;
+            client.text(r#"{"action":"sendMessage"}"#).await;
+            let event = bed.event_of("sendMessage").await;
+            let expected = error_frame("Internal server error", &client.id, &event["requestContext"]["requestId"]);
+            assert_eq!(client.message().await.0, expected);
         }
     }
 

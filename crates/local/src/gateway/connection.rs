@@ -387,7 +387,8 @@ async fn close(
     }
 }
 
-/// Gives a message to the function of its route. The client hears only of failures: routes are one-way.
+/// Gives a message to the function of its route. Of a one-way route the client hears only failures; a two-way route
+/// ("Set up route responses for a WebSocket API") sends it the body of the result, whatever the status.
 async fn route(gateway: Arc<Gateway>, connection: Arc<Connection>, body: Utf8Bytes) {
     let request_id = Id::new();
     if !gateway.requests.admits() {
@@ -406,6 +407,16 @@ async fn route(gateway: Arc<Gateway>, connection: Arc<Connection>, body: Utf8Byt
         Some(route_key) => {
             let event = MessageEvent::new(gateway.source(), &connection, &request_id, &route_key, &body);
             match gateway.invoke(&route_key, &request_id, &event).await {
+                Some(Ok(response)) if gateway.api.two_way.contains(&route_key) => {
+                    let body = response.body.unwrap_or_default();
+                    if body.len() > gateway.settings.limits.message_limit {
+                        // Inferred: no message can be that long.
+                        log(format_args!("{route_key} failed, request {request_id}: its body is too long to be sent"));
+                        error_frame("Internal server error", &connection.id, &request_id)
+                    } else {
+                        body.into()
+                    }
+                }
                 Some(Ok(response))
                     if response.status_code >= 400
                         && gateway.settings.knobs.oneway_error_status == OnewayErrorStatus::ErrorFrame =>

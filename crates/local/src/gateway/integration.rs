@@ -71,6 +71,7 @@ pub(super) enum MalformedResponse {
 pub(super) struct ProxyResponse {
     /// 100 to 599.
     pub(super) status_code: u16,
+    pub(super) body: Option<String>,
     /// `headers`, then `multiValueHeaders`.
     headers: Vec<(String, String)>,
 }
@@ -103,15 +104,17 @@ impl ProxyResponse {
                 headers.push((name.clone(), value.as_str().ok_or_else(error)?.to_owned()));
             }
         }
-        if !matches!(response.remove("body"), None | Some(Value::Null | Value::String(_))) {
-            return Err(wrong_type("body", "a string"));
-        }
+        let body = match response.remove("body") {
+            None | Some(Value::Null) => None,
+            Some(Value::String(body)) => Some(body),
+            Some(_) => return Err(wrong_type("body", "a string")),
+        };
         if !matches!(response.remove("isBase64Encoded"), None | Some(Value::Null | Value::Bool(_))) {
             return Err(wrong_type("isBase64Encoded", "a boolean"));
         }
         match response.into_iter().next() {
             Some((key, _)) => Err(MalformedResponse::UnknownKey(key)),
-            None => Ok(Self { status_code, headers }),
+            None => Ok(Self { status_code, body, headers }),
         }
     }
 

@@ -2,8 +2,8 @@
 //!
 //! One listener serves both, as one host does on AWS: `ws://{host}/{stage}` for clients and
 //! `http://{host}/{stage}/@connections/{connectionId}` for callers. It implements "Working with WebSocket APIs" with
-//! Lambda proxy integrations and one-way routes. It does not speak TLS, has no authorizers, API keys and two-way routes,
-//! and always declines compression, as any server may. It never closes with 1008, since nobody knows what AWS takes for
+//! Lambda proxy integrations, one-way and two-way routes. It does not speak TLS, has no authorizers and API keys, and
+//! always declines compression, as any server may. It never closes with 1008, since nobody knows what AWS takes for
 //! too many requests of one client.
 
 mod connection;
@@ -16,7 +16,7 @@ mod management;
 mod route;
 mod throttle;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::convert::Infallible;
 use std::fmt;
 use std::io;
@@ -65,6 +65,9 @@ pub struct Api {
     pub route_selection_expression: String,
     /// What to invoke, by route key; `$connect`, `$disconnect` and `$default` are optional.
     pub routes: HashMap<String, Arc<dyn Integration>>,
+    /// The keys of the routes that have a route response: the body of a result is sent to the sender of the message.
+    /// `$connect` and `$disconnect` have nobody to send it to.
+    pub two_way: HashSet<String>,
 }
 
 impl fmt::Debug for Api {
@@ -74,6 +77,7 @@ impl fmt::Debug for Api {
             .field("stage", &self.stage)
             .field("route_selection_expression", &self.route_selection_expression)
             .field("routes", &self.routes.keys())
+            .field("two_way", &self.two_way)
             .finish()
     }
 }

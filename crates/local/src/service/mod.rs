@@ -11,7 +11,7 @@ mod schema;
 mod variables;
 mod yaml;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Duration;
 
@@ -78,6 +78,8 @@ pub struct Service {
     pub functions: BTreeMap<String, Function>,
     /// Route key (`$connect`, `sendMessage`, …) to the function key behind it.
     pub routes: BTreeMap<String, String>,
+    /// The keys of the routes with a `routeResponseSelectionExpression`.
+    pub two_way_routes: BTreeSet<String>,
     /// By template, in each by logical id.
     pub tables: Vec<Table>,
 }
@@ -204,12 +206,15 @@ impl Service {
 
         let mut functions = BTreeMap::new();
         let mut routes = BTreeMap::new();
+        let mut two_way_routes = BTreeSet::new();
         for (key, (definition, at)) in &definitions {
             let name = names[key].clone();
             let function =
                 function(name, definition, at, provider, &stack).map_err(|problem| document.error(problem))?;
             functions.insert(key.clone(), function);
             add_routes(&mut routes, key, definition, at).map_err(|problem| document.error(problem))?;
+            let events = definition.events.iter().filter_map(|event| event.websocket.as_ref());
+            two_way_routes.extend(events.filter(|event| event.is_two_way()).map(|event| event.route.clone()));
         }
         if routes.is_empty() {
             return Err(document.error(Problem::new(&top.key("functions"), "no function has a websocket event")));
@@ -223,6 +228,7 @@ impl Service {
                 .to_owned(),
             functions,
             routes,
+            two_way_routes,
             tables,
             name: root.service,
         })
@@ -339,7 +345,7 @@ fn add_routes(
     at: &KeyPath,
 ) -> Result<(), Problem> {
     for (index, event) in definition.events.iter().enumerate() {
-        let Some(schema::Websocket { route }) = &event.websocket else {
+        let Some(schema::Websocket { route, .. }) = &event.websocket else {
             continue;
         };
         let at = at.key("events").index(index).key("websocket");

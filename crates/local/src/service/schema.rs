@@ -117,14 +117,30 @@ pub(super) struct Event {
 #[derive(Debug)]
 pub(super) struct Websocket {
     pub(super) route: String,
+    route_response: Option<RouteResponse>,
+}
+
+impl Websocket {
+    /// Whether the sender of a message gets the body of its result.
+    pub(super) fn is_two_way(&self) -> bool {
+        self.route_response.is_some()
+    }
+}
+
+/// The only route response selection expression that API Gateway knows.
+#[derive(Debug, Clone, Copy, Deserialize)]
+enum RouteResponse {
+    #[serde(rename = "$default")]
+    Default,
 }
 
 impl<'de> Deserialize<'de> for Websocket {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         #[derive(Deserialize)]
-        #[serde(deny_unknown_fields)]
+        #[serde(rename_all = "camelCase", deny_unknown_fields)]
         struct LongForm {
             route: String,
+            route_response_selection_expression: Option<RouteResponse>,
         }
 
         struct EitherForm;
@@ -137,12 +153,12 @@ impl<'de> Deserialize<'de> for Websocket {
             }
 
             fn visit_str<E: Error>(self, route: &str) -> Result<Websocket, E> {
-                Ok(Websocket { route: route.to_owned() })
+                Ok(Websocket { route: route.to_owned(), route_response: None })
             }
 
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Websocket, A::Error> {
-                let LongForm { route } = LongForm::deserialize(MapAccessDeserializer::new(map))?;
-                Ok(Websocket { route })
+                let form = LongForm::deserialize(MapAccessDeserializer::new(map))?;
+                Ok(Websocket { route: form.route, route_response: form.route_response_selection_expression })
             }
         }
 

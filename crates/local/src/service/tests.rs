@@ -115,7 +115,7 @@ functions:
     environment: {LIMIT: 20}
     logs: {logFormat: Text}
     events:
-      - websocket: {route: sendMessage}
+      - websocket: {route: sendMessage, routeResponseSelectionExpression: $default}
       - websocket: $default
   publish:
     handler: publish
@@ -179,6 +179,7 @@ Resources:
     assert_eq!(service.route_selection_expression, "$request.body.type");
     let routes: Vec<_> = service.routes.iter().map(|(route, key)| (route.as_str(), key.as_str())).collect();
     assert_eq!(routes, [("$connect", "connect"), ("$default", "sendMessage"), ("sendMessage", "sendMessage")]);
+    assert_eq!(service.two_way_routes.iter().collect::<Vec<_>>(), ["sendMessage"]);
 
     let connect = &service.functions["connect"];
     assert_eq!((connect.name.as_str(), connect.handler.as_str()), ("chat-dev-connect", "connect"));
@@ -466,8 +467,14 @@ fn broken_files_are_refused_with_file_and_key() {
         ),
         (
             "websocket: $connect",
+            "websocket: {route: a, routeResponseSelectionExpression: $request.body.b}",
+            "functions.connect.events[0].websocket.routeResponseSelectionExpression: unknown variant \
+             `$request.body.b`, expected `$default`",
+        ),
+        (
+            "websocket: $connect",
             "websocket: {rout: a}",
-            "functions.connect.events[0].websocket.rout: unknown field `rout`, expected `route`",
+            "functions.connect.events[0].websocket.rout: unknown field `rout`, expected `route` or `routeResponseSelectionExpression`",
         ),
         (
             "[websocket: $connect]",
