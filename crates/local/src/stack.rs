@@ -8,7 +8,7 @@ use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
-use crate::gateway::{self, Api, Gateway, Integration};
+use crate::gateway::{self, Api, Authorizer, Gateway, Integration};
 use crate::lambda::{self, Function};
 use crate::service::{self, LogFormat, Service};
 use crate::table::{TableError, Tables};
@@ -97,12 +97,18 @@ impl Stack {
         let integration = |function_key: &String| Arc::clone(&functions[function_key.as_str()]) as Arc<dyn Integration>;
         let routes: HashMap<_, _> =
             service.routes.iter().map(|(route, key)| (route.clone(), integration(key))).collect();
+        let authorizer = service.authorizer.as_ref().map(|authorizer| Authorizer {
+            integration: integration(&authorizer.function),
+            identity_sources: authorizer.identity_sources.clone(),
+        });
         let api = Api {
             api_id: service::API_ID.to_owned(),
+            arn: format!("arn:aws:execute-api:{}:{}:{}", service.region, service::ACCOUNT_ID, service::API_ID),
             stage: service.stage.clone(),
             route_selection_expression: service.route_selection_expression.clone(),
             routes,
             two_way: service.two_way_routes.iter().cloned().collect(),
+            authorizer,
         };
         let gateway = Gateway::new(api, options.gateway.clone());
         let functions = functions.into_values().collect();

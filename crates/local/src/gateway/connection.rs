@@ -27,6 +27,7 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::{CloseCode, Data, O
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes, error::ProtocolError};
 
+use super::authorizer::Context;
 use super::event::{DisconnectEvent, Identity, MessageEvent};
 use super::id::Id;
 use super::integration::IntegrationError;
@@ -52,6 +53,8 @@ pub(super) struct Connection {
     pub(super) identity: Identity,
     /// The handshake's `Host`.
     pub(super) domain_name: String,
+    /// What the authorizer said about the client.
+    pub(super) authorizer: Option<Context>,
     /// The last message in either direction, in milliseconds since 1970.
     last_active_at: AtomicI64,
     /// When it was last not idle.
@@ -152,6 +155,7 @@ impl Connection {
             connected_at,
             identity: Identity { user_agent, source_ip },
             domain_name,
+            authorizer: None,
             last_active_at: AtomicI64::new(connected_at.as_millisecond()),
             stirred: watch::Sender::new(Instant::now()),
             idle_counts: knobs.idle_counts,

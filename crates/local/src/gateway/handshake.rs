@@ -24,6 +24,7 @@ use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
+use super::authorizer;
 use super::connection::{self, Connection};
 use super::event::{ConnectEvent, Multi};
 use super::id::Id;
@@ -39,7 +40,7 @@ const HEADERS_LIMIT: usize = 100;
 
 /// The status that the client sees, and why, for the log.
 #[derive(Debug)]
-struct Refused(StatusCode, &'static str);
+pub(super) struct Refused(pub(super) StatusCode, pub(super) &'static str);
 
 /// What the function lets a client have.
 #[derive(Debug)]
@@ -85,10 +86,14 @@ async fn connect(
     let headers = event_headers(request.headers(), &head.header_names(), endpoints);
     let query = request.uri().query().map(parse_query).filter(|query| !query.is_empty());
     let user_agent = request.headers().get(USER_AGENT).map(text);
-    let (connection, outbound) =
+    let (mut connection, outbound) =
         Connection::new(endpoints.peer.ip().to_canonical(), user_agent, domain_name, &gateway.settings.knobs);
-    let connection = Arc::new(connection);
     let _pending = gateway.connections.announce(&connection.id);
+    if let Some(authorizer) = &gateway.api.authorizer {
+        let context = authorizer::authorize(gateway, authorizer, &connection, &headers, query.as_ref()).await?;
+        connection.authorizer = Some(context);
+    }
+    let connection = Arc::new(connection);
 
     // In a task of its own, because a client that leaves takes this request with it, but not the invocation.
     let (decide, decided) = oneshot::channel();

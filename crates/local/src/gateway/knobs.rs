@@ -41,6 +41,9 @@ pub const REQUEST_RATE: u32 = 10_000;
 /// The burst of the same quota.
 pub const REQUEST_BURST: u32 = 5_000;
 
+/// "Maximum Lambda authorizer result size", in bytes. Not adjustable on AWS.
+pub const AUTHORIZER_RESULT_LIMIT: usize = 8 * 1024;
+
 /// Times may be that long, so that adding one to the clock cannot overflow.
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
@@ -57,6 +60,9 @@ pub struct Limits {
     /// Characters in the URL of a handshake; a longer one is refused with 414.
     #[arg(long, value_name = "CHARACTERS", default_value_t = URL_LIMIT)]
     pub url_limit: usize,
+    /// Bytes in the result of an authorizer; a longer one is refused with 500.
+    #[arg(long, value_name = "BYTES", default_value_t = AUTHORIZER_RESULT_LIMIT)]
+    pub authorizer_result_limit: usize,
     /// How long a connection may be idle before it is closed with 1001.
     #[arg(long, value_name = "DURATION", value_parser = duration, default_value = text(IDLE_TIMEOUT))]
     pub idle_timeout: Duration,

@@ -2,10 +2,11 @@
 //!
 //! One listener serves both, as one host does on AWS: `ws://{host}/{stage}` for clients and
 //! `http://{host}/{stage}/@connections/{connectionId}` for callers. It implements "Working with WebSocket APIs" with
-//! Lambda proxy integrations, one-way and two-way routes. It does not speak TLS, has no authorizers and API keys, and
-//! always declines compression, as any server may. It never closes with 1008, since nobody knows what AWS takes for
+//! Lambda proxy integrations, one-way and two-way routes, and Lambda authorizers. It does not speak TLS, has no API
+//! keys, and always declines compression, as any server may. It never closes with 1008, since nobody knows what AWS takes for
 //! too many requests of one client.
 
+mod authorizer;
 mod connection;
 mod event;
 mod handshake;
@@ -37,6 +38,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+pub use self::authorizer::Authorizer;
 use self::connection::Registry;
 use self::event::Source;
 use self::handshake::{Head, Recorder};
@@ -59,6 +61,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 pub struct Api {
     /// `requestContext.apiId` in events; ten lower-case letters and digits on AWS.
     pub api_id: String,
+    /// `arn:aws:execute-api:{region}:{account}:{api-id}`, what policies name.
+    pub arn: String,
     /// The one stage, and the first segment of every path.
     pub stage: String,
     /// Such as `$request.body.action`.
@@ -68,16 +72,20 @@ pub struct Api {
     /// The keys of the routes that have a route response: the body of a result is sent to the sender of the message.
     /// `$connect` and `$disconnect` have nobody to send it to.
     pub two_way: HashSet<String>,
+    /// Runs before `$connect`, even if there is no such route.
+    pub authorizer: Option<Authorizer>,
 }
 
 impl fmt::Debug for Api {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Api")
             .field("api_id", &self.api_id)
+            .field("arn", &self.arn)
             .field("stage", &self.stage)
             .field("route_selection_expression", &self.route_selection_expression)
             .field("routes", &self.routes.keys())
             .field("two_way", &self.two_way)
+            .field("authorizer", &self.authorizer)
             .finish()
     }
 }
@@ -165,19 +173,23 @@ impl Gateway {
         event: &impl Serialize,
     ) -> Option<Result<ProxyResponse, IntegrationError>> {
         let integration = self.api.routes.get(route_key)?;
-        // An invocation that takes too long goes on; only its result is not waited for any more.
-        let invocation =
-            tokio::time::timeout(self.settings.limits.integration_timeout, integration.invoke(self.encode(event)));
-        let response = match invocation.await {
-            Ok(response) => response.map_err(IntegrationError::from),
-            Err(_) => Err(IntegrationError::TimedOut),
-        };
+        let response = self.call(integration.as_ref(), event).await;
         let missing_status_code = self.settings.knobs.missing_status_code;
         let result = response.and_then(|response| Ok(ProxyResponse::parse(&response, missing_status_code)?));
         if let Err(error) = &result {
             log(format_args!("{route_key} failed, request {request_id}: {error}"));
         }
         Some(result)
+    }
+
+    /// The result of an integration, whatever it is.
+    async fn call(&self, integration: &dyn Integration, event: &impl Serialize) -> Result<Bytes, IntegrationError> {
+        // An invocation that takes too long goes on; only its result is not waited for any more.
+        let invocation = integration.invoke(self.encode(event));
+        match tokio::time::timeout(self.settings.limits.integration_timeout, invocation).await {
+            Ok(response) => Ok(response?),
+            Err(_) => Err(IntegrationError::TimedOut),
+        }
     }
 
     fn encode(&self, event: &impl Serialize) -> Bytes {
