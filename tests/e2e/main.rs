@@ -16,6 +16,7 @@ mod lifecycle;
 mod mistakes;
 mod proxy;
 mod readme;
+mod signatures;
 mod stack;
 mod tidy;
 mod topics;

@@ -108,6 +108,7 @@ impl Stack {
             route_selection_expression: service.route_selection_expression.clone(),
             routes,
             two_way: service.two_way_routes.iter().cloned().collect(),
+            credentials: vec![lambda::Credentials::default()],
             authorizer,
         };
         let gateway = Gateway::new(api, options.gateway.clone());

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 use switchboard_local::gateway::knobs::{
     AbortDuringConnect, IdValidation, MissingStatusCode, NonUtf8Post, NullStyle, OnewayErrorStatus, PostToPending,
-    ThrottleFrame,
+    Sigv4, ThrottleFrame,
 };
 use switchboard_local::gateway::{Api, Authorizer, Gateway, Integration, Settings};
 use switchboard_local::lambda::FunctionError;
@@ -139,6 +139,7 @@ impl Script {
             route_selection_expression: self.expression.to_owned(),
             routes: self.routes,
             two_way: self.two_way,
+            credentials: Vec::new(),
             authorizer: self.authorizer,
         };
         let gateway = Gateway::new(api, self.settings);
@@ -1679,6 +1680,20 @@ mod knobs {
         opened.add_permits(1);
         let event = bed.event_of("$disconnect").await;
         assert_eq!(event["requestContext"]["disconnectStatusCode"], 1006);
+    }
+
+    #[tokio::test]
+    async fn signatures_can_be_left_out_or_verified() {
+        let mut bed = Script::new().set(|settings| settings.knobs.sigv4 = Sigv4::Off).start().await;
+        let client = bed.connect().await;
+        let path = format!("/dev/@connections/{}", client.id);
+        assert_eq!(bed.call_path("POST", &path, None, b"hello").await.status, 200);
+
+        let bed = Script::new().set(|settings| settings.knobs.verify_signatures = true).start().await;
+        assert_eq!(bed.call_path("POST", &path, None, b"hello").await.status, 403);
+        let reply = bed.call_path("POST", &path, Some("execute-api"), b"hello").await;
+        let expected = (403, Some("IncompleteSignatureException"));
+        assert_eq!((reply.status, reply.header("x-amzn-errortype")), expected);
     }
 
     #[tokio::test]

@@ -129,6 +129,12 @@ pub struct Knobs {
     /// What happens when a client leaves while its $connect, which then accepts it, still runs.
     #[arg(long, value_name = "HOW", value_enum, default_value_t)]
     pub abort_during_connect: AbortDuringConnect,
+    /// What is asked of the signatures of calls of @connections.
+    #[arg(long, value_name = "HOW", value_enum, default_value_t)]
+    pub sigv4: Sigv4,
+    /// The same as --sigv4 verify.
+    #[arg(long, conflicts_with = "sigv4")]
+    pub verify_signatures: bool,
     /// The domainName of events, in place of the handshake's Host.
     #[arg(long, value_name = "NAME")]
     pub domain_name: Option<String>,
@@ -222,6 +228,26 @@ pub enum AbortDuringConnect {
     Silent,
     /// $disconnect with 1006.
     Disconnect,
+}
+
+impl Knobs {
+    /// [`Knobs::sigv4`], or [`Knobs::verify_signatures`] if that is given.
+    #[must_use]
+    pub fn sigv4(&self) -> Sigv4 {
+        if self.verify_signatures { Sigv4::Verify } else { self.sigv4 }
+    }
+}
+
+/// See [`Knobs::sigv4`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum Sigv4 {
+    /// Nothing: unsigned calls are served, too.
+    Off,
+    /// They must be there and be made for execute-api.
+    #[default]
+    Present,
+    /// They must be made with the credentials that functions are given.
+    Verify,
 }
 
 /// Everything about the gateway that a flag can change.

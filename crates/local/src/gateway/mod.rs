@@ -15,6 +15,7 @@ mod integration;
 pub mod knobs;
 mod management;
 mod route;
+mod signature;
 mod throttle;
 
 use std::collections::{HashMap, HashSet};
@@ -49,6 +50,7 @@ use self::knobs::NullStyle;
 pub use self::knobs::Settings;
 use self::route::SelectionExpression;
 use self::throttle::Throttle;
+use crate::lambda::Credentials;
 use crate::terminal;
 
 /// How long a shutdown waits for connections to close and for invocations to end. Ours.
@@ -72,6 +74,8 @@ pub struct Api {
     /// The keys of the routes that have a route response: the body of a result is sent to the sender of the message.
     /// `$connect` and `$disconnect` have nobody to send it to.
     pub two_way: HashSet<String>,
+    /// Those that calls of the management API may be signed with, when signatures are verified.
+    pub credentials: Vec<Credentials>,
     /// Runs before `$connect`, even if there is no such route.
     pub authorizer: Option<Authorizer>,
 }

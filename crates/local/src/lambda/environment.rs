@@ -24,7 +24,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::runtime_api::{Call, Invocation, RuntimeApi};
-use super::{Configuration, FunctionError};
+use super::{Configuration, Credentials, FunctionError};
 use crate::terminal;
 
 /// "Limited to 10 seconds": the init phase, from the lifecycle page.
@@ -256,6 +256,7 @@ async fn relay(output: impl AsyncRead + Unpin, mut print: impl FnMut(&str)) {
 /// The whole environment of a process: nothing is inherited from the developer's.
 fn variables(configuration: &Configuration, folder: &Path, runtime_api: SocketAddr) -> BTreeMap<String, String> {
     let Configuration { name, handler, memory_size_mb, region, .. } = configuration;
+    let credentials = Credentials::default();
     let log_stream = format!("{}/[$LATEST]{:032x}", jiff::Timestamp::now().strftime("%Y/%m/%d"), fastrand::u128(..));
     let unreserved = [("LANG", "en_US.UTF-8"), ("PATH", "/usr/local/bin:/usr/bin/:/bin:/opt/bin"), ("TZ", ":UTC")];
     let reserved = [
@@ -268,10 +269,9 @@ fn variables(configuration: &Configuration, folder: &Path, runtime_api: SocketAd
         ("AWS_LAMBDA_INITIALIZATION_TYPE", "on-demand".to_owned()),
         ("AWS_LAMBDA_LOG_GROUP_NAME", format!("/aws/lambda/{name}")),
         ("AWS_LAMBDA_LOG_STREAM_NAME", log_stream),
-        // The SDK signs with them, and nobody checks the signatures.
-        ("AWS_ACCESS_KEY_ID", "local".to_owned()),
-        ("AWS_SECRET_ACCESS_KEY", "local".to_owned()),
-        ("AWS_SESSION_TOKEN", "local".to_owned()),
+        ("AWS_ACCESS_KEY_ID", credentials.access_key_id),
+        ("AWS_SECRET_ACCESS_KEY", credentials.secret_access_key),
+        ("AWS_SESSION_TOKEN", credentials.session_token),
         ("AWS_LAMBDA_RUNTIME_API", runtime_api.to_string()),
         ("LAMBDA_TASK_ROOT", folder.display().to_string()),
         ("LAMBDA_RUNTIME_DIR", "/var/runtime".to_owned()),

@@ -54,6 +54,25 @@ pub struct Configuration {
     pub max_environments: usize,
 }
 
+/// What a function signs its calls of AWS with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Credentials {
+    /// `AWS_ACCESS_KEY_ID`.
+    pub access_key_id: String,
+    /// `AWS_SECRET_ACCESS_KEY`.
+    pub secret_access_key: String,
+    /// `AWS_SESSION_TOKEN`.
+    pub session_token: String,
+}
+
+/// Those of every function.
+impl Default for Credentials {
+    fn default() -> Self {
+        let local = || "local".to_owned();
+        Self { access_key_id: local(), secret_access_key: local(), session_token: local() }
+    }
+}
+
 /// Why a function cannot be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
