@@ -1,10 +1,11 @@
 //! Connections that come and go, and the stack itself.
 
 use std::process::Stdio;
+use std::time::Instant;
 
 use serde_json::json;
 
-use crate::stack::{PATIENCE, Stack, binaries, children, command, number, root, text};
+use crate::stack::{PATIENCE, Stack, binaries, children, command, number, root, signal, text};
 
 #[tokio::test]
 async fn rows_are_there_after_connect_and_gone_after_disconnect() {
@@ -102,6 +103,30 @@ async fn ctrl_c_stops_everything_and_leaves_no_process() {
     for function in functions {
         assert!(children_of_anybody(function).await.is_none(), "{function} still runs");
     }
+}
+
+/// Functions are frozen between two events and cannot see their stack go away; the system hangs up on them.
+#[tokio::test]
+async fn a_stack_that_is_killed_leaves_no_process_either() {
+    let stack = Stack::start().await;
+    let _client = stack.connect("?userId=1").await;
+    let functions = children(stack.process_id()).await;
+    assert!(!functions.is_empty());
+    signal("-KILL", stack.process_id()).await;
+    for function in functions {
+        let deadline = Instant::now() + PATIENCE;
+        while state(function).await.is_some_and(|state| !state.starts_with('Z')) {
+            assert!(Instant::now() < deadline, "{function} still runs");
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+/// What `ps` says a process does, unless it has ended.
+async fn state(process_id: u32) -> Option<String> {
+    let arguments = ["-o", "stat=", "-p", &process_id.to_string()];
+    let output = tokio::process::Command::new("ps").args(arguments).output().await.unwrap();
+    output.status.success().then(|| String::from_utf8(output.stdout).unwrap())
 }
 
 /// The parent of a process, unless the process has ended.

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use switchboard_local::gateway;
+use switchboard_local::lambda;
 use switchboard_local::service::{self, Service};
 use switchboard_local::stack::{Options, Stack};
 
@@ -39,6 +40,8 @@ struct Arguments {
     /// A variable for every function, over what the service says; may be repeated.
     #[arg(long, value_name = "NAME=VALUE", value_parser = variable)]
     env: Vec<(String, String)>,
+    #[command(flatten)]
+    lambda: lambda::Settings,
     #[command(flatten)]
     gateway: gateway::Settings,
 }
@@ -90,6 +93,7 @@ async fn run(arguments: Arguments) -> Result<(), Box<dyn Error>> {
         data_dir: arguments.data_dir,
         binaries,
         max_environments: arguments.max_environments,
+        lambda: arguments.lambda,
         gateway: arguments.gateway,
         environment: arguments.env.into_iter().collect(),
     };
@@ -125,4 +129,16 @@ fn announce(service: &Service, stack: &Stack, options: &Options) {
         println!("  aws dynamodb scan --endpoint-url http://localhost:{dynamodb} --table-name {table}");
     }
     println!("\nCtrl-C stops everything.\n");
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn every_flag_is_defined_once() {
+        Arguments::command().debug_assert();
+    }
 }

@@ -26,6 +26,8 @@ pub struct Options {
     pub binaries: PathBuf,
     /// The most execution environments of one function at a time.
     pub max_environments: usize,
+    /// What Lambda does.
+    pub lambda: lambda::Settings,
     /// What the gateway does.
     pub gateway: gateway::Settings,
     /// Variables of every function that win over all others except Lambda's own.
@@ -171,5 +173,6 @@ fn configuration(
         environment,
         endpoints: endpoints.clone(),
         max_environments: options.max_environments,
+        settings: options.lambda.clone(),
     }
 }
