@@ -111,7 +111,7 @@ async fn a_stack_that_is_killed_leaves_no_process_either() {
     let functions = children(stack.process_id()).await;
     assert!(!functions.is_empty());
     signal("-KILL", stack.process_id()).await;
-    // Their polls break off, which ends a runtime.
+    // Frozen between two events they do not see it, so the system hangs up on them; otherwise their polls break off.
     let deadline = tokio::time::Instant::now() + PATIENCE;
     for function in functions {
         while is_running(function).await {

@@ -17,6 +17,7 @@ mod mistakes;
 mod proxy;
 mod publish;
 mod readme;
+mod signatures;
 mod stack;
 mod tidy;
 mod topics;

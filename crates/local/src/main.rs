@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
+use switchboard_local::gateway;
+use switchboard_local::lambda;
 use switchboard_local::service::{self, Service};
 use switchboard_local::stack::{Options, Stack};
 
@@ -41,6 +43,10 @@ struct Arguments {
     /// A variable for every function, over what the service says; may be repeated.
     #[arg(long, value_name = "NAME=VALUE", value_parser = variable)]
     env: Vec<(String, String)>,
+    #[command(flatten)]
+    lambda: lambda::Settings,
+    #[command(flatten)]
+    gateway: gateway::Settings,
 }
 
 /// What `${env:…}` in a serverless.yml refers to.
@@ -90,6 +96,8 @@ async fn run(arguments: Arguments) -> Result<(), Box<dyn Error>> {
         data_dir: arguments.data_dir,
         binaries,
         max_environments: arguments.max_environments,
+        lambda: arguments.lambda,
+        gateway: arguments.gateway,
         environment: arguments.env.into_iter().collect(),
     };
     let stack = Stack::new(&service, &options).await?;
@@ -125,4 +133,16 @@ fn announce(service: &Service, stack: &Stack, options: &Options, query: Option<&
         println!("  aws dynamodb scan --endpoint-url http://localhost:{dynamodb} --table-name {table}");
     }
     println!("\nCtrl-C stops everything.\n");
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn every_flag_is_defined_once() {
+        Arguments::command().debug_assert();
+    }
 }

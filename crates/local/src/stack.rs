@@ -8,7 +8,7 @@ use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
-use crate::gateway::{Api, Gateway, Integration};
+use crate::gateway::{self, Api, Authorizer, Gateway, Integration};
 use crate::lambda::{self, Function};
 use crate::service::{self, LogFormat, Service};
 use crate::stream::{Mappings, StreamError};
@@ -27,6 +27,10 @@ pub struct Options {
     pub binaries: PathBuf,
     /// The most execution environments of one function at a time.
     pub max_environments: usize,
+    /// What Lambda does.
+    pub lambda: lambda::Settings,
+    /// What the gateway does.
+    pub gateway: gateway::Settings,
     /// Variables of every function that win over all others except Lambda's own.
     pub environment: BTreeMap<String, String>,
 }
@@ -100,12 +104,21 @@ impl Stack {
         let integration = |function_key: &String| Arc::clone(&functions[function_key.as_str()]) as Arc<dyn Integration>;
         let routes: HashMap<_, _> =
             service.routes.iter().map(|(route, key)| (route.clone(), integration(key))).collect();
-        let gateway = Gateway::new(Api {
+        let authorizer = service.authorizer.as_ref().map(|authorizer| Authorizer {
+            integration: integration(&authorizer.function),
+            identity_sources: authorizer.identity_sources.clone(),
+        });
+        let api = Api {
             api_id: service::API_ID.to_owned(),
+            arn: format!("arn:aws:execute-api:{}:{}:{}", service.region, service::ACCOUNT_ID, service::API_ID),
             stage: service.stage.clone(),
             route_selection_expression: service.route_selection_expression.clone(),
             routes,
-        });
+            two_way: service.two_way_routes.iter().cloned().collect(),
+            credentials: vec![lambda::Credentials::default()],
+            authorizer,
+        };
+        let gateway = Gateway::new(api, options.gateway.clone());
         let mappings = Mappings::open(service, &functions, &tables, options.data_dir.as_deref())?;
         let functions = functions.into_values().collect();
         Ok(Self {
@@ -177,5 +190,6 @@ fn configuration(
         environment,
         endpoints: endpoints.clone(),
         max_environments: options.max_environments,
+        settings: options.lambda.clone(),
     }
 }
