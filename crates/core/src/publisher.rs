@@ -149,8 +149,9 @@ enum Attempt {
 }
 
 impl Publisher {
-    /// A publisher that forgets stale connections in `store` and leaves continuations in `events`. `memory_mb` is the function's: below 512 MB its share of
-    /// a CPU is what limits posting, and more simultaneous posts only add handshakes.
+    /// A publisher that forgets stale connections in `store` and leaves continuations in `events`. `memory_mb` is the
+    /// function's: below 512 MB its share of a CPU is what limits posting, and more simultaneous posts only add
+    /// handshakes.
     #[must_use]
     pub fn new(sdk: SdkConfig, config: &Config, store: ConnectionStore, events: EventStore, memory_mb: i32) -> Self {
         Self {
@@ -248,7 +249,7 @@ impl Publisher {
     ///
     /// [`Error::Reply`] when the gateway did not take it. A sender that has gone meanwhile is no error.
     pub async fn reply(&self, id: &ConnectionId, frame: Vec<u8>, deadline: Deadline) -> Result<(), Error> {
-        match self.post(id, frame, deadline, Duration::ZERO).await {
+        match self.post(id, frame, deadline.of_reply(), Duration::ZERO).await {
             Post::Taken => Ok(()),
             Post::Gone => {
                 info!(connection.id = %id, "the sender has gone before its reply");
