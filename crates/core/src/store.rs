@@ -78,7 +78,7 @@ impl ConnectionStore {
     pub async fn put(&self, connection: &Connection, deadline: Deadline) -> Result<(), Error> {
         let mut row = self.row(&connection.id, connection.connected_at_ms, None);
         let mut writes = HashMap::new();
-        if let Some(address) = connection.address() {
+        if let Some(address) = connection.user_id.as_ref().map(Topic::address) {
             let mut address_row = row.clone();
             address_row.insert(TOPIC.to_owned(), string(address.as_str()));
             writes.insert(self.topics.clone(), vec![put(address_row)]);
