@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help run build test lint fmt check package deploy remove logs test-release test-deploy clean
+.PHONY: help run publish build test lint fmt check package deploy remove logs test-release test-deploy clean
 
 # Which deployment, where, and for which processors: arm64 or x86_64.
 STAGE ?= dev
@@ -13,7 +13,12 @@ help: ## List the targets
 
 # Without a namespace the functions write no metrics, which nobody would collect here.
 run: build ## Start everything on this machine and print what to paste
-	cargo run --quiet --bin switchboard-local -- --env METRICS_NAMESPACE= $(ARGS)
+	cargo run --quiet --bin switchboard-local -- --env METRICS_NAMESPACE= --query userId=1 $(ARGS)
+
+export TOPIC DATA
+publish: ## Publish to a running stack: make publish TOPIC=general DATA='"deploy done"'
+	AWS_ENDPOINT_URL=http://localhost:8000 AWS_REGION=us-east-1 AWS_ACCESS_KEY_ID=local AWS_SECRET_ACCESS_KEY=local \
+	cargo run --quiet --example put-event -- switchboard-dev-events "$$TOPIC" "$$DATA"
 
 build: ## Build every binary
 	cargo build --workspace --bins

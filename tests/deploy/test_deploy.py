@@ -30,6 +30,9 @@ def deployed(make, aws):
     return printed
 
 
+HANDLERS = [*ROUTES.values(), "publish"]
+
+
 def api_of(aws, stage):
     (api,) = [api for api in aws.client("apigatewayv2").get_apis()["Items"] if api["Name"] == f"switchboard-{stage}"]
     return api
@@ -94,7 +97,8 @@ def test_what_runs_is_what_was_zipped_and_no_two_functions_run_the_same(aws, dep
         assert function["CodeSha256"] == base64.b64encode(hashlib.sha256(zipped).digest()).decode(), handler
         assert function["Architectures"] == [architecture]
         assert function["Runtime"] == "provided.al2023"
-    assert len({function["CodeSha256"] for function in functions.values()}) == len(ROUTES)
+    assert len({function["CodeSha256"] for function in functions.values()}) == len(HANDLERS)
+    assert sorted(functions) == sorted(HANDLERS)
 
 
 def test_what_runs_is_what_was_tested(aws, deployed, architecture):
@@ -121,13 +125,14 @@ def test_only_its_own_route_may_invoke_a_function(aws, deployed, stage):
 def test_every_function_has_a_role_that_stays_within_its_stage(aws, deployed, stage):
     api = api_of(aws, stage)["ApiId"]
     functions = functions_of(aws, stage)
-    assert len({function["Role"] for function in functions.values()}) == len(ROUTES)
+    assert len({function["Role"] for function in functions.values()}) == len(HANDLERS)
     for function in functions.values():
         name = function["FunctionName"]
         own_log = f"arn:aws:logs:{REGION}:{ACCOUNT}:log-group:/aws/lambda/{name}"
         allowed = {
             "logs": re.escape(own_log) + r"(:\*)?",
-            "dynamodb": rf"arn:aws:dynamodb:{REGION}:{ACCOUNT}:table/switchboard-{stage}-(connections|topics)",
+            "dynamodb": rf"arn:aws:dynamodb:{REGION}:{ACCOUNT}:table/switchboard-{stage}-(connections|topics|events)(/stream/.+)?",
+            "sqs": rf"arn:aws:sqs:{REGION}:{ACCOUNT}:switchboard-{stage}-publish-failures",
             "execute-api": re.escape(f"arn:aws:execute-api:{REGION}:{ACCOUNT}:{api}/{stage}/POST/@connections/*"),
         }
         for statement in statements_of(aws, function):
@@ -159,7 +164,8 @@ def test_the_stage_is_throttled_and_in_prod_logged(aws, deployed):
 @pytest.mark.parametrize("stage", ["dev", "prod"])
 def test_tables_have_their_keys_and_are_looked_after(aws, deployed, stage):
     dynamodb = aws.client("dynamodb")
-    for table, key in {"connections": ["connectionId"], "topics": ["topic", "connectionId"]}.items():
+    keys = {"connections": ["connectionId"], "topics": ["topic", "connectionId"], "events": ["topic", "id"]}
+    for table, key in keys.items():
         name = f"switchboard-{stage}-{table}"
         described = dynamodb.describe_table(TableName=name)["Table"]
         assert [element["AttributeName"] for element in described["KeySchema"]] == key
@@ -169,6 +175,18 @@ def test_tables_have_their_keys_and_are_looked_after(aws, deployed, stage):
         assert expiry == {"TimeToLiveStatus": "ENABLED", "AttributeName": "ttl"}
         backups = dynamodb.describe_continuous_backups(TableName=name)["ContinuousBackupsDescription"]
         assert backups["PointInTimeRecoveryDescription"]["PointInTimeRecoveryStatus"] == "ENABLED"
+
+
+@pytest.mark.parametrize("stage", ["dev", "prod"])
+def test_the_stream_of_events_starts_publish_and_failures_are_kept(aws, deployed, stage):
+    table = aws.client("dynamodb").describe_table(TableName=f"switchboard-{stage}-events")["Table"]
+    assert table["StreamSpecification"] == {"StreamEnabled": True, "StreamViewType": "NEW_IMAGE"}
+    function = f"switchboard-{stage}-publish"
+    (mapping,) = aws.client("lambda").list_event_source_mappings(FunctionName=function)["EventSourceMappings"]
+    assert mapping["EventSourceArn"] == table["LatestStreamArn"]
+    assert (mapping["BatchSize"], mapping["FunctionResponseTypes"]) == (100, ["ReportBatchItemFailures"])
+    queue = aws.client("sqs").get_queue_url(QueueName=f"switchboard-{stage}-publish-failures")["QueueUrl"]
+    assert queue
 
 
 def test_removal_leaves_nothing_but_the_tables_of_prod(make, aws, deployed):
@@ -184,4 +202,6 @@ def test_removal_leaves_nothing_but_the_tables_of_prod(make, aws, deployed):
     assert aws.client("cloudwatch").describe_alarms()["MetricAlarms"] == []
     assert aws.client("cloudwatch").list_dashboards()["DashboardEntries"] == []
     assert aws.client("lambda").list_event_source_mappings()["EventSourceMappings"] == []
-    assert aws.client("dynamodb").list_tables()["TableNames"] == ["switchboard-prod-connections", "switchboard-prod-topics"]
+    assert aws.client("dynamodb").list_tables()["TableNames"] == [
+        f"switchboard-prod-{table}" for table in ["connections", "events", "topics"]
+    ]

@@ -39,6 +39,13 @@ async fn its_tables_routes_and_variables_come_from_its_own_serverless_yml() {
     stack.logged(1, &["bye |", "DISCONNECT"]).await;
 }
 
+#[tokio::test]
+async fn a_two_way_route_answers_its_sender() {
+    let (_stack, mut client) = parrot().await;
+    let answer = client.ask(json!({"service": "duet", "do": "environment"})).await;
+    assert_eq!(answer["variables"]["TABLE"], "parrot-birds");
+}
+
 /// The event in a line that the fixture printed.
 fn event(line: &str) -> Value {
     serde_json::from_str::<Value>(line.split_once(" | ").unwrap().1).unwrap()["event"].take()

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde_json::Value;
-use switchboard_local::lambda::{Configuration, Function};
+use switchboard_local::lambda::{Configuration, Function, Settings};
 
 use crate::stack::{Stack, binaries, root, table_name, text};
 
@@ -15,6 +15,7 @@ fn function(stack: &Stack, binary: &str, variables: &[(&str, &str)]) -> Function
         [
             ("CONNECTIONS_TABLE", table_name("connections")),
             ("TOPICS_TABLE", table_name("topics")),
+            ("EVENTS_TABLE", table_name("events")),
             ("AWS_ENDPOINT_URL_DYNAMODB", format!("http://{}", stack.dynamodb)),
             ("AWS_ENDPOINT_URL_APIGATEWAYMANAGEMENTAPI", format!("http://{}/dev", stack.gateway)),
             // The events were recorded in 2023, and rows live as long as their connection could.
@@ -34,6 +35,7 @@ fn function(stack: &Stack, binary: &str, variables: &[(&str, &str)]) -> Function
         environment,
         endpoints: BTreeMap::new(),
         max_environments: 1,
+        settings: Settings::default(),
     })
     .unwrap()
 }
@@ -101,6 +103,7 @@ async fn a_function_without_its_configuration_says_what_is_missing_and_ends() {
         environment: BTreeMap::new(),
         endpoints: BTreeMap::new(),
         max_environments: 1,
+        settings: Settings::default(),
     });
     let error = function.unwrap().invoke("{}".into()).await.unwrap_err();
     assert_eq!(error.error_type, "Runtime.ExitError");

@@ -93,7 +93,7 @@ impl Metrics {
 
     /// Counts the receivers of one publish.
     pub fn published(&self, fanout: &Fanout) {
-        let Fanout { delivered, stale, pending, failed } = *fanout;
+        let Fanout { delivered, stale, pending, failed, .. } = *fanout;
         let values = [
             (Metric::FanOut, delivered + stale + pending + failed),
             (Metric::Delivered, delivered),

@@ -1,4 +1,4 @@
-//! The whole stack: DynamoDB, the functions, and the gateway in front of them.
+//! The whole stack: DynamoDB, the functions, and what invokes them: the gateway and the streams' mappings.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -8,9 +8,10 @@ use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
-use crate::gateway::{Api, Gateway, Integration};
+use crate::gateway::{self, Api, Authorizer, Gateway, Integration};
 use crate::lambda::{self, Function};
 use crate::service::{self, LogFormat, Service};
+use crate::stream::{Mappings, StreamError};
 use crate::table::{TableError, Tables};
 
 /// How to run a service, besides what its serverless.yml says.
@@ -26,6 +27,10 @@ pub struct Options {
     pub binaries: PathBuf,
     /// The most execution environments of one function at a time.
     pub max_environments: usize,
+    /// What Lambda does.
+    pub lambda: lambda::Settings,
+    /// What the gateway does.
+    pub gateway: gateway::Settings,
     /// Variables of every function that win over all others except Lambda's own.
     pub environment: BTreeMap<String, String>,
 }
@@ -49,6 +54,9 @@ pub enum Error {
     /// DynamoDB does not start.
     #[error(transparent)]
     Tables(#[from] TableError),
+    /// A stream has no consumer.
+    #[error(transparent)]
+    Stream(#[from] StreamError),
     /// The gateway's listener failed.
     #[error("the gateway stopped")]
     Gateway(#[source] std::io::Error),
@@ -58,6 +66,7 @@ pub enum Error {
 #[derive(Debug)]
 pub struct Stack {
     gateway: Gateway,
+    mappings: Mappings,
     functions: Vec<Arc<Function>>,
     tables: Tables,
     gateway_listener: TcpListener,
@@ -69,7 +78,7 @@ pub struct Stack {
 }
 
 impl Stack {
-    /// Binds the ports, opens the tables and looks for the functions' binaries.
+    /// Binds the ports, opens the tables and their streams, and looks for the functions' binaries.
     ///
     /// # Errors
     ///
@@ -95,18 +104,37 @@ impl Stack {
         let integration = |function_key: &String| Arc::clone(&functions[function_key.as_str()]) as Arc<dyn Integration>;
         let routes: HashMap<_, _> =
             service.routes.iter().map(|(route, key)| (route.clone(), integration(key))).collect();
-        let gateway = Gateway::new(Api {
+        let authorizer = service.authorizer.as_ref().map(|authorizer| Authorizer {
+            integration: integration(&authorizer.function),
+            identity_sources: authorizer.identity_sources.clone(),
+        });
+        let api = Api {
             api_id: service::API_ID.to_owned(),
+            arn: format!("arn:aws:execute-api:{}:{}:{}", service.region, service::ACCOUNT_ID, service::API_ID),
             stage: service.stage.clone(),
             route_selection_expression: service.route_selection_expression.clone(),
             routes,
-        });
+            two_way: service.two_way_routes.iter().cloned().collect(),
+            credentials: vec![lambda::Credentials::default()],
+            authorizer,
+        };
+        let gateway = Gateway::new(api, options.gateway.clone());
+        let mappings = Mappings::open(service, &functions, &tables, options.data_dir.as_deref())?;
         let functions = functions.into_values().collect();
-        Ok(Self { gateway, functions, tables, gateway_listener, dynamodb_listener, gateway_address, dynamodb_address })
+        Ok(Self {
+            gateway,
+            mappings,
+            functions,
+            tables,
+            gateway_listener,
+            dynamodb_listener,
+            gateway_address,
+            dynamodb_address,
+        })
     }
 
-    /// Serves until `shutdown` resolves; then closes the connections, ends the functions and stops DynamoDB, in the
-    /// order in which each still needs the next.
+    /// Serves until `shutdown` resolves; then closes the connections, lets the batches in flight end, ends the functions
+    /// and stops DynamoDB, in the order in which each still needs the next.
     ///
     /// # Errors
     ///
@@ -115,7 +143,9 @@ impl Stack {
         let (stop, stopped) = oneshot::channel::<()>();
         let dynamodb = self.tables.serve(self.dynamodb_listener, async { drop(stopped.await) });
         let dynamodb = tokio::spawn(dynamodb);
+        let mappings = self.mappings.start();
         let served = self.gateway.serve(self.gateway_listener, shutdown).await;
+        mappings.shutdown().await;
         for function in &self.functions {
             function.shutdown().await;
         }
@@ -160,5 +190,6 @@ fn configuration(
         environment,
         endpoints: endpoints.clone(),
         max_environments: options.max_environments,
+        settings: options.lambda.clone(),
     }
 }

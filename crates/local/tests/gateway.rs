@@ -5,15 +5,19 @@
 //! inferred, not documented or observed on AWS, says so.
 #![expect(clippy::unwrap_used, reason = "a test's helpers fail as its assertions do")]
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use serde_json::{Value, json};
-use switchboard_local::gateway::{Api, Gateway, Integration};
+use switchboard_local::gateway::knobs::{
+    AbortDuringConnect, IdValidation, MissingStatusCode, NonUtf8Post, NullStyle, OnewayErrorStatus, PostToPending,
+    Sigv4, ThrottleFrame,
+};
+use switchboard_local::gateway::{Api, Authorizer, Gateway, Integration, Settings};
 use switchboard_local::lambda::FunctionError;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
@@ -43,6 +47,9 @@ fn error() -> Answer {
 
 /// An API whose functions answer by a script and record what they were invoked with.
 struct Script {
+    settings: Settings,
+    two_way: HashSet<String>,
+    authorizer: Option<Authorizer>,
     expression: &'static str,
     routes: HashMap<String, Arc<dyn Integration>>,
     record: mpsc::UnboundedSender<Value>,
@@ -53,13 +60,42 @@ impl Script {
     /// The usual routes, all answering 200, and `boom`, which fails.
     fn new() -> Self {
         let (record, events) = mpsc::unbounded_channel();
-        let script = Self { expression: "$request.body.action", routes: HashMap::new(), record, events };
+        let settings = Settings::default();
+        let script = Self {
+            settings,
+            two_way: HashSet::new(),
+            authorizer: None,
+            expression: "$request.body.action",
+            routes: HashMap::new(),
+            record,
+            events,
+        };
         let script = script.on("$connect", OK).on("$disconnect", OK).on("$default", OK).on("sendMessage", OK);
         script.on_async("boom", |_| async { error() })
     }
 
     fn expression(mut self, expression: &'static str) -> Self {
         self.expression = expression;
+        self
+    }
+
+    fn set(mut self, set: impl FnOnce(&mut Settings)) -> Self {
+        set(&mut self.settings);
+        self
+    }
+
+    fn authorizer<R>(mut self, identity_sources: &[&str], function: impl Fn(Value) -> R + Send + Sync + 'static) -> Self
+    where
+        R: Future<Output = Answer> + Send + 'static,
+    {
+        let integration = self.recorded(function);
+        let identity_sources = identity_sources.iter().map(|source| (*source).to_owned()).collect();
+        self.authorizer = Some(Authorizer { integration, identity_sources });
+        self
+    }
+
+    fn two_way(mut self, route_key: &str) -> Self {
+        self.two_way.insert(route_key.to_owned());
         self
     }
 
@@ -76,25 +112,37 @@ impl Script {
     where
         R: Future<Output = Answer> + Send + 'static,
     {
+        let integration = self.recorded(function);
+        self.routes.insert(route_key.to_owned(), integration);
+        self
+    }
+
+    fn recorded<R>(&self, function: impl Fn(Value) -> R + Send + Sync + 'static) -> Arc<dyn Integration>
+    where
+        R: Future<Output = Answer> + Send + 'static,
+    {
         let record = self.record.clone();
-        let recorded = move |event: Bytes| {
+        Arc::new(move |event: Bytes| {
             let event: Value = serde_json::from_slice(&event).unwrap();
             let _ = record.send(event.clone());
             function(event)
-        };
-        self.routes.insert(route_key.to_owned(), Arc::new(recorded));
-        self
+        })
     }
 
     async fn start(self) -> Bed {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let gateway = Gateway::new(Api {
+        let api = Api {
             api_id: "abcdef1234".to_owned(),
+            arn: "arn:aws:execute-api:us-east-1:123456789012:abcdef1234".to_owned(),
             stage: "dev".to_owned(),
             route_selection_expression: self.expression.to_owned(),
             routes: self.routes,
-        });
+            two_way: self.two_way,
+            credentials: Vec::new(),
+            authorizer: self.authorizer,
+        };
+        let gateway = Gateway::new(api, self.settings);
         let (stop, stopped) = oneshot::channel::<()>();
         let server = tokio::spawn(gateway.serve(listener, async {
             let _ = stopped.await;
@@ -663,6 +711,147 @@ mod events {
     }
 }
 
+mod authorizers {
+    use super::*;
+
+    const METHOD_ARN: &str = "arn:aws:execute-api:us-east-1:123456789012:abcdef1234/dev/$connect";
+    const AUTH: [(&str, &str); 1] = [("Auth", "token")];
+
+    fn policy(effect: &str, resource: &str) -> Value {
+        let statement = json!({ "Effect": effect, "Action": "execute-api:Invoke", "Resource": resource });
+        json!({ "principalId": "user", "policyDocument": { "Version": "2012-10-17", "Statement": [statement] } })
+    }
+
+    /// An API whose authorizer answers so, with the default identity source.
+    async fn bed(answer: impl Fn() -> Answer + Send + Sync + 'static) -> Bed {
+        let script = Script::new().authorizer(&["route.request.header.Auth"], move |_| std::future::ready(answer()));
+        script.start().await
+    }
+
+    fn failure(message: &str) -> Answer {
+        Err(FunctionError { error_type: "Error".to_owned(), error_message: message.to_owned() })
+    }
+
+    #[tokio::test]
+    async fn the_authorizer_is_asked_before_connect_and_told_of_the_request() {
+        let mut bed = bed(|| Ok(policy("Allow", METHOD_ARN).to_string().into())).await;
+        let client = Client::handshake(bed.address, "/dev?userId=2", &AUTH).await;
+        assert_eq!(client.status, 101);
+        let event = bed.event().await;
+        let expected = [
+            "type",
+            "methodArn",
+            "headers",
+            "multiValueHeaders",
+            "queryStringParameters",
+            "multiValueQueryStringParameters",
+            "stageVariables",
+            "requestContext",
+        ];
+        assert_eq!(keys(&event), BTreeSet::from(expected));
+        assert_eq!((&event["type"], &event["methodArn"]), (&json!("REQUEST"), &json!(METHOD_ARN)));
+        assert_eq!(event["stageVariables"], json!({}));
+        for (name, value) in
+            [("Connection", "upgrade"), ("Upgrade", "websocket"), ("content-length", "0"), ("Auth", "token")]
+        {
+            assert_eq!(event["headers"][name], value);
+            assert_eq!(event["multiValueHeaders"][name], json!([value]));
+        }
+        assert_eq!(event["requestContext"]["routeKey"], "$connect");
+        assert!(event["requestContext"].get("authorizer").is_none());
+
+        let connect = bed.event().await;
+        assert!(connect.get("type").is_none() && connect["headers"].get("Upgrade").is_none());
+        assert_eq!(connect["requestContext"]["connectionId"], event["requestContext"]["connectionId"]);
+        assert_ne!(connect["requestContext"]["requestId"], event["requestContext"]["requestId"]);
+    }
+
+    #[tokio::test]
+    async fn the_context_comes_with_every_event_and_the_authorizer_is_asked_once() {
+        let mut bed = bed(|| {
+            let mut result = policy("Allow", "arn:aws:execute-api:us-east-1:123456789012:abcdef1234/dev/*");
+            result["context"] = json!({ "userId": "7", "n": 1, "b": true });
+            Ok(result.to_string().into())
+        })
+        .await;
+        let expected = json!({ "userId": "7", "n": "1", "b": "true", "principalId": "user" });
+        // Asked again by the second handshake: there is no cache.
+        for _ in 0..2 {
+            let mut client = Client::handshake(bed.address, "/dev", &AUTH).await;
+            assert_eq!(bed.event().await["type"], "REQUEST");
+            assert_eq!(bed.event_of("$connect").await["requestContext"]["authorizer"], expected);
+            for _ in 0..2 {
+                client.text("hello").await;
+                assert_eq!(bed.event_of("$default").await["requestContext"]["authorizer"], expected);
+            }
+            client.frame(true, CLOSE, b"").await;
+            assert_eq!(bed.event_of("$disconnect").await["requestContext"]["authorizer"], expected);
+        }
+    }
+
+    /// That all of them are needed is what the guide says of REST APIs.
+    #[tokio::test]
+    async fn without_an_identity_the_authorizer_is_not_asked() {
+        let sources = ["route.request.header.Auth", "route.request.querystring.key"];
+        let allow = |_| std::future::ready(Ok(policy("Allow", "*").to_string().into()));
+        let mut bed = Script::new().authorizer(&sources, allow).start().await;
+        for (path, headers) in
+            [("/dev", &[][..]), ("/dev", &AUTH), ("/dev?key=1", &[]), ("/dev?key=1", &[("Auth", "")])]
+        {
+            assert_eq!(Client::handshake(bed.address, path, headers).await.status, 401, "{path} {headers:?}");
+        }
+        assert_eq!(Client::handshake(bed.address, "/dev?key=1", &[("AUTH", "x")]).await.status, 101);
+        assert_eq!(bed.event().await["type"], "REQUEST");
+    }
+
+    /// The 500 is what the guide says of REST APIs.
+    #[tokio::test]
+    async fn a_refused_client_reaches_no_function() {
+        let allow = || policy("Allow", METHOD_ARN);
+        let nested = {
+            let mut result = allow();
+            result["context"] = json!({ "a": {} });
+            result
+        };
+        let long = {
+            let mut result = allow();
+            result["context"] = json!({ "a": "x".repeat(8 * KIB) });
+            result
+        };
+        for (answer, status) in [
+            (Ok(policy("Deny", METHOD_ARN)), 403),
+            (Ok(policy("Allow", "arn:aws:execute-api:us-east-1:123456789012:abcdef1234/dev/*/*")), 403),
+            (Ok(nested), 500),
+            (Ok(long), 500),
+            (Ok(json!({ "isAuthorized": true })), 500),
+            (Ok(Value::Null), 500),
+            (Err("Unauthorized"), 401),
+            (Err("Unauthorized!"), 500),
+        ] {
+            let given = answer.clone();
+            let mut bed = bed(move || match &given {
+                Ok(result) => Ok(result.to_string().into()),
+                Err(message) => failure(message),
+            })
+            .await;
+            for _ in 0..2 {
+                assert_eq!(Client::handshake(bed.address, "/dev", &AUTH).await.status, status, "{answer:?}");
+                // Nothing but the authorizer, so neither $connect nor $disconnect.
+                assert_eq!(bed.event().await["type"], "REQUEST");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn an_authorizer_that_takes_too_long_is_a_500() {
+        let script = Script::new().authorizer(&[], |_| std::future::pending());
+        let mut bed =
+            script.set(|settings| settings.limits.integration_timeout = Duration::from_millis(50)).start().await;
+        assert_eq!(Client::handshake(bed.address, "/dev", &[]).await.status, 500);
+        assert_eq!(bed.event().await["type"], "REQUEST");
+    }
+}
+
 mod routing {
     use super::*;
 
@@ -783,6 +972,45 @@ mod responses {
             assert_eq!(client.message().await.0, expected, "{answer}");
             client.frame(true, CLOSE, b"").await;
             assert_eq!(client.closed().await, None, "{answer}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_two_way_route_answers_with_the_body_of_its_result_and_nothing_else() {
+        for (answer, received) in [
+            (r#"{"statusCode":200,"body":"pong"}"#, "pong"),
+            (r#"{"statusCode":200,"body":"pong","headers":{"X-Foo":"bar"}}"#, "pong"),
+            (r#"{"statusCode":200}"#, ""),
+            (r#"{"statusCode":500,"body":"žluť"}"#, "žluť"),
+        ] {
+            let mut bed = Script::new().on("sendMessage", answer).two_way("sendMessage").start().await;
+            let mut client = bed.connect().await;
+            client.text(r#"{"action":"sendMessage"}"#).await;
+            assert_eq!(client.message().await.0, received, "{answer}");
+        }
+    }
+
+    /// That a body that is too long is an error is inferred.
+    #[tokio::test]
+    async fn a_two_way_route_that_fails_answers_with_an_error_frame() {
+        let too_long = || json!({ "statusCode": 200, "body": "x".repeat(128 * KIB + 1) }).to_string();
+        for answer in [
+            Err(()),
+            Ok("{}".to_owned()),
+            Ok(r#"{"statusCode":200,"body":{}}"#.to_owned()),
+            Ok(r#"{"statusCode":200,"body":"pong","extra":1}"#.to_owned()),
+            Ok(too_long()),
+        ] {
+            let script = Script::new().on_async("sendMessage", move |_| {
+                let answer = answer.clone();
+                async move { answer.map(Bytes::from).or_else(|()| error()) }
+            });
+            let mut bed = script.two_way("sendMessage").start().await;
+            let mut client = bed.connect().await;
+            client.text(r#"{"action":"sendMessage"}"#).await;
+            let event = bed.event_of("sendMessage").await;
+            let expected = error_frame("Internal server error", &client.id, &event["requestContext"]["requestId"]);
+            assert_eq!(client.message().await.0, expected);
         }
     }
 
@@ -1121,6 +1349,85 @@ mod quotas {
         assert_eq!(client.closed().await, Some(1002), "an unmasked frame");
         bed.event_of("$disconnect").await;
     }
+
+    /// That $disconnect has the client's code is inferred for all but the idle time-out.
+    #[tokio::test]
+    async fn a_connection_that_is_idle_or_old_is_closed_with_1001() {
+        for (idle, duration) in [(50, 10_000), (10_000, 50)] {
+            let script = Script::new().set(|settings| {
+                settings.limits.idle_timeout = Duration::from_millis(idle);
+                settings.limits.connection_duration = Duration::from_millis(duration);
+            });
+            let mut bed = script.start().await;
+            let mut client = bed.connect().await;
+            let frame = client.receive().await;
+            assert_eq!((frame.opcode, frame.payload.as_slice()), (CLOSE, b"\x03\xe9Going away".as_slice()));
+            let event = bed.event_of("$disconnect").await;
+            assert_eq!(event["requestContext"]["disconnectStatusCode"], 1001);
+            assert_eq!(event["requestContext"]["disconnectReason"], "Going away");
+            bed.assert_gone("POST", &client.id).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn handshakes_beyond_the_rate_are_refused_and_reach_no_function() {
+        let mut bed = Script::new().set(|settings| settings.limits.connection_rate = 2).start().await;
+        let mut statuses = Vec::new();
+        for _ in 0..10 {
+            statuses.push(Client::handshake(bed.address, "/dev", &[]).await.status);
+        }
+        let accepted = statuses.iter().filter(|status| **status == 101).count();
+        assert!((2..10).contains(&accepted) && statuses.contains(&429), "{statuses:?}");
+        for _ in 0..accepted {
+            bed.event_of("$connect").await;
+            bed.event_of("$disconnect").await;
+        }
+        assert!(bed.events.is_empty());
+    }
+
+    /// The frame's form is inferred.
+    #[tokio::test]
+    async fn messages_and_posts_beyond_the_rate_are_answered_and_reach_nobody() {
+        let script =
+            Script::new().set(|settings| (settings.limits.request_rate, settings.limits.request_burst) = (0, 2));
+        let mut bed = script.start().await;
+        let mut client = bed.connect().await;
+        client.text(r#"{"action":"sendMessage"}"#).await;
+        bed.event_of("sendMessage").await;
+        assert_eq!(bed.call("POST", &client.id, b"hello").await.status, 200);
+        assert_eq!(client.message().await.0, "hello");
+
+        client.text(r#"{"action":"sendMessage"}"#).await;
+        let (frame, _) = client.message().await;
+        let request_id = serde_json::from_str::<Value>(&frame).unwrap()["requestId"].clone();
+        assert_eq!(frame, error_frame("Too Many Requests", &client.id, &request_id));
+        let reply = bed.call("POST", &client.id, b"never").await;
+        let expected = (429, Some("LimitExceededException"));
+        assert_eq!((reply.status, reply.header("x-amzn-errortype")), expected);
+        client.frame(true, CLOSE, b"").await;
+        assert_eq!(client.closed().await, None);
+        bed.event_of("$disconnect").await;
+    }
+
+    /// That a handshake is answered with 504 is inferred.
+    #[tokio::test]
+    async fn a_function_that_takes_longer_than_the_gateway_waits_is_a_504_or_an_error_frame() {
+        let slow = |_| std::future::pending();
+        let quick = |settings: &mut Settings| settings.limits.integration_timeout = Duration::from_millis(50);
+        let mut bed = Script::new().on_async("sendMessage", slow).set(quick).start().await;
+        let mut client = bed.connect().await;
+        client.text(r#"{"action":"sendMessage"}"#).await;
+        let event = bed.event_of("sendMessage").await;
+        let expected = error_frame("Endpoint request timed out", &client.id, &event["requestContext"]["requestId"]);
+        assert_eq!(client.message().await.0, expected);
+
+        for (knob, status) in [(504, 504), (502, 502)] {
+            let script = Script::new().on_async("$connect", slow).set(quick);
+            let mut bed = script.set(|settings| settings.knobs.connect_timeout_status = knob).start().await;
+            assert_eq!(Client::handshake(bed.address, "/dev", &[]).await.status, status);
+            bed.event_of("$connect").await;
+        }
+    }
 }
 
 #[tokio::test]
@@ -1184,4 +1491,218 @@ async fn a_shutdown_does_not_wait_for_ever_for_a_function() {
     bed.event_of("sendMessage").await;
     bed.stop.send(()).unwrap();
     tokio::time::timeout(SOON, bed.server).await.expect("still serving").unwrap().unwrap();
+}
+
+/// What nobody knows about AWS: only that each knob does what it says.
+mod knobs {
+    use super::*;
+
+    #[tokio::test]
+    async fn sizes_are_settings() {
+        let script = Script::new().set(|settings| {
+            settings.limits.frame_limit = 10;
+            settings.limits.message_limit = 12;
+            settings.limits.url_limit = 100;
+            settings.knobs.outbound_fragment = 5;
+        });
+        let mut bed = script.start().await;
+        assert_eq!(Client::handshake(bed.address, &format!("/dev?{}", "x".repeat(100)), &[]).await.status, 414);
+        for frames in [&[b"12345678901".as_slice()][..], &[b"1234567890", b"123"]] {
+            let mut client = bed.connect().await;
+            assert_eq!(bed.call("POST", &client.id, b"123456789012").await.status, 200);
+            assert_eq!(client.message().await, ("123456789012".to_owned(), vec![5, 5, 2]));
+            assert_eq!(bed.call("POST", &client.id, b"1234567890123").await.status, 413);
+            for (index, frame) in frames.iter().enumerate() {
+                let opcode = if index == 0 { TEXT } else { CONTINUATION };
+                client.frame(index + 1 == frames.len(), opcode, frame).await;
+            }
+            assert_eq!(client.closed().await, Some(1009));
+            bed.event_of("$disconnect").await;
+        }
+
+        let mut bed = Script::new().set(|settings| settings.knobs.outbound_fragment = 0).start().await;
+        let mut client = bed.connect().await;
+        bed.call("POST", &client.id, &vec![b'x'; 100 * KIB]).await;
+        assert_eq!(client.message().await.1, [100 * KIB]);
+    }
+
+    #[tokio::test]
+    async fn a_post_that_is_not_utf8_is_mended_or_refused() {
+        for (knob, status, received) in
+            [(NonUtf8Post::Lossy, 200, "a\u{fffd}b"), (NonUtf8Post::Refuse, 400, "the next")]
+        {
+            let mut bed = Script::new().set(|settings| settings.knobs.non_utf8_post = knob).start().await;
+            let mut client = bed.connect().await;
+            assert_eq!(bed.call("POST", &client.id, b"a\xffb").await.status, status);
+            bed.call("POST", &client.id, b"the next").await;
+            assert_eq!(client.message().await.0, received);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_malformed_id_can_be_gone_like_any_other() {
+        let bed = Script::new().set(|settings| settings.knobs.id_validation = IdValidation::None).start().await;
+        bed.assert_gone("POST", "abc").await;
+    }
+
+    #[tokio::test]
+    async fn the_reasons_of_a_deletion_and_of_a_loss_can_be_chosen() {
+        let script = Script::new().set(|settings| {
+            settings.knobs.delete_close_reason = "bye".to_owned();
+            settings.knobs.abnormal_reason = "lost".to_owned();
+        });
+        let mut bed = script.start().await;
+        let mut client = bed.connect().await;
+        bed.call("DELETE", &client.id, b"").await;
+        assert_eq!(client.receive().await.payload, b"\x03\xe8bye");
+        drop(client);
+        assert_eq!(bed.event_of("$disconnect").await["requestContext"]["disconnectReason"], "bye");
+        drop(bed.connect().await);
+        assert_eq!(bed.event_of("$disconnect").await["requestContext"]["disconnectReason"], "lost");
+    }
+
+    #[tokio::test]
+    async fn events_can_have_the_nulls_of_2020() {
+        let mut bed = Script::new().set(|settings| settings.knobs.null_style = NullStyle::Explicit).start().await;
+        drop(bed.connect().await);
+        let event = bed.event_of("$disconnect").await;
+        let context = event["requestContext"].as_object().unwrap();
+        assert_eq!(
+            (context.get("messageId"), context["disconnectStatusCode"].as_u64()),
+            (Some(&Value::Null), Some(1006))
+        );
+        assert_eq!((keys(&event["requestContext"]).len(), keys(&context["identity"]).len()), (16, 12));
+    }
+
+    #[tokio::test]
+    async fn a_missing_status_code_can_be_a_200() {
+        let script = Script::new().on("$connect", "{}").on("sendMessage", "{}");
+        let mut bed = script.set(|settings| settings.knobs.missing_status_code = MissingStatusCode::Ok).start().await;
+        let mut client = bed.connect().await;
+        client.text(r#"{"action":"sendMessage"}"#).await;
+        bed.event_of("sendMessage").await;
+        bed.call("POST", &client.id, b"no error before this").await;
+        assert_eq!(client.message().await.0, "no error before this");
+    }
+
+    #[tokio::test]
+    async fn an_error_status_of_a_one_way_route_can_be_told() {
+        let script = Script::new().on("sendMessage", r#"{"statusCode":400,"body":"secret"}"#);
+        let mut bed =
+            script.set(|settings| settings.knobs.oneway_error_status = OnewayErrorStatus::ErrorFrame).start().await;
+        let mut client = bed.connect().await;
+        client.text(r#"{"action":"sendMessage"}"#).await;
+        let event = bed.event_of("sendMessage").await;
+        let expected = error_frame("Internal server error", &client.id, &event["requestContext"]["requestId"]);
+        assert_eq!(client.message().await.0, expected);
+    }
+
+    #[tokio::test]
+    async fn pings_can_keep_a_connection_from_being_idle() {
+        for (resets, survives) in [(false, false), (true, true)] {
+            let script = Script::new().set(|settings| {
+                settings.limits.idle_timeout = Duration::from_millis(400);
+                settings.knobs.ping_resets_idle = resets;
+            });
+            let mut bed = script.start().await;
+            let mut client = bed.connect().await;
+            let start = Instant::now();
+            // As fast as they are answered, so that none is late however slow the machine is.
+            let closed = loop {
+                client.frame(true, PING, b"").await;
+                if client.receive().await.opcode == CLOSE {
+                    break true;
+                }
+                if start.elapsed() > Duration::from_millis(1200) {
+                    break false;
+                }
+            };
+            assert_eq!(closed, !survives);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_throttled_message_can_be_dropped_in_silence() {
+        let script = Script::new().set(|settings| {
+            (settings.limits.request_rate, settings.limits.request_burst) = (0, 1);
+            settings.knobs.throttle_frame = ThrottleFrame::None;
+        });
+        let mut bed = script.start().await;
+        let mut client = bed.connect().await;
+        client.text(r#"{"action":"sendMessage"}"#).await;
+        client.text(r#"{"action":"boom"}"#).await;
+        bed.event_of("sendMessage").await;
+        client.frame(true, CLOSE, b"").await;
+        assert_eq!(client.closed().await, None);
+        bed.event_of("$disconnect").await;
+    }
+
+    #[tokio::test]
+    async fn a_post_to_a_connection_that_is_being_made_can_hang() {
+        let gate = Arc::new(Semaphore::new(0));
+        let opened = gate.clone();
+        let script = Script::new().on_async("$connect", move |_| {
+            let gate = gate.clone();
+            async move {
+                gate.acquire().await.unwrap().forget();
+                Ok(OK.into())
+            }
+        });
+        let mut bed = script.set(|settings| settings.knobs.post_to_pending = PostToPending::Hang).start().await;
+        let mut tcp = Client::request(bed.address, "/dev", &[]).await;
+        let id = bed.event_of("$connect").await["requestContext"]["connectionId"].as_str().unwrap().to_owned();
+        let mut post = std::pin::pin!(bed.call("POST", &id, b"hello"));
+        assert!(tokio::time::timeout(A_WHILE, &mut post).await.is_err(), "answered before $connect ended");
+        opened.add_permits(1);
+        assert_eq!(post.await.status, 200);
+        assert_eq!(Reply::read(&mut tcp).await.status, 101);
+    }
+
+    #[tokio::test]
+    async fn a_client_that_leaves_during_connect_can_be_disconnected() {
+        let gate = Arc::new(Semaphore::new(0));
+        let opened = gate.clone();
+        let script = Script::new().on_async("$connect", move |_| {
+            let gate = gate.clone();
+            async move {
+                gate.acquire().await.unwrap().forget();
+                Ok(OK.into())
+            }
+        });
+        let knob = AbortDuringConnect::Disconnect;
+        let mut bed = script.set(|settings| settings.knobs.abort_during_connect = knob).start().await;
+        let tcp = Client::request(bed.address, "/dev", &[]).await;
+        bed.event_of("$connect").await;
+        drop(tcp);
+        // Nothing tells when the gateway has seen the client leave; should it be later than this, the 101 fails and the
+        // event is the same.
+        tokio::time::sleep(A_WHILE).await;
+        opened.add_permits(1);
+        let event = bed.event_of("$disconnect").await;
+        assert_eq!(event["requestContext"]["disconnectStatusCode"], 1006);
+    }
+
+    #[tokio::test]
+    async fn signatures_can_be_left_out_or_verified() {
+        let mut bed = Script::new().set(|settings| settings.knobs.sigv4 = Sigv4::Off).start().await;
+        let client = bed.connect().await;
+        let path = format!("/dev/@connections/{}", client.id);
+        assert_eq!(bed.call_path("POST", &path, None, b"hello").await.status, 200);
+
+        let bed = Script::new().set(|settings| settings.knobs.verify_signatures = true).start().await;
+        assert_eq!(bed.call_path("POST", &path, None, b"hello").await.status, 403);
+        let reply = bed.call_path("POST", &path, Some("execute-api"), b"hello").await;
+        let expected = (403, Some("IncompleteSignatureException"));
+        assert_eq!((reply.status, reply.header("x-amzn-errortype")), expected);
+    }
+
+    #[tokio::test]
+    async fn the_domain_name_can_be_fixed() {
+        let domain_name = Some("ws.example.com".to_owned());
+        let mut bed = Script::new().set(|settings| settings.knobs.domain_name = domain_name).start().await;
+        drop(Client::handshake(bed.address, "/dev", &[]).await);
+        assert_eq!(bed.event_of("$connect").await["requestContext"]["domainName"], "ws.example.com");
+        let event = bed.event_of("$disconnect").await;
+        assert_eq!(event["requestContext"]["domainName"], "ws.example.com");
+    }
 }

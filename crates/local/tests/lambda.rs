@@ -14,7 +14,7 @@ use std::time::{Duration, Instant, SystemTime};
 use bytes::Bytes;
 use futures_util::future::{join, join_all};
 use serde_json::{Value, json};
-use switchboard_local::lambda::{Configuration, Function, FunctionError};
+use switchboard_local::lambda::{Configuration, Function, FunctionError, Settings};
 
 #[tokio::test]
 async fn the_response_is_what_the_function_returned() {
@@ -295,11 +295,55 @@ async fn a_shutdown_in_the_middle_of_inits_leaves_no_process() {
         symlink(fixture(), &binary).unwrap();
         let function = Function::new(Configuration { binary: binary.clone(), ..configuration() }).unwrap();
         for _ in 0..4 {
-            begin(function.invoke(event(json!({}))));
+            begin(function.invoke(event(json!({ "do": "sleep", "ms": 60_000 }))));
         }
         function.shutdown().await;
         assert_eq!(running(folder.path()), 0);
     }
+}
+
+#[tokio::test]
+async fn work_that_outlives_its_response_waits_for_the_next_event() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("done");
+    let leave = json!({ "do": "leave", "ms": 100, "touch": file });
+    let function = function();
+    let pid = body(&function.invoke(event(leave.clone())).await.unwrap())["pid"].as_u64().unwrap();
+    eventually(|| state(pid) == 'T').await;
+    // A process that is stopped does nothing, but for what it had done before.
+    assert!(!file.exists());
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(!file.exists());
+    let next = body(&function.invoke(event(json!({ "do": "sleep", "ms": 200 }))).await.unwrap());
+    assert_eq!(next["pid"], pid);
+    assert!(file.exists());
+
+    std::fs::remove_file(&file).unwrap();
+    let unfrozen = Settings { no_freeze: true };
+    let function = Function::new(Configuration { settings: unfrozen, ..configuration() }).unwrap();
+    function.invoke(event(leave)).await.unwrap();
+    eventually(|| file.exists()).await;
+}
+
+#[tokio::test]
+async fn what_a_function_has_started_is_frozen_and_killed_with_it() {
+    let function = function();
+    let start = function.invoke(event(json!({ "do": "start" }))).await.unwrap();
+    let started = serde_json::from_slice::<Value>(&start).unwrap()["body"].as_str().unwrap().parse().unwrap();
+    eventually(|| state(started) == 'T').await;
+    function.shutdown().await;
+    // Whether it is also reaped is up to the system's first process.
+    eventually(|| matches!(state(started), 'Z' | ' ')).await;
+}
+
+#[tokio::test]
+async fn a_process_that_died_while_frozen_is_replaced() {
+    let function = function();
+    let pid = environment(&function).await["pid"].as_u64().unwrap();
+    eventually(|| state(pid) == 'T').await;
+    kill(pid);
+    gone(pid).await;
+    assert_ne!(environment(&function).await["pid"], pid);
 }
 
 #[tokio::test]
@@ -322,6 +366,7 @@ fn configuration() -> Configuration {
         environment: BTreeMap::new(),
         endpoints: BTreeMap::new(),
         max_environments: 10,
+        settings: Settings::default(),
     }
 }
 
@@ -374,6 +419,12 @@ fn kill(pid: u64) {
 fn exists(pid: u64) -> bool {
     let signal = Command::new("kill").args(["-0", &pid.to_string()]).stderr(Stdio::null()).status();
     signal.unwrap().success()
+}
+
+/// What `ps` says a process does: `T` for stopped, `Z` for exited and not reaped, a space when there is none.
+fn state(pid: u64) -> char {
+    let output = Command::new("ps").args(["-o", "stat=", "-p", &pid.to_string()]).output().unwrap();
+    String::from_utf8_lossy(&output.stdout).chars().next().unwrap_or(' ')
 }
 
 /// Waits until a process has exited and been reaped.

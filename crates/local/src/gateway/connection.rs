@@ -2,11 +2,10 @@
 //!
 //! Implements "Manage connected users and client apps: $connect and $disconnect routes", "Set up a WebSocket API
 //! integration" (every message is an invocation of its own; nothing is serialised per connection) and the frame and
-//! message limits and close codes of "Amazon API Gateway quotas and important notes" and "WebSocket APIs". There is no
-//! idle time-out, no end after two hours and no throttling yet.
+//! message limits, time limits and close codes of "Amazon API Gateway quotas and important notes" and "WebSocket APIs".
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -20,22 +19,20 @@ use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use jiff::Timestamp;
 use tokio::io::AsyncWriteExt;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::frame::Frame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{CloseCode, Data, OpCode};
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes, error::ProtocolError};
 
+use super::authorizer::Context;
 use super::event::{DisconnectEvent, Identity, MessageEvent};
 use super::id::Id;
+use super::integration::IntegrationError;
+use super::knobs::{IdleCounts, Knobs, Limits, OnewayErrorStatus, ThrottleFrame};
 use super::{Gateway, log};
-
-/// Bytes in one frame, in either direction ("Amazon API Gateway quotas and important notes", WebSocket frame size).
-const FRAME_LIMIT: usize = 32 * 1024;
-
-/// Bytes in one message, in either direction (same page, message payload size).
-pub(super) const MESSAGE_LIMIT: usize = 128 * 1024;
 
 /// Messages that wait for a client to read. A post to a connection beyond that waits too. Ours; AWS names no number.
 const OUTBOUND_QUEUE: usize = 16;
@@ -56,8 +53,13 @@ pub(super) struct Connection {
     pub(super) identity: Identity,
     /// The handshake's `Host`.
     pub(super) domain_name: String,
+    /// What the authorizer said about the client.
+    pub(super) authorizer: Option<Context>,
     /// The last message in either direction, in milliseconds since 1970.
     last_active_at: AtomicI64,
+    /// When it was last not idle.
+    stirred: watch::Sender<Instant>,
+    idle_counts: IdleCounts,
     outbound: mpsc::Sender<Bytes>,
 }
 
@@ -70,7 +72,26 @@ pub(super) struct Mailbox {
 
 /// The connections that are open.
 #[derive(Debug, Default)]
-pub(super) struct Registry(Mutex<HashMap<Id, Entry>>);
+pub(super) struct Registry {
+    open: Mutex<HashMap<Id, Entry>>,
+    /// Those whose `$connect` runs.
+    pending: watch::Sender<HashSet<Id>>,
+}
+
+/// A connection whose `$connect` runs, as long as this exists.
+#[derive(Debug)]
+pub(super) struct Pending<'a> {
+    registry: &'a Registry,
+    id: Id,
+}
+
+impl Drop for Pending<'_> {
+    fn drop(&mut self) {
+        self.registry.pending.send_modify(|pending| {
+            pending.remove(&self.id);
+        });
+    }
+}
 
 #[derive(Debug)]
 struct Entry {
@@ -82,20 +103,29 @@ struct Entry {
 ///
 /// The codes are documented. Of the reasons only that of a deletion is known, and only as `$disconnect` shows it; that
 /// the client sees the same text, and the other texts, are inferred.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Close {
     code: u16,
-    reason: &'static str,
+    reason: Cow<'static, str>,
 }
 
 impl Close {
-    pub(super) const DELETED: Self = Self { code: 1000, reason: "Connection Closed Normally" };
-    const PROTOCOL_ERROR: Self = Self { code: 1002, reason: "Protocol error" };
-    const BINARY: Self = Self { code: 1003, reason: "Binary messages are not supported" };
-    const INVALID_UTF8: Self = Self { code: 1007, reason: "Invalid UTF-8" };
-    const TOO_BIG: Self = Self { code: 1009, reason: "Message too big" };
-    const INTERNAL_ERROR: Self = Self { code: 1011, reason: "Internal server error" };
-    const RESTART: Self = Self { code: 1012, reason: "Service restart" };
+    const GOING_AWAY: Self = Self::new(1001, "Going away");
+    const PROTOCOL_ERROR: Self = Self::new(1002, "Protocol error");
+    const BINARY: Self = Self::new(1003, "Binary messages are not supported");
+    const INVALID_UTF8: Self = Self::new(1007, "Invalid UTF-8");
+    const TOO_BIG: Self = Self::new(1009, "Message too big");
+    const INTERNAL_ERROR: Self = Self::new(1011, "Internal server error");
+    const RESTART: Self = Self::new(1012, "Service restart");
+
+    const fn new(code: u16, reason: &'static str) -> Self {
+        Self { code, reason: Cow::Borrowed(reason) }
+    }
+
+    /// By `DELETE` of the management API.
+    pub(super) fn deleted(knobs: &Knobs) -> Self {
+        Self { code: 1000, reason: Cow::Owned(knobs.delete_close_reason.clone()) }
+    }
 }
 
 /// How a connection ended.
@@ -112,7 +142,12 @@ type Socket = WebSocketStream<TokioIo<Upgraded>>;
 
 impl Connection {
     /// A connection whose `$connect` is still to run: in no registry, so there is nothing to post to.
-    pub(super) fn new(source_ip: IpAddr, user_agent: Option<String>, domain_name: String) -> (Self, Outbound) {
+    pub(super) fn new(
+        source_ip: IpAddr,
+        user_agent: Option<String>,
+        domain_name: String,
+        knobs: &Knobs,
+    ) -> (Self, Outbound) {
         let connected_at = Timestamp::now();
         let (outbound, queue) = mpsc::channel(OUTBOUND_QUEUE);
         let connection = Self {
@@ -120,7 +155,10 @@ impl Connection {
             connected_at,
             identity: Identity { user_agent, source_ip },
             domain_name,
+            authorizer: None,
             last_active_at: AtomicI64::new(connected_at.as_millisecond()),
+            stirred: watch::Sender::new(Instant::now()),
+            idle_counts: knobs.idle_counts,
             outbound,
         };
         (connection, Outbound(queue))
@@ -131,6 +169,9 @@ impl Connection {
         let queued = self.outbound.send(payload).await.is_ok();
         if queued {
             self.touch();
+            if self.idle_counts == IdleCounts::Both {
+                self.stir();
+            }
         }
         queued
     }
@@ -138,6 +179,23 @@ impl Connection {
     /// When the last message passed, in either direction.
     pub(super) fn last_active_at(&self) -> Timestamp {
         Timestamp::from_millisecond(self.last_active_at.load(Ordering::Relaxed)).unwrap_or(self.connected_at)
+    }
+
+    /// Resolves when the connection has been idle, or open, for too long. It is open from the first poll on.
+    async fn expired(&self, limits: &Limits) {
+        self.stir();
+        let end = Instant::now() + limits.connection_duration;
+        loop {
+            let deadline = end.min(*self.stirred.borrow() + limits.idle_timeout);
+            if deadline <= Instant::now() {
+                return;
+            }
+            tokio::time::sleep_until(deadline).await;
+        }
+    }
+
+    fn stir(&self) {
+        self.stirred.send_replace(Instant::now());
     }
 
     fn touch(&self) {
@@ -150,6 +208,20 @@ impl Connection {
 pub(super) struct Outbound(mpsc::Receiver<Bytes>);
 
 impl Registry {
+    /// Makes the id of a connection known before there is anything to post to.
+    pub(super) fn announce(&self, id: &Id) -> Pending<'_> {
+        self.pending.send_modify(|pending| {
+            pending.insert(id.clone());
+        });
+        Pending { registry: self, id: id.clone() }
+    }
+
+    /// Waits while the connection's `$connect` runs.
+    pub(super) async fn settled(&self, id: &Id) {
+        // An error would mean that the registry is gone, and it is borrowed here.
+        let _ = self.pending.subscribe().wait_for(|pending| !pending.contains(id)).await;
+    }
+
     /// Opens a connection: from here on it can be posted to.
     pub(super) fn insert(&self, connection: &Arc<Connection>, outbound: Outbound) -> Mailbox {
         let (close, closed) = oneshot::channel();
@@ -174,7 +246,7 @@ impl Registry {
 
     /// A panic cannot leave the map half changed, so a poisoned lock is as good as any.
     fn lock(&self) -> MutexGuard<'_, HashMap<Id, Entry>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -188,12 +260,12 @@ pub(super) async fn run(gateway: Arc<Gateway>, connection: Arc<Connection>, upgr
     let config = WebSocketConfig::default()
         .read_buffer_size(READ_BUFFER)
         .write_buffer_size(0)
-        .max_frame_size(Some(FRAME_LIMIT))
-        .max_message_size(Some(MESSAGE_LIMIT));
+        .max_frame_size(Some(gateway.settings.limits.frame_limit))
+        .max_message_size(Some(gateway.settings.limits.message_limit));
     let socket = Socket::from_raw_socket(TokioIo::new(upgraded), Role::Server, Some(config)).await;
     let (sink, mut stream) = socket.split();
     let (stop, stopped) = oneshot::channel();
-    let mut writing = pin!(write(sink, mailbox.outbound, stopped));
+    let mut writing = pin!(write(sink, mailbox.outbound, stopped, gateway.settings.knobs.outbound_fragment));
 
     let end = tokio::select! {
         // In this order, so that a client's close counts even when writing has failed because of it.
@@ -201,6 +273,7 @@ pub(super) async fn run(gateway: Arc<Gateway>, connection: Arc<Connection>, upgr
         end = read(&gateway, &connection, &mut stream) => end,
         close = mailbox.close => End::ByGateway(close.unwrap_or(Close::INTERNAL_ERROR)),
         () = gateway.stopped() => End::ByGateway(Close::RESTART),
+        () = connection.expired(&gateway.settings.limits) => End::ByGateway(Close::GOING_AWAY),
         _ = &mut writing => End::Lost,
     };
 
@@ -208,7 +281,7 @@ pub(super) async fn run(gateway: Arc<Gateway>, connection: Arc<Connection>, upgr
         let frame = match &end {
             End::Lost => return,
             End::ByClient(_) => None,
-            End::ByGateway(close) => Some(*close),
+            End::ByGateway(close) => Some(close.clone()),
         };
         // A client that does not read must not keep its connection: what it has not taken by then is lost.
         let _ = tokio::time::timeout(CLOSE_TIMEOUT, close(writing, stream, stop, frame)).await;
@@ -222,10 +295,12 @@ async fn read(gateway: &Arc<Gateway>, connection: &Arc<Connection>, stream: &mut
         match stream.next().await {
             Some(Ok(Message::Text(text))) => {
                 connection.touch();
+                connection.stir();
                 gateway.spawn(route(gateway.clone(), connection.clone(), text));
             }
             Some(Ok(Message::Binary(_))) => return End::ByGateway(Close::BINARY),
             // Tungstenite answers pings. A raw frame is never read.
+            Some(Ok(Message::Ping(_))) if gateway.settings.knobs.ping_resets_idle => connection.stir(),
             Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => {}
             Some(Ok(Message::Close(frame))) => {
                 return End::ByClient(frame.map(|frame| (frame.code.into(), frame.reason.as_str().to_owned())));
@@ -249,7 +324,7 @@ fn ended_by(error: &Error) -> End {
 
 /// Writes what is queued, one message after the other, until writing fails; once told to stop, until the queue is
 /// empty. The one writer of its connection, so the frames of two messages are never mixed.
-async fn write<S>(mut sink: S, mut outbound: mpsc::Receiver<Bytes>, stop: oneshot::Receiver<()>) -> S
+async fn write<S>(mut sink: S, mut outbound: mpsc::Receiver<Bytes>, stop: oneshot::Receiver<()>, fragment: usize) -> S
 where
     S: Sink<Message, Error = Error> + Unpin,
 {
@@ -259,7 +334,7 @@ where
         tokio::select! {
             payload = outbound.recv() => {
                 let Some(payload) = payload else { return sink };
-                if send(&mut sink, payload).await.is_err() {
+                if send(&mut sink, payload, fragment).await.is_err() {
                     return sink;
                 }
             }
@@ -271,14 +346,15 @@ where
     }
 }
 
-/// Sends one text message in frames of at most [`FRAME_LIMIT`] bytes.
-async fn send<S>(sink: &mut S, mut payload: Bytes) -> Result<(), Error>
+/// Sends one text message in frames of at most `fragment` bytes, or in one frame if that is 0.
+async fn send<S>(sink: &mut S, mut payload: Bytes, fragment: usize) -> Result<(), Error>
 where
     S: Sink<Message, Error = Error> + Unpin,
 {
+    let fragment = if fragment == 0 { usize::MAX } else { fragment };
     let mut opcode = OpCode::Data(Data::Text);
     loop {
-        let part = payload.split_to(payload.len().min(FRAME_LIMIT));
+        let part = payload.split_to(payload.len().min(fragment));
         let is_final = payload.is_empty();
         sink.send(Message::Frame(Frame::message(part, opcode, is_final))).await?;
         if is_final {
@@ -299,7 +375,7 @@ async fn close(
     let _ = stop.send(());
     let mut sink = writing.await;
     if let Some(Close { code, reason }) = frame {
-        let frame = CloseFrame { code: CloseCode::from(code), reason: Utf8Bytes::from_static(reason) };
+        let frame = CloseFrame { code: CloseCode::from(code), reason: reason.as_ref().into() };
         if sink.send(Message::Close(Some(frame))).await.is_err() {
             return;
         }
@@ -315,9 +391,17 @@ async fn close(
     }
 }
 
-/// Gives a message to the function of its route. The client hears only of failures: routes are one-way.
+/// Gives a message to the function of its route. Of a one-way route the client hears only failures; a two-way route
+/// ("Set up route responses for a WebSocket API") sends it the body of the result, whatever the status.
 async fn route(gateway: Arc<Gateway>, connection: Arc<Connection>, body: Utf8Bytes) {
     let request_id = Id::new();
+    if !gateway.requests.admits() {
+        log(format_args!("{} sent too many messages, request {request_id}", connection.id));
+        if gateway.settings.knobs.throttle_frame == ThrottleFrame::TooManyRequests {
+            connection.post(error_frame("Too Many Requests", &connection.id, &request_id)).await;
+        }
+        return;
+    }
     let selected = gateway.expression.select(&body, |key| gateway.api.routes.contains_key(key));
     let frame = match selected {
         None => {
@@ -327,8 +411,27 @@ async fn route(gateway: Arc<Gateway>, connection: Arc<Connection>, body: Utf8Byt
         Some(route_key) => {
             let event = MessageEvent::new(gateway.source(), &connection, &request_id, &route_key, &body);
             match gateway.invoke(&route_key, &request_id, &event).await {
-                // Whatever its status is: "won't send any information about the result".
+                Some(Ok(response)) if gateway.api.two_way.contains(&route_key) => {
+                    let body = response.body.unwrap_or_default();
+                    if body.len() > gateway.settings.limits.message_limit {
+                        // Inferred: no message can be that long.
+                        log(format_args!("{route_key} failed, request {request_id}: its body is too long to be sent"));
+                        error_frame("Internal server error", &connection.id, &request_id)
+                    } else {
+                        body.into()
+                    }
+                }
+                Some(Ok(response))
+                    if response.status_code >= 400
+                        && gateway.settings.knobs.oneway_error_status == OnewayErrorStatus::ErrorFrame =>
+                {
+                    error_frame("Internal server error", &connection.id, &request_id)
+                }
+                // "Won't send any information about the result".
                 None | Some(Ok(_)) => return,
+                Some(Err(IntegrationError::TimedOut)) => {
+                    error_frame("Endpoint request timed out", &connection.id, &request_id)
+                }
                 Some(Err(_)) => error_frame("Internal server error", &connection.id, &request_id),
             }
         }
@@ -342,25 +445,67 @@ fn error_frame(message: &str, connection_id: &Id, request_id: &Id) -> Bytes {
     format!(r#"{{"message": "{message}", "connectionId":"{connection_id}", "requestId":"{request_id}"}}"#).into()
 }
 
+/// Runs `$disconnect` for a client that left before it was connected (`--abort-during-connect disconnect`).
+pub(super) async fn lost(gateway: &Gateway, connection: &Connection) {
+    disconnect(gateway, connection, &End::Lost).await;
+}
+
 /// Takes the connection out of the registry and runs `$disconnect`, whose result interests nobody.
 async fn disconnect(gateway: &Gateway, connection: &Connection, end: &End) {
     gateway.connections.remove(&connection.id);
     let (code, reason) = match end {
-        End::ByClient(Some((code, reason))) => (*code, Cow::Borrowed(reason.as_str())),
-        End::ByClient(None) => (1005, Cow::Borrowed("Client-side close frame status not set")),
-        End::ByGateway(close) => (close.code, Cow::Borrowed(close.reason)),
-        // The text is not known.
-        End::Lost => (1006, Cow::Borrowed("")),
+        End::ByClient(Some((code, reason))) => (*code, reason.as_str()),
+        End::ByClient(None) => (1005, "Client-side close frame status not set"),
+        End::ByGateway(close) => (close.code, close.reason.as_ref()),
+        End::Lost => (1006, gateway.settings.knobs.abnormal_reason.as_str()),
     };
     log(format_args!("{} disconnected, code {code}", connection.id));
     let request_id = Id::new();
-    let event = DisconnectEvent::new(gateway.source(), connection, &request_id, code, &reason);
+    let event = DisconnectEvent::new(gateway.source(), connection, &request_id, code, reason);
     gateway.invoke("$disconnect", &request_id, &event).await;
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::Settings;
     use super::*;
+
+    fn connection(settings: &Settings) -> (Arc<Connection>, Outbound) {
+        let ip = IpAddr::from([127, 0, 0, 1]);
+        let (connection, outbound) = Connection::new(ip, None, "localhost".to_owned(), &settings.knobs);
+        (Arc::new(connection), outbound)
+    }
+
+    /// How long a connection lives in which `traffic` happens every nine minutes.
+    async fn life(settings: &Settings, traffic: impl AsyncFn(&Connection)) -> Duration {
+        let (connection, mut outbound) = connection(settings);
+        let start = Instant::now();
+        let traffic = async {
+            loop {
+                tokio::time::sleep(Duration::from_secs(9 * 60)).await;
+                traffic(&connection).await;
+                while outbound.0.try_recv().is_ok() {}
+            }
+        };
+        tokio::select! {
+            () = connection.expired(&settings.limits) => start.elapsed(),
+            () = traffic => unreachable!(),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_lives_ten_minutes_without_traffic_and_two_hours_with_it() {
+        const MINUTE: Duration = Duration::from_secs(60);
+        let settings = Settings::default();
+        assert_eq!(life(&settings, async |_| {}).await, 10 * MINUTE);
+        assert_eq!(life(&settings, async |connection| connection.stir()).await, 120 * MINUTE);
+        let post = async |connection: &Connection| assert!(connection.post(Bytes::new()).await);
+        assert_eq!(life(&settings, post).await, 120 * MINUTE);
+
+        let mut inbound_only = Settings::default();
+        inbound_only.knobs.idle_counts = IdleCounts::Inbound;
+        assert_eq!(life(&inbound_only, post).await, 10 * MINUTE);
+    }
 
     #[test]
     fn every_way_to_break_the_protocol_has_its_close_code() {
@@ -377,13 +522,12 @@ mod tests {
     #[tokio::test]
     async fn a_closed_registry_entry_is_gone_at_once_and_only_once() {
         let registry = Registry::default();
-        let (connection, outbound) = Connection::new(IpAddr::from([127, 0, 0, 1]), None, "localhost".to_owned());
-        let connection = Arc::new(connection);
+        let (connection, outbound) = connection(&Settings::default());
         assert!(registry.get(&connection.id).is_none());
         let mailbox = registry.insert(&connection, outbound);
-        assert!(registry.close(&connection.id, Close::DELETED));
+        assert!(registry.close(&connection.id, Close::RESTART));
         assert!(registry.get(&connection.id).is_none());
-        assert!(!registry.close(&connection.id, Close::DELETED));
-        assert_eq!(mailbox.close.await, Ok(Close::DELETED));
+        assert!(!registry.close(&connection.id, Close::RESTART));
+        assert_eq!(mailbox.close.await, Ok(Close::RESTART));
     }
 }

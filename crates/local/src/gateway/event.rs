@@ -2,15 +2,17 @@
 //!
 //! Implements "Setting up a WebSocket API integration request in API Gateway" and the `$context` variables of
 //! "API Gateway WebSocket API mapping template reference". Shares no type with the functions on purpose: a wrong belief
-//! about AWS would agree with itself. What recorded events leave out is absent here too, never null. There is no
-//! `stageVariables` and no `authorizer` yet.
+//! about AWS would agree with itself. What recorded events leave out is absent here too, and null only with
+//! `--null-style explicit`. There are no stage variables.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use jiff::Timestamp;
 use serde::Serialize;
+use serde_json::Value;
 
+use super::authorizer::Context;
 use super::connection::Connection;
 use super::id::Id;
 
@@ -31,6 +33,22 @@ pub(super) struct ConnectEvent<'a> {
     multi_value_query_string_parameters: Option<Multi>,
     request_context: RequestContext<'a>,
     is_base64_encoded: bool,
+}
+
+/// The event of an authorizer, which is that of `$connect` but for what the page on authorizers shows.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct AuthorizerEvent<'a> {
+    r#type: &'static str,
+    method_arn: &'a str,
+    headers: Single,
+    multi_value_headers: Multi,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    query_string_parameters: Option<Single>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    multi_value_query_string_parameters: Option<&'a Multi>,
+    stage_variables: Single,
+    request_context: RequestContext<'a>,
 }
 
 /// The event of every route but `$connect` and `$disconnect`.
@@ -76,6 +94,8 @@ struct RequestContext<'a> {
     domain_name: &'a str,
     connection_id: &'a Id,
     api_id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    authorizer: Option<&'a Context>,
 }
 
 /// Who the client is, as far as the handshake tells; the same for the life of the connection.
@@ -117,6 +137,40 @@ impl<'a> ConnectEvent<'a> {
                 connection.connected_at,
             ),
             is_base64_encoded: false,
+        }
+    }
+}
+
+impl<'a> AuthorizerEvent<'a> {
+    pub(super) fn new(
+        source: Source<'a>,
+        connection: &'a Connection,
+        request_id: &'a Id,
+        method_arn: &'a str,
+        headers: &Multi,
+        query: Option<&'a Multi>,
+    ) -> Self {
+        let mut headers = headers.clone();
+        headers.retain(|name, _| !name.eq_ignore_ascii_case("content-length"));
+        for (name, value) in [("Connection", "upgrade"), ("content-length", "0"), ("Upgrade", "websocket")] {
+            headers.insert(name.to_owned(), vec![value.to_owned()]);
+        }
+        Self {
+            r#type: "REQUEST",
+            method_arn,
+            headers: last_values(&headers),
+            multi_value_headers: headers,
+            query_string_parameters: query.map(last_values),
+            multi_value_query_string_parameters: query,
+            stage_variables: Single::new(),
+            request_context: RequestContext::new(
+                source,
+                connection,
+                request_id,
+                "$connect",
+                "CONNECT",
+                connection.connected_at,
+            ),
         }
     }
 }
@@ -192,6 +246,33 @@ impl<'a> RequestContext<'a> {
             domain_name: &connection.domain_name,
             connection_id: &connection.id,
             api_id: source.api_id,
+            authorizer: connection.authorizer.as_ref(),
+        }
+    }
+}
+
+/// Adds the nulls of events recorded in 2020 (`--null-style explicit`), except that the request and the identity of the
+/// connection may have had more of them than were published.
+pub(super) fn add_nulls(event: &mut Value) {
+    const CONTEXT: [&str; 3] = ["messageId", "disconnectStatusCode", "disconnectReason"];
+    const IDENTITY: [&str; 11] = [
+        "cognitoIdentityPoolId",
+        "cognitoIdentityId",
+        "principalOrgId",
+        "cognitoAuthenticationType",
+        "userArn",
+        "userAgent",
+        "accountId",
+        "caller",
+        "accessKey",
+        "cognitoAuthenticationProvider",
+        "user",
+    ];
+    for (pointer, keys) in [("/requestContext", &CONTEXT[..]), ("/requestContext/identity", &IDENTITY)] {
+        if let Some(Value::Object(object)) = event.pointer_mut(pointer) {
+            for key in keys {
+                object.entry(*key).or_insert(Value::Null);
+            }
         }
     }
 }

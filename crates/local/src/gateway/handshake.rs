@@ -21,16 +21,16 @@ use hyper::body::Incoming;
 use percent_encoding::percent_decode_str;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::sync::oneshot;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
+use super::authorizer;
 use super::connection::{self, Connection};
 use super::event::{ConnectEvent, Multi};
 use super::id::Id;
+use super::integration::{IntegrationError, ProxyResponse};
+use super::knobs::{AbortDuringConnect, Knobs};
 use super::{Endpoints, Gateway, log};
-
-/// Characters in a URL ("Amazon API Gateway quotas and important notes"). Counted as the client sees the URL on AWS,
-/// with scheme and host.
-const URL_LIMIT: usize = 4096;
 
 /// Bytes of a request's head that are kept to learn how its header names were written. Ours.
 const HEAD_LIMIT: usize = 64 * 1024;
@@ -40,7 +40,15 @@ const HEADERS_LIMIT: usize = 100;
 
 /// The status that the client sees, and why, for the log.
 #[derive(Debug)]
-struct Refused(StatusCode, &'static str);
+pub(super) struct Refused(pub(super) StatusCode, pub(super) &'static str);
+
+/// What the function lets a client have.
+#[derive(Debug)]
+struct Accepted {
+    /// For the log.
+    why: String,
+    subprotocol: Option<HeaderValue>,
+}
 
 /// What a client wants that may connect.
 #[derive(Debug)]
@@ -70,47 +78,45 @@ async fn connect(
     endpoints: Endpoints,
     head: &Head,
 ) -> Result<Response<Full<Bytes>>, Refused> {
-    let Upgrade { accept, host } = check(&gateway.api.stage, &request)?;
+    let Upgrade { accept, host } = check(&gateway.api.stage, gateway.settings.limits.url_limit, &request)?;
+    let domain_name = gateway.settings.knobs.domain_name.clone().unwrap_or(host);
+    if !gateway.handshakes.admits() {
+        return Err(Refused(StatusCode::TOO_MANY_REQUESTS, "too many new connections"));
+    }
     let headers = event_headers(request.headers(), &head.header_names(), endpoints);
     let query = request.uri().query().map(parse_query).filter(|query| !query.is_empty());
     let user_agent = request.headers().get(USER_AGENT).map(text);
-    let (connection, outbound) = Connection::new(endpoints.peer.ip().to_canonical(), user_agent, host);
+    let (mut connection, outbound) =
+        Connection::new(endpoints.peer.ip().to_canonical(), user_agent, domain_name, &gateway.settings.knobs);
+    let _pending = gateway.connections.announce(&connection.id);
+    if let Some(authorizer) = &gateway.api.authorizer {
+        let context = authorizer::authorize(gateway, authorizer, &connection, &headers, query.as_ref()).await?;
+        connection.authorizer = Some(context);
+    }
     let connection = Arc::new(connection);
 
     // In a task of its own, because a client that leaves takes this request with it, but not the invocation.
-    let invocation = gateway.spawn({
+    let (decide, decided) = oneshot::channel();
+    gateway.spawn({
         let (gateway, connection) = (gateway.clone(), connection.clone());
         async move {
             let request_id = Id::new();
             let event = ConnectEvent::new(gateway.source(), &connection, &request_id, headers, query);
-            gateway.invoke("$connect", &request_id, &event).await
+            let knobs = &gateway.settings.knobs;
+            let decision = decision(gateway.invoke("$connect", &request_id, &event).await, knobs);
+            if let Err(Ok(_)) = decide.send(decision)
+                && knobs.abort_during_connect == AbortDuringConnect::Disconnect
+            {
+                connection::lost(&gateway, &connection).await;
+            }
         }
     });
-    let bad_gateway = |why| Refused(StatusCode::BAD_GATEWAY, why);
-    let result = invocation.await.map_err(|_| bad_gateway("invoking $connect panicked"))?;
-
-    let (outcome, subprotocol) = match result {
-        None => ("there is no $connect route".to_owned(), None),
-        Some(Err(_)) => return Err(bad_gateway("$connect failed")),
-        Some(Ok(response)) if (200..300).contains(&response.status_code) => {
-            let subprotocol = response.header(&SEC_WEBSOCKET_PROTOCOL).map(HeaderValue::from_str);
-            // It cannot be sent, which makes the response malformed (inferred).
-            let subprotocol = subprotocol.transpose().map_err(|_| bad_gateway("the subprotocol is no header value"))?;
-            (format!("$connect answered {}", response.status_code), subprotocol)
-        }
-        Some(Ok(response)) => {
-            let status = StatusCode::from_u16(response.status_code).ok();
-            return Err(match status.filter(|status| !status.is_informational()) {
-                Some(status) => Refused(status, "the answer of $connect"),
-                // No HTTP response can end so, not even with a function's own 101.
-                None => bad_gateway("$connect answered with a 1xx status"),
-            });
-        }
-    };
+    let panicked = |_| Refused(StatusCode::BAD_GATEWAY, "invoking $connect panicked");
+    let Accepted { why, subprotocol } = decided.await.map_err(panicked)??;
 
     // Before the 101 is written: a client that has seen it can be posted to.
     let mailbox = gateway.connections.insert(&connection, outbound);
-    log(format_args!("{} connected, {outcome}", connection.id));
+    log(format_args!("{} connected, {why}", connection.id));
     let upgrade = hyper::upgrade::on(&mut request);
     gateway.spawn(connection::run(gateway.clone(), connection, upgrade, mailbox));
 
@@ -125,8 +131,35 @@ async fn connect(
     Ok(response)
 }
 
+/// What the result of `$connect`, or its absence, means for the client.
+fn decision(result: Option<Result<ProxyResponse, IntegrationError>>, knobs: &Knobs) -> Result<Accepted, Refused> {
+    let bad_gateway = |why| Refused(StatusCode::BAD_GATEWAY, why);
+    match result {
+        None => Ok(Accepted { why: "there is no $connect route".to_owned(), subprotocol: None }),
+        Some(Err(IntegrationError::TimedOut)) => {
+            let status = StatusCode::from_u16(knobs.connect_timeout_status).unwrap_or(StatusCode::GATEWAY_TIMEOUT);
+            Err(Refused(status, "$connect took too long"))
+        }
+        Some(Err(_)) => Err(bad_gateway("$connect failed")),
+        Some(Ok(response)) if (200..300).contains(&response.status_code) => {
+            let subprotocol = response.header(&SEC_WEBSOCKET_PROTOCOL).map(HeaderValue::from_str);
+            // It cannot be sent, which makes the response malformed (inferred).
+            let subprotocol = subprotocol.transpose().map_err(|_| bad_gateway("the subprotocol is no header value"))?;
+            Ok(Accepted { why: format!("$connect answered {}", response.status_code), subprotocol })
+        }
+        Some(Ok(response)) => {
+            let status = StatusCode::from_u16(response.status_code).ok();
+            Err(match status.filter(|status| !status.is_informational()) {
+                Some(status) => Refused(status, "the answer of $connect"),
+                // No HTTP response can end so, not even with a function's own 101.
+                None => bad_gateway("$connect answered with a 1xx status"),
+            })
+        }
+    }
+}
+
 /// The checks that need no function, in their order. Which of two failing ones AWS reports is inferred.
-fn check<B>(stage: &str, request: &Request<B>) -> Result<Upgrade, Refused> {
+fn check<B>(stage: &str, url_limit: usize, request: &Request<B>) -> Result<Upgrade, Refused> {
     let (headers, path) = (request.headers(), request.uri().path());
     let is_upgrade = request.method() == Method::GET
         && has_token(headers, &CONNECTION, "upgrade")
@@ -151,8 +184,9 @@ fn check<B>(stage: &str, request: &Request<B>) -> Result<Upgrade, Refused> {
     }
 
     let path_and_query = request.uri().path_and_query().map_or(0, |path| path.as_str().len());
-    if "wss://".len() + host.len() + path_and_query > URL_LIMIT {
-        return Err(Refused(StatusCode::URI_TOO_LONG, "the URL has more than 4096 characters"));
+    // Counted as the client sees the URL on AWS, with scheme and host.
+    if "wss://".len() + host.len() + path_and_query > url_limit {
+        return Err(Refused(StatusCode::URI_TOO_LONG, "the URL is too long"));
     }
     Ok(Upgrade { accept, host })
 }
@@ -328,7 +362,7 @@ mod tests {
     }
 
     fn refused(request: http::request::Builder) -> Option<u16> {
-        check("dev", &request.body(()).unwrap()).err().map(|Refused(status, _)| status.as_u16())
+        check("dev", 4096, &request.body(()).unwrap()).err().map(|Refused(status, _)| status.as_u16())
     }
 
     #[test]

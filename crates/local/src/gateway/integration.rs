@@ -10,11 +10,13 @@ use futures_util::future::BoxFuture;
 use http::HeaderName;
 use serde_json::{Map, Value};
 
+use super::knobs::MissingStatusCode;
 use crate::lambda::{Function, FunctionError};
 
 /// Something that a route can invoke: a [`Function`], or a closure in a test.
 pub trait Integration: Send + Sync {
-    /// Invokes it synchronously with `event` and returns its response.
+    /// Invokes it synchronously with `event` and returns its response. The gateway drops the future when it has waited
+    /// long enough; a [`Function`] runs on.
     fn invoke(&self, event: Bytes) -> BoxFuture<'_, Result<Bytes, FunctionError>>;
 }
 
@@ -34,12 +36,15 @@ where
     }
 }
 
-/// Why an integration has no result. Clients only ever see `Internal server error`; this is for the log.
+/// Why an integration has no result. Clients see no more than whether it took too long; this is for the log.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum IntegrationError {
     /// The function reported an error, crashed or ran out of time.
     #[error(transparent)]
     Function(#[from] FunctionError),
+    /// It took longer than the gateway waits.
+    #[error("Endpoint request timed out")]
+    TimedOut,
     /// The function answered with something that is not a proxy response.
     #[error("malformed proxy response: {0}")]
     Malformed(#[from] MalformedResponse),
@@ -54,7 +59,7 @@ pub(super) enum MalformedResponse {
     /// Allowed are `statusCode`, `headers`, `multiValueHeaders`, `body` and `isBase64Encoded`.
     #[error("unknown key `{0}`")]
     UnknownKey(String),
-    /// AWS's own behaviour is not documented for this one; API Gateway's REST APIs refuse it.
+    /// AWS's own behaviour is not documented for this one; see `--missing-status-code`.
     #[error("`statusCode` is missing")]
     NoStatusCode,
     #[error("`{key}` is not {expected}")]
@@ -66,16 +71,21 @@ pub(super) enum MalformedResponse {
 pub(super) struct ProxyResponse {
     /// 100 to 599.
     pub(super) status_code: u16,
+    pub(super) body: Option<String>,
     /// `headers`, then `multiValueHeaders`.
     headers: Vec<(String, String)>,
 }
 
 impl ProxyResponse {
-    pub(super) fn parse(response: &[u8]) -> Result<Self, MalformedResponse> {
+    pub(super) fn parse(response: &[u8], missing: MissingStatusCode) -> Result<Self, MalformedResponse> {
         let Ok(Value::Object(mut response)) = serde_json::from_slice(response) else {
             return Err(MalformedResponse::NotAnObject);
         };
-        let status_code = response.remove("statusCode").ok_or(MalformedResponse::NoStatusCode)?;
+        let status_code = match (response.remove("statusCode"), missing) {
+            (Some(status_code), _) => status_code,
+            (None, MissingStatusCode::Ok) => Value::from(200),
+            (None, MissingStatusCode::Error) => return Err(MalformedResponse::NoStatusCode),
+        };
         let status_code = status_code.as_u64().and_then(|code| u16::try_from(code).ok());
         let status_code = status_code.filter(|code| (100..600).contains(code));
         let wrong_type = |key, expected| MalformedResponse::WrongType { key, expected };
@@ -94,15 +104,17 @@ impl ProxyResponse {
                 headers.push((name.clone(), value.as_str().ok_or_else(error)?.to_owned()));
             }
         }
-        if !matches!(response.remove("body"), None | Some(Value::Null | Value::String(_))) {
-            return Err(wrong_type("body", "a string"));
-        }
+        let body = match response.remove("body") {
+            None | Some(Value::Null) => None,
+            Some(Value::String(body)) => Some(body),
+            Some(_) => return Err(wrong_type("body", "a string")),
+        };
         if !matches!(response.remove("isBase64Encoded"), None | Some(Value::Null | Value::Bool(_))) {
             return Err(wrong_type("isBase64Encoded", "a boolean"));
         }
         match response.into_iter().next() {
             Some((key, _)) => Err(MalformedResponse::UnknownKey(key)),
-            None => Ok(Self { status_code, headers }),
+            None => Ok(Self { status_code, body, headers }),
         }
     }
 
@@ -126,6 +138,10 @@ fn take_object(response: &mut Map<String, Value>, key: &'static str) -> Result<M
 mod tests {
     use super::*;
 
+    fn parse(response: &str) -> Result<ProxyResponse, MalformedResponse> {
+        ProxyResponse::parse(response.as_bytes(), MissingStatusCode::Error)
+    }
+
     #[test]
     fn well_formed_responses_are_accepted() {
         for (response, status_code) in [
@@ -135,8 +151,16 @@ mod tests {
             (r#"{"statusCode":200,"headers":{},"multiValueHeaders":{},"isBase64Encoded":false}"#, 200),
             (r#"{"statusCode":204,"headers":null,"multiValueHeaders":null,"body":null}"#, 204),
         ] {
-            assert_eq!(ProxyResponse::parse(response.as_bytes()).unwrap().status_code, status_code, "{response}");
+            assert_eq!(parse(response).unwrap().status_code, status_code, "{response}");
         }
+    }
+
+    #[test]
+    fn a_missing_status_code_can_be_made_a_200() {
+        let parse = |response: &[u8]| ProxyResponse::parse(response, MissingStatusCode::Ok);
+        assert_eq!(parse(b"{}").unwrap().status_code, 200);
+        assert_eq!(parse(br#"{"statusCode":201}"#).unwrap().status_code, 201);
+        assert!(parse(br#"{"statusCode":null}"#).is_err() && parse(b"null").is_err());
     }
 
     #[test]
@@ -157,7 +181,7 @@ mod tests {
             (r#"{"statusCode":200,"multiValueHeaders":{"a":"b"}}"#, "`multiValueHeaders` is not an object of lists"),
             (r#"{"statusCode":200,"isBase64Encoded":"secret"}"#, "`isBase64Encoded` is not a boolean"),
         ] {
-            let error = ProxyResponse::parse(response.as_bytes()).unwrap_err().to_string();
+            let error = parse(response).unwrap_err().to_string();
             assert!(error.starts_with(complaint), "{response}: {error}");
             assert!(!error.contains("secret"), "{error}");
         }
@@ -165,9 +189,9 @@ mod tests {
 
     #[test]
     fn headers_are_found_in_any_case_and_the_list_form_wins() {
-        let response = br#"{"statusCode":200,"headers":{"SEC-websocket-protocol":"a"},
+        let response = r#"{"statusCode":200,"headers":{"SEC-websocket-protocol":"a"},
             "multiValueHeaders":{"sec-websocket-protocol":["b"]}}"#;
-        let response = ProxyResponse::parse(response).unwrap();
+        let response = parse(response).unwrap();
         assert_eq!(response.header(&http::header::SEC_WEBSOCKET_PROTOCOL), Some("b"));
         assert_eq!(response.header(&http::header::SET_COOKIE), None);
     }

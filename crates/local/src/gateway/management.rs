@@ -2,30 +2,29 @@
 //!
 //! Implements "Use @connections commands in your backend service" and the operations of the service model
 //! `apigatewaymanagementapi` (2018-11-29), with headers and bodies as recorded. SDKs tell errors apart by the header
-//! `x-amzn-errortype` alone, so every error has one. A signature must be there and be made for this service; it is not
-//! verified, and there are no permissions and no throttles.
+//! `x-amzn-errortype` alone, so every error has one. Calls must be signed (`signature.rs`); there are no permissions.
 
 use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use http::header::{CONTENT_TYPE, HeaderName};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use jiff::Timestamp;
 use percent_encoding::percent_decode_str;
+use sha2::{Digest, Sha256};
 
 use super::Gateway;
-use super::connection::{Close, Connection, MESSAGE_LIMIT};
+use super::connection::{Close, Connection};
 use super::handshake::trace_id;
 use super::id::Id;
+use super::knobs::{IdValidation, NonUtf8Post, PostToPending, Sigv4};
+use super::signature::{self, SignatureError};
 
 const ERROR_TYPE: HeaderName = HeaderName::from_static("x-amzn-errortype");
-
-/// The name that credentials must be scoped to (service model, `signingName`).
-const SIGNING_NAME: &str = "execute-api";
 
 /// The segments of a path, each decoded once. Right are three: the stage, `@connections` and an id.
 pub(super) struct Path {
@@ -48,32 +47,36 @@ enum Refusal {
     MalformedId(String),
     /// That the text is this one is inferred.
     PayloadTooLarge,
+    /// Ours; see `--non-utf8-post`.
+    NotUtf8,
+    /// Beyond the request rate. The model has no members for it, so the text is anybody's guess.
+    LimitExceeded,
     /// Another stage, or none.
     Forbidden,
-    /// Not signed; or not one of the three methods (inferred, from what REST APIs do).
-    NotSigned,
-    /// Signed for another service, as some SDK versions did by mistake.
-    WrongService,
+    /// Not signed as it should be; [`SignatureError::Missing`] also when it is not one of the three methods (inferred,
+    /// from what REST APIs do).
+    Signature(SignatureError),
 }
 
 impl Refusal {
     fn status(&self) -> StatusCode {
         match self {
             Self::Gone => StatusCode::GONE,
-            Self::MalformedId(_) => StatusCode::BAD_REQUEST,
+            Self::MalformedId(_) | Self::NotUtf8 => StatusCode::BAD_REQUEST,
             Self::PayloadTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::Forbidden | Self::NotSigned | Self::WrongService => StatusCode::FORBIDDEN,
+            Self::LimitExceeded => StatusCode::TOO_MANY_REQUESTS,
+            Self::Forbidden | Self::Signature(_) => StatusCode::FORBIDDEN,
         }
     }
 
     fn error_type(&self) -> &'static str {
         match self {
             Self::Gone => "GoneException",
-            Self::MalformedId(_) => "BadRequestException",
+            Self::MalformedId(_) | Self::NotUtf8 => "BadRequestException",
             Self::PayloadTooLarge => "PayloadTooLargeException",
+            Self::LimitExceeded => "LimitExceededException",
             Self::Forbidden => "ForbiddenException",
-            Self::NotSigned => "MissingAuthenticationTokenException",
-            Self::WrongService => "InvalidSignatureException",
+            Self::Signature(error) => error.error_type(),
         }
     }
 }
@@ -85,10 +88,10 @@ impl fmt::Display for Refusal {
             Self::Gone => Ok(()),
             Self::MalformedId(id) => write!(f, "Invalid connectionId: {id}"),
             Self::PayloadTooLarge => f.write_str("Message too long"),
+            Self::NotUtf8 => f.write_str("The message is not UTF-8"),
+            Self::LimitExceeded => f.write_str("Too Many Requests"),
             Self::Forbidden => f.write_str("Forbidden"),
-            Self::NotSigned => f.write_str("Missing Authentication Token"),
-            // The closing space is part of it.
-            Self::WrongService => write!(f, "Credential should be scoped to correct service: '{SIGNING_NAME}'. "),
+            Self::Signature(error) => error.fmt(f),
         }
     }
 }
@@ -123,19 +126,36 @@ async fn call(gateway: &Gateway, request: Request<Incoming>, path: &Path) -> Res
     if *stage != gateway.api.stage || path.segments[1] != "@connections" {
         return Err(Refusal::Forbidden);
     }
-    check_signature(request.headers(), request.uri().query())?;
+    let knobs = &gateway.settings.knobs;
     let (request, body) = request.into_parts();
+    let mut digest = Sha256::new();
+    let is_verified = knobs.sigv4() == Sigv4::Verify;
+    let payload = read_body(body, gateway.settings.limits.message_limit, |data| {
+        if is_verified {
+            digest.update(data);
+        }
+    });
+    let payload = payload.await;
+    signature::check(&request, digest, knobs.sigv4(), &gateway.api.credentials).map_err(Refusal::Signature)?;
     if ![Method::POST, Method::GET, Method::DELETE].contains(&request.method) {
-        return Err(Refusal::NotSigned);
+        return Err(Refusal::Signature(SignatureError::Missing));
     }
-    let id = Id::parse(id).ok_or_else(|| Refusal::MalformedId(id.clone()))?;
+    if !gateway.requests.admits() {
+        return Err(Refusal::LimitExceeded);
+    }
+    let id = Id::parse(id).ok_or_else(|| match knobs.id_validation {
+        IdValidation::Form => Refusal::MalformedId(id.clone()),
+        IdValidation::None => Refusal::Gone,
+    })?;
     if request.method == Method::DELETE {
-        let closed = gateway.connections.close(&id, Close::DELETED);
+        let closed = gateway.connections.close(&id, Close::deleted(knobs));
         let mut response = Response::new(Full::default());
         *response.status_mut() = StatusCode::NO_CONTENT;
         return if closed { Ok(response) } else { Err(Refusal::Gone) };
     }
-    let payload = read_body(body).await;
+    if request.method == Method::POST && knobs.post_to_pending == PostToPending::Hang {
+        gateway.connections.settled(&id).await;
+    }
     let connection = gateway.connections.get(&id).ok_or(Refusal::Gone)?;
     if request.method == Method::GET {
         return Ok(json(StatusCode::OK, describe(&connection).into()));
@@ -144,32 +164,22 @@ async fn call(gateway: &Gateway, request: Request<Incoming>, path: &Path) -> Res
     // A text frame carries nothing but UTF-8. What AWS makes of other bytes is unknown.
     let payload = match String::from_utf8_lossy(&payload) {
         Cow::Borrowed(_) => payload,
+        Cow::Owned(_) if knobs.non_utf8_post == NonUtf8Post::Refuse => return Err(Refusal::NotUtf8),
         Cow::Owned(replaced) => replaced.into(),
     };
     if connection.post(payload).await { Ok(json(StatusCode::OK, Bytes::new())) } else { Err(Refusal::Gone) }
 }
 
-/// Demands a Signature Version 4 for this service, in the header or in the query. Which one is not verified.
-fn check_signature(headers: &HeaderMap, query: Option<&str>) -> Result<(), Refusal> {
-    let header = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let header = header.and_then(|value| value.strip_prefix("AWS4-HMAC-SHA256 "));
-    let in_header = header.and_then(|value| value.split(',').find_map(|part| part.trim().strip_prefix("Credential=")));
-    let in_query = query.and_then(|query| query.split('&').find_map(|pair| pair.strip_prefix("X-Amz-Credential=")));
-    let credential = in_header.or(in_query).ok_or(Refusal::NotSigned)?;
-    // {access key}/{date}/{region}/{service}/aws4_request
-    let credential = percent_decode_str(credential).decode_utf8_lossy();
-    if credential.split('/').rev().nth(1) == Some(SIGNING_NAME) { Ok(()) } else { Err(Refusal::WrongService) }
-}
-
 /// The whole body, or `None` when it is longer than a message. One that is too long is read to its end all the same:
-/// a caller that still writes would see a reset and not the answer.
-async fn read_body(mut body: Incoming) -> Option<Bytes> {
+/// a caller that still writes would see a reset and not the answer. `see` is shown all of it.
+async fn read_body(mut body: Incoming, limit: usize, mut see: impl FnMut(&[u8])) -> Option<Bytes> {
     let mut payload = BytesMut::new();
     let mut fits = true;
     while let Some(frame) = body.frame().await {
         // A caller that left; nobody will read the answer.
         let data = frame.ok()?.into_data().unwrap_or_default();
-        fits &= payload.len() + data.len() <= MESSAGE_LIMIT;
+        see(&data);
+        fits &= payload.len() + data.len() <= limit;
         if fits {
             payload.extend_from_slice(&data);
         }
@@ -206,23 +216,6 @@ fn json(status: StatusCode, body: Bytes) -> Response<Full<Bytes>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn signed(authorization: &'static str) -> Result<(), Refusal> {
-        check_signature(&HeaderMap::from_iter([(AUTHORIZATION, HeaderValue::from_static(authorization))]), None)
-    }
-
-    #[test]
-    fn a_signature_must_be_there_and_be_for_this_service() {
-        assert_eq!(check_signature(&HeaderMap::new(), None), Err(Refusal::NotSigned));
-        assert_eq!(signed("Bearer token"), Err(Refusal::NotSigned));
-        let sigv4 = "AWS4-HMAC-SHA256 Credential=AK/20240120/us-east-1/execute-api/aws4_request, SignedHeaders=host, \
-                     Signature=0";
-        assert_eq!(signed(sigv4), Ok(()));
-        let other = "AWS4-HMAC-SHA256 Credential=AK/20240120/us-east-1/apigateway/aws4_request,Signature=0";
-        assert_eq!(signed(other), Err(Refusal::WrongService));
-        let query = "X-Amz-Credential=AK%2F20240120%2Fus-east-1%2Fexecute-api%2Faws4_request&X-Amz-Signature=0";
-        assert_eq!(check_signature(&HeaderMap::new(), Some(query)), Ok(()));
-    }
 
     #[test]
     fn a_path_is_decoded_once_and_after_it_was_split() {

@@ -2,18 +2,23 @@
 //!
 //! One listener serves both, as one host does on AWS: `ws://{host}/{stage}` for clients and
 //! `http://{host}/{stage}/@connections/{connectionId}` for callers. It implements "Working with WebSocket APIs" with
-//! Lambda proxy integrations and one-way routes. It does not speak TLS, has no authorizers, API keys, two-way routes,
-//! throttles and time-outs, and always declines compression, as any server may.
+//! Lambda proxy integrations, one-way and two-way routes, and Lambda authorizers. It does not speak TLS, has no API
+//! keys, and always declines compression, as any server may. It never closes with 1008, since nobody knows what AWS takes for
+//! too many requests of one client.
 
+mod authorizer;
 mod connection;
 mod event;
 mod handshake;
 mod id;
 mod integration;
+pub mod knobs;
 mod management;
 mod route;
+mod signature;
+mod throttle;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::convert::Infallible;
 use std::fmt;
 use std::io;
@@ -34,13 +39,18 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+pub use self::authorizer::Authorizer;
 use self::connection::Registry;
 use self::event::Source;
 use self::handshake::{Head, Recorder};
 use self::id::Id;
 pub use self::integration::Integration;
 use self::integration::{IntegrationError, ProxyResponse};
+use self::knobs::NullStyle;
+pub use self::knobs::Settings;
 use self::route::SelectionExpression;
+use self::throttle::Throttle;
+use crate::lambda::Credentials;
 use crate::terminal;
 
 /// How long a shutdown waits for connections to close and for invocations to end. Ours.
@@ -53,21 +63,33 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 pub struct Api {
     /// `requestContext.apiId` in events; ten lower-case letters and digits on AWS.
     pub api_id: String,
+    /// `arn:aws:execute-api:{region}:{account}:{api-id}`, what policies name.
+    pub arn: String,
     /// The one stage, and the first segment of every path.
     pub stage: String,
     /// Such as `$request.body.action`.
     pub route_selection_expression: String,
     /// What to invoke, by route key; `$connect`, `$disconnect` and `$default` are optional.
     pub routes: HashMap<String, Arc<dyn Integration>>,
+    /// The keys of the routes that have a route response: the body of a result is sent to the sender of the message.
+    /// `$connect` and `$disconnect` have nobody to send it to.
+    pub two_way: HashSet<String>,
+    /// Those that calls of the management API may be signed with, when signatures are verified.
+    pub credentials: Vec<Credentials>,
+    /// Runs before `$connect`, even if there is no such route.
+    pub authorizer: Option<Authorizer>,
 }
 
 impl fmt::Debug for Api {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Api")
             .field("api_id", &self.api_id)
+            .field("arn", &self.arn)
             .field("stage", &self.stage)
             .field("route_selection_expression", &self.route_selection_expression)
             .field("routes", &self.routes.keys())
+            .field("two_way", &self.two_way)
+            .field("authorizer", &self.authorizer)
             .finish()
     }
 }
@@ -76,8 +98,13 @@ impl fmt::Debug for Api {
 #[derive(Debug)]
 pub struct Gateway {
     api: Api,
+    settings: Settings,
     expression: SelectionExpression,
     connections: Registry,
+    /// Handshakes.
+    handshakes: Throttle,
+    /// Messages and calls of the management API.
+    requests: Throttle,
     /// Whether the gateway shuts down. Every task holds a receiver as long as it runs, so that a shutdown can wait for
     /// the last one to be dropped.
     stopping: watch::Sender<bool>,
@@ -86,10 +113,14 @@ pub struct Gateway {
 impl Gateway {
     /// A gateway without connections.
     #[must_use]
-    pub fn new(api: Api) -> Self {
+    pub fn new(api: Api, settings: Settings) -> Self {
+        let limits = &settings.limits;
         Self {
+            handshakes: Throttle::new(limits.connection_rate, limits.connection_rate),
+            requests: Throttle::new(limits.request_rate, limits.request_burst),
             expression: SelectionExpression::parse(&api.route_selection_expression),
             api,
+            settings,
             connections: Registry::default(),
             stopping: watch::Sender::new(false),
         }
@@ -146,13 +177,35 @@ impl Gateway {
         event: &impl Serialize,
     ) -> Option<Result<ProxyResponse, IntegrationError>> {
         let integration = self.api.routes.get(route_key)?;
-        let event = serde_json::to_vec(event).expect("events have string keys and no fallible values");
-        let response = integration.invoke(event.into()).await.map_err(IntegrationError::from);
-        let result = response.and_then(|response| Ok(ProxyResponse::parse(&response)?));
+        let response = self.call(integration.as_ref(), event).await;
+        let missing_status_code = self.settings.knobs.missing_status_code;
+        let result = response.and_then(|response| Ok(ProxyResponse::parse(&response, missing_status_code)?));
         if let Err(error) = &result {
             log(format_args!("{route_key} failed, request {request_id}: {error}"));
         }
         Some(result)
+    }
+
+    /// The result of an integration, whatever it is.
+    async fn call(&self, integration: &dyn Integration, event: &impl Serialize) -> Result<Bytes, IntegrationError> {
+        // An invocation that takes too long goes on; only its result is not waited for any more.
+        let invocation = integration.invoke(self.encode(event));
+        match tokio::time::timeout(self.settings.limits.integration_timeout, invocation).await {
+            Ok(response) => Ok(response?),
+            Err(_) => Err(IntegrationError::TimedOut),
+        }
+    }
+
+    fn encode(&self, event: &impl Serialize) -> Bytes {
+        const ENCODABLE: &str = "events have string keys and no fallible values";
+        match self.settings.knobs.null_style {
+            NullStyle::Omit => serde_json::to_vec(event).expect(ENCODABLE).into(),
+            NullStyle::Explicit => {
+                let mut event = serde_json::to_value(event).expect(ENCODABLE);
+                event::add_nulls(&mut event);
+                event.to_string().into()
+            }
+        }
     }
 
     /// Resolves when the gateway shuts down.

@@ -4,7 +4,8 @@
 //! and the variables that Lambda [defines](https://docs.aws.amazon.com/lambda/latest/dg/configuration-envvars.html).
 //!
 //! Known gap: Lambda tries a failed or slow init again at the invocation, under the function's time-out; here it fails
-//! the event, and the next event starts a new process. Processes that a function itself starts are not tracked.
+//! the event, and the next event starts a new process. Processes that a function itself starts are frozen and killed with
+//! it while they stay in its process group; one that outlives a crash of its function is not.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -16,6 +17,7 @@ use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::process::{Child, Command};
 use tokio::sync::{oneshot, watch};
@@ -24,7 +26,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::runtime_api::{Call, Invocation, RuntimeApi};
-use super::{Configuration, FunctionError};
+use super::{Configuration, Credentials, FunctionError};
 use crate::terminal;
 
 /// "Limited to 10 seconds": the init phase, from the lifecycle page.
@@ -47,6 +49,7 @@ pub(super) struct Environment {
     poll: Option<oneshot::Sender<Invocation>>,
     function_arn: String,
     timeout: Duration,
+    freezes: bool,
     /// Of the latest invocation.
     deadline: Instant,
 }
@@ -72,6 +75,7 @@ impl Environment {
                 configuration.region, configuration.name
             ),
             timeout: configuration.timeout,
+            freezes: !configuration.settings.no_freeze,
             deadline: Instant::now() + INIT_LIMIT,
         };
         match tokio::time::timeout(INIT_LIMIT, environment.polled()).await {
@@ -106,6 +110,7 @@ impl Environment {
             event,
             answer,
         };
+        self.process.frozen.send_replace(false);
         if let Some(poll) = self.poll.take() {
             // A process that has just died cannot take it, which the wait below notices.
             let _ = poll.send(invocation);
@@ -121,10 +126,11 @@ impl Environment {
         }
     }
 
-    /// Waits until the process polls again. Until then it is still at its invocation, with what is left of that one's
+    /// Waits until the process polls again, and freezes it. Until then it is still at its invocation, with what is left of that one's
     /// time: on AWS, too, the invoke phase ends with the poll and not with the response.
     pub(super) async fn ready(&mut self) -> Result<(), FunctionError> {
         if let Ok(polled) = tokio::time::timeout_at(self.deadline, self.polled()).await {
+            self.process.frozen.send_replace(polled.is_ok() && self.freezes);
             return polled;
         }
         self.process.kill().await;
@@ -167,6 +173,8 @@ struct Process {
     exit: watch::Receiver<Option<FunctionError>>,
     /// The process is killed when this is dropped.
     lease: Option<oneshot::Sender<Infallible>>,
+    /// Whether it shall be stopped.
+    frozen: watch::Sender<bool>,
 }
 
 impl Process {
@@ -186,8 +194,10 @@ impl Process {
             .spawn()?;
         let (lease, leased) = oneshot::channel();
         let (exited, exit) = watch::channel(None);
-        tokio::spawn(supervise(child, configuration.key.clone(), leased, alive, exited));
-        Ok(Self { exit, lease: Some(lease) })
+        let frozen = watch::Sender::new(false);
+        let wishes = Wishes { leased, frozen: frozen.subscribe() };
+        tokio::spawn(supervise(child, configuration.key.clone(), wishes, alive, exited));
+        Ok(Self { exit, lease: Some(lease), frozen })
     }
 
     async fn exited(&mut self) -> FunctionError {
@@ -201,11 +211,21 @@ impl Process {
     }
 }
 
-/// Owns a child until it is reaped: prints what it says, kills it when nobody wants it any more, and tells its end.
+/// What shall become of a child.
+struct Wishes {
+    /// It is killed when the other end is dropped.
+    leased: oneshot::Receiver<Infallible>,
+    /// It is stopped while this is true.
+    frozen: watch::Receiver<bool>,
+}
+
+/// Owns a child until it is reaped: prints what it says, stops and continues it, kills it when nobody wants it any more,
+/// and tells its end. Should this program be killed, a stopped child is not left behind: the system then hangs up on its
+/// process group, which has lost its parent.
 async fn supervise(
     mut child: Child,
     key: String,
-    leased: oneshot::Receiver<Infallible>,
+    mut wishes: Wishes,
     _alive: watch::Receiver<bool>,
     exited: watch::Sender<Option<FunctionError>>,
 ) {
@@ -215,12 +235,20 @@ async fn supervise(
         relays.spawn(relay(stdout, print.clone()));
         relays.spawn(relay(stderr, print));
     }
-    let status = tokio::select! {
-        status = child.wait() => status,
-        _ = leased => {
-            // It fails only for a process that has exited in the meantime.
-            let _ = child.start_kill();
-            child.wait().await
+    // Signals are sent from here alone, where the child is known not to have been reaped. They reach what it has started,
+    // too, and fail only if it has exited in the meantime.
+    let group = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
+    let signal = |signal| group.map(|group| kill_process_group(group, signal));
+    let status = loop {
+        tokio::select! {
+            status = child.wait() => break status,
+            _ = &mut wishes.leased => {
+                let _ = signal(Signal::KILL);
+                break child.wait().await;
+            }
+            Ok(()) = wishes.frozen.changed() => {
+                let _ = signal(if *wishes.frozen.borrow_and_update() { Signal::STOP } else { Signal::CONT });
+            }
         }
     };
     let last_words = async { while relays.join_next().await.is_some() {} };
@@ -256,6 +284,7 @@ async fn relay(output: impl AsyncRead + Unpin, mut print: impl FnMut(&str)) {
 /// The whole environment of a process: nothing is inherited from the developer's.
 fn variables(configuration: &Configuration, folder: &Path, runtime_api: SocketAddr) -> BTreeMap<String, String> {
     let Configuration { name, handler, memory_size_mb, region, .. } = configuration;
+    let credentials = Credentials::default();
     let log_stream = format!("{}/[$LATEST]{:032x}", jiff::Timestamp::now().strftime("%Y/%m/%d"), fastrand::u128(..));
     let unreserved = [("LANG", "en_US.UTF-8"), ("PATH", "/usr/local/bin:/usr/bin/:/bin:/opt/bin"), ("TZ", ":UTC")];
     let reserved = [
@@ -268,10 +297,9 @@ fn variables(configuration: &Configuration, folder: &Path, runtime_api: SocketAd
         ("AWS_LAMBDA_INITIALIZATION_TYPE", "on-demand".to_owned()),
         ("AWS_LAMBDA_LOG_GROUP_NAME", format!("/aws/lambda/{name}")),
         ("AWS_LAMBDA_LOG_STREAM_NAME", log_stream),
-        // The SDK signs with them, and nobody checks the signatures.
-        ("AWS_ACCESS_KEY_ID", "local".to_owned()),
-        ("AWS_SECRET_ACCESS_KEY", "local".to_owned()),
-        ("AWS_SESSION_TOKEN", "local".to_owned()),
+        ("AWS_ACCESS_KEY_ID", credentials.access_key_id),
+        ("AWS_SECRET_ACCESS_KEY", credentials.secret_access_key),
+        ("AWS_SESSION_TOKEN", credentials.session_token),
         ("AWS_LAMBDA_RUNTIME_API", runtime_api.to_string()),
         ("LAMBDA_TASK_ROOT", folder.display().to_string()),
         ("LAMBDA_RUNTIME_DIR", "/var/runtime".to_owned()),
@@ -297,7 +325,7 @@ mod tests {
     use tokio::sync::Semaphore;
 
     use super::*;
-    use crate::lambda::{Dispatcher, Pool};
+    use crate::lambda::{Dispatcher, Pool, Settings};
 
     #[tokio::test]
     async fn an_environment_that_died_while_idle_is_replaced() {
@@ -315,6 +343,7 @@ mod tests {
             environment: BTreeMap::new(),
             endpoints: BTreeMap::new(),
             max_environments: 1,
+            settings: Settings::default(),
         };
         let (_stop, stop) = watch::channel(false);
         let mut dead = Environment::start(&configuration, stop.clone()).await.unwrap();

@@ -4,10 +4,12 @@
 //! [execution environment lifecycle](https://docs.aws.amazon.com/lambda/latest/dg/lambda-runtime-environment.html): an
 //! execution environment handles one event at a time, so a function has as many of them as it has simultaneous events.
 //!
-//! What it does not do: freeze an environment between two events (a task that outlives its response runs on here),
-//! retire idle environments, throttle, retry a failed init, or stream responses.
+//! Between two events an environment is frozen: its processes are stopped, unless `--no-freeze` is given.
+//!
+//! What it does not do: retire idle environments, throttle, retry a failed init, or stream responses.
 
 mod environment;
+mod knobs;
 mod runtime_api;
 
 use std::collections::BTreeMap;
@@ -21,6 +23,8 @@ use uuid::Uuid;
 
 use crate::terminal;
 use environment::Environment;
+
+pub use self::knobs::Settings;
 
 /// How long an event waits for an environment that has responded but not yet polled for its next event, before a new
 /// one is started instead. A runtime polls within a millisecond; without the wait, a client that is as fast would see
@@ -52,6 +56,27 @@ pub struct Configuration {
     pub endpoints: BTreeMap<String, String>,
     /// The most execution environments at a time, at least 1; further events wait their turn.
     pub max_environments: usize,
+    /// How its execution environments live.
+    pub settings: Settings,
+}
+
+/// What a function signs its calls of AWS with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Credentials {
+    /// `AWS_ACCESS_KEY_ID`.
+    pub access_key_id: String,
+    /// `AWS_SECRET_ACCESS_KEY`.
+    pub secret_access_key: String,
+    /// `AWS_SESSION_TOKEN`.
+    pub session_token: String,
+}
+
+/// Those of every function.
+impl Default for Credentials {
+    fn default() -> Self {
+        let local = || "local".to_owned();
+        Self { access_key_id: local(), secret_access_key: local(), session_token: local() }
+    }
 }
 
 /// Why a function cannot be set up.

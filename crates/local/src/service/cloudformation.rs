@@ -12,10 +12,7 @@ use serde_json::{Map, Value};
 use super::error::{KeyPath, Problem, ServiceError};
 use super::keys::TABLE;
 use super::variables::Document;
-use super::{API_ID, Table};
-
-/// The account in every ARN.
-const ACCOUNT_ID: &str = "123456789012";
+use super::{ACCOUNT_ID, API_ID, Table};
 
 /// The stack that a deployment would make.
 #[derive(Debug)]

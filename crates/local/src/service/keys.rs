@@ -32,7 +32,6 @@ pub(super) fn treatment(parent: &KeyPath, key: &str, siblings: &Map<String, Valu
         ["provider", "logs", "lambda"] | ["functions", _, "logs"] => (&["logGroup", "systemLogLevel"], &[]),
         ["functions", _] => (FUNCTION, REFUSED_FUNCTION),
         ["functions", _, "events"] => (&[], REFUSED_EVENTS),
-        ["functions", _, "events", "websocket"] => (&[], &["authorizer", "routeResponseSelectionExpression"]),
         ["functions", _, "events", "stream"] => {
             (&[], &["consumer", "filterPatterns", "startingPositionTimestamp", "tumblingWindowInSeconds"])
         }

@@ -11,7 +11,7 @@ mod schema;
 mod variables;
 mod yaml;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Duration;
 
@@ -27,6 +27,9 @@ use self::variables::Document;
 /// The id of the local WebSocket API, in the form of API Gateway's own.
 pub const API_ID: &str = "local0ws01";
 
+/// The account in every ARN.
+pub const ACCOUNT_ID: &str = "123456789012";
+
 /// The framework's default.
 const DEFAULT_STAGE: &str = "dev";
 
@@ -35,6 +38,14 @@ const DEFAULT_REGION: &str = "us-east-1";
 
 /// The framework's default.
 const DEFAULT_ROUTE_SELECTION_EXPRESSION: &str = "$request.body.action";
+
+/// The framework's default.
+const DEFAULT_IDENTITY_SOURCE: &str = "route.request.header.Auth";
+
+/// What an identity source of a WebSocket API begins with, and a name follows
+/// ([CreateAuthorizer](https://docs.aws.amazon.com/apigatewayv2/latest/api-reference/apis-apiid-authorizers.html)).
+const IDENTITY_SOURCES: [&str; 4] =
+    ["route.request.header.", "route.request.querystring.", "context.", "stageVariables."];
 
 /// The framework's default, in MB.
 const DEFAULT_MEMORY_SIZE: i32 = 1024;
@@ -78,8 +89,21 @@ pub struct Service {
     pub functions: BTreeMap<String, Function>,
     /// Route key (`$connect`, `sendMessage`, …) to the function key behind it.
     pub routes: BTreeMap<String, String>,
+    /// The keys of the routes with a `routeResponseSelectionExpression`.
+    pub two_way_routes: BTreeSet<String>,
+    /// The `authorizer` of the `$connect` event.
+    pub authorizer: Option<Authorizer>,
     /// By template, in each by logical id.
     pub tables: Vec<Table>,
+}
+
+/// A function that decides who may connect.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Authorizer {
+    /// The key of a function of this service.
+    pub function: String,
+    /// `identitySource`, else `route.request.header.Auth` (the framework's default).
+    pub identity_sources: Vec<String>,
 }
 
 /// One entry of `functions`.
@@ -204,12 +228,19 @@ impl Service {
 
         let mut functions = BTreeMap::new();
         let mut routes = BTreeMap::new();
+        let mut two_way_routes = BTreeSet::new();
+        let mut authorizer = None;
         for (key, (definition, at)) in &definitions {
             let name = names[key].clone();
             let function =
                 function(name, definition, at, provider, &stack).map_err(|problem| document.error(problem))?;
             functions.insert(key.clone(), function);
             add_routes(&mut routes, key, definition, at).map_err(|problem| document.error(problem))?;
+            let events = definition.events.iter().filter_map(|event| event.websocket.as_ref());
+            if let Some(found) = find_authorizer(definition, at, &names, &stack).map_err(|it| document.error(it))? {
+                authorizer = Some(found);
+            }
+            two_way_routes.extend(events.filter(|event| event.is_two_way()).map(|event| event.route.clone()));
         }
         if routes.is_empty() {
             return Err(document.error(Problem::new(&top.key("functions"), "no function has a websocket event")));
@@ -223,6 +254,8 @@ impl Service {
                 .to_owned(),
             functions,
             routes,
+            two_way_routes,
+            authorizer,
             tables,
             name: root.service,
         })
@@ -339,7 +372,7 @@ fn add_routes(
     at: &KeyPath,
 ) -> Result<(), Problem> {
     for (index, event) in definition.events.iter().enumerate() {
-        let Some(schema::Websocket { route }) = &event.websocket else {
+        let Some(schema::Websocket { route, .. }) = &event.websocket else {
             continue;
         };
         let at = at.key("events").index(index).key("websocket");
@@ -354,6 +387,46 @@ fn add_routes(
         }
     }
     Ok(())
+}
+
+/// The authorizer of the `$connect` event, if `definition` has that and it has one.
+fn find_authorizer(
+    definition: &schema::Function,
+    at: &KeyPath,
+    names: &BTreeMap<String, String>,
+    stack: &Stack,
+) -> Result<Option<Authorizer>, Problem> {
+    let mut found = None;
+    for (index, event) in definition.events.iter().enumerate() {
+        let Some(schema::Websocket { route, authorizer: Some(authorizer), .. }) = &event.websocket else {
+            continue;
+        };
+        let at = at.key("events").index(index).key("websocket").key("authorizer");
+        if route != "$connect" {
+            return Err(Problem::new(&at, "only `$connect` can have an authorizer"));
+        }
+        let function = match (&authorizer.arn, &authorizer.name) {
+            (Some(arn), _) => {
+                let arn = stack.text(arn, &at)?;
+                let key = names.iter().find(|(_, name)| arn.ends_with(&format!(":function:{name}"))).map(|it| it.0);
+                key.cloned().ok_or_else(|| Problem::new(&at, format!("`{arn}` is not a function of this service")))?
+            }
+            (None, Some(name)) if names.contains_key(name) => name.clone(),
+            (None, Some(name)) => return Err(Problem::new(&at, format!("there is no function `{name}`"))),
+            (None, None) => return Err(Problem::new(&at, "expected `name` or `arn`")),
+        };
+        let default = || vec![DEFAULT_IDENTITY_SOURCE.to_owned()];
+        let identity_sources = authorizer.identity_source.clone().unwrap_or_else(default);
+        for (index, source) in identity_sources.iter().enumerate() {
+            let is_known = |prefix: &str| source.strip_prefix(prefix).is_some_and(|name| !name.is_empty());
+            if !IDENTITY_SOURCES.iter().any(|prefix| is_known(prefix)) {
+                let reason = format!("`{source}` does not begin with one of `{}`", IDENTITY_SOURCES.join("`, `"));
+                return Err(Problem::new(&at.key("identitySource").index(index), reason));
+            }
+        }
+        found = Some(Authorizer { function, identity_sources });
+    }
+    Ok(found)
 }
 
 /// A count of seconds that is known not to be negative.

@@ -117,14 +117,75 @@ pub(super) struct Event {
 #[derive(Debug)]
 pub(super) struct Websocket {
     pub(super) route: String,
+    route_response: Option<RouteResponse>,
+    pub(super) authorizer: Option<Authorizer>,
+}
+
+impl Websocket {
+    /// Whether the sender of a message gets the body of its result.
+    pub(super) fn is_two_way(&self) -> bool {
+        self.route_response.is_some()
+    }
+}
+
+/// `authorizer: name`, `authorizer: arn:…`, or `authorizer: {name: …, arn: …, identitySource: […]}`.
+#[derive(Debug, Clone)]
+pub(super) struct Authorizer {
+    pub(super) name: Option<String>,
+    pub(super) arn: Option<Value>,
+    pub(super) identity_source: Option<Vec<String>>,
+}
+
+impl<'de> Deserialize<'de> for Authorizer {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase", deny_unknown_fields)]
+        struct LongForm {
+            name: Option<String>,
+            arn: Option<Value>,
+            identity_source: Option<Vec<String>>,
+        }
+
+        struct EitherForm;
+
+        impl<'de> Visitor<'de> for EitherForm {
+            type Value = Authorizer;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a function's key, an ARN or a mapping with name or arn")
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<Authorizer, E> {
+                let is_arn = text.contains(':');
+                let (name, arn) = if is_arn { (None, Some(Value::from(text))) } else { (Some(text.to_owned()), None) };
+                Ok(Authorizer { name, arn, identity_source: None })
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Authorizer, A::Error> {
+                let LongForm { name, arn, identity_source } = LongForm::deserialize(MapAccessDeserializer::new(map))?;
+                Ok(Authorizer { name, arn, identity_source })
+            }
+        }
+
+        deserializer.deserialize_any(EitherForm)
+    }
+}
+
+/// The only route response selection expression that API Gateway knows.
+#[derive(Debug, Clone, Copy, Deserialize)]
+enum RouteResponse {
+    #[serde(rename = "$default")]
+    Default,
 }
 
 impl<'de> Deserialize<'de> for Websocket {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         #[derive(Deserialize)]
-        #[serde(deny_unknown_fields)]
+        #[serde(rename_all = "camelCase", deny_unknown_fields)]
         struct LongForm {
             route: String,
+            route_response_selection_expression: Option<RouteResponse>,
+            authorizer: Option<Authorizer>,
         }
 
         struct EitherForm;
@@ -137,12 +198,16 @@ impl<'de> Deserialize<'de> for Websocket {
             }
 
             fn visit_str<E: Error>(self, route: &str) -> Result<Websocket, E> {
-                Ok(Websocket { route: route.to_owned() })
+                Ok(Websocket { route: route.to_owned(), route_response: None, authorizer: None })
             }
 
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Websocket, A::Error> {
-                let LongForm { route } = LongForm::deserialize(MapAccessDeserializer::new(map))?;
-                Ok(Websocket { route })
+                let form = LongForm::deserialize(MapAccessDeserializer::new(map))?;
+                Ok(Websocket {
+                    route: form.route,
+                    route_response: form.route_response_selection_expression,
+                    authorizer: form.authorizer,
+                })
             }
         }
 

@@ -115,7 +115,7 @@ functions:
     environment: {LIMIT: 20}
     logs: {logFormat: Text}
     events:
-      - websocket: {route: sendMessage}
+      - websocket: {route: sendMessage, routeResponseSelectionExpression: $default}
       - websocket: $default
   publish:
     handler: publish
@@ -179,6 +179,7 @@ Resources:
     assert_eq!(service.route_selection_expression, "$request.body.type");
     let routes: Vec<_> = service.routes.iter().map(|(route, key)| (route.as_str(), key.as_str())).collect();
     assert_eq!(routes, [("$connect", "connect"), ("$default", "sendMessage"), ("sendMessage", "sendMessage")]);
+    assert_eq!(service.two_way_routes.iter().collect::<Vec<_>>(), ["sendMessage"]);
 
     let connect = &service.functions["connect"];
     assert_eq!((connect.name.as_str(), connect.handler.as_str()), ("chat-dev-connect", "connect"));
@@ -467,12 +468,18 @@ fn broken_files_are_refused_with_file_and_key() {
         (
             "websocket: $connect",
             "websocket: {route: a, authorizer: b}",
-            "functions.connect.events[0].websocket.authorizer: not supported by the local stack",
+            "functions.connect.events[0].websocket.authorizer: only `$connect` can have an authorizer",
+        ),
+        (
+            "websocket: $connect",
+            "websocket: {route: a, routeResponseSelectionExpression: $request.body.b}",
+            "functions.connect.events[0].websocket.routeResponseSelectionExpression: unknown variant \
+             `$request.body.b`, expected `$default`",
         ),
         (
             "websocket: $connect",
             "websocket: {rout: a}",
-            "functions.connect.events[0].websocket.rout: unknown field `rout`, expected `route`",
+            "functions.connect.events[0].websocket.rout: unknown field `rout`, expected one of `route`, `routeResponseSelectionExpression`, `authorizer`",
         ),
         (
             "[websocket: $connect]",
@@ -591,4 +598,60 @@ fn a_missing_or_empty_serverless_yml_is_named() {
     assert_eq!(error(&[]), "serverless.yml: cannot be read");
     assert_eq!(error(&[("serverless.yml", "")]), "serverless.yml: invalid type: null, expected a service");
     assert_eq!(error(&[("serverless.yml", "service: chat\n")]), "serverless.yml: missing field `provider`");
+}
+
+/// The authorizer of a service whose `$connect` event says this, beside the functions `auth` and `connect`.
+fn authorizer(value: &str) -> Result<Authorizer, ServiceError> {
+    let text = format!(
+        "service: chat
+provider: {{name: aws}}
+functions:
+  auth: {{handler: auth, name: who-is-it}}
+  connect:
+    handler: connect
+    events:
+      - websocket:
+          route: $connect
+          authorizer: {value}
+"
+    );
+    load_with(&[("serverless.yml", &text)], &Options::default()).map(|service| service.authorizer.unwrap())
+}
+
+#[test]
+fn an_authorizer_is_a_function_of_the_service_in_any_form() {
+    for value in [
+        "auth",
+        "{name: auth}",
+        "arn:aws:lambda:us-east-1:123456789012:function:who-is-it",
+        "{arn: 'arn:aws:lambda:us-east-1:123456789012:function:who-is-it'}",
+        "{name: whatever, arn: {Fn::GetAtt: [AuthLambdaFunction, Arn]}}",
+    ] {
+        let found = authorizer(value).unwrap();
+        let default = vec!["route.request.header.Auth".to_owned()];
+        assert_eq!(found, Authorizer { function: "auth".to_owned(), identity_sources: default }, "{value}");
+    }
+    let found = authorizer("{name: auth, identitySource: [route.request.querystring.t, context.identity.sourceIp]}");
+    assert_eq!(found.unwrap().identity_sources, ["route.request.querystring.t", "context.identity.sourceIp"]);
+}
+
+#[test]
+fn an_authorizer_that_cannot_run_here_is_refused() {
+    let at = "serverless.yml: functions.connect.events[0].websocket.authorizer";
+    for (value, reason) in [
+        ("other", ": there is no function `other`"),
+        ("{identitySource: []}", ": expected `name` or `arn`"),
+        (
+            "arn:aws:lambda:us-east-1:123456789012:function:other",
+            ": `arn:aws:lambda:us-east-1:123456789012:function:other` is not a function of this service",
+        ),
+        (
+            "{name: auth, identitySource: [$request.header.Auth]}",
+            ".identitySource[0]: `$request.header.Auth` does not begin with one of `route.request.header.`, \
+             `route.request.querystring.`, `context.`, `stageVariables.`",
+        ),
+        ("{name: auth, type: token}", ".type: unknown field `type`, expected one of `name`, `arn`, `identitySource`"),
+    ] {
+        assert_eq!(authorizer(value).unwrap_err().to_string(), format!("{at}{reason}"));
+    }
 }

@@ -1,0 +1,325 @@
+//! Lambda authorizers: who may connect, and what functions learn about them.
+//!
+//! Implements "Create an API Gateway Lambda REQUEST authorizer function" for WebSocket APIs: it runs at every handshake,
+//! never at a message, and its result is not cached. Statuses that are those of "Gateway response types", a page of REST
+//! APIs, are inferred. Of policies it knows `Action`, `Resource` and their wildcards, not `Condition`s and the `Not…`
+//! elements, which are refused rather than ignored. There are no API keys, so `usageIdentifierKey` means nothing.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use http::StatusCode;
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use super::connection::Connection;
+use super::event::{AuthorizerEvent, Multi};
+use super::handshake::Refused;
+use super::id::Id;
+use super::integration::{Integration, IntegrationError};
+use super::{Gateway, log};
+
+/// The error text with which an authorizer refuses a client as unknown, not as forbidden.
+const UNAUTHORIZED: &str = "Unauthorized";
+
+/// What a policy must allow ("Controlling access for invoking an API").
+const ACTION: &str = "execute-api:Invoke";
+
+/// A Lambda function that decides who may connect.
+#[derive(Clone)]
+pub struct Authorizer {
+    /// What is invoked.
+    pub integration: Arc<dyn Integration>,
+    /// What a handshake must have for it to be invoked at all: `route.request.header.{name}`,
+    /// `route.request.querystring.{name}`, `context.{name}` or `stageVariables.{name}` each.
+    pub identity_sources: Vec<String>,
+}
+
+impl fmt::Debug for Authorizer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Authorizer").field("identity_sources", &self.identity_sources).finish_non_exhaustive()
+    }
+}
+
+/// `requestContext.authorizer` of every event of a connection: `principalId` and the authorizer's `context`, as text.
+pub(super) type Context = BTreeMap<String, String>;
+
+/// Lets a client pass, with what its functions learn about it.
+pub(super) async fn authorize(
+    gateway: &Gateway,
+    authorizer: &Authorizer,
+    connection: &Connection,
+    headers: &Multi,
+    query: Option<&Multi>,
+) -> Result<Context, Refused> {
+    let request_id = Id::new();
+    let method_arn = format!("{}/{}/$connect", gateway.api.arn, gateway.api.stage);
+    let event = AuthorizerEvent::new(gateway.source(), connection, &request_id, &method_arn, headers, query);
+    let identity = serde_json::to_value(&event).unwrap_or_default();
+    if !authorizer.identity_sources.iter().all(|source| has_identity(&identity, source)) {
+        return Err(Refused(StatusCode::UNAUTHORIZED, "an identity source of the authorizer is missing"));
+    }
+
+    let decision = match gateway.call(authorizer.integration.as_ref(), &event).await {
+        Err(IntegrationError::Function(error)) if error.error_message == UNAUTHORIZED => {
+            return Err(Refused(StatusCode::UNAUTHORIZED, "the authorizer does not know the client"));
+        }
+        Err(error) => Err(error.to_string()),
+        Ok(result) => decide(&result, gateway.settings.limits.authorizer_result_limit, &method_arn),
+    };
+    match decision {
+        Ok(Some(context)) => Ok(context),
+        Ok(None) => Err(Refused(StatusCode::FORBIDDEN, "the authorizer does not allow it")),
+        Err(error) => {
+            log(format_args!("the authorizer failed, request {request_id}: {error}"));
+            Err(Refused(StatusCode::INTERNAL_SERVER_ERROR, "the authorizer failed"))
+        }
+    }
+}
+
+/// Whether the request has a value, and not an empty one, for an identity source.
+fn has_identity(event: &Value, source: &str) -> bool {
+    let value = if let Some(name) = source.strip_prefix("route.request.header.") {
+        let headers = event["headers"].as_object();
+        headers.and_then(|headers| headers.iter().find(|(header, _)| header.eq_ignore_ascii_case(name))).map(|it| it.1)
+    } else if let Some(name) = source.strip_prefix("route.request.querystring.") {
+        event["queryStringParameters"].get(name)
+    } else if let Some(name) = source.strip_prefix("context.") {
+        name.split('.').try_fold(&event["requestContext"], |value, name| value.get(name))
+    } else {
+        source.strip_prefix("stageVariables.").and_then(|name| event["stageVariables"].get(name))
+    };
+    match value {
+        None | Some(Value::Null) => false,
+        Some(Value::String(text)) => !text.is_empty(),
+        Some(_) => true,
+    }
+}
+
+/// The output of an authorizer.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Output {
+    principal_id: String,
+    policy_document: Policy,
+    #[serde(default)]
+    context: Option<Map<String, Value>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Policy {
+    statement: OneOrMany<Statement>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields)]
+struct Statement {
+    #[serde(default, rename = "Sid")]
+    _sid: Option<String>,
+    effect: Effect,
+    action: OneOrMany<String>,
+    resource: OneOrMany<String>,
+}
+
+#[derive(Deserialize, PartialEq, Eq)]
+enum Effect {
+    Allow,
+    Deny,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum OneOrMany<T> {
+    Many(Vec<T>),
+    One(T),
+}
+
+impl<T> OneOrMany<T> {
+    fn as_slice(&self) -> &[T] {
+        match self {
+            Self::Many(items) => items,
+            Self::One(item) => std::slice::from_ref(item),
+        }
+    }
+}
+
+impl Statement {
+    fn matches(&self, arn: &str) -> bool {
+        let is_action = |pattern: &String| matches(&pattern.to_ascii_lowercase(), &ACTION.to_ascii_lowercase());
+        self.action.as_slice().iter().any(is_action)
+            && self.resource.as_slice().iter().any(|pattern| matches(pattern, arn))
+    }
+}
+
+/// The context if the result allows `arn`, nothing if it does not, and an error if it says neither.
+fn decide(result: &[u8], limit: usize, arn: &str) -> Result<Option<Context>, String> {
+    if result.len() > limit {
+        return Err(format!("its result has {} bytes, and may have {limit}", result.len()));
+    }
+    let output: Output = serde_json::from_slice(result).map_err(|error| error.to_string())?;
+    let mut context = Context::new();
+    for (key, value) in output.context.unwrap_or_default() {
+        match value {
+            Value::String(text) => context.insert(key, text),
+            Value::Number(_) | Value::Bool(_) => context.insert(key, value.to_string()),
+            // Inferred.
+            Value::Null => None,
+            Value::Array(_) | Value::Object(_) => {
+                return Err(format!("`{key}` of its context is neither a text, a number nor a boolean"));
+            }
+        };
+    }
+    context.insert("principalId".to_owned(), output.principal_id);
+
+    let effects = output.policy_document.statement;
+    let effects: Vec<_> = effects.as_slice().iter().filter(|it| it.matches(arn)).map(|it| &it.effect).collect();
+    let is_allowed = effects.contains(&&Effect::Allow) && !effects.contains(&&Effect::Deny);
+    Ok(is_allowed.then_some(context))
+}
+
+/// Whether `text` is of a pattern in which `*` stands for any characters, `/` and none included, and `?` for one.
+fn matches(pattern: &str, text: &str) -> bool {
+    let (pattern, text): (Vec<char>, Vec<char>) = (pattern.chars().collect(), text.chars().collect());
+    let (mut at, mut position) = (0, 0);
+    // The latest star, and where in the text what follows it was tried last.
+    let mut star = None;
+    while position < text.len() {
+        if pattern.get(at) == Some(&'*') {
+            star = Some((at, position));
+            at += 1;
+        } else if pattern.get(at).is_some_and(|wanted| *wanted == '?' || *wanted == text[position]) {
+            (at, position) = (at + 1, position + 1);
+        } else if let Some((star_at, tried)) = star {
+            star = Some((star_at, tried + 1));
+            (at, position) = (star_at + 1, tried + 1);
+        } else {
+            return false;
+        }
+    }
+    pattern[at..].iter().all(|rest| *rest == '*')
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    const ARN: &str = "arn:aws:execute-api:us-east-1:123456789012:abcdef1234/dev/$connect";
+
+    fn decide_on(result: &Value) -> Result<Option<Context>, String> {
+        decide(result.to_string().as_bytes(), 8192, ARN)
+    }
+
+    fn statement(effect: &str, action: &Value, resource: &Value) -> Value {
+        let statement = json!({ "Effect": effect, "Action": action, "Resource": resource });
+        json!({ "principalId": "user", "policyDocument": { "Version": "2012-10-17", "Statement": [statement] } })
+    }
+
+    fn is_allowed(action: &Value, resource: &Value) -> bool {
+        decide_on(&statement("Allow", action, resource)).unwrap().is_some()
+    }
+
+    #[test]
+    fn a_policy_must_allow_the_connect_route() {
+        let api = "arn:aws:execute-api:us-east-1:123456789012:abcdef1234";
+        let invoke = json!("execute-api:Invoke");
+        for (resource, allowed) in [
+            (ARN.to_owned(), true),
+            ("*".to_owned(), true),
+            (format!("{api}/dev/*"), true),
+            (format!("{api}/*"), true),
+            ("arn:aws:execute-api:*:*:abcdef????/*/$connect".to_owned(), true),
+            // The habit of REST APIs.
+            (format!("{api}/dev/*/*"), false),
+            (format!("{api}/dev/$default"), false),
+            (format!("{api}/prod/*"), false),
+            (format!("{ARN}/"), false),
+        ] {
+            assert_eq!(is_allowed(&invoke, &json!(resource)), allowed, "{resource}");
+            assert_eq!(is_allowed(&invoke, &json!(["other", resource])), allowed, "{resource}");
+        }
+        for (action, allowed) in [
+            (json!("*"), true),
+            (json!("execute-api:*"), true),
+            (json!("Execute-API:invoke"), true),
+            (json!(["execute-api:ManageConnections", "execute-api:Invoke"]), true),
+            (json!("execute-api:ManageConnections"), false),
+        ] {
+            assert_eq!(is_allowed(&action, &json!("*")), allowed, "{action}");
+        }
+    }
+
+    #[test]
+    fn a_deny_wins_over_an_allow() {
+        let statement = |effect| json!({ "Effect": effect, "Action": "*", "Resource": "*" });
+        for (statements, allowed) in [
+            (json!([statement("Allow"), statement("Deny")]), false),
+            (json!([statement("Deny")]), false),
+            (json!([]), false),
+            (statement("Allow"), true),
+        ] {
+            let result = json!({ "principalId": "u", "policyDocument": { "Statement": statements } });
+            assert_eq!(decide_on(&result).unwrap().is_some(), allowed, "{statements}");
+        }
+    }
+
+    #[test]
+    fn the_context_becomes_text() {
+        let mut result = statement("Allow", &json!("*"), &json!("*"));
+        result["context"] = json!({ "userId": "7", "n": 1, "b": true, "nothing": null, "principalId": "not this" });
+        let expected = [("userId", "7"), ("n", "1"), ("b", "true"), ("principalId", "user")];
+        let expected = expected.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
+        assert_eq!(decide_on(&result), Ok(Some(expected)));
+        for nested in [json!({ "a": {} }), json!({ "a": [] })] {
+            result["context"] = nested;
+            assert!(decide_on(&result).unwrap_err().starts_with("`a` of its context"));
+        }
+    }
+
+    #[test]
+    fn what_is_no_decision_is_an_error() {
+        let conditional = {
+            let mut result = statement("Allow", &json!("*"), &json!("*"));
+            result["policyDocument"]["Statement"][0]["Condition"] = json!({});
+            result
+        };
+        for result in
+            [json!(null), json!({}), json!({ "principalId": "u" }), json!({ "isAuthorized": true }), conditional]
+        {
+            assert!(decide_on(&result).is_err(), "{result}");
+        }
+        let result = statement("Allow", &json!("*"), &json!("*")).to_string();
+        assert!(decide(result.as_bytes(), result.len(), ARN).is_ok());
+        assert!(decide(result.as_bytes(), result.len() - 1, ARN).is_err());
+    }
+
+    #[test]
+    fn identity_sources_must_be_there_and_not_be_empty() {
+        let event = json!({
+            "headers": { "AUTH": "a", "Empty": "" },
+            "queryStringParameters": { "token": "t", "empty": "" },
+            "stageVariables": {},
+            "requestContext": { "stage": "dev", "connectedAt": 1, "identity": { "sourceIp": "::1" } },
+        });
+        for (source, is_there) in [
+            ("route.request.header.Auth", true),
+            ("route.request.header.Empty", false),
+            ("route.request.header.Other", false),
+            ("route.request.querystring.token", true),
+            ("route.request.querystring.Token", false),
+            ("route.request.querystring.empty", false),
+            ("context.stage", true),
+            ("context.connectedAt", true),
+            ("context.identity.sourceIp", true),
+            ("context.identity.userAgent", false),
+            ("stageVariables.x", false),
+            ("request.header.Auth", false),
+        ] {
+            assert_eq!(has_identity(&event, source), is_there, "{source}");
+        }
+        assert!(!has_identity(&json!({ "headers": {} }), "route.request.querystring.token"));
+    }
+}

@@ -1,0 +1,323 @@
+//! Signature Version 4, as callers of the management API sign with it.
+//!
+//! Implements "Create a signed AWS API request" (IAM User Guide) the other way round. Signed requests are asked for
+//! (`--sigv4 present`), or also verified (`--sigv4 verify`) against the credentials that functions are given. Error types
+//! and texts are those of AWS services in general; that API Gateway answers with the same is inferred. Not here:
+//! Signature Version 4A, and the expiry of signatures in the query.
+
+use std::fmt::Write;
+
+use hmac::{Hmac, KeyInit, Mac};
+use http::header::AUTHORIZATION;
+use http::request::Parts;
+use http::{HeaderMap, HeaderName};
+use jiff::{SignedDuration, Timestamp};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+use sha2::{Digest, Sha256};
+
+use super::knobs::Sigv4;
+use crate::lambda::Credentials;
+
+/// The name that credentials must be scoped to (service model, `signingName`).
+const SIGNING_NAME: &str = "execute-api";
+
+const ALGORITHM: &str = "AWS4-HMAC-SHA256";
+
+/// How far a signature's time may be from now.
+const SKEW: SignedDuration = SignedDuration::from_mins(5);
+
+/// "Do not URI-encode any of the unreserved characters".
+const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+const RESERVED_IN_PATH: &AsciiSet = &RESERVED.remove(b'/');
+
+/// Why a request is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(super) enum SignatureError {
+    /// There is no signature.
+    #[error("Missing Authentication Token")]
+    Missing,
+    /// Signed for another service, as some SDK versions did by mistake. The closing space is part of the text.
+    #[error("Credential should be scoped to correct service: '{SIGNING_NAME}'. ")]
+    WrongService,
+    /// A part of it is missing, or has a form that it cannot have.
+    #[error("Authorization header requires 'Credential', 'Signature' and 'SignedHeaders', and a date.")]
+    Incomplete,
+    /// Nobody has this access key, or not with this session token.
+    #[error("The security token included in the request is invalid.")]
+    UnknownKey,
+    /// Signed more than five minutes ago, or ahead.
+    #[error("Signature expired or not yet current.")]
+    Expired,
+    /// Signed with another secret, or not what arrived.
+    #[error("The request signature we calculated does not match the signature you provided.")]
+    Mismatch,
+}
+
+impl SignatureError {
+    /// The `x-amzn-errortype`.
+    pub(super) fn error_type(self) -> &'static str {
+        match self {
+            Self::Missing => "MissingAuthenticationTokenException",
+            Self::Incomplete => "IncompleteSignatureException",
+            Self::UnknownKey => "UnrecognizedClientException",
+            Self::WrongService | Self::Expired | Self::Mismatch => "InvalidSignatureException",
+        }
+    }
+}
+
+/// What a request says about its signature.
+#[derive(Debug, Default)]
+struct Claim {
+    /// Access key, date, region, service and `aws4_request`.
+    credential: Vec<String>,
+    signed_headers: String,
+    signature: String,
+    /// `20150830T123600Z`.
+    time: String,
+    token: Option<String>,
+    in_query: bool,
+}
+
+/// Refuses a request whose signature is not as good as `how` demands. `body` is the digest of the body; nothing looks at
+/// it unless signatures are verified.
+pub(super) fn check(
+    request: &Parts,
+    body: Sha256,
+    how: Sigv4,
+    credentials: &[Credentials],
+) -> Result<(), SignatureError> {
+    if how == Sigv4::Off {
+        return Ok(());
+    }
+    let claim = Claim::of(&request.headers, request.uri.query()).ok_or(SignatureError::Missing)?;
+    if claim.credential.iter().rev().nth(1).map(String::as_str) != Some(SIGNING_NAME) {
+        return Err(SignatureError::WrongService);
+    }
+    if how == Sigv4::Present {
+        return Ok(());
+    }
+
+    let [access_key_id, date, ..] = claim.credential.as_slice() else { return Err(SignatureError::Incomplete) };
+    let time = jiff::fmt::strtime::parse("%Y%m%dT%H%M%SZ", &claim.time).and_then(|time| time.to_datetime());
+    let time = time.and_then(|time| time.to_zoned(jiff::tz::TimeZone::UTC)).map_err(|_| SignatureError::Incomplete)?;
+    if claim.credential.len() != 5 || !claim.time.starts_with(date) || claim.signed_headers.is_empty() {
+        return Err(SignatureError::Incomplete);
+    }
+    let known = credentials
+        .iter()
+        .find(|known| known.access_key_id == *access_key_id && claim.token.as_ref() == Some(&known.session_token));
+    let known = known.ok_or(SignatureError::UnknownKey)?;
+    if Timestamp::now().duration_since(time.timestamp()).abs() > SKEW {
+        return Err(SignatureError::Expired);
+    }
+    let expected = hex(&claim.mac(request, &hex(&body.finalize()), &known.secret_access_key));
+    if expected == claim.signature { Ok(()) } else { Err(SignatureError::Mismatch) }
+}
+
+impl Claim {
+    /// From the header, else from the query.
+    fn of(headers: &HeaderMap, query: Option<&str>) -> Option<Self> {
+        let header = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
+        let mut claim = Self::default();
+        if let Some(authorization) = header(AUTHORIZATION).as_deref().and_then(|value| value.strip_prefix(ALGORITHM)) {
+            for part in authorization.split(',') {
+                match part.trim().split_once('=') {
+                    Some(("Credential", value)) => claim.credential = split(value),
+                    Some(("SignedHeaders", value)) => value.clone_into(&mut claim.signed_headers),
+                    Some(("Signature", value)) => value.clone_into(&mut claim.signature),
+                    _ => {}
+                }
+            }
+            claim.time = header(HeaderName::from_static("x-amz-date")).unwrap_or_default();
+            claim.token = header(HeaderName::from_static("x-amz-security-token"));
+        } else {
+            claim.in_query = true;
+            for (name, value) in parameters(query.unwrap_or_default()) {
+                match name.as_str() {
+                    "X-Amz-Credential" => claim.credential = split(&value),
+                    "X-Amz-SignedHeaders" => claim.signed_headers = value,
+                    "X-Amz-Signature" => claim.signature = value,
+                    "X-Amz-Date" => claim.time = value,
+                    "X-Amz-Security-Token" => claim.token = Some(value),
+                    _ => {}
+                }
+            }
+        }
+        (!claim.credential.is_empty()).then_some(claim)
+    }
+
+    /// The signature that the request should have.
+    fn mac(&self, request: &Parts, body_sha256: &str, secret_access_key: &str) -> Vec<u8> {
+        let scope = &self.credential[1..];
+        let canonical = hex(&Sha256::digest(self.canonical_request(request, body_sha256)));
+        let to_sign = format!("{ALGORITHM}\n{}\n{}\n{canonical}", self.time, scope.join("/"));
+        let key = scope.iter().fold(format!("AWS4{secret_access_key}").into_bytes(), |key, part| hmac(&key, part));
+        hmac(&key, &to_sign)
+    }
+
+    fn canonical_request(&self, request: &Parts, body_sha256: &str) -> String {
+        // Encoded again, as for every service but S3.
+        let path = utf8_percent_encode(request.uri.path(), RESERVED_IN_PATH);
+        let encode = |text: &str| utf8_percent_encode(text, RESERVED).to_string();
+        let mut query: Vec<_> = parameters(request.uri.query().unwrap_or_default())
+            .filter(|(name, _)| !(self.in_query && name == "X-Amz-Signature"))
+            .map(|(name, value)| format!("{}={}", encode(&name), encode(&value)))
+            .collect();
+        query.sort_unstable();
+        let mut headers = String::new();
+        for name in self.signed_headers.split(';') {
+            let values =
+                request.headers.get_all(name).into_iter().map(|value| String::from_utf8_lossy(value.as_bytes()));
+            let values = values.map(|value| value.split_ascii_whitespace().collect::<Vec<_>>().join(" "));
+            headers.push_str(&format!("{name}:{}\n", values.collect::<Vec<_>>().join(",")));
+        }
+        let payload = match request.headers.get("x-amz-content-sha256").and_then(|value| value.to_str().ok()) {
+            Some(unsigned @ "UNSIGNED-PAYLOAD") => unsigned,
+            _ => body_sha256,
+        };
+        let (method, query, signed) = (&request.method, query.join("&"), &self.signed_headers);
+        format!("{method}\n{path}\n{query}\n{headers}\n{signed}\n{payload}")
+    }
+}
+
+fn split(credential: &str) -> Vec<String> {
+    credential.split('/').map(str::to_owned).collect()
+}
+
+/// The names and values of a query, decoded.
+fn parameters(query: &str) -> impl Iterator<Item = (String, String)> {
+    let decode = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
+    query.split('&').filter(|pair| !pair.is_empty()).map(move |pair| {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        (decode(name), decode(value))
+    })
+}
+
+fn hmac(key: &[u8], text: &str) -> Vec<u8> {
+    let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes keys of any length");
+    mac.update(text.as_bytes());
+    mac.finalize().into_bytes().to_vec()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Request;
+
+    use super::*;
+
+    fn parts(request: http::request::Builder) -> Parts {
+        request.body(()).unwrap().into_parts().0
+    }
+
+    fn credentials() -> Vec<Credentials> {
+        vec![Credentials {
+            access_key_id: "AK".to_owned(),
+            secret_access_key: "secret".to_owned(),
+            session_token: "token".to_owned(),
+        }]
+    }
+
+    /// A request that is signed right, at this time.
+    fn signed(time: Timestamp) -> Parts {
+        let time = time.strftime("%Y%m%dT%H%M%SZ").to_string();
+        let request = Request::post("/dev/@connections/PJqB0fHsqRcCHlw%3D?b=2&a=%20")
+            .header("host", "localhost:3001")
+            .header("x-amz-date", &time)
+            .header("x-amz-security-token", "token");
+        let claim = Claim {
+            credential: split(&format!("AK/{}/us-east-1/execute-api/aws4_request", &time[..8])),
+            signed_headers: "host;x-amz-date;x-amz-security-token".to_owned(),
+            time,
+            ..Claim::default()
+        };
+        let mut request = parts(request);
+        let signature = hex(&claim.mac(&request, &hex(&Sha256::digest(b"hello")), "secret"));
+        let authorization = format!(
+            "{ALGORITHM} Credential={}, SignedHeaders={}, Signature={signature}",
+            claim.credential.join("/"),
+            claim.signed_headers
+        );
+        request.headers.insert(AUTHORIZATION, authorization.parse().unwrap());
+        request
+    }
+
+    fn verify(request: &Parts, body: &'static [u8]) -> Result<(), SignatureError> {
+        check(request, Sha256::new_with_prefix(body), Sigv4::Verify, &credentials())
+    }
+
+    #[test]
+    fn the_signature_is_that_of_awss_own_example() {
+        // `get-vanilla` of the Signature Version 4 test suite.
+        let request =
+            Request::get("/").header("host", "example.amazonaws.com").header("x-amz-date", "20150830T123600Z");
+        let claim = Claim {
+            credential: split("AKIDEXAMPLE/20150830/us-east-1/service/aws4_request"),
+            signed_headers: "host;x-amz-date".to_owned(),
+            time: "20150830T123600Z".to_owned(),
+            ..Claim::default()
+        };
+        let mac = claim.mac(&parts(request), &hex(&Sha256::digest(b"")), "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY");
+        assert_eq!(hex(&mac), "5fa00fa31553b73ebf1942676e86291e8372ff2a2260956d9b8aae1d763fbf31");
+    }
+
+    #[test]
+    fn the_path_is_encoded_again_and_the_query_sorted() {
+        let claim = Claim { signed_headers: "host".to_owned(), ..Claim::default() };
+        let canonical = claim.canonical_request(&signed(Timestamp::now()), "");
+        assert!(
+            canonical.starts_with(
+                "POST\n/dev/%40connections/PJqB0fHsqRcCHlw%253D\na=%20&b=2\nhost:localhost:3001\n\nhost\n"
+            )
+        );
+    }
+
+    #[test]
+    fn a_signature_must_be_there_and_be_for_this_service() {
+        let present = |request: http::request::Builder| check(&parts(request), Sha256::new(), Sigv4::Present, &[]);
+        let authorized = |value: &'static str| present(Request::get("/").header("authorization", value));
+        assert_eq!(present(Request::get("/")), Err(SignatureError::Missing));
+        assert_eq!(authorized("Bearer token"), Err(SignatureError::Missing));
+        let sigv4 = "AWS4-HMAC-SHA256 Credential=AK/20240120/us-east-1/execute-api/aws4_request, SignedHeaders=host, \
+                     Signature=0";
+        assert_eq!(authorized(sigv4), Ok(()));
+        let other = "AWS4-HMAC-SHA256 Credential=AK/20240120/us-east-1/apigateway/aws4_request,Signature=0";
+        assert_eq!(authorized(other), Err(SignatureError::WrongService));
+        let query = "/?X-Amz-Credential=AK%2F20240120%2Fus-east-1%2Fexecute-api%2Faws4_request&X-Amz-Signature=0";
+        assert_eq!(present(Request::get(query)), Ok(()));
+        assert_eq!(check(&parts(Request::get("/")), Sha256::new(), Sigv4::Off, &[]), Ok(()));
+    }
+
+    #[test]
+    fn what_was_signed_must_be_what_arrives() {
+        let request = || signed(Timestamp::now());
+        assert_eq!(verify(&request(), b"hello"), Ok(()));
+        assert_eq!(verify(&request(), b"hellO"), Err(SignatureError::Mismatch));
+        let mut other_host = request();
+        other_host.headers.insert("host", "localhost:3002".parse().unwrap());
+        assert_eq!(verify(&other_host, b"hello"), Err(SignatureError::Mismatch));
+        let mut other_path = request();
+        other_path.uri = "/dev/@connections/PJqB0fHsqRcCHlx%3D?b=2&a=%20".parse().unwrap();
+        assert_eq!(verify(&other_path, b"hello"), Err(SignatureError::Mismatch));
+        let mut other_token = request();
+        other_token.headers.insert("x-amz-security-token", "other".parse().unwrap());
+        assert_eq!(verify(&other_token, b"hello"), Err(SignatureError::UnknownKey));
+        let mut no_date = request();
+        no_date.headers.remove("x-amz-date");
+        assert_eq!(verify(&no_date, b"hello"), Err(SignatureError::Incomplete));
+    }
+
+    #[test]
+    fn a_signature_is_good_for_five_minutes() {
+        let at = |minutes| verify(&signed(Timestamp::now() - SignedDuration::from_mins(minutes)), b"hello");
+        assert_eq!((at(4), at(-4)), (Ok(()), Ok(())));
+        assert_eq!((at(6), at(-6)), (Err(SignatureError::Expired), Err(SignatureError::Expired)));
+    }
+}
