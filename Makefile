@@ -41,9 +41,10 @@ lint: ## Clippy, warnings are errors
 fmt: ## Format the code
 	cargo fmt --all
 
-check: ## What CI runs: format, lint, test
+# Everything that can be known without an AWS account. The release build is most of a first run.
+check: ## What CI runs: format, lint, every test
 	cargo fmt --all --check
-	$(MAKE) lint test
+	$(MAKE) lint test test-release test-deploy
 
 package: target/venv/package infra/node_modules ## Build, zip and describe what is deployed; ARCH=arm64 or x86_64
 	infra/build.sh

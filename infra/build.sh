@@ -11,7 +11,7 @@ arm64) target=aarch64-unknown-linux-gnu ;;
 x86_64) target=x86_64-unknown-linux-gnu ;;
 esac
 
-rm -rf "$folder"
+rm -f "$folder"/*.zip
 # The target is known to be there; without the check cargo-lambda cannot begin to install one.
 # shellcheck disable=SC2046
 PATH=$PWD/target/venv/package/bin:$PATH cargo lambda build --release --locked --target $target --skip-target-check \

@@ -13,8 +13,9 @@ esac
 packaged=target/lambda/$arch
 unpacked=$packaged/unpacked
 rm -rf "$unpacked" "$packaged/tested.sha256"
-mkdir "$unpacked"
+mkdir -p "$unpacked/examples"
 cp target/debug/switchboard-local target/debug/fixture "$unpacked"
+cp target/debug/examples/put-event "$unpacked/examples"
 for zip in "$packaged"/*.zip; do
     python3 -m zipfile -e "$zip" "$unpacked"
     mv "$unpacked/bootstrap" "$unpacked/$(basename "$zip" .zip)"

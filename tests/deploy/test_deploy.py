@@ -181,8 +181,8 @@ def test_tables_have_their_keys_and_are_looked_after(aws, deployed, stage):
 def test_the_stream_of_events_starts_publish_and_failures_are_kept(aws, deployed, stage):
     table = aws.client("dynamodb").describe_table(TableName=f"switchboard-{stage}-events")["Table"]
     assert table["StreamSpecification"] == {"StreamEnabled": True, "StreamViewType": "NEW_IMAGE"}
-    function = f"switchboard-{stage}-publish"
-    (mapping,) = aws.client("lambda").list_event_source_mappings(FunctionName=function)["EventSourceMappings"]
+    mappings = aws.client("lambda").list_event_source_mappings()["EventSourceMappings"]
+    (mapping,) = [it for it in mappings if it["FunctionArn"].endswith(f":switchboard-{stage}-publish")]
     assert mapping["EventSourceArn"] == table["LatestStreamArn"]
     assert (mapping["BatchSize"], mapping["FunctionResponseTypes"]) == (100, ["ReportBatchItemFailures"])
     queue = aws.client("sqs").get_queue_url(QueueName=f"switchboard-{stage}-publish-failures")["QueueUrl"]
@@ -202,6 +202,6 @@ def test_removal_leaves_nothing_but_the_tables_of_prod(make, aws, deployed):
     assert aws.client("cloudwatch").describe_alarms()["MetricAlarms"] == []
     assert aws.client("cloudwatch").list_dashboards()["DashboardEntries"] == []
     assert aws.client("lambda").list_event_source_mappings()["EventSourceMappings"] == []
-    assert aws.client("dynamodb").list_tables()["TableNames"] == [
+    assert sorted(aws.client("dynamodb").list_tables()["TableNames"]) == [
         f"switchboard-prod-{table}" for table in ["connections", "events", "topics"]
     ]
