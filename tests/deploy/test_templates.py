@@ -12,9 +12,13 @@ from conftest import ROOT
 TOOLS = pathlib.Path(sys.executable).parent
 
 
-@pytest.fixture(scope="module", params=["dev", "prod"])
+# A stage of its own, with everything switched on that is off otherwise.
+SWITCHED = "--param=domain=chat.example.org --param=tracing=Active --param=alarmEmail=me@example.org --param=accessLogs=on"
+
+
+@pytest.fixture(scope="module", params=["dev", "prod", "switched"])
 def template(make, request):
-    make("package", f"STAGE={request.param}")
+    make("package", f"STAGE={request.param}", f"ARGS={SWITCHED if request.param == 'switched' else ''}")
     return ROOT / "target/package" / request.param / "cloudformation-template-update-stack.json"
 
 
