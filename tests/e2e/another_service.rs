@@ -40,6 +40,12 @@ async fn its_tables_routes_and_variables_come_from_its_own_serverless_yml() {
 }
 
 #[tokio::test]
+async fn functions_beyond_the_concurrency_of_the_account_are_throttled() {
+    let stack = Stack::with(&["--config", "tests/fixture/serverless.yml", "--account-concurrency", "0"]).await;
+    assert_eq!(Client::connect(&format!("ws://{}/test", stack.gateway)).await.err(), Some(500));
+}
+
+#[tokio::test]
 async fn a_two_way_route_answers_its_sender() {
     let (_stack, mut client) = parrot().await;
     let answer = client.ask(json!({"service": "duet", "do": "environment"})).await;

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::net::TcpListener;
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 
 use crate::gateway::{self, Api, Authorizer, Gateway, Integration};
 use crate::lambda::{self, Function};
@@ -91,9 +91,14 @@ impl Stack {
             ),
         ]);
         endpoints.extend(options.environment.clone());
+        // What no function reserves for itself is for all others together.
+        let reserved: usize = service.functions.values().filter_map(|function| function.reserved_concurrency).sum();
+        let unreserved = Arc::new(Semaphore::new(options.lambda.account_concurrency.saturating_sub(reserved)));
         let mut functions = BTreeMap::new();
         for (key, function) in &service.functions {
-            let configuration = configuration(key, function, service, options, &endpoints);
+            let concurrency = function.reserved_concurrency.map(|reserved| Arc::new(Semaphore::new(reserved)));
+            let concurrency = concurrency.unwrap_or_else(|| unreserved.clone());
+            let configuration = configuration(key, function, service, options, &endpoints, concurrency);
             functions.insert(key.as_str(), Arc::new(Function::new(configuration)?));
         }
         let integration = |function_key: &String| Arc::clone(&functions[function_key.as_str()]) as Arc<dyn Integration>;
@@ -155,6 +160,7 @@ fn configuration(
     service: &Service,
     options: &Options,
     endpoints: &BTreeMap<String, String>,
+    concurrency: Arc<Semaphore>,
 ) -> lambda::Configuration {
     let mut environment = function.environment.clone();
     // Lambda sets these from a function's logging configuration.
@@ -173,6 +179,7 @@ fn configuration(
         environment,
         endpoints: endpoints.clone(),
         max_environments: options.max_environments,
+        concurrency,
         settings: options.lambda.clone(),
     }
 }

@@ -1409,6 +1409,22 @@ mod quotas {
         bed.event_of("$disconnect").await;
     }
 
+    /// That the sender of a message is told so is inferred.
+    #[tokio::test]
+    async fn a_throttled_function_is_a_500_or_an_error_frame() {
+        let throttled = |_| async { Err(FunctionError::throttled()) };
+        let mut bed = Script::new().on_async("$connect", throttled).start().await;
+        assert_eq!(Client::handshake(bed.address, "/dev", &[]).await.status, 500);
+        bed.event_of("$connect").await;
+
+        let mut bed = Script::new().on_async("sendMessage", throttled).start().await;
+        let mut client = bed.connect().await;
+        client.text(r#"{"action":"sendMessage"}"#).await;
+        let event = bed.event_of("sendMessage").await;
+        let expected = error_frame("Internal server error", &client.id, &event["requestContext"]["requestId"]);
+        assert_eq!(client.message().await.0, expected);
+    }
+
     /// That a handshake is answered with 504 is inferred.
     #[tokio::test]
     async fn a_function_that_takes_longer_than_the_gateway_waits_is_a_504_or_an_error_frame() {

@@ -140,6 +140,9 @@ fn decision(result: Option<Result<ProxyResponse, IntegrationError>>, knobs: &Kno
             let status = StatusCode::from_u16(knobs.connect_timeout_status).unwrap_or(StatusCode::GATEWAY_TIMEOUT);
             Err(Refused(status, "$connect took too long"))
         }
+        Some(Err(IntegrationError::Throttled)) => {
+            Err(Refused(StatusCode::INTERNAL_SERVER_ERROR, "Lambda throttled $connect"))
+        }
         Some(Err(_)) => Err(bad_gateway("$connect failed")),
         Some(Ok(response)) if (200..300).contains(&response.status_code) => {
             let subprotocol = response.header(&SEC_WEBSOCKET_PROTOCOL).map(HeaderValue::from_str);

@@ -142,7 +142,6 @@ const FUNCTION: &[&str] = &[
     "package",
     "provisionedConcurrency",
     "recursiveLoop",
-    "reservedConcurrency",
     "role",
     "runtime",
     "runtimeManagement",
