@@ -46,6 +46,17 @@ async fn functions_beyond_the_concurrency_of_the_account_are_throttled() {
 }
 
 #[tokio::test]
+async fn faults_on_demand_reach_functions_and_gateway() {
+    let stack = Stack::with(&["--config", "tests/fixture/serverless.yml", "--fault", "kill=1", "--seed", "7"]).await;
+    assert_eq!(Client::connect(&format!("ws://{}/test", stack.gateway)).await.err(), Some(502));
+    stack.logged(1, &["fault | kill (decision 1)"]).await;
+
+    let stack = Stack::with(&["--config", "tests/fixture/serverless.yml", "--fault", "lost-disconnect=1"]).await;
+    Client::connect(&format!("ws://{}/test", stack.gateway)).await.unwrap().close().await;
+    stack.logged(1, &["fault | lost-disconnect (decision 1)"]).await;
+}
+
+#[tokio::test]
 async fn a_two_way_route_answers_its_sender() {
     let (_stack, mut client) = parrot().await;
     let answer = client.ask(json!({"service": "duet", "do": "environment"})).await;

@@ -37,6 +37,7 @@ fn function(stack: &Stack, binary: &str, variables: &[(&str, &str)]) -> Function
         endpoints: BTreeMap::new(),
         max_environments: 1,
         concurrency: Arc::new(Semaphore::new(1)),
+        faults: Arc::default(),
         settings: Settings::default(),
     })
     .unwrap()
@@ -106,6 +107,7 @@ async fn a_function_without_its_configuration_says_what_is_missing_and_ends() {
         endpoints: BTreeMap::new(),
         max_environments: 1,
         concurrency: Arc::new(Semaphore::new(1)),
+        faults: Arc::default(),
         settings: Settings::default(),
     });
     let error = function.unwrap().invoke("{}".into()).await.unwrap_err();

@@ -4,6 +4,7 @@
 //! imitates AWS towards them and towards their clients. It knows nothing of any particular service.
 
 mod duration;
+pub mod faults;
 pub mod gateway;
 pub mod lambda;
 pub mod service;

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
+use switchboard_local::faults;
 use switchboard_local::gateway;
 use switchboard_local::lambda;
 use switchboard_local::service::{self, Service};
@@ -44,6 +45,8 @@ struct Arguments {
     lambda: lambda::Settings,
     #[command(flatten)]
     gateway: gateway::Settings,
+    #[command(flatten)]
+    faults: faults::Settings,
 }
 
 /// What `${env:…}` in a serverless.yml refers to.
@@ -95,6 +98,7 @@ async fn run(arguments: Arguments) -> Result<(), Box<dyn Error>> {
         max_environments: arguments.max_environments,
         lambda: arguments.lambda,
         gateway: arguments.gateway,
+        faults: arguments.faults,
         environment: arguments.env.into_iter().collect(),
     };
     let stack = Stack::new(&service, &options).await?;

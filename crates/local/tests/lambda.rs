@@ -14,6 +14,7 @@ use std::time::{Duration, Instant, SystemTime};
 use bytes::Bytes;
 use futures_util::future::{join, join_all};
 use serde_json::{Value, json};
+use switchboard_local::faults::{self, Faults};
 use switchboard_local::lambda::{Configuration, Function, FunctionError, Settings};
 use tokio::sync::Semaphore;
 
@@ -404,6 +405,22 @@ async fn a_process_that_died_while_frozen_is_replaced() {
 }
 
 #[tokio::test]
+async fn a_function_can_be_killed_on_demand_before_and_after_its_work() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = faults::Settings { faults: vec!["kill=1".parse().unwrap()], seed: 7 };
+    let function =
+        Function::new(Configuration { faults: Arc::new(Faults::new(&settings)), ..configuration() }).unwrap();
+    let mut worked = Vec::new();
+    for number in 0..8 {
+        let file = folder.path().join(number.to_string());
+        let error = function.invoke(event(json!({ "do": "sleep", "touch": file }))).await.unwrap_err();
+        assert_eq!(error.error_message, "Runtime exited with error: signal: 9 (SIGKILL)");
+        worked.push(file.exists());
+    }
+    assert!(worked.contains(&true) && worked.contains(&false), "{worked:?}");
+}
+
+#[tokio::test]
 async fn a_dropped_function_kills_its_processes() {
     let function = function();
     let pid = environment(&function).await["pid"].as_u64().unwrap();
@@ -424,6 +441,7 @@ fn configuration() -> Configuration {
         endpoints: BTreeMap::new(),
         max_environments: 10,
         concurrency: Arc::new(Semaphore::new(1000)),
+        faults: Arc::default(),
         settings: Settings::default(),
     }
 }

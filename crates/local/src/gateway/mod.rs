@@ -50,6 +50,7 @@ use self::knobs::NullStyle;
 pub use self::knobs::Settings;
 use self::route::SelectionExpression;
 use self::throttle::Throttle;
+use crate::faults::Faults;
 use crate::lambda::Credentials;
 use crate::terminal;
 
@@ -99,6 +100,7 @@ impl fmt::Debug for Api {
 pub struct Gateway {
     api: Api,
     settings: Settings,
+    faults: Arc<Faults>,
     expression: SelectionExpression,
     connections: Registry,
     /// Handshakes.
@@ -113,7 +115,7 @@ pub struct Gateway {
 impl Gateway {
     /// A gateway without connections.
     #[must_use]
-    pub fn new(api: Api, settings: Settings) -> Self {
+    pub fn new(api: Api, settings: Settings, faults: Arc<Faults>) -> Self {
         let limits = &settings.limits;
         Self {
             handshakes: Throttle::new(limits.connection_rate, limits.connection_rate),
@@ -121,6 +123,7 @@ impl Gateway {
             expression: SelectionExpression::parse(&api.route_selection_expression),
             api,
             settings,
+            faults,
             connections: Registry::default(),
             stopping: watch::Sender::new(false),
         }

@@ -13,6 +13,7 @@ use std::net::SocketAddr;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -26,6 +27,7 @@ use uuid::Uuid;
 
 use super::runtime_api::{Call, Invocation, RuntimeApi};
 use super::{Configuration, Credentials, FunctionError};
+use crate::faults::{Chance, Faults};
 use crate::terminal;
 
 /// What a process may print in one line; the rest of a longer one is dropped.
@@ -46,6 +48,7 @@ pub(super) struct Environment {
     function_arn: String,
     timeout: Duration,
     freezes: bool,
+    faults: Arc<Faults>,
     /// When its binary was modified last, as it was started.
     built: Option<SystemTime>,
     /// Of the first invocation, when the init is part of it.
@@ -105,6 +108,7 @@ impl Environment {
             ),
             timeout: configuration.timeout,
             freezes: !configuration.settings.no_freeze,
+            faults: configuration.faults.clone(),
             built,
             first_deadline: None,
             deadline: Instant::now(),
@@ -145,9 +149,20 @@ impl Environment {
             // A process that has just died cannot take it, which the wait below notices.
             let _ = poll.send(invocation);
         }
+        let is_killed = self.faults.strikes(Chance::Kill);
+        if is_killed && !self.faults.second_way(Chance::Kill) {
+            self.process.kill().await;
+        }
         tokio::select! {
             biased;
-            Ok(answer) = answered => answer,
+            Ok(answer) = answered => {
+                if !is_killed {
+                    return answer;
+                }
+                // It has done its work, and nobody hears of it.
+                self.process.kill().await;
+                Err(self.process.exited().await)
+            }
             error = self.process.exited() => Err(error),
             () = tokio::time::sleep_until(self.deadline) => {
                 self.process.kill().await;
@@ -356,8 +371,6 @@ fn trace_id(now: Duration) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use tokio::sync::Semaphore;
 
     use super::*;
@@ -380,6 +393,7 @@ mod tests {
             endpoints: BTreeMap::new(),
             max_environments: 1,
             concurrency: Arc::new(Semaphore::new(1)),
+            faults: Arc::default(),
             settings: Settings::default(),
         };
         let (_stop, stop) = watch::channel(false);

@@ -22,6 +22,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use crate::faults::Faults;
 use crate::terminal;
 use environment::Environment;
 
@@ -60,6 +61,8 @@ pub struct Configuration {
     /// A permit for each simultaneous event; events beyond are throttled. Functions that reserve none share one of these
     /// ([concurrency](https://docs.aws.amazon.com/lambda/latest/dg/lambda-concurrency.html)).
     pub concurrency: Arc<Semaphore>,
+    /// Of which [`Chance::Kill`](crate::faults::Chance::Kill) is the functions'.
+    pub faults: Arc<Faults>,
     /// How its execution environments live.
     pub settings: Settings,
 }
