@@ -8,7 +8,7 @@ use std::process::Stdio;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
-use crate::stack::{PATIENCE, Stack, root};
+use crate::stack::{PATIENCE, Stack, root, text};
 
 /// The fenced blocks of the README in one language.
 fn blocks(language: &str) -> Vec<String> {
@@ -76,7 +76,15 @@ async fn the_wscat_transcript_is_true() {
         let command = transcript.lines().next().unwrap().strip_prefix("$ ").unwrap();
         terminals.push(Terminal::run(&command.replace("localhost:3001", &stack.gateway), root()));
     }
-    stack.logged(2, &["connect |", "served"]).await;
+    stack.logged(2, &["gateway |", "connected"]).await;
+    // wscat loses what is typed before its connection is open, and does not say when it is, but for what it receives.
+    for row in stack.rows("connections").await {
+        let post = stack.management().await.post_to_connection().connection_id(text(&row, "connectionId"));
+        post.data(aws_sdk_apigatewaymanagement::primitives::Blob::new("ready")).send().await.unwrap();
+    }
+    for terminal in &mut terminals {
+        terminal.shows("ready").await;
+    }
     for prefix in ["> ", "< "] {
         let mut lines = 0;
         for (terminal, transcript) in terminals.iter_mut().zip(&transcripts) {
