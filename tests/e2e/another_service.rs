@@ -57,6 +57,22 @@ async fn faults_on_demand_reach_functions_and_gateway() {
 }
 
 #[tokio::test]
+async fn an_authorizer_decides_who_connects_and_functions_hear_of_it() {
+    let stack = Stack::with(&["--config", "tests/fixture/authorizer.yml"]).await;
+    let url = |query: &str| format!("ws://{}/test?{query}", stack.gateway);
+    // Without an identity the authorizer is not asked; and what it says without `do=authorize` is no policy.
+    assert_eq!(Client::connect(&url("do=authorize")).await.err(), Some(401));
+    assert_eq!(Client::connect(&url("user=7")).await.err(), Some(500));
+    let mut client = Client::connect(&url("do=authorize&user=7")).await.unwrap();
+    client.send(json!({"hello": "there"})).await;
+    for line in stack.logged(2, &["hello |", "fixture"]).await {
+        let expected = json!({"principalId": "fixture", "userId": "7"});
+        assert_eq!(event(&line)["requestContext"]["authorizer"], expected);
+    }
+    assert_eq!(stack.log(&["guard |", "REQUEST"]).len(), 2);
+}
+
+#[tokio::test]
 async fn a_two_way_route_answers_its_sender() {
     let (_stack, mut client) = parrot().await;
     let answer = client.ask(json!({"service": "duet", "do": "environment"})).await;

@@ -26,7 +26,7 @@ pub struct Settings {
     /// disconnect-delay, message-delay.
     ///
     /// lost-disconnect: $disconnect does not run.
-    /// half-open: that a client is gone is not noticed; posts to it succeed until it has been idle for too long.
+    /// half-open: should the client vanish, that is not noticed; posts to it succeed until it has been idle for too long.
     /// gone, throttle, error, hang: a POST to @connections is answered with 410, 429 or 500, or not at all.
     /// kill: the process of a function is killed, before or after it has done its work.
     /// post-delay, disconnect-delay: every POST, every $disconnect is that late.
@@ -43,7 +43,7 @@ pub struct Settings {
 pub enum Chance {
     /// `$disconnect` is lost.
     LostDisconnect,
-    /// The end of a TCP connection is not noticed.
+    /// Should TCP end without a close frame, that is not noticed. Decided when a client connects.
     HalfOpen,
     /// A POST is answered with 410, though the connection is open.
     Gone,

@@ -2,7 +2,8 @@
 //!
 //! Implements "Manage connected users and client apps: $connect and $disconnect routes" and "WebSocket subprotocols"
 //! ("Set up routes that require a WebSocket subprotocol"). Nothing is answered before `$connect` has ended. Of its
-//! response the client sees the status and the subprotocol, never another header or the body.
+//! response the client sees the status and the subprotocol, never another header or the body. Before it come the checks of
+//! the request itself, then the rate of new connections, then the authorizer; that order is inferred.
 
 use std::collections::HashMap;
 use std::io::{self, IoSlice};

@@ -3,8 +3,8 @@
 //! It imitates the [execution environment lifecycle](https://docs.aws.amazon.com/lambda/latest/dg/lambda-runtime-environment.html)
 //! and the variables that Lambda [defines](https://docs.aws.amazon.com/lambda/latest/dg/configuration-envvars.html).
 //!
-//! Processes that a function itself starts are frozen and killed with
-//! it while they stay in its process group; one that outlives a crash of its function is not.
+//! Processes that a function itself starts are frozen and killed with it while they stay in its process group; one that
+//! outlives a crash of its function is not.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
