@@ -1,11 +1,16 @@
 .DEFAULT_GOAL := help
-.PHONY: help run build test lint fmt check clean
+.PHONY: help run publish build test lint fmt check clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 run: build ## Start everything on this machine and print what to paste
-	cargo run --quiet --bin switchboard-local -- $(ARGS)
+	cargo run --quiet --bin switchboard-local -- --query userId=1 $(ARGS)
+
+export TOPIC DATA
+publish: ## Publish to a running stack: make publish TOPIC=general DATA='"deploy done"'
+	AWS_ENDPOINT_URL=http://localhost:8000 AWS_REGION=us-east-1 AWS_ACCESS_KEY_ID=local AWS_SECRET_ACCESS_KEY=local \
+	cargo run --quiet --example put-event -- switchboard-dev-events "$$TOPIC" "$$DATA"
 
 build: ## Build every binary
 	cargo build --workspace --bins

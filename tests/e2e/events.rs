@@ -17,6 +17,7 @@ fn function(stack: &Stack, binary: &str, variables: &[(&str, &str)]) -> Function
         [
             ("CONNECTIONS_TABLE", table_name("connections")),
             ("TOPICS_TABLE", table_name("topics")),
+            ("EVENTS_TABLE", table_name("events")),
             ("AWS_ENDPOINT_URL_DYNAMODB", format!("http://{}", stack.dynamodb)),
             ("AWS_ENDPOINT_URL_APIGATEWAYMANAGEMENTAPI", format!("http://{}/dev", stack.gateway)),
             // The events were recorded in 2023, and rows live as long as their connection could.

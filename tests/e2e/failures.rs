@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use aws_sdk_dynamodb::types::AttributeValue;
 use serde_json::json;
 
-use crate::proxy::{Proxy, answer};
+use crate::proxy::{Answer, Call, Proxy, answer};
 use crate::stack::{Row, Stack, root, table_name, text};
 
 /// The state in which a lost `$disconnect` leaves a connection: its rows are there and it is not. `age_s` old.
@@ -110,12 +110,8 @@ async fn a_bare_410_means_gone_as_well() {
 fn at_first(
     operation: &'static str,
     times: usize,
-    with: impl Fn(&crate::proxy::Call) -> futures_util::future::BoxFuture<'static, axum::http::Response<axum::body::Body>>
-    + Send
-    + Sync
-    + 'static,
-) -> impl Fn(&crate::proxy::Call) -> Option<futures_util::future::BoxFuture<'static, axum::http::Response<axum::body::Body>>>
-{
+    with: impl Fn(&Call) -> Answer + Send + Sync + 'static,
+) -> impl Fn(&Call) -> Option<Answer> {
     let count = AtomicUsize::new(0);
     move |call| (call.operation == operation && count.fetch_add(1, Ordering::SeqCst) < times).then(|| with(call))
 }
@@ -133,7 +129,7 @@ async fn throttled_and_failing_posts_are_tried_again() {
 }
 
 /// Our serverless.yml, with another time-out for every function.
-fn hurried(timeout_s: u32) -> tempfile::TempDir {
+pub fn hurried(timeout_s: u32) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let ours = std::fs::read_to_string(root().join("serverless.yml")).unwrap();
     let line = |line: &str| match line.trim_start().starts_with("timeout:") {
@@ -181,9 +177,8 @@ async fn a_message_that_reaches_nobody_because_posting_fails_is_an_error_of_ours
 
 #[tokio::test]
 async fn unprocessed_items_are_asked_for_again() {
-    let unprocessed = |call: &crate::proxy::Call| {
-        answer(200, "", &json!({"UnprocessedItems": call.body["RequestItems"]}).to_string())
-    };
+    let unprocessed =
+        |call: &Call| answer(200, "", &json!({"UnprocessedItems": call.body["RequestItems"]}).to_string());
     let (proxy, stack) = Proxy::in_front(&[], at_first("BatchWriteItem", 3, unprocessed)).await;
     let _one = stack.connect("?userId=1").await;
     assert_eq!(proxy.take(), ["BatchWriteItem"; 4]);

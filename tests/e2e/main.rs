@@ -15,6 +15,7 @@ mod failures;
 mod lifecycle;
 mod mistakes;
 mod proxy;
+mod publish;
 mod readme;
 mod signatures;
 mod stack;

@@ -1,6 +1,8 @@
 //! A proxy in front of DynamoDB and `@connections`: it counts calls, and answers some of them itself.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{Request, State};
@@ -11,8 +13,9 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use serde_json::Value;
+use tokio::sync::watch;
 
-use crate::stack::Stack;
+use crate::stack::{PATIENCE, Stack};
 
 type Bytes = axum::body::Bytes;
 
@@ -27,15 +30,20 @@ pub struct Call {
     pub path: String,
 }
 
+/// An answer in the place of AWS's.
+pub type Answer = BoxFuture<'static, Response<Body>>;
+
 /// What to answer instead of asking AWS: `None` passes the call on.
-pub type Rule = dyn Fn(&Call) -> Option<BoxFuture<'static, Response<Body>>> + Send + Sync;
+pub type Rule = dyn Fn(&Call) -> Option<Answer> + Send + Sync;
 
 pub struct Proxy {
     shared: Arc<Shared>,
 }
 
 struct Shared {
-    calls: Mutex<Vec<Call>>,
+    calls: watch::Sender<Vec<Call>>,
+    /// How long an operation waits before it is passed on.
+    delays: Mutex<HashMap<String, Duration>>,
     rule: Box<Rule>,
     /// DynamoDB and the gateway, once the stack runs.
     upstream: OnceLock<(String, String)>,
@@ -46,12 +54,18 @@ impl Proxy {
     /// A stack whose functions reach AWS only through this proxy.
     pub async fn in_front(
         arguments: &[&str],
-        rule: impl Fn(&Call) -> Option<BoxFuture<'static, Response<Body>>> + Send + Sync + 'static,
+        rule: impl Fn(&Call) -> Option<Answer> + Send + Sync + 'static,
     ) -> (Self, Stack) {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
         let client = Client::builder(TokioExecutor::new()).build_http();
-        let shared = Shared { calls: Mutex::default(), rule: Box::new(rule), upstream: OnceLock::new(), client };
+        let shared = Shared {
+            calls: watch::Sender::default(),
+            delays: Mutex::default(),
+            rule: Box::new(rule),
+            upstream: OnceLock::new(),
+            client,
+        };
         let shared = Arc::new(shared);
         let router = axum::Router::new().fallback(serve).with_state(Arc::clone(&shared));
         tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
@@ -69,7 +83,19 @@ impl Proxy {
     }
 
     pub fn take_calls(&self) -> Vec<Call> {
-        std::mem::take(&mut *self.shared.calls.lock().unwrap())
+        self.shared.calls.send_replace(Vec::new())
+    }
+
+    /// Makes an operation slow from now on.
+    pub fn delay(&self, operation: &str, delay: Duration) {
+        self.shared.delays.lock().unwrap().insert(operation.to_owned(), delay);
+    }
+
+    /// Waits until an operation has been called since the last `take`.
+    pub async fn called(&self, operation: &str) {
+        let mut calls = self.shared.calls.subscribe();
+        let called = calls.wait_for(|calls| calls.iter().any(|call| call.operation == operation));
+        tokio::time::timeout(PATIENCE, called).await.expect("it was not called").unwrap();
     }
 }
 
@@ -85,7 +111,9 @@ async fn serve(State(shared): State<Arc<Shared>>, request: Request) -> Response<
         },
         None => Call { operation: parts.method.to_string(), body: Value::Null, path: parts.uri.path().to_owned() },
     };
-    shared.calls.lock().unwrap().push(call.clone());
+    shared.calls.send_modify(|calls| calls.push(call.clone()));
+    let delay = shared.delays.lock().unwrap().get(&call.operation).copied();
+    tokio::time::sleep(delay.unwrap_or_default()).await;
     if let Some(answer) = (shared.rule)(&call) {
         return answer.await;
     }
@@ -97,7 +125,7 @@ async fn serve(State(shared): State<Arc<Shared>>, request: Request) -> Response<
 }
 
 /// An answer with a status, an `x-amzn-errortype` unless empty, and a body.
-pub fn answer(status: u16, error_type: &str, body: &str) -> BoxFuture<'static, Response<Body>> {
+pub fn answer(status: u16, error_type: &str, body: &str) -> Answer {
     let mut response = Response::builder().status(status).header("content-type", "application/json");
     if !error_type.is_empty() {
         response = response.header("x-amzn-errortype", error_type);

@@ -5,6 +5,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
+use aws_sdk_apigatewaymanagement::primitives::Blob;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
@@ -76,11 +77,12 @@ async fn the_wscat_transcript_is_true() {
         let command = transcript.lines().next().unwrap().strip_prefix("$ ").unwrap();
         terminals.push(Terminal::run(&command.replace("localhost:3001", &stack.gateway), root()));
     }
-    stack.logged(2, &["gateway |", "connected"]).await;
-    // wscat loses what is typed before its connection is open, and does not say when it is, but for what it receives.
-    for row in stack.rows("connections").await {
-        let post = stack.management().await.post_to_connection().connection_id(text(&row, "connectionId"));
-        post.data(aws_sdk_apigatewaymanagement::primitives::Blob::new("ready")).send().await.unwrap();
+    // Piped, wscat says nothing when it is connected and forgets what is typed before; what it receives it shows.
+    let management = stack.management().await;
+    for row in stack.settled("connections", 2).await {
+        stack.logged(1, &["gateway |", &text(&row, "connectionId"), "connected"]).await;
+        let post = management.post_to_connection().connection_id(text(&row, "connectionId"));
+        post.data(Blob::new("ready")).send().await.unwrap();
     }
     for terminal in &mut terminals {
         terminal.shows("ready").await;

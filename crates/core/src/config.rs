@@ -11,6 +11,8 @@ pub struct Config {
     pub connections_table: String,
     /// `TOPICS_TABLE`, required: the name of the table of subscriptions.
     pub topics_table: String,
+    /// `EVENTS_TABLE`, required: the name of the table whose stream publishes.
+    pub events_table: String,
     /// The URL in front of `/@connections`: `PUBLISH_ENDPOINT`, else one of the SDK's own variables,
     /// `AWS_ENDPOINT_URL_APIGATEWAYMANAGEMENTAPI` and `AWS_ENDPOINT_URL`. Without any of them posts go to the domain
     /// and stage of the event, which is right unless a custom domain maps a key other than the stage.
@@ -45,6 +47,18 @@ impl Config {
         Self::read(|name| std::env::var(name).ok().filter(|value| !value.is_empty()))
     }
 
+    /// For a function whose events name no domain to post to.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Config`] when there is no [`Config::publish_endpoint`].
+    pub fn require_publish_endpoint(&self) -> Result<(), Error> {
+        match self.publish_endpoint {
+            Some(_) => Ok(()),
+            None => Err(Error::Config { problems: "PUBLISH_ENDPOINT is not set".to_owned() }),
+        }
+    }
+
     fn read(variable: impl Fn(&str) -> Option<String> + Copy) -> Result<Self, Error> {
         let mut problems = Vec::new();
         let mut required = |name: &str| {
@@ -55,6 +69,7 @@ impl Config {
         };
         let connections_table = required("CONNECTIONS_TABLE");
         let topics_table = required("TOPICS_TABLE");
+        let events_table = required("EVENTS_TABLE");
         let connection_ttl_s = match variable("CONNECTION_TTL_S").map(|text| text.parse::<u32>()) {
             None => DEFAULT_CONNECTION_TTL_S,
             Some(Ok(seconds)) if seconds > 0 => seconds.into(),
@@ -74,6 +89,7 @@ impl Config {
         let config = Self {
             connections_table,
             topics_table,
+            events_table,
             publish_endpoint: ["PUBLISH_ENDPOINT", "AWS_ENDPOINT_URL_APIGATEWAYMANAGEMENTAPI", "AWS_ENDPOINT_URL"]
                 .into_iter()
                 .find_map(variable),
@@ -96,7 +112,7 @@ mod tests {
     fn every_missing_or_wrong_variable_is_named() {
         let error = read(&[("TOPICS_TABLE", "t"), ("CONNECTION_TTL_S", "soon"), ("IDENTITY_MODE", "trust")]);
         let text = error.unwrap_err().to_string();
-        for name in ["CONNECTIONS_TABLE", "CONNECTION_TTL_S", "IDENTITY_MODE"] {
+        for name in ["CONNECTIONS_TABLE", "EVENTS_TABLE", "CONNECTION_TTL_S", "IDENTITY_MODE"] {
             assert!(text.contains(name), "{name} is not in: {text}");
         }
         assert!(!text.contains("TOPICS_TABLE"), "{text}");
@@ -104,8 +120,21 @@ mod tests {
 
     #[test]
     fn identity_is_not_open_unless_somebody_opens_it() {
-        let config = read(&[("CONNECTIONS_TABLE", "c"), ("TOPICS_TABLE", "t")]).unwrap();
+        let config = read(&[("CONNECTIONS_TABLE", "c"), ("TOPICS_TABLE", "t"), ("EVENTS_TABLE", "e")]).unwrap();
         assert_eq!(config.identity_mode, IdentityMode::Authorizer);
         assert_eq!(config.connection_ttl, Duration::from_secs(7200));
+    }
+
+    #[test]
+    fn posts_go_where_the_most_specific_variable_says() {
+        let tables = [("CONNECTIONS_TABLE", "c"), ("TOPICS_TABLE", "t"), ("EVENTS_TABLE", "e")];
+        assert!(read(&tables).unwrap().require_publish_endpoint().is_err());
+        let mut variables = tables.to_vec();
+        for name in ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_APIGATEWAYMANAGEMENTAPI", "PUBLISH_ENDPOINT"] {
+            variables.push((name, name));
+            let config = read(&variables).unwrap();
+            assert_eq!(config.publish_endpoint.as_deref(), Some(name));
+            config.require_publish_endpoint().unwrap();
+        }
     }
 }

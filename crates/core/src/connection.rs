@@ -3,7 +3,6 @@
 use std::fmt;
 
 use crate::ClientError;
-use crate::topic::Topic;
 
 /// The gateway's name of one WebSocket connection. Opaque, never reused.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -68,14 +67,6 @@ pub struct Connection {
     pub user_id: Option<UserId>,
     /// The gateway's `connectedAt`: epoch milliseconds.
     pub connected_at_ms: i64,
-}
-
-impl Connection {
-    /// The topic on which this connection receives its user's direct messages.
-    #[must_use]
-    pub fn address(&self) -> Option<Topic> {
-        self.user_id.as_ref().map(Topic::address)
-    }
 }
 
 /// The rule for every name that a person or a client chooses: not empty, bounded, printable.

@@ -6,15 +6,18 @@ use backon::{BackoffBuilder, ExponentialBuilder};
 use lambda_runtime::Context;
 use tokio::time::Instant;
 
-/// What is kept of an invocation's time to report what was left undone.
-const RESERVE: Duration = Duration::from_millis(500);
+/// What is kept of an invocation's time to put down what was left undone and to answer the sender.
+const RESERVE: Duration = Duration::from_secs(1);
+
+/// What is kept of that to return.
+const RETURN: Duration = Duration::from_millis(100);
 
 /// The instant at which an invocation stops trying and reports.
 #[derive(Debug, Clone, Copy)]
 pub struct Deadline(Instant);
 
 impl Deadline {
-    /// The invocation's own deadline, less half a second to report in.
+    /// The invocation's own deadline, less a second to report in.
     #[must_use]
     pub fn of(context: &Context) -> Self {
         let left = context.deadline().duration_since(SystemTime::now()).unwrap_or_default();
@@ -31,6 +34,12 @@ impl Deadline {
     #[must_use]
     pub fn left(self) -> Duration {
         self.0.saturating_duration_since(Instant::now())
+    }
+
+    /// The deadline of the reply to the sender, which must be possible even after all the time for the work is spent.
+    #[must_use]
+    pub fn of_reply(self) -> Self {
+        Self(self.0 + RESERVE - RETURN)
     }
 
     /// The earlier of this deadline and `left` from now.

@@ -6,7 +6,6 @@
 use aws_sdk_dynamodb::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
 
 use crate::connection::{ConnectionId, UserId};
-use crate::topic::Topic;
 
 /// What a client did wrong; `Display` is the text it gets, [`ClientError::code`] what its program switches on.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -141,9 +140,15 @@ pub enum Error {
     #[error("none of the connections on {topic} could be reached; posting failed for {failed}")]
     Undelivered {
         /// Where the message went.
-        topic: Topic,
+        topic: String,
         /// How many posts failed.
         failed: usize,
+    },
+    /// A publish could not even begin before the invocation's end.
+    #[error("there was no time left to publish to {topic}")]
+    OutOfTime {
+        /// Where the message was to go.
+        topic: String,
     },
 }
 
@@ -160,6 +165,7 @@ impl Error {
             Self::Item { .. } => "Store.UnknownItem",
             Self::Reply { .. } => "Publish.ReplyFailed",
             Self::Undelivered { .. } => "Publish.Undelivered",
+            Self::OutOfTime { .. } => "Publish.OutOfTime",
         }
     }
 

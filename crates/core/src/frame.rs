@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 
 use crate::ClientError;
 use crate::connection::{UserId, checked};
-use crate::topic::{Subscriber, Topic};
+use crate::topic::Topic;
 
 /// Longest `id` of a frame, in characters.
 pub const MAX_ID_CHARS: usize = 128;
@@ -230,10 +230,10 @@ pub fn direct_message(sender: &UserId, body: &RawValue) -> Vec<u8> {
     to_bytes(&Delivery { sender_id: sender.as_str(), body })
 }
 
-/// The frame in which a subscriber receives what was published to its topic:
+/// The frame in which a subscriber receives what was published to its topic; `id` is its subscription's:
 /// `{"id":"<subscriptionId>","payload":{"data":"count is 0"},"type":"data"}`.
 #[must_use]
-pub fn data(subscriber: &Subscriber, message: &RawValue) -> Vec<u8> {
+pub fn data(id: Option<&str>, message: &RawValue) -> Vec<u8> {
     #[derive(Serialize)]
     struct Data<'a> {
         id: Option<&'a str>,
@@ -244,7 +244,7 @@ pub fn data(subscriber: &Subscriber, message: &RawValue) -> Vec<u8> {
     struct Payload<'a> {
         data: &'a RawValue,
     }
-    to_bytes(&Data { id: subscriber.subscription_id.as_deref(), payload: Payload { data: message }, r#type: "data" })
+    to_bytes(&Data { id, payload: Payload { data: message }, r#type: "data" })
 }
 
 fn to_bytes(frame: &impl Serialize) -> Vec<u8> {
@@ -254,7 +254,6 @@ fn to_bytes(frame: &impl Serialize) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::connection::ConnectionId;
 
     fn mistake(text: &str) -> ClientError {
         match Frame::parse(text) {
@@ -288,12 +287,7 @@ mod tests {
         let text = format!(r#"{{"type":"message","topic":"t","message":{payload}}}"#);
         let frame = Frame::parse(&text).unwrap();
         let Request::Message { message, .. } = frame.request().unwrap() else { panic!("not a message") };
-        let subscriber = Subscriber {
-            connection_id: ConnectionId::new("c".to_owned()),
-            subscription_id: Some("s".to_owned()),
-            connected_at_ms: 0,
-        };
-        let sent = String::from_utf8(data(&subscriber, message)).unwrap();
+        let sent = String::from_utf8(data(Some("s"), message)).unwrap();
         assert_eq!(sent, format!(r#"{{"id":"s","payload":{{"data":{payload}}},"type":"data"}}"#));
     }
 
@@ -360,11 +354,6 @@ mod tests {
         let widest = "\u{10ffff}".repeat(UserId::MAX_CHARS);
         let sender = UserId::parse("userId", &widest).unwrap();
         assert!(direct_message(&sender, &body).len() <= 128 * 1024);
-        let subscriber = Subscriber {
-            connection_id: ConnectionId::new("c".to_owned()),
-            subscription_id: Some(widest[..4 * MAX_ID_CHARS].to_owned()),
-            connected_at_ms: 0,
-        };
-        assert!(data(&subscriber, &body).len() <= 128 * 1024);
+        assert!(data(Some(&widest[..4 * MAX_ID_CHARS]), &body).len() <= 128 * 1024);
     }
 }

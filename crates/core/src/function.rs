@@ -10,12 +10,15 @@ use aws_lambda_events::apigw::{
     ApiGatewayProxyResponse, ApiGatewayWebsocketProxyRequest, ApiGatewayWebsocketProxyRequestContext,
 };
 use aws_smithy_http_client::tls::{self, rustls_provider::CryptoMode};
-use lambda_runtime::tracing::{error, info};
-use lambda_runtime::{Context, Diagnostic, LambdaEvent};
+use lambda_runtime::tracing::{self, error, info};
+use lambda_runtime::{Context, Diagnostic, LambdaEvent, Runtime, service_fn};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use crate::config::Config;
 use crate::connection::ConnectionId;
 use crate::deadline::Deadline;
+use crate::event::EventStore;
 use crate::frame::{Frame, Reply};
 use crate::publisher::Publisher;
 use crate::store::ConnectionStore;
@@ -43,11 +46,35 @@ impl Backend {
         let http =
             aws_smithy_http_client::Builder::new().tls_provider(tls::Provider::Rustls(CryptoMode::Ring)).build_https();
         let sdk = aws_config::defaults(BehaviorVersion::latest()).http_client(http).load().await;
-        let store = ConnectionStore::new(aws_sdk_dynamodb::Client::new(&sdk), &config);
+        let dynamodb = aws_sdk_dynamodb::Client::new(&sdk);
+        let store = ConnectionStore::new(dynamodb.clone(), &config);
+        let events = EventStore::new(dynamodb, config.events_table.clone());
         let memory_mb = lambda_runtime::Config::from_env().memory;
-        let publisher = Publisher::new(sdk, &config, store.clone(), memory_mb);
+        let publisher = Publisher::new(sdk, &config, store.clone(), events, memory_mb);
         Ok(Self { config, store, publisher })
     }
+}
+
+/// Starts the log. First thing in every `main`, so that a wrong configuration is logged as well.
+pub fn start_log() {
+    tracing::init_default_subscriber();
+}
+
+/// Serves events until Lambda ends the execution environment.
+///
+/// This is `lambda_runtime::run` without its tracing layer: the layer's span would write the same two ids twice into
+/// every log line, and log lines are paid for by the byte. [`Caller::invocation_id`] is in the lines instead.
+///
+/// # Errors
+///
+/// When the Runtime API cannot be reached.
+pub async fn run<E, R, F>(handle: impl FnMut(LambdaEvent<E>) -> F) -> Result<(), lambda_runtime::Error>
+where
+    E: DeserializeOwned,
+    R: Serialize,
+    F: Future<Output = Result<R, Error>>,
+{
+    Runtime::new(service_fn(handle)).run().await
 }
 
 /// Which connection an event is about, and what an invocation may still do for it.
@@ -59,6 +86,8 @@ pub struct Caller {
     pub connected_at_ms: i64,
     /// The gateway's id of this event.
     pub request_id: String,
+    /// Lambda's id of this invocation, as in its own log lines.
+    pub invocation_id: String,
     /// `$connect`, `sendMessage`, …
     pub route_key: String,
     /// When to stop trying.
@@ -72,6 +101,7 @@ impl Caller {
             connection_id: ConnectionId::new(field(&event.connection_id, "connectionId")?),
             connected_at_ms: event.connected_at,
             request_id: field(&event.request_id, "requestId")?,
+            invocation_id: context.request_id.clone(),
             route_key: field(&event.route_key, "routeKey")?,
             deadline: Deadline::of(context),
         })
@@ -168,7 +198,8 @@ fn response(status: i64) -> ApiGatewayProxyResponse {
 
 fn log(caller: &Caller, start: Instant, outcome: &str) {
     info!(
-        route.key = caller.route_key, connection.id = %caller.connection_id, request.id = caller.request_id, outcome,
+        route.key = caller.route_key, connection.id = %caller.connection_id, request.id = caller.request_id,
+        invocation.id = caller.invocation_id, outcome,
         duration_ms = milliseconds(start), "served"
     );
 }
@@ -176,7 +207,7 @@ fn log(caller: &Caller, start: Instant, outcome: &str) {
 fn report(caller: &Caller, start: Instant, fault: Error) -> Error {
     error!(
         route.key = caller.route_key, connection.id = %caller.connection_id, request.id = caller.request_id,
-        outcome = fault.error_type(), duration_ms = milliseconds(start), error = %fault, "failed"
+        invocation.id = caller.invocation_id, outcome = fault.error_type(), duration_ms = milliseconds(start), error = %fault, "failed"
     );
     fault
 }

@@ -6,8 +6,10 @@
 //! * [`function`]: the Lambda glue, from the gateway's event to its proxy response;
 //! * [`frame`]: what clients send and receive, as JSON;
 //! * [`connection`] and [`topic`]: the names and records that everything else is about;
-//! * [`store`]: both DynamoDB tables;
+//! * [`store`]: the tables of connections and of subscriptions;
+//! * [`publication`]: what goes to whom;
 //! * [`publisher`]: posting frames to connections;
+//! * [`event`]: the table through which backends publish, and unfinished publishes go on;
 //! * [`error`]: mistakes of clients and faults of ours, kept apart;
 //! * [`config`] and [`deadline`]: what an execution environment and an invocation are given.
 
@@ -15,8 +17,10 @@ pub mod config;
 pub mod connection;
 pub mod deadline;
 pub mod error;
+pub mod event;
 pub mod frame;
 pub mod function;
+pub mod publication;
 pub mod publisher;
 pub mod store;
 pub mod topic;

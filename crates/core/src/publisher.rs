@@ -5,6 +5,10 @@
 //! counted and logged when it was in vain. A post that timed out may have arrived all the same, so a frame can reach
 //! a client twice; it is never dropped in silence.
 
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::future::ready;
+use std::pin::pin;
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -22,8 +26,10 @@ use crate::Error;
 use crate::config::Config;
 use crate::connection::ConnectionId;
 use crate::deadline::{Backoff, Deadline};
+use crate::event::EventStore;
+use crate::publication::{Audience, Publication, SEGMENTS};
 use crate::store::{ConnectionStore, now_ms};
-use crate::topic::{Subscriber, Topic};
+use crate::topic::Subscriber;
 
 /// How long one attempt of a post may take. Posts have been seen to hang while a client does not read.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -38,30 +44,34 @@ const SETTLING_MS: i64 = 30_000;
 /// How long a post to a connection that may still be opening is repeated.
 const SETTLING_PATIENCE: Duration = Duration::from_secs(1);
 
-/// What became of one post.
+/// What became of one receiver.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Delivery {
+enum Delivery {
     /// The gateway took the frame. That is all anybody can know: the peer may be gone without a word.
     Delivered,
     /// The connection is gone (410) and its rows are deleted.
     Stale,
     /// 410 from a connection so young that it may still be opening. Its rows stay.
     Pending,
-    /// The gateway did not take the frame within the time there was, or refused it for good.
+    /// The gateway refused the frame for good, or hung.
     Failed,
+    /// Time ran out first.
+    Unserved,
 }
 
 /// How many receivers met which fate.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Fanout {
-    /// [`Delivery::Delivered`].
+    /// The gateway took their frame.
     pub delivered: usize,
-    /// [`Delivery::Stale`].
+    /// Gone, and forgotten.
     pub stale: usize,
-    /// [`Delivery::Pending`].
+    /// Gone or not open yet, and kept.
     pub pending: usize,
-    /// [`Delivery::Failed`].
+    /// Given up.
     pub failed: usize,
+    /// Whether the rest was left to a continuation.
+    pub continued: bool,
 }
 
 impl Fanout {
@@ -70,20 +80,41 @@ impl Fanout {
     /// # Errors
     ///
     /// [`Error::Undelivered`].
-    pub fn reached(&self, topic: &Topic) -> Result<usize, Error> {
+    pub fn reached(&self, topic: &str) -> Result<usize, Error> {
         match (self.delivered, self.failed) {
-            (0, failed @ 1..) => Err(Error::Undelivered { topic: topic.clone(), failed }),
+            (0, failed @ 1..) => Err(Error::Undelivered { topic: topic.to_owned(), failed }),
             (delivered, _) => Ok(delivered),
         }
     }
 
     fn count(&mut self, delivery: Delivery) {
-        *match delivery {
-            Delivery::Delivered => &mut self.delivered,
-            Delivery::Stale => &mut self.stale,
-            Delivery::Pending => &mut self.pending,
-            Delivery::Failed => &mut self.failed,
-        } += 1;
+        match delivery {
+            Delivery::Delivered => self.delivered += 1,
+            Delivery::Stale => self.stale += 1,
+            Delivery::Pending => self.pending += 1,
+            Delivery::Failed => self.failed += 1,
+            Delivery::Unserved => {}
+        }
+    }
+}
+
+/// How far a publish has got. Posts end in any order, but a continuation can only begin behind a key, so what counts
+/// is the run of receivers, from the first on, that are all settled.
+#[derive(Debug, Default)]
+struct Progress {
+    settled: usize,
+    last: Option<ConnectionId>,
+    ahead: BTreeMap<usize, ConnectionId>,
+}
+
+impl Progress {
+    /// Settles the receiver with this number, counted from 0.
+    fn settle(&mut self, number: usize, id: ConnectionId) {
+        self.ahead.insert(number, id);
+        while let Some(id) = self.ahead.remove(&self.settled) {
+            self.last = Some(id);
+            self.settled += 1;
+        }
     }
 }
 
@@ -94,6 +125,7 @@ pub struct Publisher {
     endpoint: Option<String>,
     gateway: OnceLock<Client>,
     store: ConnectionStore,
+    events: EventStore,
     concurrency: usize,
 }
 
@@ -102,6 +134,7 @@ enum Post {
     Taken,
     Gone,
     Failed,
+    OutOfTime,
 }
 
 /// How a single attempt ended.
@@ -116,15 +149,17 @@ enum Attempt {
 }
 
 impl Publisher {
-    /// A publisher that forgets stale connections in `store`. `memory_mb` is the function's: below 512 MB its share of
-    /// a CPU is what limits posting, and more simultaneous posts only add handshakes.
+    /// A publisher that forgets stale connections in `store` and leaves continuations in `events`. `memory_mb` is the
+    /// function's: below 512 MB its share of a CPU is what limits posting, and more simultaneous posts only add
+    /// handshakes.
     #[must_use]
-    pub fn new(sdk: SdkConfig, config: &Config, store: ConnectionStore, memory_mb: i32) -> Self {
+    pub fn new(sdk: SdkConfig, config: &Config, store: ConnectionStore, events: EventStore, memory_mb: i32) -> Self {
         Self {
             sdk,
             endpoint: config.publish_endpoint.clone(),
             gateway: OnceLock::new(),
             store,
+            events,
             concurrency: if memory_mb < 512 { 16 } else { 64 },
         }
     }
@@ -136,34 +171,73 @@ impl Publisher {
         }
     }
 
-    /// Posts a frame to every subscriber, a bounded number at a time.
+    /// Posts a publication to its receivers, a bounded number at a time. Whom it cannot reach before the deadline it
+    /// leaves to the function `publish`, through a continuation in the events table that is named after `id`. Every
+    /// publish settles at least one receiver, so that continuations come to an end.
     ///
     /// # Errors
     ///
-    /// Only when `subscribers` fails; whoever it named before has been served.
+    /// When `receivers` fails, whoever it named before having been served; and when there was no time to begin or the
+    /// rest could not be put down.
     pub async fn publish(
         &self,
-        topic: &Topic,
-        subscribers: impl Stream<Item = Result<Subscriber, Error>>,
-        frame: impl Fn(&Subscriber) -> Vec<u8>,
+        publication: &Publication,
+        receivers: impl Stream<Item = Result<Subscriber, Error>>,
+        id: &str,
         deadline: Deadline,
     ) -> Result<Fanout, Error> {
-        let frame = &frame;
-        let fanout = subscribers
-            .map_ok(|subscriber| async move {
-                let frame = frame(&subscriber);
-                Ok(self.deliver(topic, &subscriber, frame, deadline).await)
-            })
-            .try_buffer_unordered(self.concurrency)
-            .try_fold(Fanout::default(), |mut fanout, delivery| async move {
-                fanout.count(delivery);
-                Ok(fanout)
-            })
-            .await?;
+        let topic = publication.topic();
+        let concurrency = match publication.audience {
+            Audience::Topic(_) => self.concurrency,
+            Audience::Everybody { .. } => self.concurrency.div_ceil(SEGMENTS.into()),
+        };
+        let mut fanout = Fanout::default();
+        let mut progress = Progress::default();
+        let mut unserved = BTreeMap::new();
+        let unread = Cell::new(false);
+
+        let in_time = |_: &Subscriber| {
+            unread.set(deadline.left().is_zero());
+            ready(Ok(!unread.get()))
+        };
+        let mut number = 0..;
+        let posts = receivers.try_take_while(in_time).map_ok(|receiver| {
+            let number = number.next().unwrap_or(usize::MAX);
+            async move {
+                let delivery = self.deliver(publication, &receiver, deadline).await;
+                Ok((number, receiver.connection_id, delivery))
+            }
+        });
+        let mut posts = pin!(posts.try_buffer_unordered(concurrency));
+        while let Some((number, connection_id, delivery)) = posts.try_next().await? {
+            fanout.count(delivery);
+            match delivery {
+                Delivery::Unserved => drop(unserved.insert(number, connection_id)),
+                _ => progress.settle(number, connection_id),
+            }
+        }
+
+        if progress.settled == 0
+            && let Some((number, connection_id)) = unserved.pop_first()
+        {
+            warn!(connection.id = %connection_id, topic.name = topic, "a post was given up after all the time there was");
+            fanout.failed += 1;
+            progress.settle(number, connection_id);
+        }
+        if unread.get() || !unserved.is_empty() {
+            let Some(last) = progress.last else { return Err(Error::OutOfTime { topic: topic.to_owned() }) };
+            info!(topic.name = topic, settled = progress.settled, "out of time: a continuation will go on");
+            self.events.put_continuation(&publication.clone().after(last), id).await?;
+            fanout.continued = true;
+        }
         if fanout.failed > 0 {
             warn!(
-                topic.name = %topic, delivered = fanout.delivered, stale = fanout.stale, pending = fanout.pending,
-                failed = fanout.failed, "not every subscriber was reached"
+                topic.name = topic,
+                delivered = fanout.delivered,
+                stale = fanout.stale,
+                pending = fanout.pending,
+                failed = fanout.failed,
+                "not every subscriber was reached"
             );
         }
         Ok(fanout)
@@ -175,29 +249,34 @@ impl Publisher {
     ///
     /// [`Error::Reply`] when the gateway did not take it. A sender that has gone meanwhile is no error.
     pub async fn reply(&self, id: &ConnectionId, frame: Vec<u8>, deadline: Deadline) -> Result<(), Error> {
-        match self.post(id, frame, deadline, Duration::ZERO).await {
+        match self.post(id, frame, deadline.of_reply(), Duration::ZERO).await {
             Post::Taken => Ok(()),
             Post::Gone => {
                 info!(connection.id = %id, "the sender has gone before its reply");
                 Ok(())
             }
-            Post::Failed => Err(Error::Reply { connection_id: id.clone() }),
+            Post::Failed | Post::OutOfTime => Err(Error::Reply { connection_id: id.clone() }),
         }
     }
 
-    async fn deliver(&self, topic: &Topic, to: &Subscriber, frame: Vec<u8>, deadline: Deadline) -> Delivery {
+    async fn deliver(&self, publication: &Publication, to: &Subscriber, deadline: Deadline) -> Delivery {
         let id = &to.connection_id;
         let settling = now_ms() - to.connected_at_ms < SETTLING_MS;
         let patience = if settling { SETTLING_PATIENCE } else { Duration::ZERO };
-        match self.post(id, frame, deadline, patience).await {
+        match self.post(id, publication.frame(to), deadline, patience).await {
             Post::Taken => Delivery::Delivered,
             Post::Failed => Delivery::Failed,
+            Post::OutOfTime => Delivery::Unserved,
             Post::Gone if settling => {
-                warn!(connection.id = %id, topic.name = %topic, "gone, or not open yet: not forgotten");
+                warn!(connection.id = %id, topic.name = publication.topic(), "gone, or not open yet: not forgotten");
                 Delivery::Pending
             }
             Post::Gone => {
-                match self.store.remove(id, Some(topic), deadline).await {
+                let topic = match &publication.audience {
+                    Audience::Topic(topic) => Some(topic),
+                    Audience::Everybody { .. } => None,
+                };
+                match self.store.remove(id, topic, deadline).await {
                     Ok(topics) => info!(connection.id = %id, topics, "a stale connection was forgotten"),
                     Err(error) => warn!(connection.id = %id, %error, "a stale connection could not be forgotten"),
                 }
@@ -206,7 +285,8 @@ impl Publisher {
         }
     }
 
-    /// Posts until the gateway takes the frame, says 410 for longer than `patience`, or time runs out.
+    /// Posts until the gateway takes the frame, refuses it for good, hangs once too often, says 410 for longer than
+    /// `patience`, or time runs out.
     async fn post(&self, id: &ConnectionId, frame: Vec<u8>, deadline: Deadline, patience: Duration) -> Post {
         let frame = Blob::new(frame);
         let settled = deadline.at_most(patience);
@@ -217,23 +297,24 @@ impl Publisher {
                 Attempt::Taken => return Post::Taken,
                 Attempt::Gone if backoff.wait(settled).await => continue,
                 Attempt::Gone => return Post::Gone,
-                Attempt::TimedOut => {
+                Attempt::TimedOut if timeouts + 1 < MAX_TIMEOUTS || deadline.left().is_zero() => {
                     timeouts += 1;
-                    if timeouts < MAX_TIMEOUTS && backoff.wait(deadline).await {
-                        continue;
-                    }
                     "timed out".to_owned()
                 }
-                Attempt::Refused(reason) => {
-                    if backoff.wait(deadline).await {
-                        continue;
-                    }
-                    reason
+                Attempt::Refused(reason) => reason,
+                Attempt::TimedOut => {
+                    warn!(connection.id = %id, "a post was given up: it hangs");
+                    return Post::Failed;
                 }
-                Attempt::Rejected(reason) => reason,
+                Attempt::Rejected(reason) => {
+                    warn!(connection.id = %id, reason, "a post was given up: it is refused");
+                    return Post::Failed;
+                }
             };
-            warn!(connection.id = %id, reason, "a post was given up");
-            return Post::Failed;
+            if !backoff.wait(deadline).await {
+                info!(connection.id = %id, reason, "a post did not succeed in time");
+                return Post::OutOfTime;
+            }
         }
     }
 

@@ -1,4 +1,4 @@
-//! Both DynamoDB tables: who is connected, and who listens to what.
+//! The tables of connections and of topics: who is connected, and who listens to what.
 //!
 //! | table | key | attributes |
 //! |---|---|---|
@@ -13,18 +13,20 @@ use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, SystemTime};
 
 use aws_sdk_dynamodb::Client;
-use aws_sdk_dynamodb::error::SdkError;
+use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_dynamodb::operation::transact_write_items::TransactWriteItemsError;
 use aws_sdk_dynamodb::types::builders::UpdateBuilder;
 use aws_sdk_dynamodb::types::{
     AttributeValue, CancellationReason, Delete, DeleteRequest, Put, PutRequest, ReturnValue,
     ReturnValuesOnConditionCheckFailure, TransactWriteItem, Update, WriteRequest,
 };
-use futures_util::stream::{self, Stream, TryStreamExt};
+use aws_smithy_async::future::pagination_stream::PaginationStream;
+use futures_util::stream::{self, BoxStream, Stream, StreamExt};
 
 use crate::config::Config;
 use crate::connection::{Connection, ConnectionId, UserId};
 use crate::deadline::{Backoff, Deadline};
+use crate::publication::{Audience, SEGMENTS};
 use crate::topic::{Subscriber, Topic};
 use crate::{ClientError, Error, Failure};
 
@@ -76,7 +78,7 @@ impl ConnectionStore {
     pub async fn put(&self, connection: &Connection, deadline: Deadline) -> Result<(), Error> {
         let mut row = self.row(&connection.id, connection.connected_at_ms, None);
         let mut writes = HashMap::new();
-        if let Some(address) = connection.address() {
+        if let Some(address) = connection.user_id.as_ref().map(Topic::address) {
             let mut address_row = row.clone();
             address_row.insert(TOPIC.to_owned(), string(address.as_str()));
             writes.insert(self.topics.clone(), vec![put(address_row)]);
@@ -99,13 +101,13 @@ impl ConnectionStore {
             .dynamodb
             .get_item()
             .table_name(&self.connections)
-            .key(CONNECTION_ID, string(id.as_str()))
+            .set_key(Some(connection_key(id)))
             .consistent_read(true)
             .send()
             .await
             .map_err(|error| Error::store("GetItem", &self.connections, &error))?;
         let Some(item) = output.item else { return Ok(None) };
-        if self.number(&self.connections, &item, TTL)? <= now_s() {
+        if number(&self.connections, &item, TTL)? <= now_s() {
             return Ok(None);
         }
         let user_id = match item.get(USER_ID) {
@@ -118,7 +120,7 @@ impl ConnectionStore {
                     .ok_or_else(|| Error::Item { table: self.connections.clone(), attribute: USER_ID })?,
             ),
         };
-        let connected_at_ms = self.number(&self.connections, &item, CONNECTED_AT)?;
+        let connected_at_ms = number(&self.connections, &item, CONNECTED_AT)?;
         Ok(Some(Connection { id: id.clone(), user_id, connected_at_ms }))
     }
 
@@ -133,7 +135,7 @@ impl ConnectionStore {
             .dynamodb
             .delete_item()
             .table_name(&self.connections)
-            .key(CONNECTION_ID, string(id.as_str()))
+            .set_key(Some(connection_key(id)))
             .return_values(ReturnValue::AllOld)
             .send()
             .await
@@ -193,10 +195,25 @@ impl ConnectionStore {
         self.transact(update, TransactWriteItem::builder().delete(delete).build(), deadline).await
     }
 
-    /// Everybody who listens to a topic and has not expired: one `Query` a page, the next one only when the stream
-    /// is read that far.
-    pub fn subscribers(&self, topic: &Topic) -> impl Stream<Item = Result<Subscriber, Error>> + use<'_> {
-        let pages = self
+    /// Whoever belongs to an audience, comes after `after` and has not expired: one `Query` or `Scan` a page, the next one only
+    /// when the stream is read that far. In the order of DynamoDB's keys, which is what lets a publish be continued.
+    pub fn receivers(
+        &self,
+        audience: &Audience,
+        after: Option<&ConnectionId>,
+    ) -> BoxStream<'_, Result<Subscriber, Error>> {
+        match audience {
+            Audience::Topic(topic) => self.subscribers(topic, after).boxed(),
+            Audience::Everybody { segment } => self.connections(*segment, after).boxed(),
+        }
+    }
+
+    fn subscribers(
+        &self,
+        topic: &Topic,
+        after: Option<&ConnectionId>,
+    ) -> impl Stream<Item = Result<Subscriber, Error>> + use<'_> {
+        let rows = self
             .dynamodb
             .query()
             .table_name(&self.topics)
@@ -207,30 +224,34 @@ impl ConnectionStore {
             .expression_attribute_names("#ttl", TTL)
             .expression_attribute_values(":topic", string(topic.as_str()))
             .expression_attribute_values(":now", AttributeValue::N(now_s().to_string()))
+            .set_exclusive_start_key(after.map(|id| topic_key(topic.as_str(), id)))
             .into_paginator()
+            .items()
             .send();
-        stream::try_unfold(pages, |mut pages| async {
-            match pages.next().await {
-                None => Ok(None),
-                Some(Err(error)) => Err(Error::store("Query", &self.topics, &error)),
-                Some(Ok(page)) => {
-                    let subscribers = page.items.unwrap_or_default().into_iter().map(|item| self.subscriber(&item));
-                    Ok(Some((stream::iter(subscribers.collect::<Vec<_>>()), pages)))
-                }
-            }
-        })
-        .try_flatten()
+        read(rows, "Query", &self.topics)
     }
 
-    fn subscriber(&self, item: &Item) -> Result<Subscriber, Error> {
-        let text = |attribute: &str| item.get(attribute).and_then(|value| value.as_s().ok()).cloned();
-        let id =
-            text(CONNECTION_ID).ok_or_else(|| Error::Item { table: self.topics.clone(), attribute: CONNECTION_ID })?;
-        Ok(Subscriber {
-            connection_id: ConnectionId::new(id),
-            subscription_id: text(SUBSCRIPTION_ID),
-            connected_at_ms: self.number(&self.topics, item, CONNECTED_AT)?,
-        })
+    fn connections(
+        &self,
+        segment: u8,
+        after: Option<&ConnectionId>,
+    ) -> impl Stream<Item = Result<Subscriber, Error>> + use<'_> {
+        let rows = self
+            .dynamodb
+            .scan()
+            .table_name(&self.connections)
+            .consistent_read(true)
+            .segment(segment.into())
+            .total_segments(SEGMENTS.into())
+            .filter_expression("#ttl > :now")
+            .projection_expression("connectionId, connectedAt")
+            .expression_attribute_names("#ttl", TTL)
+            .expression_attribute_values(":now", AttributeValue::N(now_s().to_string()))
+            .set_exclusive_start_key(after.map(connection_key))
+            .into_paginator()
+            .items()
+            .send();
+        read(rows, "Scan", &self.connections)
     }
 
     /// What rows of both tables have in common.
@@ -244,17 +265,10 @@ impl ConnectionStore {
         ])
     }
 
-    fn number(&self, table: &str, item: &Item, attribute: &'static str) -> Result<i64, Error> {
-        item.get(attribute)
-            .and_then(|value| value.as_n().ok())
-            .and_then(|digits| digits.parse().ok())
-            .ok_or_else(|| Error::Item { table: table.to_owned(), attribute })
-    }
-
     fn update_topics(&self, action: &str, topic: &Topic, id: &ConnectionId) -> UpdateBuilder {
         Update::builder()
             .table_name(&self.connections)
-            .key(CONNECTION_ID, string(id.as_str()))
+            .set_key(Some(connection_key(id)))
             .update_expression(format!("{action} topics :topics"))
             .expression_attribute_values(":topics", AttributeValue::Ss(vec![topic.as_str().to_owned()]))
             .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
@@ -339,6 +353,10 @@ fn string(text: &str) -> AttributeValue {
     AttributeValue::S(text.to_owned())
 }
 
+fn connection_key(id: &ConnectionId) -> Item {
+    HashMap::from([(CONNECTION_ID.to_owned(), string(id.as_str()))])
+}
+
 fn topic_key(topic: &str, id: &ConnectionId) -> Item {
     HashMap::from([(TOPIC.to_owned(), string(topic)), (CONNECTION_ID.to_owned(), string(id.as_str()))])
 }
@@ -351,6 +369,39 @@ fn put(item: Item) -> WriteRequest {
 fn delete(key: Item) -> WriteRequest {
     let request = DeleteRequest::builder().set_key(Some(key)).build();
     WriteRequest::builder().delete_request(request.expect("the key is set")).build()
+}
+
+/// The receivers in the rows of either table, page after page.
+fn read<'a, E: Send + 'a>(
+    rows: PaginationStream<Result<Item, SdkError<E>>>,
+    operation: &'static str,
+    table: &'a str,
+) -> impl Stream<Item = Result<Subscriber, Error>> + use<'a, E>
+where
+    SdkError<E>: std::error::Error + ProvideErrorMetadata,
+{
+    stream::try_unfold(rows, move |mut rows| async move {
+        let Some(row) = rows.next().await else { return Ok(None) };
+        let row = row.map_err(|error| Error::store(operation, table, &error))?;
+        Ok(Some((subscriber(table, &row)?, rows)))
+    })
+}
+
+fn subscriber(table: &str, row: &Item) -> Result<Subscriber, Error> {
+    let text = |attribute: &str| row.get(attribute).and_then(|value| value.as_s().ok()).cloned();
+    let id = text(CONNECTION_ID).ok_or_else(|| Error::Item { table: table.to_owned(), attribute: CONNECTION_ID })?;
+    Ok(Subscriber {
+        connection_id: ConnectionId::new(id),
+        subscription_id: text(SUBSCRIPTION_ID),
+        connected_at_ms: number(table, row, CONNECTED_AT)?,
+    })
+}
+
+fn number(table: &str, row: &Item, attribute: &'static str) -> Result<i64, Error> {
+    row.get(attribute)
+        .and_then(|value| value.as_n().ok())
+        .and_then(|digits| digits.parse().ok())
+        .ok_or_else(|| Error::Item { table: table.to_owned(), attribute })
 }
 
 fn cancellation_reasons(error: &SdkError<TransactWriteItemsError>) -> &[CancellationReason] {

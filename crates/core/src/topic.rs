@@ -38,6 +38,24 @@ impl Topic {
         Self(format!("@{user}"))
     }
 
+    /// Reads the topic of an event, which may be an address. `INITIAL_CONNECTION` is no topic of subscribers.
+    ///
+    /// # Errors
+    ///
+    /// As [`Topic::parse`].
+    pub fn of_event(text: &str) -> Result<Self, ClientError> {
+        match text.strip_prefix('@') {
+            Some(user) => UserId::parse("topic", user).map(|user| Self::address(&user)),
+            None => Self::parse(text),
+        }
+    }
+
+    /// Whether this is a user's address.
+    #[must_use]
+    pub fn is_address(&self) -> bool {
+        self.0.starts_with('@')
+    }
+
     /// The name.
     #[must_use]
     pub fn as_str(&self) -> &str {

@@ -3,8 +3,9 @@
 use aws_lambda_events::apigw::{ApiGatewayProxyResponse, ApiGatewayWebsocketProxyRequest};
 use lambda_runtime::LambdaEvent;
 use serde_json::value::RawValue;
-use switchboard_core::frame::{self, Request};
+use switchboard_core::frame::Request;
 use switchboard_core::function::{Backend, Caller, Served, message};
+use switchboard_core::publication::{Audience, Content, Publication};
 use switchboard_core::store::now_s;
 use switchboard_core::topic::{Subscriber, Topic};
 use switchboard_core::{ClientError, Error, Failure};
@@ -20,7 +21,7 @@ pub(crate) async fn handle(
             backend.store.unsubscribe(&topic, &caller.connection_id, caller.deadline).await?;
             Ok(Served::Done)
         }
-        Request::Message { topic, message } => publish(backend, caller, &topic, message).await,
+        Request::Message { topic, message } => publish(backend, caller, topic, message).await,
         Request::Ping => Ok(Served::Ping),
     })
     .await
@@ -48,9 +49,9 @@ async fn subscribe(
 }
 
 /// A topic without subscribers is no mistake; the acknowledgement says `"delivered":0`.
-async fn publish(backend: &Backend, caller: &Caller, topic: &Topic, message: &RawValue) -> Result<Served, Failure> {
-    let subscribers = backend.store.subscribers(topic);
-    let frame = |subscriber: &Subscriber| frame::data(subscriber, message);
-    let fanout = backend.publisher.publish(topic, subscribers, frame, caller.deadline).await?;
-    Ok(Served::Delivered(fanout.reached(topic)?))
+async fn publish(backend: &Backend, caller: &Caller, topic: Topic, message: &RawValue) -> Result<Served, Failure> {
+    let publication = Publication::new(Audience::Topic(topic), Content::Data(message.to_owned()));
+    let receivers = backend.store.receivers(&publication.audience, None);
+    let publish = backend.publisher.publish(&publication, receivers, &caller.request_id, caller.deadline);
+    Ok(Served::Delivered(publish.await?.reached(publication.topic())?))
 }

@@ -9,5 +9,6 @@ pub mod gateway;
 pub mod lambda;
 pub mod service;
 pub mod stack;
+pub mod stream;
 pub mod table;
 pub mod terminal;

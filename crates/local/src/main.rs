@@ -38,6 +38,9 @@ struct Arguments {
     /// The most execution environments of one function at a time; further events wait their turn.
     #[arg(long, default_value_t = 16, value_name = "N")]
     max_environments: usize,
+    /// What to add to the address that is printed, for services that expect a query, such as `userId=1`.
+    #[arg(long, value_name = "QUERY")]
+    query: Option<String>,
     /// A variable for every function, over what the service says; may be repeated.
     #[arg(long, value_name = "NAME=VALUE", value_parser = variable)]
     env: Vec<(String, String)>,
@@ -102,7 +105,7 @@ async fn run(arguments: Arguments) -> Result<(), Box<dyn Error>> {
         environment: arguments.env.into_iter().collect(),
     };
     let stack = Stack::new(&service, &options).await?;
-    announce(&service, &stack, &options);
+    announce(&service, &stack, &options, arguments.query.as_deref());
     Ok(stack.run(interrupted()).await?)
 }
 
@@ -121,14 +124,15 @@ async fn interrupted() {
 }
 
 #[expect(clippy::print_stdout, reason = "what to paste is what this program is run for")]
-fn announce(service: &Service, stack: &Stack, options: &Options) {
+fn announce(service: &Service, stack: &Stack, options: &Options, query: Option<&str>) {
     let Service { name, stage, .. } = service;
     let gateway = stack.gateway_address.port();
     let dynamodb = stack.dynamodb_address.port();
     let functions = service.functions.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
     let tables = service.tables.iter().filter_map(|table| table.create_table["TableName"].as_str());
     println!("{name}, stage {stage}: {functions} (from {})\n", options.binaries.display());
-    println!("  wscat -c 'ws://localhost:{gateway}/{stage}'");
+    let query = query.map(|query| format!("?{query}")).unwrap_or_default();
+    println!("  wscat -c 'ws://localhost:{gateway}/{stage}{query}'");
     for table in tables {
         println!("  aws dynamodb scan --endpoint-url http://localhost:{dynamodb} --table-name {table}");
     }

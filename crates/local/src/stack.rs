@@ -1,4 +1,4 @@
-//! The whole stack: DynamoDB, the functions, and the gateway in front of them.
+//! The whole stack: DynamoDB, the functions, and what invokes them: the gateway and the streams' mappings.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -12,6 +12,7 @@ use crate::faults::{self, Faults};
 use crate::gateway::{self, Api, Authorizer, Gateway, Integration};
 use crate::lambda::{self, Function};
 use crate::service::{self, LogFormat, Service};
+use crate::stream::{Mappings, StreamError};
 use crate::table::{TableError, Tables};
 
 /// How to run a service, besides what its serverless.yml says.
@@ -56,6 +57,9 @@ pub enum Error {
     /// DynamoDB does not start.
     #[error(transparent)]
     Tables(#[from] TableError),
+    /// A stream has no consumer.
+    #[error(transparent)]
+    Stream(#[from] StreamError),
     /// The gateway's listener failed.
     #[error("the gateway stopped")]
     Gateway(#[source] std::io::Error),
@@ -65,6 +69,7 @@ pub enum Error {
 #[derive(Debug)]
 pub struct Stack {
     gateway: Gateway,
+    mappings: Mappings,
     functions: Vec<Arc<Function>>,
     tables: Tables,
     gateway_listener: TcpListener,
@@ -76,7 +81,7 @@ pub struct Stack {
 }
 
 impl Stack {
-    /// Binds the ports, opens the tables and looks for the functions' binaries.
+    /// Binds the ports, opens the tables and their streams, and looks for the functions' binaries.
     ///
     /// # Errors
     ///
@@ -126,12 +131,22 @@ impl Stack {
             authorizer,
         };
         let gateway = Gateway::new(api, options.gateway.clone(), faults);
+        let mappings = Mappings::open(service, &functions, &tables, options.data_dir.as_deref())?;
         let functions = functions.into_values().collect();
-        Ok(Self { gateway, functions, tables, gateway_listener, dynamodb_listener, gateway_address, dynamodb_address })
+        Ok(Self {
+            gateway,
+            mappings,
+            functions,
+            tables,
+            gateway_listener,
+            dynamodb_listener,
+            gateway_address,
+            dynamodb_address,
+        })
     }
 
-    /// Serves until `shutdown` resolves; then closes the connections, ends the functions and stops DynamoDB, in the
-    /// order in which each still needs the next.
+    /// Serves until `shutdown` resolves; then closes the connections, lets the batches in flight end, ends the functions
+    /// and stops DynamoDB, in the order in which each still needs the next.
     ///
     /// # Errors
     ///
@@ -140,7 +155,9 @@ impl Stack {
         let (stop, stopped) = oneshot::channel::<()>();
         let dynamodb = self.tables.serve(self.dynamodb_listener, async { drop(stopped.await) });
         let dynamodb = tokio::spawn(dynamodb);
+        let mappings = self.mappings.start();
         let served = self.gateway.serve(self.gateway_listener, shutdown).await;
+        mappings.shutdown().await;
         for function in &self.functions {
             function.shutdown().await;
         }

@@ -2,12 +2,11 @@
 
 mod handler;
 
-use lambda_runtime::{run, service_fn, tracing};
-use switchboard_core::function::Backend;
+use switchboard_core::function::{Backend, run, start_log};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), lambda_runtime::Error> {
-    tracing::init_default_subscriber();
+    start_log();
     let backend = Backend::from_env().await?;
-    run(service_fn(|event| handler::handle(&backend, event))).await
+    run(|event| handler::handle(&backend, event)).await
 }

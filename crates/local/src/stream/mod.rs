@@ -1,0 +1,367 @@
+//! Event source mappings: a table's stream in front, a function behind.
+//!
+//! Implements ["Using AWS Lambda with DynamoDB"](https://docs.aws.amazon.com/lambda/latest/dg/with-ddb.html): one shard
+//! is read in order and delivered in batches, synchronously, at least once. What becomes of a batch is decided in
+//! `lane.rs`; this file reads, invokes and remembers.
+//!
+//! What it does not do: filter criteria, tumbling windows, or sending anything to an on-failure destination, of which
+//! there is only a line in the log. A mapping follows its table by name: when the table is deleted and made again while
+//! the stack runs, it goes on with the new one.
+
+mod failure;
+mod lane;
+mod position;
+mod response;
+mod source;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use dynoxide::DynoxideError;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::lambda::Function;
+use crate::service::{Service, StartingPosition, StreamMapping};
+use crate::table::Tables;
+use crate::terminal;
+
+use self::failure::{Origin, invocation_record};
+use self::lane::{Discarded, Lane, Next};
+use self::position::{Position, Positions, Progress};
+use self::response::Answer;
+use self::source::{SequenceNumber, Source};
+
+/// "Lambda polls shards in your DynamoDB stream for records at a base rate of 4 times per second", from "Polling and
+/// batching streams".
+const POLL_INTERVAL: Duration = Duration::from_millis(250);
+
+/// Before the engine is asked again after it failed; doubled for every further failure. Ours.
+const FIRST_ENGINE_DELAY: Duration = Duration::from_millis(500);
+
+/// The most time between two such attempts. Ours.
+const MAX_ENGINE_DELAY: Duration = Duration::from_secs(30);
+
+/// How long a shutdown waits for the invocations under way. Ours, and that of the gateway.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
+
+const ACCOUNT_ID: &str = "000000000000";
+
+/// Why mappings cannot be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum StreamError {
+    /// A table has no stream, or the engine does not say.
+    #[error("the stream of the table {table_name} cannot be read")]
+    Source {
+        /// The table.
+        table_name: String,
+        /// What the engine says.
+        #[source]
+        source: DynoxideError,
+    },
+    /// The positions in the data directory are unreadable.
+    #[error("{path}: the mappings' positions cannot be read; delete the file to start at their starting positions")]
+    Positions {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// The enabled mappings of a service, each with a position, none of them running.
+#[derive(Debug)]
+pub struct Mappings {
+    mappings: Vec<Mapping>,
+}
+
+impl Mappings {
+    /// Finds the stream of every mapping, and its position in there: where an earlier stack on `data_dir` left off, else
+    /// the mapping's starting position; `LATEST` is behind the last record that is in the stream now.
+    ///
+    /// `functions` are by function key.
+    ///
+    /// # Errors
+    ///
+    /// When a stream or the positions cannot be read.
+    pub fn open(
+        service: &Service,
+        functions: &BTreeMap<&str, Arc<Function>>,
+        tables: &Tables,
+        data_dir: Option<&Path>,
+    ) -> Result<Self, StreamError> {
+        let positions = Positions::open(data_dir).map_err(|(path, source)| StreamError::Positions { path, source })?;
+        let positions = Arc::new(positions);
+        let mut mappings = Vec::new();
+        for (key, definition) in &service.functions {
+            let enabled = definition.streams.iter().filter(|mapping| mapping.enabled);
+            for mapping in enabled {
+                let table = service.tables.iter().find(|table| table.logical_id == mapping.table);
+                let table_name = table.and_then(|table| table.create_table["TableName"].as_str());
+                let table_name = table_name.unwrap_or(&mapping.table);
+                let failed = |source| StreamError::Source { table_name: table_name.to_owned(), source };
+                let source = Source::open(tables.database(), table_name, &service.region).map_err(failed)?;
+                let origin = Origin {
+                    function_arn: format!(
+                        "arn:aws:lambda:{}:{ACCOUNT_ID}:function:{}",
+                        service.region, definition.name
+                    ),
+                    stream_arn: source.stream_arn.clone(),
+                    shard_id: source.shard_id.clone(),
+                };
+                let name = format!("{key}/{table_name}");
+                let position = starting_point(&name, mapping, &source, &positions).map_err(failed)?;
+                let mapping = Mapping {
+                    log: Log { function_key: key.clone() },
+                    name,
+                    function: Arc::clone(&functions[key.as_str()]),
+                    source: Arc::new(source),
+                    lanes: (0..mapping.parallelization_factor.max(1)).map(|_| Lane::new(mapping.clone())).collect(),
+                    settings: mapping.clone(),
+                    origin,
+                    progress: Progress::new(position),
+                    positions: Arc::clone(&positions),
+                    engine_failures: 0,
+                };
+                mapping.save();
+                mappings.push(mapping);
+            }
+        }
+        Ok(Self { mappings })
+    }
+
+    /// Starts to deliver records.
+    #[must_use]
+    pub fn start(self) -> RunningMappings {
+        let stop = watch::Sender::new(false);
+        let mut tasks = JoinSet::new();
+        for mapping in self.mappings {
+            tasks.spawn(mapping.run(stop.subscribe()));
+        }
+        RunningMappings { stop, tasks }
+    }
+}
+
+/// Mappings that deliver records; they stop at once when this is dropped.
+#[derive(Debug)]
+pub struct RunningMappings {
+    stop: watch::Sender<bool>,
+    tasks: JoinSet<()>,
+}
+
+impl RunningMappings {
+    /// Takes no further batches and returns when all invocations have ended, or after 2 s. What is not done by then is
+    /// delivered again by the next stack on the same data directory.
+    pub async fn shutdown(mut self) {
+        self.stop.send_replace(true);
+        // Tasks report their failures themselves; a panic is printed by its hook.
+        let ended = async { while self.tasks.join_next().await.is_some() {} };
+        if tokio::time::timeout(SHUTDOWN_TIMEOUT, ended).await.is_err() {
+            terminal::line("stream", "stopped without waiting for the last invocations");
+        }
+    }
+}
+
+/// Where a mapping begins: its saved position, if the stream still knows that.
+fn starting_point(
+    name: &str,
+    mapping: &StreamMapping,
+    source: &Source,
+    positions: &Positions,
+) -> Result<Option<SequenceNumber>, DynoxideError> {
+    let range = source.range()?;
+    let Some(position) = positions.get(name).filter(|position| position.stream_arn == source.stream_arn) else {
+        return Ok(match mapping.starting_position {
+            StartingPosition::TrimHorizon => None,
+            StartingPosition::Latest => range.map(|range| *range.end()),
+        });
+    };
+    match (position.sequence_number, range) {
+        (Some(number), range) if !range.as_ref().is_some_and(|range| range.contains(&number)) => {
+            let text = format!("{name}: {number} is no longer in the stream; starting at its first record");
+            terminal::line("stream", &text);
+            Ok(None)
+        }
+        (number, _) => Ok(number),
+    }
+}
+
+/// The lines of one mapping.
+struct Log {
+    function_key: String,
+}
+
+impl Log {
+    fn line(&self, text: fmt::Arguments<'_>) {
+        terminal::line("stream", &format!("{}: {text}", self.function_key));
+    }
+}
+
+/// One mapping.
+struct Mapping {
+    log: Log,
+    /// Function key and table name.
+    name: String,
+    function: Arc<Function>,
+    settings: StreamMapping,
+    source: Arc<Source>,
+    origin: Origin,
+    lanes: Vec<Lane>,
+    progress: Progress,
+    positions: Arc<Positions>,
+    /// How often the engine has failed in a row.
+    engine_failures: u32,
+}
+
+impl fmt::Debug for Mapping {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Mapping").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl Mapping {
+    /// Delivers records until `stop` says so and the last invocation has ended.
+    async fn run(mut self, mut stop: watch::Receiver<bool>) {
+        let mut invocations = FuturesUnordered::new();
+        let mut poll_at = Duration::ZERO;
+        loop {
+            let stopping = *stop.borrow();
+            if stopping && invocations.is_empty() {
+                return;
+            }
+            let mut wake_at = None;
+            if !stopping {
+                // To the end of the shard, so that a batch is not smaller than it could be.
+                while poll_at <= now() && !self.is_full() {
+                    poll_at = self.read().await;
+                }
+                for index in 0..self.lanes.len() {
+                    match self.next(index) {
+                        Next::Invoke(event) => invocations.push(self.invoke(index, event)),
+                        Next::Wait(until) => wake_at = [wake_at, Some(until)].into_iter().flatten().min(),
+                        Next::Idle | Next::GiveUp(_) => {}
+                    }
+                }
+                if !self.is_full() {
+                    wake_at = [wake_at, Some(poll_at)].into_iter().flatten().min();
+                }
+            }
+            let wake = async {
+                match wake_at {
+                    Some(at) => tokio::time::sleep(at.saturating_sub(now())).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                Some((index, answer)) = invocations.next() => self.answered(index, answer),
+                () = wake => {}
+                // The sender outlives this task, which is aborted with it.
+                _ = stop.wait_for(|stop| *stop), if !stopping => {}
+            }
+        }
+    }
+
+    /// Whether reading on would only fill the memory: a lane has a batch waiting that it cannot take.
+    fn is_full(&self) -> bool {
+        self.lanes.iter().any(Lane::is_full)
+    }
+
+    /// Reads the next records into the lanes and returns when to read again.
+    async fn read(&mut self) -> Duration {
+        let (source, after, now) = (Arc::clone(&self.source), self.progress.read, now());
+        let read = tokio::task::spawn_blocking(move || source.read(after, now)).await;
+        let page = match read {
+            Ok(Ok(page)) => page,
+            Ok(Err(error)) => return self.engine_failed(&error),
+            Err(error) => return self.engine_failed(&error),
+        };
+        self.engine_failures = 0;
+        let Some(last) = page.last else {
+            return now + POLL_INTERVAL;
+        };
+        if page.trimmed > 0 {
+            let hours = source::RETENTION.as_secs() / 3600;
+            self.log.line(format_args!("passed over {} record(s) older than {hours} h", page.trimmed));
+        }
+        self.progress.read(page.records.iter().map(|record| record.sequence_number), last);
+        let lanes = u64::try_from(self.lanes.len()).unwrap_or(u64::MAX);
+        for record in page.records {
+            let lane = usize::try_from(record.key_hash % lanes).unwrap_or_default();
+            self.lanes[lane].push(record, now);
+        }
+        self.save();
+        now
+    }
+
+    fn engine_failed(&mut self, error: &dyn fmt::Display) -> Duration {
+        let delay = FIRST_ENGINE_DELAY.saturating_mul(1 << self.engine_failures.min(16)).min(MAX_ENGINE_DELAY);
+        self.engine_failures = self.engine_failures.saturating_add(1);
+        self.log.line(format_args!("the stream cannot be read, trying again in {delay:?}: {error}"));
+        now() + delay
+    }
+
+    /// What a lane wants, after everything that it gives up.
+    fn next(&mut self, index: usize) -> Next {
+        loop {
+            match self.lanes[index].next(now()) {
+                Next::GiveUp(discarded) => self.give_up(&discarded),
+                next => return next,
+            }
+        }
+    }
+
+    fn invoke(&self, index: usize, event: String) -> impl Future<Output = (usize, Answer)> + Send + use<> {
+        let function = Arc::clone(&self.function);
+        let report = self.settings.report_batch_item_failures;
+        async move {
+            match function.invoke(event.into()).await {
+                Ok(response) => (index, Answer::parse(&response, report)),
+                // The function has said why in the log.
+                Err(_) => (index, Answer::FunctionError),
+            }
+        }
+    }
+
+    fn answered(&mut self, index: usize, answer: Answer) {
+        let changes = self.lanes[index].answered(answer, now());
+        if let Some(note) = changes.note {
+            self.log.line(format_args!("{note}"));
+        }
+        self.progress.finish(changes.done);
+        self.save();
+    }
+
+    fn give_up(&mut self, discarded: &Discarded) {
+        let count = discarded.records.len();
+        let record = invocation_record(discarded, &self.origin, now());
+        match &self.settings.on_failure {
+            Some(destination) => {
+                self.log.line(format_args!("gave up {count} record(s); to {destination}: {record}"));
+            }
+            None => self.log.line(format_args!("gave up {count} record(s), with no on-failure destination: {record}")),
+        }
+        self.progress.finish(discarded.records.iter().map(|record| record.sequence_number));
+        self.save();
+    }
+
+    /// Remembers how far everything is done; at most what is in flight is then repeated.
+    fn save(&self) {
+        let stream_arn = self.origin.stream_arn.clone();
+        let position = Position { stream_arn, sequence_number: self.progress.done };
+        if let Err(error) = self.positions.set(&self.name, position) {
+            self.log.line(format_args!("the position cannot be saved: {error}"));
+        }
+    }
+}
+
+/// Since the epoch. The age of records needs the wall clock; a step of it costs other waits no more than that step.
+fn now() -> Duration {
+    SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default()
+}

@@ -1,0 +1,390 @@
+//! Event source mappings as a service sees them: the real `switchboard-local`, its DynamoDB over HTTP, and the real
+//! `fixture` binary behind the stream. What was delivered is read from the log, where the fixture prints every event.
+
+#![expect(clippy::unwrap_used, reason = "a failed unwrap in a helper fails its test, too")]
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
+use tokio::process::{Child, Command};
+use tokio::sync::watch;
+
+/// How long anything may take before a test calls it missing.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Retries once, and reports to a queue.
+const RETRY_ONCE: &str = "maximumRetryAttempts: 1, destinations: {onFailure: 'arn:aws:sqs:eu-central-1:0:lost'}";
+
+#[tokio::test]
+async fn put_update_and_delete_arrive_as_insert_modify_and_remove() {
+    let stack = Stack::start("").await;
+    stack.put(json!({"id": {"S": "polly"}, "weight": {"N": "1"}})).await;
+    let update = json!({
+        "TableName": "birds",
+        "Key": {"id": {"S": "polly"}},
+        "UpdateExpression": "SET weight = :weight",
+        "ExpressionAttributeValues": {":weight": {"N": "2"}},
+    });
+    stack.call("UpdateItem", &update).await;
+    stack.call("DeleteItem", &json!({"TableName": "birds", "Key": {"id": {"S": "polly"}}})).await;
+    let records = stack.delivered(3).await.concat();
+
+    let names: Vec<_> = records.iter().map(|record| record["eventName"].as_str().unwrap()).collect();
+    assert_eq!(names, ["INSERT", "MODIFY", "REMOVE"]);
+    let (light, heavy) =
+        (json!({"id": {"S": "polly"}, "weight": {"N": "1"}}), json!({"id": {"S": "polly"}, "weight": {"N": "2"}}));
+    let images: Vec<_> =
+        records.iter().map(|record| (record["dynamodb"].get("OldImage"), record["dynamodb"].get("NewImage"))).collect();
+    assert_eq!(images, [(None, Some(&light)), (Some(&light), Some(&heavy)), (Some(&heavy), None)]);
+    assert!(records.iter().map(sequence_number).is_sorted());
+    for record in &records {
+        assert_eq!((&record["awsRegion"], &record["eventSource"]), (&json!("eu-central-1"), &json!("aws:dynamodb")));
+        assert_eq!(record["dynamodb"]["Keys"], json!({"id": {"S": "polly"}}));
+        assert!(record["dynamodb"]["ApproximateCreationDateTime"].is_u64(), "{record}");
+    }
+}
+
+#[tokio::test]
+async fn quick_writes_come_in_order_and_in_batches_of_the_batch_size() {
+    let stack = Stack::start("batchSize: 20, batchWindow: 1").await;
+    for number in 0..50 {
+        stack.put(json!({"id": {"S": number.to_string()}})).await;
+    }
+    let batches = stack.delivered(50).await;
+    assert!(batches.iter().all(|batch| batch.len() <= 20), "{batches:#?}");
+    assert_eq!(ids(&batches.concat()), (0..50).map(|number: u32| number.to_string()).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_failing_record_is_retried_and_given_up_and_later_ones_go_on() {
+    let stack = Stack::start(&format!("batchSize: 1, {RETRY_ONCE}")).await;
+    stack.put(json!({"id": {"S": "poison"}, "do": {"S": "error"}})).await;
+    stack.put(json!({"id": {"S": "polly"}})).await;
+    let records = stack.delivered(3).await.concat();
+    assert_eq!(ids(&records), ["poison", "poison", "polly"]);
+
+    let line = stack.logged(&["stream | watch: gave up 1 record(s)", "arn:aws:sqs:eu-central-1:0:lost"]).await;
+    let record: Value = serde_json::from_str(&line[line.find('{').unwrap()..]).unwrap();
+    assert_eq!(record["requestContext"]["condition"], "RetryAttemptsExhausted");
+    assert_eq!(record["requestContext"]["approximateInvokeCount"], 2);
+    assert_eq!(record["responseContext"]["functionError"], "Unhandled");
+    let batch = &record["DDBStreamBatchInfo"];
+    assert_eq!(batch["startSequenceNumber"], sequence_number(&records[0]));
+    assert_eq!(batch["endSequenceNumber"], sequence_number(&records[0]));
+    assert_eq!((&batch["batchSize"], &batch["streamArn"]), (&json!(1), &records[0]["eventSourceARN"]));
+}
+
+#[tokio::test]
+async fn without_a_destination_the_log_says_that_records_were_given_up() {
+    let stack = Stack::start("maximumRetryAttempts: 0").await;
+    stack.put(json!({"id": {"S": "poison"}, "do": {"S": "error"}})).await;
+    stack.logged(&["stream | watch: gave up 1 record(s), with no on-failure destination: {"]).await;
+}
+
+#[tokio::test]
+async fn bisection_delivers_what_is_around_a_poison_record() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = format!("startingPosition: TRIM_HORIZON, bisectBatchOnFunctionError: true, {RETRY_ONCE}");
+    // Written before there is a mapping, so that they come as one batch.
+    let stack = Stack::with(folder.path(), "enabled: false").await;
+    for id in ["a", "b", "poison", "c"] {
+        stack.put(json!({"id": {"S": id}, "do": {"S": if id == "poison" { "error" } else { "" }}})).await;
+    }
+    stack.interrupt().await;
+    let stack = Stack::with(folder.path(), &options).await;
+    let batches = stack.delivered(11).await;
+    let expected: [&[&str]; 6] =
+        [&["a", "b", "poison", "c"], &["a", "b"], &["poison", "c"], &["poison"], &["poison"], &["c"]];
+    assert_eq!(batches.iter().map(|batch| ids(batch)).collect::<Vec<_>>(), expected);
+}
+
+#[tokio::test]
+async fn a_reported_failure_is_where_the_next_delivery_begins() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = format!("functionResponseType: ReportBatchItemFailures, {RETRY_ONCE}");
+    let stack = Stack::with(folder.path(), "enabled: false").await;
+    for (id, what) in [("a", ""), ("b", ""), ("c", "report"), ("d", ""), ("e", "report")] {
+        let once = folder.path().join(id);
+        let item = json!({"id": {"S": id}, "do": {"S": what}, "once": {"S": once.to_str().unwrap()}});
+        stack.put(item).await;
+    }
+    stack.interrupt().await;
+    let stack = Stack::with(folder.path(), &options).await;
+    let batches = stack.delivered(8).await;
+    assert_eq!(ids(&batches[0]), ["a", "b", "c", "d", "e"]);
+    assert_eq!(ids(&batches[1]), ["c", "d", "e"]);
+    stack.put(json!({"id": {"S": "f"}})).await;
+    assert_eq!(ids(&stack.delivered(9).await[2]), ["f"]);
+}
+
+#[tokio::test]
+async fn a_crash_in_the_middle_of_a_batch_delivers_it_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let stack = Stack::start("batchSize: 10").await;
+    let once = folder.path().join("once");
+    stack.put(json!({"id": {"S": "a"}, "do": {"S": "exit"}, "once": {"S": once.to_str().unwrap()}})).await;
+    assert_eq!(ids(&stack.delivered(2).await.concat()), ["a", "a"]);
+    stack.logged(&["watch | Runtime.ExitError"]).await;
+    stack.put(json!({"id": {"S": "b"}})).await;
+    assert_eq!(ids(&stack.delivered(3).await.concat()), ["a", "a", "b"]);
+}
+
+#[tokio::test]
+async fn latest_begins_behind_and_trim_horizon_at_the_first_record() {
+    for (starting_position, expected) in [("LATEST", vec!["new"]), ("TRIM_HORIZON", vec!["old", "new"])] {
+        let folder = tempfile::tempdir().unwrap();
+        let stack = Stack::with(folder.path(), "enabled: false").await;
+        stack.put(json!({"id": {"S": "old"}})).await;
+        stack.interrupt().await;
+        let stack = Stack::with(folder.path(), &format!("startingPosition: {starting_position}")).await;
+        stack.put(json!({"id": {"S": "new"}})).await;
+        assert_eq!(ids(&stack.delivered(expected.len()).await.concat()), expected);
+    }
+}
+
+#[tokio::test]
+async fn a_stack_on_the_same_data_directory_continues_where_the_last_one_was() {
+    let folder = tempfile::tempdir().unwrap();
+    let stack = Stack::with(folder.path(), "batchSize: 1, startingPosition: LATEST").await;
+    stack.put(json!({"id": {"S": "a"}})).await;
+    stack.put(json!({"id": {"S": "b"}, "do": {"S": "sleep"}, "ms": {"N": "60000"}})).await;
+    stack.put(json!({"id": {"S": "c"}})).await;
+    assert_eq!(ids(&stack.delivered(2).await.concat()), ["a", "b"]);
+    // In the middle of b, which takes too long to be waited for.
+    stack.interrupt().await;
+
+    let stack = Stack::with(folder.path(), "batchSize: 1, startingPosition: LATEST, maximumRetryAttempts: 0").await;
+    // The time-out of the function gives it up this time.
+    assert_eq!(ids(&stack.delivered(2).await.concat()), ["b", "c"]);
+}
+
+#[tokio::test]
+async fn a_shutdown_waits_for_the_batch_in_flight() {
+    let folder = tempfile::tempdir().unwrap();
+    let stack = Stack::with(folder.path(), "batchSize: 1").await;
+    stack.put(json!({"id": {"S": "a"}, "do": {"S": "sleep"}, "ms": {"N": "500"}})).await;
+    stack.delivered(1).await;
+    stack.interrupt().await;
+    let stack = Stack::with(folder.path(), "batchSize: 1").await;
+    stack.put(json!({"id": {"S": "b"}})).await;
+    assert_eq!(ids(&stack.delivered(1).await.concat()), ["b"]);
+}
+
+#[tokio::test]
+async fn a_position_that_is_not_in_the_stream_falls_back_to_the_first_record() {
+    let folder = tempfile::tempdir().unwrap();
+    let stack = Stack::with(folder.path(), "startingPosition: LATEST").await;
+    stack.put(json!({"id": {"S": "a"}})).await;
+    stack.delivered(1).await;
+    stack.interrupt().await;
+    let path = folder.path().join("data/positions.json");
+    let mut positions: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    positions["watch/birds"]["sequenceNumber"] = json!("100000000000000000001");
+    std::fs::write(&path, positions.to_string()).unwrap();
+    let stack = Stack::with(folder.path(), "startingPosition: LATEST").await;
+    assert_eq!(ids(&stack.delivered(1).await.concat()), ["a"]);
+    stack.logged(&["stream | watch/birds: 100000000000000000001 is no longer in the stream"]).await;
+}
+
+#[tokio::test]
+async fn a_table_that_is_gone_is_waited_for() {
+    let stack = Stack::start("").await;
+    stack.call("DeleteTable", &json!({"TableName": "birds"})).await;
+    stack.logged(&["stream | watch: the stream cannot be read, trying again in 500ms"]).await;
+    let table = json!({
+        "TableName": "birds",
+        "BillingMode": "PAY_PER_REQUEST",
+        "AttributeDefinitions": [{"AttributeName": "id", "AttributeType": "S"}],
+        "KeySchema": [{"AttributeName": "id", "KeyType": "HASH"}],
+        "StreamSpecification": {"StreamEnabled": true, "StreamViewType": "NEW_AND_OLD_IMAGES"},
+    });
+    stack.call("CreateTable", &table).await;
+    stack.put(json!({"id": {"S": "polly"}})).await;
+    assert_eq!(ids(&stack.delivered(1).await.concat()), ["polly"]);
+}
+
+#[tokio::test]
+async fn several_lanes_have_a_batch_in_flight_each() {
+    let folder = tempfile::tempdir().unwrap();
+    let stack = Stack::run(folder.path(), &[], "batchSize: 1, parallelizationFactor: 4").await;
+    for id in 0..8 {
+        stack.put(json!({"id": {"S": id.to_string()}, "do": {"S": "sleep"}, "ms": {"N": "60000"}})).await;
+    }
+    // One lane would deliver its first record again, after the function's time-out.
+    let records = stack.delivered(2).await.concat();
+    assert_ne!(ids(&records[..1]), ids(&records[1..2]));
+}
+
+#[tokio::test]
+async fn a_thousand_puts_by_one_writer_arrive_once_and_in_order_per_key() {
+    let stack = Stack::start("batchSize: 50, parallelizationFactor: 4").await;
+    for number in 0..1000 {
+        stack.put(json!({"id": {"S": (number % 10).to_string()}, "number": {"N": number.to_string()}})).await;
+    }
+    let records = stack.delivered(1000).await.concat();
+    assert_eq!(records.len(), 1000);
+    for id in 0..10 {
+        let key = json!({"id": {"S": id.to_string()}});
+        let of_id = records.iter().filter(|record| record["dynamodb"]["Keys"] == key);
+        let number = |record: &Value| record["dynamodb"]["NewImage"]["number"]["N"].as_str()?.parse::<u32>().ok();
+        let numbers: Vec<_> = of_id.map(|record| number(record).unwrap()).collect();
+        assert_eq!(numbers, (id..1000).step_by(10).collect::<Vec<_>>());
+    }
+}
+
+fn sequence_number(record: &Value) -> &str {
+    record["dynamodb"]["SequenceNumber"].as_str().unwrap()
+}
+
+fn ids(records: &[Value]) -> Vec<String> {
+    records.iter().map(|record| record["dynamodb"]["Keys"]["id"]["S"].as_str().unwrap().to_owned()).collect()
+}
+
+/// The folder of the functions' binaries: `cargo test` does not build those of other packages.
+fn binaries() -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    let folder = test.ancestors().nth(2).unwrap().to_path_buf();
+    assert!(folder.join("fixture").is_file(), "run `cargo build --workspace --bins` first");
+    folder
+}
+
+/// A running service with one table, `birds`, and the fixture behind its stream. Killed with the test.
+struct Stack {
+    process: Child,
+    dynamodb: String,
+    lines: watch::Receiver<Vec<String>>,
+}
+
+impl Stack {
+    /// A stack that keeps its tables in memory and has one process at a time, so that the log is in the order of the
+    /// invocations: several are not heard at the same speed. `mapping` is what its mapping says besides the stream.
+    async fn start(mapping: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        Self::run(folder.path(), &["--max-environments", "1"], mapping).await
+    }
+
+    /// The same with its tables in `folder`.
+    async fn with(folder: &Path, mapping: &str) -> Self {
+        let data_dir = folder.join("data");
+        let arguments = ["--max-environments", "1", "--data-dir", data_dir.to_str().unwrap()];
+        Self::run(folder, &arguments, mapping).await
+    }
+
+    async fn run(folder: &Path, arguments: &[&str], mapping: &str) -> Self {
+        let service = format!(
+            "service: birds
+provider: {{name: aws, runtime: provided.al2023, region: eu-central-1}}
+functions:
+  hello: {{handler: fixture, events: [websocket: $connect]}}
+  watch:
+    handler: fixture
+    timeout: 4
+    events:
+      - stream: {{type: dynamodb, arn: !GetAtt Birds.StreamArn, {mapping}}}
+resources:
+  Resources:
+    Birds:
+      Type: AWS::DynamoDB::Table
+      Properties:
+        TableName: birds
+        BillingMode: PAY_PER_REQUEST
+        AttributeDefinitions: [{{AttributeName: id, AttributeType: S}}]
+        KeySchema: [{{AttributeName: id, KeyType: HASH}}]
+        StreamSpecification: {{StreamViewType: NEW_AND_OLD_IMAGES}}
+"
+        );
+        let file = folder.join("serverless.yml");
+        std::fs::write(&file, service).unwrap();
+        let mut process = Command::new(env!("CARGO_BIN_EXE_switchboard-local"))
+            .args(["--port", "0", "--dynamodb-port", "0", "--config"])
+            .arg(&file)
+            .arg("--binaries")
+            .arg(binaries())
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let (sender, mut lines) = watch::channel(Vec::new());
+        let mut stdout = BufReader::new(process.stdout.take().unwrap()).lines();
+        tokio::spawn(async move {
+            while let Ok(Some(line)) = stdout.next_line().await {
+                sender.send_modify(|lines: &mut Vec<String>| lines.push(line));
+            }
+        });
+        let ready = |lines: &Vec<String>| lines.iter().any(|line| line.contains("Ctrl-C"));
+        tokio::time::timeout(PATIENCE, lines.wait_for(ready)).await.unwrap().unwrap();
+        let banner = lines.borrow().join("\n");
+        let (_, rest) = banner.split_once("http://localhost:").unwrap();
+        let port: String = rest.chars().take_while(char::is_ascii_digit).collect();
+        Self { process, dynamodb: format!("127.0.0.1:{port}"), lines }
+    }
+
+    /// Ctrl-C, and waits for the end.
+    async fn interrupt(mut self) {
+        let process_id = self.process.id().unwrap().to_string();
+        assert!(Command::new("kill").args(["-INT", &process_id]).status().await.unwrap().success());
+        assert!(tokio::time::timeout(PATIENCE, self.process.wait()).await.unwrap().unwrap().success());
+    }
+
+    async fn put(&self, item: Value) {
+        self.call("PutItem", &json!({"TableName": "birds", "Item": item})).await;
+    }
+
+    /// Calls DynamoDB as any SDK would.
+    async fn call(&self, operation: &str, body: &Value) {
+        let body = body.to_string();
+        let request = format!(
+            "POST / HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\
+             Content-Type: application/x-amz-json-1.0\r\nX-Amz-Target: DynamoDB_20120810.{operation}\r\n\
+             X-Amz-Date: 20260101T000000Z\r\n\
+             Authorization: AWS4-HMAC-SHA256 Credential=a/20260101/us-east-1/dynamodb/aws4_request, \
+             SignedHeaders=host, Signature=0\r\n\
+             Content-Length: {}\r\n\r\n{body}",
+            self.dynamodb,
+            body.len()
+        );
+        let mut stream = TcpStream::connect(&self.dynamodb).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut response = String::new();
+        stream.read_to_string(&mut response).await.unwrap();
+        assert!(response.starts_with("HTTP/1.1 200"), "{response}");
+    }
+
+    /// Waits until the function has got this many records, and returns its events' records.
+    async fn delivered(&self, count: usize) -> Vec<Vec<Value>> {
+        let delivered = |lines: &Vec<String>| batches(lines).concat().len() >= count;
+        let mut lines = self.lines.clone();
+        match tokio::time::timeout(PATIENCE, lines.wait_for(delivered)).await {
+            Ok(Ok(lines)) => batches(&lines),
+            _ => panic!("no {count} records in {:#?}", self.lines.borrow().clone()),
+        }
+    }
+
+    /// Waits for a line that contains all of `parts`.
+    async fn logged(&self, parts: &[&str]) -> String {
+        let find =
+            |lines: &Vec<String>| lines.iter().find(|line| parts.iter().all(|part| line.contains(part))).cloned();
+        let mut lines = self.lines.clone();
+        match tokio::time::timeout(PATIENCE, lines.wait_for(|lines| find(lines).is_some())).await {
+            Ok(Ok(lines)) => find(&lines).unwrap(),
+            _ => panic!("no line with {parts:?} in {:#?}", self.lines.borrow().clone()),
+        }
+    }
+}
+
+/// The records of every event that the fixture printed.
+fn batches(lines: &[String]) -> Vec<Vec<Value>> {
+    let events = lines.iter().filter_map(|line| line.strip_prefix(r#"watch | {"event":"#).map(|_| &line[8..]));
+    events
+        .map(|event| match serde_json::from_str::<Value>(event).unwrap()["event"]["Records"].take() {
+            Value::Array(records) => records,
+            other => panic!("not a stream event: {other}"),
+        })
+        .collect()
+}

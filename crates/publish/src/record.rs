@@ -1,0 +1,228 @@
+//! What a record of the events table's stream says, as a publication.
+
+use aws_lambda_events::dynamodb::EventRecord;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde_dynamo::{AttributeValue, Item};
+use serde_json::value::RawValue;
+use switchboard_core::ClientError;
+use switchboard_core::connection::{ConnectionId, UserId};
+use switchboard_core::event::attribute;
+use switchboard_core::frame::MAX_PAYLOAD_BYTES;
+use switchboard_core::publication::{Audience, Content, Publication, SEGMENTS};
+use switchboard_core::topic::Topic;
+
+/// Why an event can never be published, however often it is tried.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Poison {
+    /// An attribute is absent.
+    #[error("the attribute `{0}` is missing")]
+    Missing(&'static str),
+    /// An attribute has a type that it cannot have.
+    #[error("the attribute `{0}` must be {1}")]
+    Invalid(&'static str, &'static str),
+    /// The topic or the sender is no name.
+    #[error(transparent)]
+    Name(#[from] ClientError),
+    /// The payload does not fit a frame.
+    #[error("the payload is {size_bytes} bytes of JSON, and a frame takes at most {MAX_PAYLOAD_BYTES}")]
+    TooLarge {
+        /// As JSON.
+        size_bytes: usize,
+    },
+}
+
+/// The key of a record's item, for the log.
+pub(crate) fn key(record: &EventRecord) -> (String, String) {
+    let text = |name| match record.change.keys.get(name) {
+        Some(AttributeValue::S(text)) => text.clone(),
+        _ => String::new(),
+    };
+    (text(attribute::TOPIC), text(attribute::ID))
+}
+
+/// The publications that an inserted item asks for: one, or one a segment where everybody is meant.
+pub(crate) fn publications(item: &Item) -> Result<Vec<Publication>, Poison> {
+    let topic = string(item, attribute::TOPIC)?.ok_or(Poison::Missing(attribute::TOPIC))?;
+    let audiences: Vec<_> = if topic == Topic::INITIAL_CONNECTION {
+        match segment(item)? {
+            Some(segment) => vec![Audience::Everybody { segment }],
+            None => (0..SEGMENTS).map(|segment| Audience::Everybody { segment }).collect(),
+        }
+    } else {
+        vec![Audience::Topic(Topic::of_event(topic)?)]
+    };
+    let content = content(item, topic.starts_with('@'))?;
+    let after = string(item, attribute::AFTER)?.map(|id| ConnectionId::new(id.to_owned()));
+    let publication = |audience| Publication { audience, content: content.clone(), after: after.clone() };
+    Ok(audiences.into_iter().map(publication).collect())
+}
+
+fn content(item: &Item, is_address: bool) -> Result<Content, Poison> {
+    let name = if is_address { attribute::BODY } else { attribute::DATA };
+    let payload = match (string(item, attribute::JSON)?, item.get(name)) {
+        (Some(text), _) => text.to_owned(),
+        (None, Some(value)) => {
+            let mut text = String::new();
+            write_json(value, &mut text);
+            text
+        }
+        (None, None) => return Err(Poison::Missing(name)),
+    };
+    if payload.len() > MAX_PAYLOAD_BYTES {
+        return Err(Poison::TooLarge { size_bytes: payload.len() });
+    }
+    let payload = RawValue::from_string(payload).map_err(|_| Poison::Invalid(attribute::JSON, "JSON text"))?;
+    if !is_address {
+        return Ok(Content::Data(payload));
+    }
+    let sender = string(item, attribute::SENDER_ID)?.ok_or(Poison::Missing(attribute::SENDER_ID))?;
+    Ok(Content::DirectMessage { sender: UserId::parse(attribute::SENDER_ID, sender)?, body: payload })
+}
+
+fn string<'a>(item: &'a Item, name: &'static str) -> Result<Option<&'a str>, Poison> {
+    match item.get(name) {
+        None => Ok(None),
+        Some(AttributeValue::S(text)) => Ok(Some(text)),
+        Some(_) => Err(Poison::Invalid(name, "a string")),
+    }
+}
+
+fn segment(item: &Item) -> Result<Option<u8>, Poison> {
+    let invalid = Poison::Invalid(attribute::SEGMENT, "the number of a segment");
+    match item.get(attribute::SEGMENT) {
+        None => Ok(None),
+        Some(AttributeValue::N(digits)) => {
+            digits.parse().ok().filter(|segment| *segment < SEGMENTS).map(Some).ok_or(invalid)
+        }
+        Some(_) => Err(invalid),
+    }
+}
+
+/// The JSON that a DynamoDB value stands for. Numbers keep all their digits; binary becomes Base64, as on DynamoDB's
+/// own wire; sets become arrays.
+fn write_json(value: &AttributeValue, json: &mut String) {
+    match value {
+        AttributeValue::Null(_) => json.push_str("null"),
+        AttributeValue::Bool(value) => json.push_str(if *value { "true" } else { "false" }),
+        AttributeValue::N(digits) => json.push_str(digits),
+        AttributeValue::S(text) => write_string(text, json),
+        AttributeValue::B(bytes) => write_string(&STANDARD.encode(bytes), json),
+        AttributeValue::L(values) => write_all(json, "[]", values, write_json),
+        AttributeValue::Ss(texts) => write_all(json, "[]", texts, |text, json| write_string(text, json)),
+        AttributeValue::Ns(numbers) => write_all(json, "[]", numbers, |digits, json| json.push_str(digits)),
+        AttributeValue::Bs(blobs) => {
+            write_all(json, "[]", blobs, |bytes, json| write_string(&STANDARD.encode(bytes), json));
+        }
+        AttributeValue::M(members) => write_all(json, "{}", members, |(name, value), json| {
+            write_string(name, json);
+            json.push(':');
+            write_json(value, json);
+        }),
+    }
+}
+
+fn write_all<T>(
+    json: &mut String,
+    brackets: &str,
+    values: impl IntoIterator<Item = T>,
+    write: impl Fn(T, &mut String),
+) {
+    let (open, close) = brackets.split_at(1);
+    json.push_str(open);
+    for (count, value) in values.into_iter().enumerate() {
+        if count > 0 {
+            json.push(',');
+        }
+        write(value, json);
+    }
+    json.push_str(close);
+}
+
+fn write_string(text: &str, json: &mut String) {
+    json.push_str(&serde_json::Value::from(text).to_string());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn item(json: serde_json::Value) -> Item {
+        serde_json::from_value(json).unwrap()
+    }
+
+    fn published(json: serde_json::Value) -> Result<String, Poison> {
+        let publication = publications(&item(json))?.remove(0);
+        let text = match &publication.content {
+            Content::Data(data) => data.get().to_owned(),
+            Content::DirectMessage { sender, body } => format!("{sender}: {}", body.get()),
+        };
+        Ok(format!("{} {text}", publication.topic()))
+    }
+
+    #[test]
+    fn every_dynamodb_type_becomes_its_json() {
+        for (value, json) in [
+            (serde_json::json!({"S": "a\"b\n"}), r#""a\"b\n""#),
+            (serde_json::json!({"N": "123456789012345678901234567890.5"}), "123456789012345678901234567890.5"),
+            (serde_json::json!({"BOOL": true}), "true"),
+            (serde_json::json!({"NULL": true}), "null"),
+            (serde_json::json!({"B": "aGk="}), r#""aGk=""#),
+            (serde_json::json!({"L": [{"N": "1"}, {"S": "x"}, {"L": []}]}), r#"[1,"x",[]]"#),
+            (serde_json::json!({"M": {"a": {"M": {}}}}), r#"{"a":{}}"#),
+            (serde_json::json!({"SS": ["a", "b"]}), r#"["a","b"]"#),
+            (serde_json::json!({"NS": ["1", "2.5"]}), "[1,2.5]"),
+            (serde_json::json!({"BS": ["aGk="]}), r#"["aGk="]"#),
+        ] {
+            let event = serde_json::json!({"topic": {"S": "t"}, "id": {"S": "1"}, "data": value});
+            assert_eq!(published(event).unwrap(), format!("t {json}"));
+        }
+    }
+
+    #[test]
+    fn json_text_is_passed_on_as_it_is() {
+        let event = serde_json::json!({"topic": {"S": "t"}, "json": {"S": "{ \"a\": 1.0 }"}});
+        assert_eq!(published(event).unwrap(), "t { \"a\": 1.0 }");
+    }
+
+    #[test]
+    fn an_address_takes_a_direct_message() {
+        let event = serde_json::json!({"topic": {"S": "@2"}, "senderId": {"S": "1"}, "body": {"M": {"n": {"N": "1"}}}});
+        assert_eq!(published(event).unwrap(), "@2 1: {\"n\":1}");
+    }
+
+    #[test]
+    fn everybody_is_served_in_segments_and_a_continuation_in_its_own() {
+        let all = publications(&item(serde_json::json!({"topic": {"S": "INITIAL_CONNECTION"}, "data": {"N": "1"}})));
+        assert_eq!(all.unwrap().len(), usize::from(SEGMENTS));
+        let rest = publications(&item(serde_json::json!({
+            "topic": {"S": "INITIAL_CONNECTION"}, "json": {"S": "1"}, "segment": {"N": "3"}, "after": {"S": "c="},
+        })))
+        .unwrap();
+        assert_eq!(rest.len(), 1);
+        assert_eq!(rest[0].audience, Audience::Everybody { segment: 3 });
+        assert_eq!(rest[0].after.as_ref().unwrap().as_str(), "c=");
+    }
+
+    #[test]
+    fn poison_says_what_is_wrong() {
+        for (event, names) in [
+            (serde_json::json!({"id": {"S": "1"}, "data": {"S": "x"}}), "`topic`"),
+            (serde_json::json!({"topic": {"N": "1"}, "data": {"S": "x"}}), "`topic`"),
+            (serde_json::json!({"topic": {"S": "t"}}), "`data`"),
+            (serde_json::json!({"topic": {"S": "@"}, "senderId": {"S": "1"}, "body": {"S": "x"}}), "`topic`"),
+            (serde_json::json!({"topic": {"S": "@2"}, "data": {"S": "x"}}), "`body`"),
+            (serde_json::json!({"topic": {"S": "@2"}, "body": {"S": "x"}}), "`senderId`"),
+            (serde_json::json!({"topic": {"S": "@2"}, "body": {"S": "x"}, "senderId": {"N": "1"}}), "`senderId`"),
+            (serde_json::json!({"topic": {"S": "t"}, "json": {"S": "{"}}), "`json`"),
+            (serde_json::json!({"topic": {"S": "t"}, "data": {"S": "x".repeat(300 * 1024)}}), "307202 bytes"),
+            (
+                serde_json::json!({"topic": {"S": "INITIAL_CONNECTION"}, "segment": {"N": "9"}, "data": {"N": "1"}}),
+                "`segment`",
+            ),
+        ] {
+            let poison = published(event).unwrap_err();
+            assert!(poison.to_string().contains(names), "{poison}");
+        }
+    }
+}
