@@ -149,4 +149,18 @@ mod tests {
     fn every_flag_is_defined_once() {
         Arguments::command().debug_assert();
     }
+
+    #[test]
+    fn every_flag_is_in_the_readme_with_its_default() {
+        let readme = include_str!("../README.md");
+        for argument in Arguments::command().get_arguments() {
+            let Some(flag) = argument.get_long() else { continue };
+            let line = readme.lines().find(|line| line.starts_with(&format!("| `--{flag}")));
+            let line = line.unwrap_or_else(|| panic!("no line for --{flag}"));
+            let defaults = argument.get_default_values().iter().filter_map(|value| value.to_str());
+            for default in defaults.filter(|default| !["", "false"].contains(default)) {
+                assert!(line.contains(&format!("`{default}`")), "{line}: not {default}");
+            }
+        }
+    }
 }
