@@ -145,13 +145,14 @@ impl Environment {
             answer,
         };
         self.process.frozen.send_replace(false);
-        if let Some(poll) = self.poll.take() {
-            // A process that has just died cannot take it, which the wait below notices.
-            let _ = poll.send(invocation);
-        }
         let is_killed = self.faults.strikes(Chance::Kill);
         if is_killed && !self.faults.second_way(Chance::Kill) {
             self.process.kill().await;
+            return Err(self.process.exited().await);
+        }
+        if let Some(poll) = self.poll.take() {
+            // A process that has just died cannot take it, which the wait below notices.
+            let _ = poll.send(invocation);
         }
         tokio::select! {
             biased;
