@@ -273,7 +273,8 @@ struct Wishes {
 
 /// Owns a child until it is reaped: prints what it says, stops and continues it, kills it when nobody wants it any more,
 /// and tells its end. Should this program be killed, a stopped child is not left behind: the system then hangs up on its
-/// process group, which has lost its parent.
+/// process group, which has lost its parent. It does not if the child was told to stop and has not yet: one that is killed
+/// in that moment leaves a stopped process.
 async fn supervise(
     mut child: Child,
     key: String,
