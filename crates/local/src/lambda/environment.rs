@@ -28,6 +28,7 @@ use uuid::Uuid;
 use super::runtime_api::{Call, Invocation, RuntimeApi};
 use super::{Configuration, Credentials, FunctionError};
 use crate::faults::{Chance, Faults};
+use crate::service::ACCOUNT_ID;
 use crate::terminal;
 
 /// What a process may print in one line; the rest of a longer one is dropped.
@@ -36,8 +37,6 @@ const LINE_LIMIT_BYTES: usize = 64 * 1024;
 /// How long the last words of a process that has exited are waited for. They are in its pipes already, unless a process
 /// that it has started holds these open.
 const LAST_WORDS_LIMIT: Duration = Duration::from_millis(100);
-
-const ACCOUNT_ID: &str = "000000000000";
 
 /// An execution environment that has been initialised. Its process is killed when this is dropped.
 pub(super) struct Environment {
