@@ -10,6 +10,7 @@ mod another_service;
 mod budget;
 mod chat;
 mod client;
+mod deployment;
 mod events;
 mod failures;
 mod lifecycle;

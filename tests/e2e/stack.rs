@@ -26,10 +26,14 @@ pub struct Stack {
     lines: watch::Receiver<Vec<String>>,
 }
 
-/// The folder of the binaries that were built with this test.
+/// The folder of the binaries under test: that of the environment variable `SWITCHBOARD_BINARIES`, else what was built
+/// with this test.
 pub fn binaries() -> PathBuf {
-    let test = std::env::current_exe().unwrap();
-    let folder = test.ancestors().nth(2).unwrap().to_path_buf();
+    #[expect(clippy::disallowed_methods, reason = "a test is configured here alone")]
+    let folder = match std::env::var("SWITCHBOARD_BINARIES") {
+        Ok(folder) => root().join(folder),
+        Err(_) => std::env::current_exe().unwrap().ancestors().nth(2).unwrap().to_path_buf(),
+    };
     let built = folder.join("switchboard-local").is_file() && folder.join("send-message").is_file();
     assert!(built, "no binaries in {}: run `cargo build --workspace --bins` (`make test` does)", folder.display());
     folder

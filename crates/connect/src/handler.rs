@@ -22,7 +22,7 @@ pub(crate) async fn handle(
     backend: &Backend,
     event: LambdaEvent<ApiGatewayWebsocketProxyRequest>,
 ) -> Result<ApiGatewayProxyResponse, Error> {
-    lifecycle(event, status, async |caller, event| {
+    lifecycle(backend, event, status, async |caller, event| {
         let connection = Connection {
             id: caller.connection_id.clone(),
             user_id: identify(backend.config.identity_mode, event)?,

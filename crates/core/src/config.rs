@@ -22,6 +22,8 @@ pub struct Config {
     pub connection_ttl: Duration,
     /// `IDENTITY_MODE`, `authorizer` (the default) or `open`.
     pub identity_mode: IdentityMode,
+    /// `METRICS_NAMESPACE`: CloudWatch's namespace of the functions' own metrics; without it none are written.
+    pub metrics_namespace: Option<String>,
 }
 
 /// Who may say which user a connection belongs to.
@@ -95,6 +97,7 @@ impl Config {
                 .find_map(variable),
             connection_ttl: Duration::from_secs(connection_ttl_s),
             identity_mode,
+            metrics_namespace: variable("METRICS_NAMESPACE"),
         };
         if problems.is_empty() { Ok(config) } else { Err(Error::Config { problems: problems.join("; ") }) }
     }

@@ -20,6 +20,7 @@ use crate::connection::ConnectionId;
 use crate::deadline::Deadline;
 use crate::event::EventStore;
 use crate::frame::{Frame, Reply};
+use crate::metrics::Metrics;
 use crate::publisher::Publisher;
 use crate::store::ConnectionStore;
 use crate::{ClientError, Error, Failure};
@@ -33,6 +34,8 @@ pub struct Backend {
     pub store: ConnectionStore,
     /// Its way back to the clients.
     pub publisher: Publisher,
+    /// Its numbers for CloudWatch.
+    pub metrics: Metrics,
 }
 
 impl Backend {
@@ -49,9 +52,10 @@ impl Backend {
         let dynamodb = aws_sdk_dynamodb::Client::new(&sdk);
         let store = ConnectionStore::new(dynamodb.clone(), &config);
         let events = EventStore::new(dynamodb, config.events_table.clone());
-        let memory_mb = lambda_runtime::Config::from_env().memory;
-        let publisher = Publisher::new(sdk, &config, store.clone(), events, memory_mb);
-        Ok(Self { config, store, publisher })
+        let lambda = lambda_runtime::Config::from_env();
+        let metrics = Metrics::new(&config, lambda.function_name);
+        let publisher = Publisher::new(sdk, &config, store.clone(), events, metrics.clone(), lambda.memory);
+        Ok(Self { config, store, publisher, metrics })
     }
 }
 
@@ -125,24 +129,26 @@ pub enum Served {
 ///
 /// A fault, which fails the invocation.
 pub async fn lifecycle(
+    backend: &Backend,
     event: LambdaEvent<ApiGatewayWebsocketProxyRequest>,
     status: impl FnOnce(&ClientError) -> i64,
     handle: impl AsyncFnOnce(&Caller, &ApiGatewayWebsocketProxyRequest) -> Result<(), Failure>,
 ) -> Result<ApiGatewayProxyResponse, Error> {
     let start = Instant::now();
-    let caller = Caller::of(&event.payload.request_context, &event.context)?;
+    let caller = Caller::of(&event.payload.request_context, &event.context)
+        .inspect_err(|fault| backend.metrics.served(milliseconds(start), Some(fault.error_type())))?;
     match handle(&caller, &event.payload).await {
         Ok(()) => {
-            log(&caller, start, "ok");
+            log(backend, &caller, start, "ok");
             Ok(response(200))
         }
         Err(Failure::Mistake(mistake)) => {
             // The gateway passes on no more than the status, so the reason is only here.
             info!(connection.id = %caller.connection_id, reason = %mistake, "the handshake is refused");
-            log(&caller, start, mistake.code());
+            log(backend, &caller, start, mistake.code());
             Ok(response(status(&mistake)))
         }
-        Err(Failure::Fault(fault)) => Err(report(&caller, start, fault)),
+        Err(Failure::Fault(fault)) => Err(report(backend, &caller, start, fault)),
     }
 }
 
@@ -158,7 +164,8 @@ pub async fn message(
 ) -> Result<ApiGatewayProxyResponse, Error> {
     let start = Instant::now();
     let gateway = &event.payload.request_context;
-    let caller = Caller::of(gateway, &event.context)?;
+    let caller = Caller::of(gateway, &event.context)
+        .inspect_err(|fault| backend.metrics.served(milliseconds(start), Some(fault.error_type())))?;
     backend.publisher.answer_through(gateway.domain_name.as_deref(), gateway.stage.as_deref());
 
     let text = event.payload.body.as_deref().unwrap_or_default();
@@ -180,13 +187,13 @@ pub async fn message(
         Err(Failure::Fault(_)) => (None, "fault"),
     };
     if let Err(Failure::Fault(fault)) = served {
-        return Err(report(&caller, start, fault));
+        return Err(report(backend, &caller, start, fault));
     }
     if let Some(reply) = reply {
         let posted = backend.publisher.reply(&caller.connection_id, reply.to_bytes(), caller.deadline).await;
-        posted.map_err(|fault| report(&caller, start, fault))?;
+        posted.map_err(|fault| report(backend, &caller, start, fault))?;
     }
-    log(&caller, start, outcome);
+    log(backend, &caller, start, outcome);
     Ok(response(200))
 }
 
@@ -196,24 +203,29 @@ fn response(status: i64) -> ApiGatewayProxyResponse {
     response
 }
 
-fn log(caller: &Caller, start: Instant, outcome: &str) {
+fn log(backend: &Backend, caller: &Caller, start: Instant, outcome: &str) {
+    let duration_ms = milliseconds(start);
     info!(
         route.key = caller.route_key, connection.id = %caller.connection_id, request.id = caller.request_id,
         invocation.id = caller.invocation_id, outcome,
-        duration_ms = milliseconds(start), "served"
+        duration_ms, "served"
     );
+    backend.metrics.served(duration_ms, None);
 }
 
-fn report(caller: &Caller, start: Instant, fault: Error) -> Error {
+fn report(backend: &Backend, caller: &Caller, start: Instant, fault: Error) -> Error {
+    let duration_ms = milliseconds(start);
     error!(
         route.key = caller.route_key, connection.id = %caller.connection_id, request.id = caller.request_id,
-        invocation.id = caller.invocation_id, outcome = fault.error_type(), duration_ms = milliseconds(start), error = %fault, "failed"
+        invocation.id = caller.invocation_id, outcome = fault.error_type(), duration_ms, error = %fault, "failed"
     );
+    backend.metrics.served(duration_ms, Some(fault.error_type()));
     fault
 }
 
 /// Milliseconds since `start`, with microsecond precision.
-fn milliseconds(start: Instant) -> f64 {
+#[must_use]
+pub fn milliseconds(start: Instant) -> f64 {
     (start.elapsed().as_secs_f64() * 1e6).round() / 1e3
 }
 

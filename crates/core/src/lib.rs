@@ -10,6 +10,7 @@
 //! * [`publication`]: what goes to whom;
 //! * [`publisher`]: posting frames to connections;
 //! * [`event`]: the table through which backends publish, and unfinished publishes go on;
+//! * [`metrics`]: numbers for CloudWatch;
 //! * [`error`]: mistakes of clients and faults of ours, kept apart;
 //! * [`config`] and [`deadline`]: what an execution environment and an invocation are given.
 
@@ -20,6 +21,7 @@ pub mod error;
 pub mod event;
 pub mod frame;
 pub mod function;
+pub mod metrics;
 pub mod publication;
 pub mod publisher;
 pub mod store;

@@ -27,6 +27,7 @@ use crate::config::Config;
 use crate::connection::ConnectionId;
 use crate::deadline::{Backoff, Deadline};
 use crate::event::EventStore;
+use crate::metrics::Metrics;
 use crate::publication::{Audience, Publication, SEGMENTS};
 use crate::store::{ConnectionStore, now_ms};
 use crate::topic::Subscriber;
@@ -126,6 +127,7 @@ pub struct Publisher {
     gateway: OnceLock<Client>,
     store: ConnectionStore,
     events: EventStore,
+    metrics: Metrics,
     concurrency: usize,
 }
 
@@ -153,13 +155,21 @@ impl Publisher {
     /// function's: below 512 MB its share of a CPU is what limits posting, and more simultaneous posts only add
     /// handshakes.
     #[must_use]
-    pub fn new(sdk: SdkConfig, config: &Config, store: ConnectionStore, events: EventStore, memory_mb: i32) -> Self {
+    pub fn new(
+        sdk: SdkConfig,
+        config: &Config,
+        store: ConnectionStore,
+        events: EventStore,
+        metrics: Metrics,
+        memory_mb: i32,
+    ) -> Self {
         Self {
             sdk,
             endpoint: config.publish_endpoint.clone(),
             gateway: OnceLock::new(),
             store,
             events,
+            metrics,
             concurrency: if memory_mb < 512 { 16 } else { 64 },
         }
     }
@@ -230,6 +240,7 @@ impl Publisher {
             self.events.put_continuation(&publication.clone().after(last), id).await?;
             fanout.continued = true;
         }
+        self.metrics.published(&fanout);
         if fanout.failed > 0 {
             warn!(
                 topic.name = topic,

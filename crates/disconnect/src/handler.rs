@@ -12,6 +12,7 @@ pub(crate) async fn handle(
     event: LambdaEvent<ApiGatewayWebsocketProxyRequest>,
 ) -> Result<ApiGatewayProxyResponse, Error> {
     lifecycle(
+        backend,
         event,
         |_| 400,
         async |caller, _| {

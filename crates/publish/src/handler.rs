@@ -1,6 +1,6 @@
 //! Publishes the inserts of a batch, one after the other, so that each topic keeps its order.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use aws_lambda_events::dynamodb::{Event, EventRecord};
 use aws_lambda_events::streams::{DynamoDbBatchItemFailure, DynamoDbEventResponse};
@@ -9,7 +9,7 @@ use lambda_runtime::LambdaEvent;
 use lambda_runtime::tracing::{error, info};
 use switchboard_core::Error;
 use switchboard_core::deadline::Deadline;
-use switchboard_core::function::Backend;
+use switchboard_core::function::{Backend, milliseconds};
 use switchboard_core::publication::Publication;
 use switchboard_core::publisher::Fanout;
 
@@ -22,22 +22,27 @@ const ENOUGH: Duration = Duration::from_secs(1);
 /// it, so the next invocation repeats no more than that record's own frames. An event that can never be published is
 /// given up at once, with its key in the log, because it would be as wrong the next time.
 pub(crate) async fn handle(backend: &Backend, event: LambdaEvent<Event>) -> Result<DynamoDbEventResponse, Error> {
+    let start = Instant::now();
     let deadline = Deadline::of(&event.context);
+    let mut error_type = None;
     let mut response = DynamoDbEventResponse::default();
     for (count, record) in event.payload.records.iter().enumerate() {
         let late = count > 0 && deadline.left() < ENOUGH;
-        if late || publish(backend, record, deadline).await.is_err() {
+        let published = if late { Err(None) } else { publish(backend, record, deadline).await.map_err(Some) };
+        if let Err(reason) = published {
+            error_type = reason;
             let mut failure = DynamoDbBatchItemFailure::default();
             failure.item_identifier = record.change.sequence_number.clone();
             response.batch_item_failures = vec![failure];
             break;
         }
     }
+    backend.metrics.served(milliseconds(start), error_type);
     Ok(response)
 }
 
-/// Publishes one record, and logs what became of it. The error says no more than that it should come again.
-async fn publish(backend: &Backend, record: &EventRecord, deadline: Deadline) -> Result<(), ()> {
+/// Publishes one record, and logs what became of it. The error is the type of the fault that makes it come again.
+async fn publish(backend: &Backend, record: &EventRecord, deadline: Deadline) -> Result<(), &'static str> {
     if record.event_name != "INSERT" {
         return Ok(());
     }
@@ -67,7 +72,7 @@ async fn publish(backend: &Backend, record: &EventRecord, deadline: Deadline) ->
         Err(fault) => {
             let outcome = fault.error_type();
             error!(topic.name = topic, event.id = id, outcome, error = %fault, "an event has to come again");
-            Err(())
+            Err(outcome)
         }
     }
 }

@@ -47,6 +47,9 @@ pub(super) struct Names<'a> {
 struct Template {
     #[serde(default)]
     resources: BTreeMap<String, ResourceDefinition>,
+    /// Empty once `keys.rs` has dropped what changes nothing here and refused the rest.
+    #[serde(default, rename = "extensions")]
+    _extensions: Map<String, Value>,
 }
 
 #[derive(Debug, Deserialize)]

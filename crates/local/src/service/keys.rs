@@ -35,7 +35,12 @@ pub(super) fn treatment(parent: &KeyPath, key: &str, siblings: &Map<String, Valu
         ["functions", _, "events", "stream"] => {
             (&[], &["consumer", "filterPatterns", "startingPositionTimestamp", "tumblingWindowInSeconds"])
         }
-        ["resources"] => (TEMPLATE, &["Transform", "extensions"]),
+        ["resources"] => (TEMPLATE, &["Transform"]),
+        // Throttling, access logs and who may invoke: a local stack has none of them.
+        ["resources", "extensions"] => {
+            let ignored = key == "WebsocketsDeploymentStage" || key.ends_with("LambdaPermissionWebsockets");
+            return if ignored { Treatment::Ignore } else { Treatment::Refuse };
+        }
         ["resources", "Resources", _] if kind == Some(TABLE) => (RESOURCE, &["Condition"]),
         ["resources", "Resources", _] => {
             return if key == "Type" { Treatment::Read } else { Treatment::Ignore };

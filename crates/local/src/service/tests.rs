@@ -431,6 +431,11 @@ fn broken_files_are_refused_with_file_and_key() {
         ("name: aws", "stage: dev", "provider: missing field `name`"),
         ("name: aws", "name: aws\n  vpc: {subnetIds: []}", "provider.vpc: not supported by the local stack"),
         (
+            "resources:\n",
+            "resources:\n  extensions: {WebsocketsDeploymentStage: {}, WebsocketsApi: {}}\n",
+            "resources.extensions.WebsocketsApi: not supported by the local stack",
+        ),
+        (
             "name: aws",
             "name: aws\n  stage: 'a b'",
             "provider.stage: the stage `a b` is not 1 to 128 letters, digits, `-` and `_`",

@@ -1,0 +1,28 @@
+#!/bin/sh
+# Prints the architecture to build for: $ARCH, else arm64, else x86_64 where Rust can build for that alone. Nothing is
+# installed here: a toolchain is its owner's business.
+set -eu
+
+fail() {
+    echo "switchboard: $*" >&2
+    exit 1
+}
+
+can_build() {
+    [ -d "$(rustc --print target-libdir --target "$1-unknown-linux-gnu")" ]
+}
+
+infra/need.sh cargo
+case ${ARCH:-} in
+"" | arm64) arch=arm64 triple=aarch64 ;;
+x86_64) arch=x86_64 triple=x86_64 ;;
+*) fail "ARCH is arm64 or x86_64, and not '$ARCH'" ;;
+esac
+install="rustup target add $triple-unknown-linux-gnu"
+if ! can_build $triple; then
+    [ -z "${ARCH:-}" ] || fail "Rust cannot build for $arch yet: run '$install', or choose the other ARCH"
+    can_build x86_64 || fail "Rust cannot build for Lambda yet: run '$install'"
+    arch=x86_64
+    echo "switchboard: building for x86_64; for arm64, which costs less, run '$install' first" >&2
+fi
+echo "$arch"

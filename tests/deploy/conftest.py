@@ -1,0 +1,50 @@
+"""What the tests share: the repository, its make targets, and an imitation of AWS."""
+
+import os
+import pathlib
+import subprocess
+
+import pytest
+
+from imitation import Aws
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="session")
+def make():
+    """Runs a make target at the root; what it prints is shown when a test fails."""
+
+    def run(*arguments, environment=None, succeeds=True):
+        # Not through the `make` that runs the tests, whose flags would be inherited.
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "MAKE", "MFLAGS"))}
+        # No profile of whoever runs the tests: nothing here may reach an account.
+        private = {"AWS_CONFIG_FILE": "/dev/null", "AWS_SHARED_CREDENTIALS_FILE": "/dev/null", "AWS_EC2_METADATA_DISABLED": "true"}
+        result = subprocess.run(
+            ["make", *arguments],
+            cwd=ROOT,
+            env=inherited | private | (environment or {}),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        print(result.stdout)
+        assert (result.returncode == 0) == succeeds, result.stdout
+        return result.stdout
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def architecture():
+    """What this machine builds for."""
+    output = subprocess.run(["infra/architecture.sh"], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
+    return output.stdout.strip()
+
+
+@pytest.fixture(scope="session")
+def aws():
+    aws = Aws()
+    yield aws
+    aws.stop()

@@ -1,0 +1,293 @@
+//! What the deployment and the local stack must agree on: routes, functions, variables, tables, streams, permissions,
+//! and the names of the metrics. The deployment's side is the template that the framework makes of serverless.yml.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use aws_sdk_dynamodb::types::AttributeValue;
+use serde_json::{Value, json};
+use switchboard_core::metrics::Metric;
+use switchboard_local::service::{Options, Service};
+
+use crate::proxy::{Call, Proxy};
+use crate::stack::{Stack, number, root, table_name};
+
+/// The CloudFormation template of the stage dev. The framework wants every zip to exist and does not look into it.
+fn template() -> Value {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::copy(root().join("serverless.yml"), folder.path().join("serverless.yml")).unwrap();
+    std::os::unix::fs::symlink(root().join("infra"), folder.path().join("infra")).unwrap();
+    let archives = folder.path().join("target/lambda/arm64");
+    std::fs::create_dir_all(&archives).unwrap();
+    for function in local().functions.values() {
+        std::fs::write(archives.join(format!("{}.zip", function.handler)), "").unwrap();
+    }
+    let framework = root().join("infra/node_modules/.bin/serverless");
+    assert!(framework.exists(), "the framework is not installed: run `make infra/node_modules` (`make test` does)");
+    let output = std::process::Command::new(framework)
+        .args(["package", "--stage", "dev"])
+        .current_dir(folder.path())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let path = folder.path().join(".serverless/cloudformation-template-update-stack.json");
+    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+}
+
+fn local() -> Service {
+    Service::load(&root().join("serverless.yml"), &Options::default()).unwrap()
+}
+
+/// The resources of a type: logical id and properties.
+fn resources<'a>(template: &'a Value, kind: &str) -> BTreeMap<&'a str, &'a Value> {
+    let all = template["Resources"].as_object().unwrap().iter();
+    let of_kind = all.filter(|(_, resource)| resource["Type"] == kind);
+    of_kind.map(|(id, resource)| (id.as_str(), &resource["Properties"])).collect()
+}
+
+/// The logical id that an expression gets an attribute of, or refers to, wherever that is inside of it.
+fn referred<'a>(value: &'a Value, among: &BTreeMap<&'a str, &Value>) -> Option<&'a str> {
+    match value {
+        Value::String(text) => among.contains_key(text.as_str()).then_some(text),
+        Value::Array(items) => items.iter().find_map(|item| referred(item, among)),
+        Value::Object(entries) => entries.values().find_map(|value| referred(value, among)),
+        _ => None,
+    }
+}
+
+fn list(value: &Value) -> Vec<&Value> {
+    value.as_array().map_or_else(|| vec![value], |items| items.iter().collect())
+}
+
+#[test]
+fn both_have_the_same_routes_functions_variables_tables_and_streams() {
+    let template = template();
+    let local = local();
+    let functions = resources(&template, "AWS::Lambda::Function");
+    let integrations = resources(&template, "AWS::ApiGatewayV2::Integration");
+    let tables = resources(&template, "AWS::DynamoDB::Table");
+
+    let routes = resources(&template, "AWS::ApiGatewayV2::Route").into_values().map(|route| {
+        let integration = referred(&route["Target"], &integrations).unwrap();
+        let function = referred(&integrations[integration]["IntegrationUri"], &functions).unwrap();
+        (text(&route["RouteKey"]), text(&functions[function]["FunctionName"]))
+    });
+    let local_routes = local.routes.iter().map(|(route, key)| (route.clone(), local.functions[key].name.clone()));
+    assert_eq!(routes.collect::<BTreeMap<_, _>>(), local_routes.collect());
+    let api = resources(&template, "AWS::ApiGatewayV2::Api").into_values().next().unwrap();
+    assert_eq!(api["RouteSelectionExpression"], *local.route_selection_expression);
+
+    let deployed = functions.iter().map(|(id, function)| {
+        let variables = function["Environment"]["Variables"].as_object().unwrap();
+        let streams = resources(&template, "AWS::Lambda::EventSourceMapping");
+        let streams =
+            streams.into_values().filter(|mapping| referred(&mapping["FunctionName"], &functions) == Some(id));
+        let streams: Vec<_> = streams
+            .map(|mapping| json!([referred(&mapping["EventSourceArn"], &tables), mapping["BatchSize"]]))
+            .collect();
+        let summary = json!({
+            "handler": function["Handler"],
+            "memory": function["MemorySize"],
+            "timeout": function["Timeout"],
+            "variables": variables.keys().collect::<Vec<_>>(),
+            "streams": streams,
+        });
+        (text(&function["FunctionName"]), summary)
+    });
+    let here = local.functions.values().map(|function| {
+        let streams = function.streams.iter().map(|mapping| json!([mapping.table, mapping.batch_size]));
+        let summary = json!({
+            "handler": function.handler,
+            "memory": function.memory_size_mb,
+            "timeout": function.timeout.as_secs(),
+            "variables": function.environment.keys().collect::<Vec<_>>(),
+            "streams": streams.collect::<Vec<_>>(),
+        });
+        (function.name.clone(), summary)
+    });
+    assert_eq!(deployed.collect::<BTreeMap<_, _>>(), here.collect());
+
+    let keys = ["TableName", "KeySchema", "AttributeDefinitions", "BillingMode", "GlobalSecondaryIndexes"];
+    let deployed = tables.iter().map(|(id, table)| {
+        let stream = table["StreamSpecification"]["StreamViewType"].clone();
+        let expiry = table["TimeToLiveSpecification"]["AttributeName"].clone();
+        ((*id).to_owned(), json!([keys.map(|key| table[key].clone()), stream, expiry]))
+    });
+    let here = local.tables.iter().map(|table| {
+        let stream = table.create_table["StreamSpecification"]["StreamViewType"].clone();
+        let properties = keys.map(|key| table.create_table[key].clone());
+        (table.logical_id.clone(), json!([properties, stream, table.ttl_attribute]))
+    });
+    assert_eq!(deployed.collect::<BTreeMap<_, _>>(), here.collect());
+}
+
+/// What a role of the template allows, as `action resource`. What Lambda itself does in the function's name is left out:
+/// logs, traces, the stream and its failures.
+fn allowed(template: &Value, function: &str) -> BTreeSet<String> {
+    let functions = resources(template, "AWS::Lambda::Function");
+    let roles = resources(template, "AWS::IAM::Role");
+    let tables = resources(template, "AWS::DynamoDB::Table");
+    let name = format!("switchboard-dev-{function}");
+    let properties = functions.into_values().find(|properties| properties["FunctionName"] == *name).unwrap();
+    let role = roles[referred(&properties["Role"], &roles).unwrap()];
+    let statements = role["Policies"].as_array().unwrap().iter();
+    let statements = statements.flat_map(|policy| policy["PolicyDocument"]["Statement"].as_array().unwrap());
+    let mut allowed = BTreeSet::new();
+    for statement in statements.filter(|statement| statement.get("Fn::If").is_none()) {
+        for action in list(&statement["Action"]).into_iter().map(text) {
+            for resource in list(&statement["Resource"]) {
+                let used_by_lambda = action.starts_with("logs:")
+                    || action == "sqs:SendMessage"
+                    || resource["Fn::GetAtt"][1] == "StreamArn";
+                if used_by_lambda {
+                    continue;
+                }
+                let resource = match referred(resource, &tables) {
+                    Some(table) => text(&tables[table]["TableName"]),
+                    None => text(&resource["Fn::Sub"]).split_once("${WebsocketsApi}").unwrap().1.to_owned(),
+                };
+                allowed.insert(format!("{action} {resource}"));
+            }
+        }
+    }
+    allowed
+}
+
+/// What a call needs to be allowed, in the same words.
+fn needed(call: &Call) -> Vec<String> {
+    let on = |action: &str, table: &Value| format!("dynamodb:{action} {}", text(table));
+    match call.operation.as_str() {
+        "POST" => vec!["execute-api:ManageConnections /dev/POST/@connections/*".to_owned()],
+        "BatchWriteItem" => {
+            let tables = call.body["RequestItems"].as_object().unwrap().keys();
+            tables.map(|table| format!("dynamodb:BatchWriteItem {table}")).collect()
+        }
+        // A transaction needs what each of its parts would need alone.
+        "TransactWriteItems" => {
+            let parts = call.body["TransactItems"].as_array().unwrap().iter();
+            let parts = parts.flat_map(|part| part.as_object().unwrap());
+            parts.map(|(kind, part)| on(&format!("{kind}Item"), &part["TableName"])).collect()
+        }
+        operation => vec![on(operation, &call.body["TableName"])],
+    }
+}
+
+/// Adds a subscriber to `topic` whose connection is long gone.
+async fn vanished(stack: &Stack, topic: &str) {
+    let mut row = stack.rows("topics").await.remove(0);
+    let long_ago = number(&row, "connectedAt") - 60_000;
+    row.insert("connectedAt".to_owned(), AttributeValue::N(long_ago.to_string()));
+    row.insert("topic".to_owned(), AttributeValue::S(topic.to_owned()));
+    row.insert("connectionId".to_owned(), AttributeValue::S("AAAAAAAAAAAAAAA=".to_owned()));
+    stack.dynamodb().await.put_item().table_name(table_name("topics")).set_item(Some(row)).send().await.unwrap();
+}
+
+async fn put_event(stack: &Stack, topic: &str) {
+    let put = stack.dynamodb().await.put_item().table_name(table_name("events"));
+    let put = put.item("topic", AttributeValue::S(topic.to_owned())).item("id", AttributeValue::S("1".to_owned()));
+    put.item("data", AttributeValue::S("x".to_owned())).send().await.unwrap();
+}
+
+#[tokio::test]
+async fn roles_allow_what_the_functions_call_and_nothing_else() {
+    let (proxy, stack) = Proxy::in_front(&[], |_| None).await;
+    let mut called: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
+    let mut note = |function| {
+        let calls = proxy.take_calls();
+        called.entry(function).or_default().extend(calls.iter().flat_map(needed));
+    };
+
+    let mut one = stack.connect("?userId=1").await;
+    let two = stack.connect("?userId=2").await;
+    note("connect");
+
+    vanished(&stack, "@2").await;
+    one.ask(json!({"action": "sendMessage", "destinationUserId": "2", "body": "x", "id": "1"})).await;
+    note("sendMessage");
+
+    one.ask(json!({"type": "subscribe", "topic": "general", "id": "2"})).await;
+    vanished(&stack, "general").await;
+    one.send(json!({"type": "message", "topic": "general", "message": "x"})).await;
+    one.next().await;
+    stack.logged(2, &["default |", "\"served\""]).await;
+    one.ask(json!({"type": "unsubscribe", "topic": "general", "id": "3"})).await;
+    note("default");
+
+    vanished(&stack, "general").await;
+    for topic in ["general", "INITIAL_CONNECTION"] {
+        put_event(&stack, topic).await;
+    }
+    stack.logged(2, &["publish |", "\"published\""]).await;
+    note("publish");
+
+    two.close().await;
+    stack.logged(1, &["disconnect |", "\"served\""]).await;
+    note("disconnect");
+
+    // No publish here takes long enough to leave a continuation, which `publish.rs` tests.
+    for function in ["default", "publish", "sendMessage"] {
+        called.get_mut(function).unwrap().insert("dynamodb:PutItem switchboard-dev-events".to_owned());
+    }
+    let template = template();
+    assert_eq!(local().functions.keys().collect::<Vec<_>>(), called.keys().collect::<Vec<_>>());
+    for (function, called) in called {
+        assert_eq!(allowed(&template, function), called, "{function}");
+    }
+}
+
+/// Metric and dimension, of everything that has a metric of ours.
+fn emitted() -> BTreeSet<(String, String)> {
+    Metric::ALL.into_iter().map(|metric| (metric.name(), metric.dimension().to_owned())).collect()
+}
+
+#[test]
+fn dashboard_and_alarms_use_the_names_that_the_functions_write() {
+    let template = template();
+    let dashboard = resources(&template, "AWS::CloudWatch::Dashboard").into_values().next().unwrap();
+    let body = text(&dashboard["DashboardBody"]["Fn::Sub"]);
+    assert!(serde_json::from_str::<Value>(&body).unwrap()["widgets"].is_array());
+    let searches = body.split("SEARCH('{switchboard-dev,").skip(1).map(|search| {
+        let (dimension, rest) = search.split_once("} MetricName=\\\"").unwrap();
+        (rest.split_once("\\\"").unwrap().0.to_owned(), dimension.to_owned())
+    });
+    assert_eq!(searches.collect::<BTreeSet<_>>(), emitted());
+
+    let alarms = resources(&template, "AWS::CloudWatch::Alarm");
+    let ours = alarms.into_values().filter(|alarm| alarm["Namespace"] == "switchboard-dev");
+    let mut error_types = BTreeSet::new();
+    for alarm in ours {
+        let dimension = &alarm["Dimensions"][0];
+        assert!(emitted().contains(&(text(&alarm["MetricName"]), text(&dimension["Name"]))), "{alarm}");
+        error_types.insert(text(&dimension["Value"]));
+    }
+    let source = std::fs::read_to_string(root().join("crates/core/src/error.rs")).unwrap();
+    let named = source.lines().filter_map(|line| line.trim().strip_suffix("\",")?.split_once(" => \""));
+    let named = named.map(|(_, name)| name.to_owned()).filter(|name| name.contains('.'));
+    // With a wrong configuration a function does not even start, which the alarm on all of its errors tells.
+    let named = named.filter(|name| name != "Config.Invalid");
+    assert_eq!(error_types, named.collect());
+}
+
+#[tokio::test]
+async fn functions_write_their_metrics() {
+    let stack = Stack::start().await;
+    let mut one = stack.connect("?userId=1").await;
+    one.ask(json!({"action": "sendMessage", "destinationUserId": "1", "body": "x"})).await;
+    let lines = stack.logged(2, &["sendMessage |", "\"_aws\""]).await;
+    let mut seen = BTreeSet::new();
+    for line in lines {
+        let line: Value = serde_json::from_str(line.split_once(" | ").unwrap().1).unwrap();
+        for directive in line["_aws"]["CloudWatchMetrics"].as_array().unwrap() {
+            assert_eq!(directive["Namespace"], "switchboard-dev");
+            let dimension = text(&directive["Dimensions"][0][0]);
+            assert_eq!(line[&dimension], "switchboard-dev-sendMessage");
+            let metrics = directive["Metrics"].as_array().unwrap().iter().map(|metric| text(&metric["Name"]));
+            seen.extend(metrics.map(|metric| (metric, dimension.clone())));
+        }
+    }
+    let fault = ("Fault".to_owned(), "ErrorType".to_owned());
+    assert_eq!(seen, emitted().into_iter().filter(|metric| *metric != fault).collect());
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().unwrap_or_else(|| panic!("not a text: {value}")).to_owned()
+}

@@ -1,0 +1,26 @@
+#!/bin/sh
+# Runs the end to end tests on the zipped functions, and notes the digests of what was tested. The local stack around
+# them and its fixture are the usual builds.
+set -eu
+arch=$(infra/architecture.sh 2> /dev/null || infra/architecture.sh)
+case "$arch $(uname -s) $(uname -m)" in
+"x86_64 Linux x86_64" | "arm64 Linux aarch64") ;;
+*)
+    echo "switchboard: functions for $arch on Linux cannot run on this machine" >&2
+    exit 1
+    ;;
+esac
+packaged=target/lambda/$arch
+unpacked=$packaged/unpacked
+rm -rf "$unpacked" "$packaged/tested.sha256"
+mkdir "$unpacked"
+cp target/debug/switchboard-local target/debug/fixture "$unpacked"
+for zip in "$packaged"/*.zip; do
+    python3 -m zipfile -e "$zip" "$unpacked"
+    mv "$unpacked/bootstrap" "$unpacked/$(basename "$zip" .zip)"
+done
+chmod +x "$unpacked"/*
+(cd "$packaged" && sha256sum ./*.zip) > "$unpacked/digests"
+SWITCHBOARD_BINARIES=$unpacked cargo test -p switchboard-tests
+mv "$unpacked/digests" "$packaged/tested.sha256"
+cat "$packaged/tested.sha256"
