@@ -40,6 +40,39 @@ async fn its_tables_routes_and_variables_come_from_its_own_serverless_yml() {
 }
 
 #[tokio::test]
+async fn functions_beyond_the_concurrency_of_the_account_are_throttled() {
+    let stack = Stack::with(&["--config", "tests/fixture/serverless.yml", "--account-concurrency", "0"]).await;
+    assert_eq!(Client::connect(&format!("ws://{}/test", stack.gateway)).await.err(), Some(500));
+}
+
+#[tokio::test]
+async fn faults_on_demand_reach_functions_and_gateway() {
+    let stack = Stack::with(&["--config", "tests/fixture/serverless.yml", "--fault", "kill=1", "--seed", "7"]).await;
+    assert_eq!(Client::connect(&format!("ws://{}/test", stack.gateway)).await.err(), Some(502));
+    stack.logged(1, &["fault | kill (decision 1)"]).await;
+
+    let stack = Stack::with(&["--config", "tests/fixture/serverless.yml", "--fault", "lost-disconnect=1"]).await;
+    Client::connect(&format!("ws://{}/test", stack.gateway)).await.unwrap().close().await;
+    stack.logged(1, &["fault | lost-disconnect (decision 1)"]).await;
+}
+
+#[tokio::test]
+async fn an_authorizer_decides_who_connects_and_functions_hear_of_it() {
+    let stack = Stack::with(&["--config", "tests/fixture/authorizer.yml"]).await;
+    let url = |query: &str| format!("ws://{}/test?{query}", stack.gateway);
+    // Without an identity the authorizer is not asked; and what it says without `do=authorize` is no policy.
+    assert_eq!(Client::connect(&url("do=authorize")).await.err(), Some(401));
+    assert_eq!(Client::connect(&url("user=7")).await.err(), Some(500));
+    let mut client = Client::connect(&url("do=authorize&user=7")).await.unwrap();
+    client.send(json!({"hello": "there"})).await;
+    for line in stack.logged(2, &["hello |", "fixture"]).await {
+        let expected = json!({"principalId": "fixture", "userId": "7"});
+        assert_eq!(event(&line)["requestContext"]["authorizer"], expected);
+    }
+    assert_eq!(stack.log(&["guard |", "REQUEST"]).len(), 2);
+}
+
+#[tokio::test]
 async fn a_two_way_route_answers_its_sender() {
     let (_stack, mut client) = parrot().await;
     let answer = client.ask(json!({"service": "duet", "do": "environment"})).await;

@@ -1,10 +1,12 @@
 //! Events as AWS sends them, handed to the real function binaries by a Runtime API.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
 use switchboard_local::lambda::{Configuration, Function, Settings};
+use tokio::sync::Semaphore;
 
 use crate::stack::{Stack, binaries, root, table_name, text};
 
@@ -35,6 +37,8 @@ fn function(stack: &Stack, binary: &str, variables: &[(&str, &str)]) -> Function
         environment,
         endpoints: BTreeMap::new(),
         max_environments: 1,
+        concurrency: Arc::new(Semaphore::new(1)),
+        faults: Arc::default(),
         settings: Settings::default(),
     })
     .unwrap()
@@ -103,6 +107,8 @@ async fn a_function_without_its_configuration_says_what_is_missing_and_ends() {
         environment: BTreeMap::new(),
         endpoints: BTreeMap::new(),
         max_environments: 1,
+        concurrency: Arc::new(Semaphore::new(1)),
+        faults: Arc::default(),
         settings: Settings::default(),
     });
     let error = function.unwrap().invoke("{}".into()).await.unwrap_err();

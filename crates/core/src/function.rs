@@ -135,8 +135,7 @@ pub async fn lifecycle(
     handle: impl AsyncFnOnce(&Caller, &ApiGatewayWebsocketProxyRequest) -> Result<(), Failure>,
 ) -> Result<ApiGatewayProxyResponse, Error> {
     let start = Instant::now();
-    let caller = Caller::of(&event.payload.request_context, &event.context)
-        .inspect_err(|fault| backend.metrics.served(milliseconds(start), Some(fault.error_type())))?;
+    let caller = caller(backend, &event, start)?;
     match handle(&caller, &event.payload).await {
         Ok(()) => {
             log(backend, &caller, start, "ok");
@@ -163,9 +162,8 @@ pub async fn message(
     handle: impl AsyncFnOnce(&Caller, &Frame) -> Result<Served, Failure>,
 ) -> Result<ApiGatewayProxyResponse, Error> {
     let start = Instant::now();
+    let caller = caller(backend, &event, start)?;
     let gateway = &event.payload.request_context;
-    let caller = Caller::of(gateway, &event.context)
-        .inspect_err(|fault| backend.metrics.served(milliseconds(start), Some(fault.error_type())))?;
     backend.publisher.answer_through(gateway.domain_name.as_deref(), gateway.stage.as_deref());
 
     let text = event.payload.body.as_deref().unwrap_or_default();
@@ -195,6 +193,19 @@ pub async fn message(
     }
     log(backend, &caller, start, outcome);
     Ok(response(200))
+}
+
+/// Who calls; an event that does not say is a fault like any other.
+fn caller(
+    backend: &Backend,
+    event: &LambdaEvent<ApiGatewayWebsocketProxyRequest>,
+    start: Instant,
+) -> Result<Caller, Error> {
+    Caller::of(&event.payload.request_context, &event.context).inspect_err(|fault| {
+        let (outcome, invocation) = (fault.error_type(), &event.context.request_id);
+        error!(invocation.id = invocation, outcome, error = %fault, "failed");
+        backend.metrics.served(milliseconds(start), Some(outcome));
+    })
 }
 
 fn response(status: i64) -> ApiGatewayProxyResponse {

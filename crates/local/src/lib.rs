@@ -3,6 +3,8 @@
 //! It reads what to run from a serverless.yml, starts the service's real function binaries as child processes, and
 //! imitates AWS towards them and towards their clients. It knows nothing of any particular service.
 
+mod duration;
+pub mod faults;
 pub mod gateway;
 pub mod lambda;
 pub mod service;

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
+use switchboard_local::faults;
 use switchboard_local::gateway;
 use switchboard_local::lambda;
 use switchboard_local::service::{self, Service};
@@ -47,6 +48,8 @@ struct Arguments {
     lambda: lambda::Settings,
     #[command(flatten)]
     gateway: gateway::Settings,
+    #[command(flatten)]
+    faults: faults::Settings,
 }
 
 /// What `${env:…}` in a serverless.yml refers to.
@@ -98,6 +101,7 @@ async fn run(arguments: Arguments) -> Result<(), Box<dyn Error>> {
         max_environments: arguments.max_environments,
         lambda: arguments.lambda,
         gateway: arguments.gateway,
+        faults: arguments.faults,
         environment: arguments.env.into_iter().collect(),
     };
     let stack = Stack::new(&service, &options).await?;
@@ -144,5 +148,19 @@ mod tests {
     #[test]
     fn every_flag_is_defined_once() {
         Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn every_flag_is_in_the_readme_with_its_default() {
+        let readme = include_str!("../README.md");
+        for argument in Arguments::command().get_arguments() {
+            let Some(flag) = argument.get_long() else { continue };
+            let line = readme.lines().find(|line| line.starts_with(&format!("| `--{flag}")));
+            let line = line.unwrap_or_else(|| panic!("no line for --{flag}"));
+            let defaults = argument.get_default_values().iter().filter_map(|value| value.to_str());
+            for default in defaults.filter(|default| !["", "false"].contains(default)) {
+                assert!(line.contains(&format!("`{default}`")), "{line}: not {default}");
+            }
+        }
     }
 }

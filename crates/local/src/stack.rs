@@ -6,8 +6,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::net::TcpListener;
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 
+use crate::faults::{self, Faults};
 use crate::gateway::{self, Api, Authorizer, Gateway, Integration};
 use crate::lambda::{self, Function};
 use crate::service::{self, LogFormat, Service};
@@ -31,6 +32,8 @@ pub struct Options {
     pub lambda: lambda::Settings,
     /// What the gateway does.
     pub gateway: gateway::Settings,
+    /// What goes wrong.
+    pub faults: faults::Settings,
     /// Variables of every function that win over all others except Lambda's own.
     pub environment: BTreeMap<String, String>,
 }
@@ -96,9 +99,18 @@ impl Stack {
             ),
         ]);
         endpoints.extend(options.environment.clone());
+        let faults = Arc::new(Faults::new(&options.faults));
+        // What no function reserves for itself is for all others together.
+        let reserved: usize = service.functions.values().filter_map(|function| function.reserved_concurrency).sum();
+        let unreserved = Arc::new(Semaphore::new(options.lambda.account_concurrency.saturating_sub(reserved)));
         let mut functions = BTreeMap::new();
         for (key, function) in &service.functions {
-            let configuration = configuration(key, function, service, options, &endpoints);
+            let concurrency = function.reserved_concurrency.map(|reserved| Arc::new(Semaphore::new(reserved)));
+            let concurrency = concurrency.unwrap_or_else(|| unreserved.clone());
+            let configuration = lambda::Configuration {
+                faults: faults.clone(),
+                ..configuration(key, function, service, options, &endpoints, concurrency)
+            };
             functions.insert(key.as_str(), Arc::new(Function::new(configuration)?));
         }
         let integration = |function_key: &String| Arc::clone(&functions[function_key.as_str()]) as Arc<dyn Integration>;
@@ -118,7 +130,7 @@ impl Stack {
             credentials: vec![lambda::Credentials::default()],
             authorizer,
         };
-        let gateway = Gateway::new(api, options.gateway.clone());
+        let gateway = Gateway::new(api, options.gateway.clone(), faults);
         let mappings = Mappings::open(service, &functions, &tables, options.data_dir.as_deref())?;
         let functions = functions.into_values().collect();
         Ok(Self {
@@ -172,6 +184,7 @@ fn configuration(
     service: &Service,
     options: &Options,
     endpoints: &BTreeMap<String, String>,
+    concurrency: Arc<Semaphore>,
 ) -> lambda::Configuration {
     let mut environment = function.environment.clone();
     // Lambda sets these from a function's logging configuration.
@@ -190,6 +203,8 @@ fn configuration(
         environment,
         endpoints: endpoints.clone(),
         max_environments: options.max_environments,
+        concurrency,
+        faults: Arc::default(),
         settings: options.lambda.clone(),
     }
 }

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use serde_json::{Value, json};
+use switchboard_local::faults::{self, Faults};
 use switchboard_local::gateway::knobs::{
     AbortDuringConnect, IdValidation, MissingStatusCode, NonUtf8Post, NullStyle, OnewayErrorStatus, PostToPending,
     Sigv4, ThrottleFrame,
@@ -48,6 +49,7 @@ fn error() -> Answer {
 /// An API whose functions answer by a script and record what they were invoked with.
 struct Script {
     settings: Settings,
+    faults: faults::Settings,
     two_way: HashSet<String>,
     authorizer: Option<Authorizer>,
     expression: &'static str,
@@ -63,6 +65,7 @@ impl Script {
         let settings = Settings::default();
         let script = Self {
             settings,
+            faults: faults::Settings::default(),
             two_way: HashSet::new(),
             authorizer: None,
             expression: "$request.body.action",
@@ -91,6 +94,11 @@ impl Script {
         let integration = self.recorded(function);
         let identity_sources = identity_sources.iter().map(|source| (*source).to_owned()).collect();
         self.authorizer = Some(Authorizer { integration, identity_sources });
+        self
+    }
+
+    fn fault(mut self, fault: &str) -> Self {
+        self.faults.faults.push(fault.parse().unwrap());
         self
     }
 
@@ -142,7 +150,7 @@ impl Script {
             credentials: Vec::new(),
             authorizer: self.authorizer,
         };
-        let gateway = Gateway::new(api, self.settings);
+        let gateway = Gateway::new(api, self.settings, Arc::new(Faults::new(&self.faults)));
         let (stop, stopped) = oneshot::channel::<()>();
         let server = tokio::spawn(gateway.serve(listener, async {
             let _ = stopped.await;
@@ -1378,10 +1386,12 @@ mod quotas {
         }
         let accepted = statuses.iter().filter(|status| **status == 101).count();
         assert!((2..10).contains(&accepted) && statuses.contains(&429), "{statuses:?}");
-        for _ in 0..accepted {
-            bed.event_of("$connect").await;
-            bed.event_of("$disconnect").await;
+        // Each was dropped at once, so $disconnects and later $connects are mixed.
+        let mut connected = 0;
+        for _ in 0..2 * accepted {
+            connected += usize::from(bed.event().await["requestContext"]["routeKey"] == "$connect");
         }
+        assert_eq!(connected, accepted);
         assert!(bed.events.is_empty());
     }
 
@@ -1407,6 +1417,22 @@ mod quotas {
         client.frame(true, CLOSE, b"").await;
         assert_eq!(client.closed().await, None);
         bed.event_of("$disconnect").await;
+    }
+
+    /// That the sender of a message is told so is inferred.
+    #[tokio::test]
+    async fn a_throttled_function_is_a_500_or_an_error_frame() {
+        let throttled = |_| async { Err(FunctionError::throttled()) };
+        let mut bed = Script::new().on_async("$connect", throttled).start().await;
+        assert_eq!(Client::handshake(bed.address, "/dev", &[]).await.status, 500);
+        bed.event_of("$connect").await;
+
+        let mut bed = Script::new().on_async("sendMessage", throttled).start().await;
+        let mut client = bed.connect().await;
+        client.text(r#"{"action":"sendMessage"}"#).await;
+        let event = bed.event_of("sendMessage").await;
+        let expected = error_frame("Internal server error", &client.id, &event["requestContext"]["requestId"]);
+        assert_eq!(client.message().await.0, expected);
     }
 
     /// That a handshake is answered with 504 is inferred.
@@ -1601,7 +1627,7 @@ mod knobs {
     async fn pings_can_keep_a_connection_from_being_idle() {
         for (resets, survives) in [(false, false), (true, true)] {
             let script = Script::new().set(|settings| {
-                settings.limits.idle_timeout = Duration::from_millis(400);
+                settings.limits.idle_timeout = Duration::from_secs(1);
                 settings.knobs.ping_resets_idle = resets;
             });
             let mut bed = script.start().await;
@@ -1613,7 +1639,7 @@ mod knobs {
                 if client.receive().await.opcode == CLOSE {
                     break true;
                 }
-                if start.elapsed() > Duration::from_millis(1200) {
+                if start.elapsed() > Duration::from_secs(2) {
                     break false;
                 }
             };
@@ -1705,4 +1731,106 @@ mod knobs {
         let event = bed.event_of("$disconnect").await;
         assert_eq!(event["requestContext"]["domainName"], "ws.example.com");
     }
+}
+
+mod faults_on_demand {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_disconnect_can_be_lost_and_the_connection_is_gone_all_the_same() {
+        let mut bed = Script::new().fault("lost-disconnect=1").start().await;
+        let mut client = bed.connect().await;
+        client.frame(true, CLOSE, b"").await;
+        assert_eq!(client.closed().await, None);
+        bed.assert_gone("POST", &client.id).await;
+        bed.assert_nothing_invoked().await;
+    }
+
+    #[tokio::test]
+    async fn posts_can_be_refused_though_the_connection_is_open() {
+        for (fault, status, error_type) in [
+            ("gone=1", 410, "GoneException"),
+            ("throttle=1", 429, "LimitExceededException"),
+            ("error=1", 500, "InternalServerErrorException"),
+        ] {
+            let mut bed = Script::new().fault(fault).start().await;
+            let mut client = bed.connect().await;
+            let reply = bed.call("POST", &client.id, b"hello").await;
+            assert_eq!((reply.status, reply.header("x-amzn-errortype")), (status, Some(error_type)), "{fault}");
+            assert_eq!(bed.call("GET", &client.id, b"").await.status, 200);
+            client.text("hello").await;
+            bed.event_of("$default").await;
+        }
+    }
+
+    #[tokio::test]
+    async fn the_same_posts_fail_in_every_run_with_the_same_seed() {
+        let mut runs = Vec::new();
+        for _ in 0..2 {
+            let mut bed = Script::new().fault("gone=0.5").start().await;
+            let client = bed.connect().await;
+            let mut statuses = Vec::new();
+            for _ in 0..20 {
+                statuses.push(bed.call("POST", &client.id, b"hello").await.status);
+            }
+            assert!(statuses.contains(&200) && statuses.contains(&410), "{statuses:?}");
+            runs.push(statuses);
+        }
+        assert_eq!(runs[0], runs[1]);
+    }
+
+    #[tokio::test]
+    async fn posts_can_be_slow_or_hang_without_holding_up_a_shutdown() {
+        let mut bed = Script::new().fault("post-delay=100ms").start().await;
+        let client = bed.connect().await;
+        let start = Instant::now();
+        assert_eq!(bed.call("POST", &client.id, b"hello").await.status, 200);
+        assert!(start.elapsed() >= Duration::from_millis(100));
+
+        let mut bed = Script::new().fault("hang=1").start().await;
+        let client = bed.connect().await;
+        let path = format!("/dev/@connections/{}", client.id);
+        let mut tcp = TcpStream::connect(bed.address).await.unwrap();
+        let head = format!("POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\nauthorization: {SIGNED}\r\n\r\n");
+        tcp.write_all(head.as_bytes()).await.unwrap();
+        assert!(tokio::time::timeout(A_WHILE, tcp.read_u8()).await.is_err(), "answered");
+        bed.stop.send(()).unwrap();
+        tokio::time::timeout(SOON, bed.server).await.expect("still serving").unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_client_that_is_gone_can_go_unnoticed_until_it_is_idle() {
+        let script = Script::new().fault("half-open=1");
+        let mut bed = script.set(|settings| settings.limits.idle_timeout = Duration::from_millis(500)).start().await;
+        let client = bed.connect().await;
+        let id = client.id.clone();
+        client.tcp.into_inner().set_zero_linger().unwrap();
+        let mut posts = 0;
+        while posts < 40 {
+            assert_eq!(bed.call("POST", &id, b"hello").await.status, 200);
+            posts += 1;
+        }
+        let event = bed.event_of("$disconnect").await;
+        assert_eq!(event["requestContext"]["disconnectStatusCode"], 1001);
+        bed.assert_gone("POST", &id).await;
+    }
+
+    #[tokio::test]
+    async fn messages_can_overtake_each_other() {
+        let mut bed = Script::new().fault("message-delay=100ms").start().await;
+        let mut client = bed.connect().await;
+        let sent: Vec<_> = (0..20).map(|number| number.to_string()).collect();
+        for text in &sent {
+            client.text(text).await;
+        }
+        let mut received = Vec::new();
+        for _ in &sent {
+            received.push(bed.event_of("$default").await["body"].as_str().unwrap().to_owned());
+        }
+        assert_ne!(received, sent);
+        received.sort_by_key(|text| text.parse::<u8>().unwrap());
+        assert_eq!(received, sent);
+    }
+
+    const SIGNED: &str = "AWS4-HMAC-SHA256 Credential=AK/20240120/us-east-1/execute-api/aws4_request";
 }

@@ -14,7 +14,9 @@ use std::time::{Duration, Instant, SystemTime};
 use bytes::Bytes;
 use futures_util::future::{join, join_all};
 use serde_json::{Value, json};
+use switchboard_local::faults::{self, Faults};
 use switchboard_local::lambda::{Configuration, Function, FunctionError, Settings};
+use tokio::sync::Semaphore;
 
 #[tokio::test]
 async fn the_response_is_what_the_function_returned() {
@@ -145,7 +147,7 @@ async fn the_deadline_is_the_dispatch_plus_the_timeout() {
     let answer = environment(&function).await;
     let deadline = u128::from(answer["deadline"].as_u64().unwrap());
     assert!((before + 6000..=epoch_ms() + 6000).contains(&deadline), "{before} {deadline}");
-    assert_eq!(answer["arn"], "arn:aws:lambda:eu-central-1:000000000000:function:chat-dev-fixture");
+    assert_eq!(answer["arn"], "arn:aws:lambda:eu-central-1:123456789012:function:chat-dev-fixture");
 }
 
 #[tokio::test]
@@ -163,11 +165,64 @@ async fn a_reported_init_error_fails_the_event() {
     assert_eq!(error, function_error("Fixture.InitError", "the environment asked for an init error"));
 }
 
-// On AWS it would be tried again under the function's time-out.
 #[tokio::test(start_paused = true)]
-async fn an_init_of_more_than_ten_seconds_fails_the_event() {
+async fn an_init_of_more_than_ten_seconds_is_tried_again_under_the_functions_timeout() {
+    let start = tokio::time::Instant::now();
     let error = spoiled("slow").invoke(event(json!({}))).await.unwrap_err();
-    assert_eq!(error, function_error("Sandbox.Timedout", "Init timed out after 10.00 seconds"));
+    assert_eq!(error, function_error("Sandbox.Timedout", "Task timed out after 6.00 seconds"));
+    assert_eq!(start.elapsed().as_secs(), 16);
+}
+
+#[tokio::test]
+async fn an_init_that_succeeds_at_the_second_try_leaves_the_event_the_rest_of_the_timeout() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = folder.path().join("first");
+    let environment_of_user = [("FIXTURE_INIT", "once"), ("FIXTURE_FILE", first.to_str().unwrap())];
+    let function = Function::new(Configuration {
+        environment: environment_of_user.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
+        ..configuration()
+    })
+    .unwrap();
+    let before = epoch_ms();
+    let answer = environment(&function).await;
+    assert_eq!(answer["invocations"], 1);
+    let deadline = u128::from(answer["deadline"].as_u64().unwrap());
+    // The second process has slept for 300 ms before it polled.
+    assert!(deadline < epoch_ms() + 6000 - 300 && deadline > before, "{before} {deadline} {}", epoch_ms());
+}
+
+#[tokio::test]
+async fn events_beyond_the_concurrency_are_throttled() {
+    let concurrency = Arc::new(Semaphore::new(2));
+    let function =
+        Arc::new(Function::new(Configuration { concurrency: concurrency.clone(), ..configuration() }).unwrap());
+    let invoke = |command: Value| {
+        let function = function.clone();
+        async move { function.invoke(event(command)).await }
+    };
+    let busy = join(
+        tokio::spawn(invoke(json!({ "do": "sleep", "ms": 500 }))),
+        tokio::spawn(invoke(json!({ "do": "sleep", "ms": 500 }))),
+    );
+    while concurrency.available_permits() > 0 {
+        tokio::task::yield_now().await;
+    }
+    let error = function.invoke(event(json!({}))).await.unwrap_err();
+    assert!(error.is_throttle(), "{error}");
+    let (one, other) = busy.await;
+    assert!(one.unwrap().is_ok() && other.unwrap().is_ok());
+    assert!(function.invoke(event(json!({}))).await.is_ok());
+}
+
+#[tokio::test]
+async fn an_environment_that_is_idle_for_long_is_retired() {
+    let settings = Settings { idle_environment_timeout: Duration::from_millis(100), ..Settings::default() };
+    let function = Function::new(Configuration { settings, ..configuration() }).unwrap();
+    let pid = environment(&function).await["pid"].as_u64().unwrap();
+    gone(pid).await;
+    let next = environment(&function).await;
+    assert_ne!(next["pid"], pid);
+    assert_eq!(next["invocations"], 1);
 }
 
 #[tokio::test]
@@ -234,19 +289,22 @@ async fn an_invocation_runs_to_its_end_when_its_caller_goes_away() {
 }
 
 #[tokio::test]
-async fn a_rebuilt_binary_is_picked_up_at_the_next_cold_start() {
+async fn a_rebuilt_binary_is_started_for_the_next_event() {
     let folder = tempfile::tempdir().unwrap();
     let binary = folder.path().join("fixture");
     symlink(fixture(), &binary).unwrap();
     let function = Function::new(Configuration { binary: binary.clone(), ..configuration() }).unwrap();
-    environment(&function).await;
+    let pid = environment(&function).await["pid"].as_u64().unwrap();
+
+    // While it is missing, the old one goes on.
+    std::fs::remove_file(&binary).unwrap();
+    assert_eq!(environment(&function).await["pid"], pid);
 
     let rebuilt = folder.path().join("rebuilt");
     symlink("/usr/bin/false", &rebuilt).unwrap();
     std::fs::rename(rebuilt, &binary).unwrap();
-    environment(&function).await;
-    function.invoke(event(json!({ "do": "exit" }))).await.unwrap_err();
     let error = function.invoke(event(json!({}))).await.unwrap_err();
+    gone(pid).await;
     assert_eq!(error.error_message, "Runtime exited with error: exit status 1");
 
     std::fs::remove_file(&binary).unwrap();
@@ -319,7 +377,7 @@ async fn work_that_outlives_its_response_waits_for_the_next_event() {
     assert!(file.exists());
 
     std::fs::remove_file(&file).unwrap();
-    let unfrozen = Settings { no_freeze: true };
+    let unfrozen = Settings { no_freeze: true, ..Settings::default() };
     let function = Function::new(Configuration { settings: unfrozen, ..configuration() }).unwrap();
     function.invoke(event(leave)).await.unwrap();
     eventually(|| file.exists()).await;
@@ -347,6 +405,22 @@ async fn a_process_that_died_while_frozen_is_replaced() {
 }
 
 #[tokio::test]
+async fn a_function_can_be_killed_on_demand_before_and_after_its_work() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = faults::Settings { faults: vec!["kill=1".parse().unwrap()], seed: 7 };
+    let function =
+        Function::new(Configuration { faults: Arc::new(Faults::new(&settings)), ..configuration() }).unwrap();
+    let mut worked = Vec::new();
+    for number in 0..8 {
+        let file = folder.path().join(number.to_string());
+        let error = function.invoke(event(json!({ "do": "sleep", "touch": file }))).await.unwrap_err();
+        assert_eq!(error.error_message, "Runtime exited with error: signal: 9 (SIGKILL)");
+        worked.push(file.exists());
+    }
+    assert!(worked.contains(&true) && worked.contains(&false), "{worked:?}");
+}
+
+#[tokio::test]
 async fn a_dropped_function_kills_its_processes() {
     let function = function();
     let pid = environment(&function).await["pid"].as_u64().unwrap();
@@ -366,6 +440,8 @@ fn configuration() -> Configuration {
         environment: BTreeMap::new(),
         endpoints: BTreeMap::new(),
         max_environments: 10,
+        concurrency: Arc::new(Semaphore::new(1000)),
+        faults: Arc::default(),
         settings: Settings::default(),
     }
 }

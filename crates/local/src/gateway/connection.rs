@@ -33,6 +33,7 @@ use super::id::Id;
 use super::integration::IntegrationError;
 use super::knobs::{IdleCounts, Knobs, Limits, OnewayErrorStatus, ThrottleFrame};
 use super::{Gateway, log};
+use crate::faults::{Chance, Delay};
 
 /// Messages that wait for a client to read. A post to a connection beyond that waits too. Ours; AWS names no number.
 const OUTBOUND_QUEUE: usize = 16;
@@ -265,12 +266,20 @@ pub(super) async fn run(gateway: Arc<Gateway>, connection: Arc<Connection>, upgr
     let socket = Socket::from_raw_socket(TokioIo::new(upgraded), Role::Server, Some(config)).await;
     let (sink, mut stream) = socket.split();
     let (stop, stopped) = oneshot::channel();
-    let mut writing = pin!(write(sink, mailbox.outbound, stopped, gateway.settings.knobs.outbound_fragment));
+    let is_half_open = gateway.faults.strikes(Chance::HalfOpen);
+    let writing = Writing { fragment: gateway.settings.knobs.outbound_fragment, is_half_open };
+    let mut writing = pin!(write(sink, mailbox.outbound, stopped, writing));
+    let reading = async {
+        match read(&gateway, &connection, &mut stream).await {
+            End::Lost if is_half_open => std::future::pending().await,
+            end => end,
+        }
+    };
 
     let end = tokio::select! {
         // In this order, so that a client's close counts even when writing has failed because of it.
         biased;
-        end = read(&gateway, &connection, &mut stream) => end,
+        end = reading => end,
         close = mailbox.close => End::ByGateway(close.unwrap_or(Close::INTERNAL_ERROR)),
         () = gateway.stopped() => End::ByGateway(Close::RESTART),
         () = connection.expired(&gateway.settings.limits) => End::ByGateway(Close::GOING_AWAY),
@@ -322,19 +331,33 @@ fn ended_by(error: &Error) -> End {
     }
 }
 
+/// How messages are written.
+#[derive(Debug, Clone, Copy)]
+struct Writing {
+    fragment: usize,
+    /// What cannot be written is dropped, as if it had been.
+    is_half_open: bool,
+}
+
 /// Writes what is queued, one message after the other, until writing fails; once told to stop, until the queue is
 /// empty. The one writer of its connection, so the frames of two messages are never mixed.
-async fn write<S>(mut sink: S, mut outbound: mpsc::Receiver<Bytes>, stop: oneshot::Receiver<()>, fragment: usize) -> S
+async fn write<S>(
+    mut sink: S,
+    mut outbound: mpsc::Receiver<Bytes>,
+    stop: oneshot::Receiver<()>,
+    Writing { fragment, is_half_open }: Writing,
+) -> S
 where
     S: Sink<Message, Error = Error> + Unpin,
 {
     let mut stop = pin!(stop);
-    let mut stopping = false;
+    let (mut stopping, mut is_broken) = (false, false);
     loop {
         tokio::select! {
             payload = outbound.recv() => {
                 let Some(payload) = payload else { return sink };
-                if send(&mut sink, payload, fragment).await.is_err() {
+                is_broken = is_broken || send(&mut sink, payload, fragment).await.is_err();
+                if is_broken && !is_half_open {
                     return sink;
                 }
             }
@@ -395,6 +418,7 @@ async fn close(
 /// ("Set up route responses for a WebSocket API") sends it the body of the result, whatever the status.
 async fn route(gateway: Arc<Gateway>, connection: Arc<Connection>, body: Utf8Bytes) {
     let request_id = Id::new();
+    tokio::time::sleep(gateway.faults.random_delay(Delay::MessageDelay)).await;
     if !gateway.requests.admits() {
         log(format_args!("{} sent too many messages, request {request_id}", connection.id));
         if gateway.settings.knobs.throttle_frame == ThrottleFrame::TooManyRequests {
@@ -460,6 +484,10 @@ async fn disconnect(gateway: &Gateway, connection: &Connection, end: &End) {
         End::Lost => (1006, gateway.settings.knobs.abnormal_reason.as_str()),
     };
     log(format_args!("{} disconnected, code {code}", connection.id));
+    if gateway.faults.strikes(Chance::LostDisconnect) {
+        return;
+    }
+    tokio::time::sleep(gateway.faults.delay(Delay::DisconnectDelay)).await;
     let request_id = Id::new();
     let event = DisconnectEvent::new(gateway.source(), connection, &request_id, code, reason);
     gateway.invoke("$disconnect", &request_id, &event).await;

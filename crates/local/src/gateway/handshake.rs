@@ -2,7 +2,8 @@
 //!
 //! Implements "Manage connected users and client apps: $connect and $disconnect routes" and "WebSocket subprotocols"
 //! ("Set up routes that require a WebSocket subprotocol"). Nothing is answered before `$connect` has ended. Of its
-//! response the client sees the status and the subprotocol, never another header or the body.
+//! response the client sees the status and the subprotocol, never another header or the body. Before it come the checks of
+//! the request itself, then the rate of new connections, then the authorizer; that order is inferred.
 
 use std::collections::HashMap;
 use std::io::{self, IoSlice};
@@ -139,6 +140,9 @@ fn decision(result: Option<Result<ProxyResponse, IntegrationError>>, knobs: &Kno
         Some(Err(IntegrationError::TimedOut)) => {
             let status = StatusCode::from_u16(knobs.connect_timeout_status).unwrap_or(StatusCode::GATEWAY_TIMEOUT);
             Err(Refused(status, "$connect took too long"))
+        }
+        Some(Err(IntegrationError::Throttled)) => {
+            Err(Refused(StatusCode::INTERNAL_SERVER_ERROR, "Lambda throttled $connect"))
         }
         Some(Err(_)) => Err(bad_gateway("$connect failed")),
         Some(Ok(response)) if (200..300).contains(&response.status_code) => {

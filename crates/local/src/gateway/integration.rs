@@ -41,13 +41,22 @@ where
 pub(super) enum IntegrationError {
     /// The function reported an error, crashed or ran out of time.
     #[error(transparent)]
-    Function(#[from] FunctionError),
+    Function(FunctionError),
+    /// Lambda refused the event.
+    #[error("throttled by Lambda")]
+    Throttled,
     /// It took longer than the gateway waits.
     #[error("Endpoint request timed out")]
     TimedOut,
     /// The function answered with something that is not a proxy response.
     #[error("malformed proxy response: {0}")]
     Malformed(#[from] MalformedResponse),
+}
+
+impl From<FunctionError> for IntegrationError {
+    fn from(error: FunctionError) -> Self {
+        if error.is_throttle() { Self::Throttled } else { Self::Function(error) }
+    }
 }
 
 /// What is wrong with a response; says which key, never which value.

@@ -11,7 +11,8 @@
 use std::time::Duration;
 
 use clap::{Args, FromArgMatches, ValueEnum};
-use humantime::format_duration;
+
+use crate::duration::{duration, text};
 
 /// WebSocket frame size, in bytes. Not adjustable on AWS.
 pub const FRAME_LIMIT: usize = 32 * 1024;
@@ -43,9 +44,6 @@ pub const REQUEST_BURST: u32 = 5_000;
 
 /// "Maximum Lambda authorizer result size", in bytes. Not adjustable on AWS.
 pub const AUTHORIZER_RESULT_LIMIT: usize = 8 * 1024;
-
-/// Times may be that long, so that adding one to the clock cannot overflow.
-const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// Connections and requests that are refused beyond, and times after which a connection or a request ends.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
@@ -266,19 +264,6 @@ impl Default for Settings {
     fn default() -> Self {
         let matches = Self::augment_args(clap::Command::new("gateway")).get_matches_from(["gateway"]);
         Self::from_arg_matches(&matches).expect("every flag has a default or is optional")
-    }
-}
-
-/// `10m`, `2h 30s`: what [`duration`] reads.
-fn text(duration: Duration) -> String {
-    format_duration(duration).to_string()
-}
-
-fn duration(text: &str) -> Result<Duration, String> {
-    match humantime::parse_duration(text) {
-        Ok(duration) if duration <= LONGEST => Ok(duration),
-        Ok(_) => Err("at most 365 days".to_owned()),
-        Err(error) => Err(error.to_string()),
     }
 }
 

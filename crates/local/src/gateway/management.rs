@@ -23,6 +23,7 @@ use super::handshake::trace_id;
 use super::id::Id;
 use super::knobs::{IdValidation, NonUtf8Post, PostToPending, Sigv4};
 use super::signature::{self, SignatureError};
+use crate::faults::{Chance, Delay};
 
 const ERROR_TYPE: HeaderName = HeaderName::from_static("x-amzn-errortype");
 
@@ -51,6 +52,8 @@ enum Refusal {
     NotUtf8,
     /// Beyond the request rate. The model has no members for it, so the text is anybody's guess.
     LimitExceeded,
+    /// Only ever a fault on demand.
+    Internal,
     /// Another stage, or none.
     Forbidden,
     /// Not signed as it should be; [`SignatureError::Missing`] also when it is not one of the three methods (inferred,
@@ -65,6 +68,7 @@ impl Refusal {
             Self::MalformedId(_) | Self::NotUtf8 => StatusCode::BAD_REQUEST,
             Self::PayloadTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::LimitExceeded => StatusCode::TOO_MANY_REQUESTS,
+            Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Forbidden | Self::Signature(_) => StatusCode::FORBIDDEN,
         }
     }
@@ -75,6 +79,7 @@ impl Refusal {
             Self::MalformedId(_) | Self::NotUtf8 => "BadRequestException",
             Self::PayloadTooLarge => "PayloadTooLargeException",
             Self::LimitExceeded => "LimitExceededException",
+            Self::Internal => "InternalServerErrorException",
             Self::Forbidden => "ForbiddenException",
             Self::Signature(error) => error.error_type(),
         }
@@ -90,6 +95,7 @@ impl fmt::Display for Refusal {
             Self::PayloadTooLarge => f.write_str("Message too long"),
             Self::NotUtf8 => f.write_str("The message is not UTF-8"),
             Self::LimitExceeded => f.write_str("Too Many Requests"),
+            Self::Internal => f.write_str("Internal server error"),
             Self::Forbidden => f.write_str("Forbidden"),
             Self::Signature(error) => error.fmt(f),
         }
@@ -161,6 +167,7 @@ async fn call(gateway: &Gateway, request: Request<Incoming>, path: &Path) -> Res
         return Ok(json(StatusCode::OK, describe(&connection).into()));
     }
     let payload = payload.ok_or(Refusal::PayloadTooLarge)?;
+    suffer(gateway).await?;
     // A text frame carries nothing but UTF-8. What AWS makes of other bytes is unknown.
     let payload = match String::from_utf8_lossy(&payload) {
         Cow::Borrowed(_) => payload,
@@ -168,6 +175,23 @@ async fn call(gateway: &Gateway, request: Request<Incoming>, path: &Path) -> Res
         Cow::Owned(replaced) => replaced.into(),
     };
     if connection.post(payload).await { Ok(json(StatusCode::OK, Bytes::new())) } else { Err(Refusal::Gone) }
+}
+
+/// What goes wrong with a POST to an open connection, if anything does.
+async fn suffer(gateway: &Gateway) -> Result<(), Refusal> {
+    tokio::time::sleep(gateway.faults.delay(Delay::PostDelay)).await;
+    for (chance, refusal) in
+        [(Chance::Gone, Refusal::Gone), (Chance::Throttle, Refusal::LimitExceeded), (Chance::Error, Refusal::Internal)]
+    {
+        if gateway.faults.strikes(chance) {
+            return Err(refusal);
+        }
+    }
+    if gateway.faults.strikes(Chance::Hang) {
+        gateway.stopped().await;
+        return Err(Refusal::Internal);
+    }
+    Ok(())
 }
 
 /// The whole body, or `None` when it is longer than a message. One that is too long is read to its end all the same:

@@ -3,8 +3,8 @@
 //! One listener serves both, as one host does on AWS: `ws://{host}/{stage}` for clients and
 //! `http://{host}/{stage}/@connections/{connectionId}` for callers. It implements "Working with WebSocket APIs" with
 //! Lambda proxy integrations, one-way and two-way routes, and Lambda authorizers. It does not speak TLS, has no API
-//! keys, and always declines compression, as any server may. It never closes with 1008, since nobody knows what AWS takes for
-//! too many requests of one client.
+//! keys, and always declines compression, as any server may. It never closes with 1008, since nobody knows what AWS takes
+//! for too many requests of one client.
 
 mod authorizer;
 mod connection;
@@ -50,6 +50,7 @@ use self::knobs::NullStyle;
 pub use self::knobs::Settings;
 use self::route::SelectionExpression;
 use self::throttle::Throttle;
+use crate::faults::Faults;
 use crate::lambda::Credentials;
 use crate::terminal;
 
@@ -99,6 +100,7 @@ impl fmt::Debug for Api {
 pub struct Gateway {
     api: Api,
     settings: Settings,
+    faults: Arc<Faults>,
     expression: SelectionExpression,
     connections: Registry,
     /// Handshakes.
@@ -113,7 +115,7 @@ pub struct Gateway {
 impl Gateway {
     /// A gateway without connections.
     #[must_use]
-    pub fn new(api: Api, settings: Settings) -> Self {
+    pub fn new(api: Api, settings: Settings, faults: Arc<Faults>) -> Self {
         let limits = &settings.limits;
         Self {
             handshakes: Throttle::new(limits.connection_rate, limits.connection_rate),
@@ -121,6 +123,7 @@ impl Gateway {
             expression: SelectionExpression::parse(&api.route_selection_expression),
             api,
             settings,
+            faults,
             connections: Registry::default(),
             stopping: watch::Sender::new(false),
         }

@@ -3,9 +3,8 @@
 //! It imitates the [execution environment lifecycle](https://docs.aws.amazon.com/lambda/latest/dg/lambda-runtime-environment.html)
 //! and the variables that Lambda [defines](https://docs.aws.amazon.com/lambda/latest/dg/configuration-envvars.html).
 //!
-//! Known gap: Lambda tries a failed or slow init again at the invocation, under the function's time-out; here it fails
-//! the event, and the next event starts a new process. Processes that a function itself starts are frozen and killed with
-//! it while they stay in its process group; one that outlives a crash of its function is not.
+//! Processes that a function itself starts are frozen and killed with it while they stay in its process group; one that
+//! outlives a crash of its function is not.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -14,6 +13,7 @@ use std::net::SocketAddr;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -27,10 +27,9 @@ use uuid::Uuid;
 
 use super::runtime_api::{Call, Invocation, RuntimeApi};
 use super::{Configuration, Credentials, FunctionError};
+use crate::faults::{Chance, Faults};
+use crate::service::ACCOUNT_ID;
 use crate::terminal;
-
-/// "Limited to 10 seconds": the init phase, from the lifecycle page.
-const INIT_LIMIT: Duration = Duration::from_secs(10);
 
 /// What a process may print in one line; the rest of a longer one is dropped.
 const LINE_LIMIT_BYTES: usize = 64 * 1024;
@@ -38,8 +37,6 @@ const LINE_LIMIT_BYTES: usize = 64 * 1024;
 /// How long the last words of a process that has exited are waited for. They are in its pipes already, unless a process
 /// that it has started holds these open.
 const LAST_WORDS_LIMIT: Duration = Duration::from_millis(100);
-
-const ACCOUNT_ID: &str = "000000000000";
 
 /// An execution environment that has been initialised. Its process is killed when this is dropped.
 pub(super) struct Environment {
@@ -50,23 +47,57 @@ pub(super) struct Environment {
     function_arn: String,
     timeout: Duration,
     freezes: bool,
+    faults: Arc<Faults>,
+    /// When its binary was modified last, as it was started.
+    built: Option<SystemTime>,
+    /// Of the first invocation, when the init is part of it.
+    first_deadline: Option<Instant>,
     /// Of the latest invocation.
     deadline: Instant,
+    /// When it polled last.
+    pub(super) idle_since: Instant,
 }
 
 impl Environment {
-    /// Starts a process and waits until it polls for its first event. `alive` is held as long as there is a process.
+    /// Starts a process and waits until it polls for its first event. If that takes too long or fails, another one is
+    /// started, which has the function's time-out for this and for the event. `alive` is held as long as there is a
+    /// process.
     pub(super) async fn start(
         configuration: &Configuration,
-        alive: watch::Receiver<bool>,
+        alive: &watch::Receiver<bool>,
     ) -> Result<Self, FunctionError> {
+        let mut first = Self::launch(configuration, alive.clone()).await?;
+        let limit = configuration.settings.init_timeout;
+        let error = match tokio::time::timeout(limit, first.polled()).await {
+            Ok(Ok(())) => return Ok(first),
+            Ok(Err(error)) => error,
+            Err(_) => timed_out("Init", limit),
+        };
+        terminal::line(&configuration.key, &format!("{error}; initialising it again, as part of its first event"));
+        first.process.kill().await;
+
+        let deadline = Instant::now() + configuration.timeout;
+        let mut second = Self::launch(configuration, alive.clone()).await?;
+        second.first_deadline = Some(deadline);
+        let error = match tokio::time::timeout_at(deadline, second.polled()).await {
+            Ok(Ok(())) => return Ok(second),
+            Ok(Err(error)) => error,
+            Err(_) => timed_out("Task", configuration.timeout),
+        };
+        second.process.kill().await;
+        Err(error)
+    }
+
+    async fn launch(configuration: &Configuration, alive: watch::Receiver<bool>) -> Result<Self, FunctionError> {
         let start_error = |error: io::Error| {
             let binary = configuration.binary.display();
             FunctionError::new("Runtime.InvalidEntrypoint", format!("cannot start {binary}: {error}"))
         };
         let api = RuntimeApi::start().await.map_err(start_error)?;
+        // Before it is started: a binary that is replaced in between is then started once too often, not never.
+        let built = modified(configuration);
         let process = Process::start(configuration, api.address, alive).map_err(start_error)?;
-        let mut environment = Self {
+        Ok(Self {
             process,
             api,
             poll: None,
@@ -76,19 +107,17 @@ impl Environment {
             ),
             timeout: configuration.timeout,
             freezes: !configuration.settings.no_freeze,
-            deadline: Instant::now() + INIT_LIMIT,
-        };
-        match tokio::time::timeout(INIT_LIMIT, environment.polled()).await {
-            Ok(Ok(())) => Ok(environment),
-            Ok(Err(error)) => {
-                environment.process.kill().await;
-                Err(error)
-            }
-            Err(_) => {
-                environment.process.kill().await;
-                Err(timed_out("Init", INIT_LIMIT))
-            }
-        }
+            faults: configuration.faults.clone(),
+            built,
+            first_deadline: None,
+            deadline: Instant::now(),
+            idle_since: Instant::now(),
+        })
+    }
+
+    /// Whether there is another binary now. One that is missing is being built.
+    pub(super) fn is_outdated(&self, configuration: &Configuration) -> bool {
+        modified(configuration).is_some_and(|modified| self.built != Some(modified))
     }
 
     /// Whether the process still runs and has not hung up on its poll.
@@ -99,25 +128,41 @@ impl Environment {
     /// Gives the process an event and waits for its answer. After a time-out or a crash there is no process any more;
     /// else [`Environment::ready`] says when the next event may come.
     pub(super) async fn invoke(&mut self, request_id: Uuid, event: Bytes) -> Result<Bytes, FunctionError> {
-        self.deadline = Instant::now() + self.timeout;
+        let timeout = match self.first_deadline.take() {
+            Some(deadline) => deadline.saturating_duration_since(Instant::now()),
+            None => self.timeout,
+        };
+        self.deadline = Instant::now() + timeout;
         let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
         let (answer, answered) = oneshot::channel();
         let invocation = Invocation {
             request_id,
-            deadline_ms: (now + self.timeout).as_millis(),
+            deadline_ms: (now + timeout).as_millis(),
             function_arn: self.function_arn.clone(),
             trace_id: trace_id(now),
             event,
             answer,
         };
         self.process.frozen.send_replace(false);
+        let is_killed = self.faults.strikes(Chance::Kill);
+        if is_killed && !self.faults.second_way(Chance::Kill) {
+            self.process.kill().await;
+            return Err(self.process.exited().await);
+        }
         if let Some(poll) = self.poll.take() {
             // A process that has just died cannot take it, which the wait below notices.
             let _ = poll.send(invocation);
         }
         tokio::select! {
             biased;
-            Ok(answer) = answered => answer,
+            Ok(answer) = answered => {
+                if !is_killed {
+                    return answer;
+                }
+                // It has done its work, and nobody hears of it.
+                self.process.kill().await;
+                Err(self.process.exited().await)
+            }
             error = self.process.exited() => Err(error),
             () = tokio::time::sleep_until(self.deadline) => {
                 self.process.kill().await;
@@ -130,6 +175,7 @@ impl Environment {
     /// time: on AWS, too, the invoke phase ends with the poll and not with the response.
     pub(super) async fn ready(&mut self) -> Result<(), FunctionError> {
         if let Ok(polled) = tokio::time::timeout_at(self.deadline, self.polled()).await {
+            self.idle_since = Instant::now();
             self.process.frozen.send_replace(polled.is_ok() && self.freezes);
             return polled;
         }
@@ -150,6 +196,11 @@ impl Environment {
             error = self.process.exited() => Err(error),
         }
     }
+}
+
+/// When the binary was modified last, if there is one.
+fn modified(configuration: &Configuration) -> Option<SystemTime> {
+    std::fs::metadata(&configuration.binary).and_then(|metadata| metadata.modified()).ok()
 }
 
 fn timed_out(what: &str, limit: Duration) -> FunctionError {
@@ -221,7 +272,8 @@ struct Wishes {
 
 /// Owns a child until it is reaped: prints what it says, stops and continues it, kills it when nobody wants it any more,
 /// and tells its end. Should this program be killed, a stopped child is not left behind: the system then hangs up on its
-/// process group, which has lost its parent.
+/// process group, which has lost its parent. It does not if the child was told to stop and has not yet: one that is killed
+/// in that moment leaves a stopped process.
 async fn supervise(
     mut child: Child,
     key: String,
@@ -320,8 +372,6 @@ fn trace_id(now: Duration) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use tokio::sync::Semaphore;
 
     use super::*;
@@ -343,10 +393,12 @@ mod tests {
             environment: BTreeMap::new(),
             endpoints: BTreeMap::new(),
             max_environments: 1,
+            concurrency: Arc::new(Semaphore::new(1)),
+            faults: Arc::default(),
             settings: Settings::default(),
         };
         let (_stop, stop) = watch::channel(false);
-        let mut dead = Environment::start(&configuration, stop.clone()).await.unwrap();
+        let mut dead = Environment::start(&configuration, &stop).await.unwrap();
         assert!(dead.is_alive());
         dead.process.kill().await;
         assert!(!dead.is_alive());

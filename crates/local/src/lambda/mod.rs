@@ -4,12 +4,12 @@
 //! [execution environment lifecycle](https://docs.aws.amazon.com/lambda/latest/dg/lambda-runtime-environment.html): an
 //! execution environment handles one event at a time, so a function has as many of them as it has simultaneous events.
 //!
-//! Between two events an environment is frozen: its processes are stopped, unless `--no-freeze` is given.
-//!
-//! What it does not do: retire idle environments, throttle, retry a failed init, or stream responses.
+//! Between two events an environment is frozen: its processes are stopped, unless `--no-freeze` is given. It is retired
+//! when it has been idle for long, and when its binary was built anew. Events beyond the concurrency of a function or of
+//! the account are throttled. What it does not do: stream responses, and tell provisioned from other concurrency.
 
 mod environment;
-mod knobs;
+pub mod knobs;
 mod runtime_api;
 
 use std::collections::BTreeMap;
@@ -19,8 +19,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+use tokio::time::Instant;
 use uuid::Uuid;
 
+use crate::faults::Faults;
 use crate::terminal;
 use environment::Environment;
 
@@ -54,8 +56,13 @@ pub struct Configuration {
     pub environment: BTreeMap<String, String>,
     /// The stack's own variables (the SDK's endpoints), which win over the user's.
     pub endpoints: BTreeMap<String, String>,
-    /// The most execution environments at a time, at least 1; further events wait their turn.
+    /// The most execution environments at a time, at least 1; further events wait their turn, which they do not on AWS.
     pub max_environments: usize,
+    /// A permit for each simultaneous event; events beyond are throttled. Functions that reserve none share one of these
+    /// ([concurrency](https://docs.aws.amazon.com/lambda/latest/dg/lambda-concurrency.html)).
+    pub concurrency: Arc<Semaphore>,
+    /// Of which [`Chance::Kill`](crate::faults::Chance::Kill) is the functions'.
+    pub faults: Arc<Faults>,
     /// How its execution environments live.
     pub settings: Settings,
 }
@@ -94,6 +101,9 @@ pub enum Error {
     },
 }
 
+/// [`FunctionError::error_type`] of an event that was throttled.
+const THROTTLED: &str = "Sandbox.Throttled";
+
 /// Why an invocation has no response.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{error_type}: {error_message}")]
@@ -108,6 +118,18 @@ impl FunctionError {
     fn new(error_type: &str, error_message: impl Into<String>) -> Self {
         Self { error_type: error_type.to_owned(), error_message: error_message.into() }
     }
+
+    /// The error of an event that Lambda refused because there are too many at once.
+    #[must_use]
+    pub fn throttled() -> Self {
+        Self::new(THROTTLED, "Rate Exceeded.")
+    }
+
+    /// Whether Lambda refused the event, so that no function has seen it: a `TooManyRequestsException` for its caller.
+    #[must_use]
+    pub fn is_throttle(&self) -> bool {
+        self.error_type == THROTTLED
+    }
 }
 
 /// A function and its execution environments. When it is dropped, their processes are killed; [`Function::shutdown`]
@@ -115,6 +137,7 @@ impl FunctionError {
 #[derive(Debug)]
 pub struct Function {
     events: mpsc::UnboundedSender<Pending>,
+    concurrency: Arc<Semaphore>,
     /// True once the function is shut down, which drops the dispatcher, its environments and so their processes. Every
     /// task that may own a process holds a receiver, so there is none left when the last receiver is dropped.
     stop: watch::Sender<bool>,
@@ -124,6 +147,8 @@ pub struct Function {
 struct Pending {
     event: Bytes,
     reply: oneshot::Sender<Result<Bytes, FunctionError>>,
+    /// Of the function's concurrency; given back with the reply.
+    concurrency: OwnedSemaphorePermit,
 }
 
 impl Function {
@@ -152,8 +177,11 @@ impl Function {
             stop: stop.subscribe(),
             pool: watch::Sender::new(Pool::default()),
         };
-        tokio::spawn(until_stopped(stop.subscribe(), Arc::new(dispatcher).run(pending)));
-        Ok(Self { events, stop })
+        let concurrency = dispatcher.configuration.concurrency.clone();
+        let dispatcher = Arc::new(dispatcher);
+        tokio::spawn(until_stopped(stop.subscribe(), dispatcher.clone().retire()));
+        tokio::spawn(until_stopped(stop.subscribe(), dispatcher.run(pending)));
+        Ok(Self { events, concurrency, stop })
     }
 
     /// Invokes the function synchronously with `event` and returns its response.
@@ -163,11 +191,15 @@ impl Function {
     ///
     /// # Errors
     ///
-    /// When the function reported an error, crashed, ran out of time, could not be started or is shut down.
+    /// When the event is throttled, or when the function reported an error, crashed, ran out of time, could not be started
+    /// or is shut down.
     pub async fn invoke(&self, event: Bytes) -> Result<Bytes, FunctionError> {
+        let Ok(concurrency) = self.concurrency.clone().try_acquire_owned() else {
+            return Err(FunctionError::throttled());
+        };
         let (reply, response) = oneshot::channel();
         // Nobody takes the event after a shutdown; its reply channel then closes, too.
-        let _ = self.events.send(Pending { event, reply });
+        let _ = self.events.send(Pending { event, reply, concurrency });
         response.await.unwrap_or_else(|_| Err(FunctionError::new("Sandbox.Shutdown", "the function is shut down")))
     }
 
@@ -208,16 +240,18 @@ impl Dispatcher {
 
     /// Sees one event through. The permit is given back when its environment is idle again or gone.
     async fn serve(self: Arc<Self>, pending: Pending, _permit: OwnedSemaphorePermit) {
+        let Pending { event, reply, concurrency } = pending;
         let request_id = Uuid::new_v4();
         let mut environment = match self.environment().await {
             Ok(environment) => environment,
             Err(error) => {
                 self.report(&error, request_id);
-                let _ = pending.reply.send(Err(error));
+                drop(concurrency);
+                let _ = reply.send(Err(error));
                 return;
             }
         };
-        let response = environment.invoke(request_id, pending.event).await;
+        let response = environment.invoke(request_id, event).await;
         if let Err(error) = &response {
             self.report(error, request_id);
         }
@@ -226,7 +260,8 @@ impl Dispatcher {
         let alive = environment.is_alive();
         self.pool.send_modify(|pool| pool.returning += usize::from(alive));
         // The caller may have gone away, which is its own affair.
-        let _ = pending.reply.send(response);
+        drop(concurrency);
+        let _ = reply.send(response);
         if !alive {
             return;
         }
@@ -245,12 +280,16 @@ impl Dispatcher {
     /// The most recently used idle environment, or a new one.
     async fn environment(&self) -> Result<Environment, FunctionError> {
         while let Some(environment) = self.take_idle().await {
-            if environment.is_alive() {
+            let why = if !environment.is_alive() {
+                "the process died while idle; starting another one"
+            } else if environment.is_outdated(&self.configuration) {
+                "the binary was built anew; starting it"
+            } else {
                 return Ok(environment);
-            }
-            terminal::line(&self.configuration.key, "the process died while idle; starting another one");
+            };
+            terminal::line(&self.configuration.key, why);
         }
-        Environment::start(&self.configuration, self.stop.clone()).await
+        Environment::start(&self.configuration, &self.stop).await
     }
 
     async fn take_idle(&self) -> Option<Environment> {
@@ -269,6 +308,28 @@ impl Dispatcher {
             }
         };
         tokio::time::timeout(RETURN_LIMIT, take).await.unwrap_or_default()
+    }
+
+    /// Retires what has been idle for too long.
+    async fn retire(self: Arc<Self>) {
+        let mut changes = self.pool.subscribe();
+        let timeout = self.configuration.settings.idle_environment_timeout;
+        loop {
+            let oldest = changes.borrow_and_update().idle.iter().map(|environment| environment.idle_since).min();
+            let retiring = async {
+                match oldest {
+                    Some(since) => tokio::time::sleep_until(since + timeout).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                changed = changes.changed() => if changed.is_err() { return },
+                () = retiring => self.pool.send_modify(|pool| {
+                    let now = Instant::now();
+                    pool.idle.retain(|environment| environment.idle_since + timeout > now);
+                }),
+            }
+        }
     }
 
     fn report(&self, error: &FunctionError, request_id: Uuid) {

@@ -229,7 +229,7 @@ mod tests {
         assert_eq!(headers["content-type"], "application/json");
         assert_eq!(headers["lambda-runtime-aws-request-id"], id.as_str());
         assert_eq!(headers["lambda-runtime-deadline-ms"], "1700000000123");
-        assert_eq!(headers["lambda-runtime-invoked-function-arn"], "arn:aws:lambda:us-east-1:000000000000:function:f");
+        assert_eq!(headers["lambda-runtime-invoked-function-arn"], "arn:aws:lambda:us-east-1:123456789012:function:f");
         assert_eq!(headers["lambda-runtime-trace-id"], "Root=1-0-0;Parent=0;Sampled=0");
     }
 
@@ -336,7 +336,7 @@ mod tests {
         let invocation = Invocation {
             request_id: Uuid::new_v4(),
             deadline_ms: 1_700_000_000_123,
-            function_arn: "arn:aws:lambda:us-east-1:000000000000:function:f".into(),
+            function_arn: "arn:aws:lambda:us-east-1:123456789012:function:f".into(),
             trace_id: "Root=1-0-0;Parent=0;Sampled=0".into(),
             event: Bytes::from_static(br#"{"n":1}"#),
             answer,

@@ -147,7 +147,6 @@ const FUNCTION: &[&str] = &[
     "package",
     "provisionedConcurrency",
     "recursiveLoop",
-    "reservedConcurrency",
     "role",
     "runtime",
     "runtimeManagement",

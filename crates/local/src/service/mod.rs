@@ -117,6 +117,9 @@ pub struct Function {
     pub memory_size_mb: u32,
     /// `timeout`, else the provider's, else 6 s (the framework's default).
     pub timeout: Duration,
+    /// `reservedConcurrency`: simultaneous events, others are throttled. Without it the function shares what is left of
+    /// the account's.
+    pub reserved_concurrency: Option<usize>,
     /// The provider's environment overlaid with the function's own.
     pub environment: BTreeMap<String, String>,
     /// `logs.logFormat`, else plain text. A function's `logs` replace all of the provider's.
@@ -328,6 +331,7 @@ fn function(
         handler: definition.handler.clone(),
         memory_size_mb: memory_size.unsigned_abs(),
         timeout: seconds(timeout),
+        reserved_concurrency: definition.reserved_concurrency.and_then(|count| usize::try_from(count.get()).ok()),
         environment,
         log_format: logs.log_format,
         log_level: logs.application_log_level.map(|level| level.name().to_owned()),

@@ -93,6 +93,7 @@ pub(super) struct Function {
     pub(super) name: Option<String>,
     pub(super) memory_size: Option<MemorySize>,
     pub(super) timeout: Option<Timeout>,
+    pub(super) reserved_concurrency: Option<Within<0, { i32::MAX }>>,
     #[serde(default)]
     pub(super) environment: BTreeMap<String, Value>,
     pub(super) logs: Option<Logs>,

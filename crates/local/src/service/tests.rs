@@ -112,6 +112,7 @@ functions:
     handler: send-message
     name: ${self:service}-send
     timeout: ${env:SEND_TIMEOUT, '29'}
+    reservedConcurrency: 5
     environment: {LIMIT: 20}
     logs: {logFormat: Text}
     events:
@@ -179,6 +180,8 @@ Resources:
     assert_eq!(service.route_selection_expression, "$request.body.type");
     let routes: Vec<_> = service.routes.iter().map(|(route, key)| (route.as_str(), key.as_str())).collect();
     assert_eq!(routes, [("$connect", "connect"), ("$default", "sendMessage"), ("sendMessage", "sendMessage")]);
+    let reserved = |key: &str| service.functions[key].reserved_concurrency;
+    assert_eq!((reserved("sendMessage"), reserved("connect")), (Some(5), None));
     assert_eq!(service.two_way_routes.iter().collect::<Vec<_>>(), ["sendMessage"]);
 
     let connect = &service.functions["connect"];

@@ -168,6 +168,14 @@ impl Lane {
         let Some(mut batch) = self.batches.pop_front() else {
             return Changes::default();
         };
+        if answer == Answer::Throttled {
+            let (count, first) = (batch.records.len(), batch.records[0].sequence_number);
+            batch.due = now + FIRST_RETRY_DELAY;
+            self.batches.push_front(batch);
+            let note =
+                format!("{count} record(s) from {first} were throttled; delivering them in {FIRST_RETRY_DELAY:?}");
+            return Changes { done: Vec::new(), note: Some(note) };
+        }
         batch.invocations += 1;
         batch.function_error = answer == Answer::FunctionError;
         let done = match answer {
@@ -176,7 +184,7 @@ impl Lane {
             Answer::FailedFrom(first) => {
                 batch.records.iter().position(|record| record.sequence_number == first).unwrap_or(0)
             }
-            Answer::Failed | Answer::FunctionError => 0,
+            Answer::Failed | Answer::FunctionError | Answer::Throttled => 0,
         };
         let rest = batch.records.split_off(done);
         let done: Vec<_> =

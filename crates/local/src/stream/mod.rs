@@ -28,7 +28,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::lambda::Function;
-use crate::service::{Service, StartingPosition, StreamMapping};
+use crate::service::{ACCOUNT_ID, Service, StartingPosition, StreamMapping};
 use crate::table::Tables;
 use crate::terminal;
 
@@ -50,8 +50,6 @@ const MAX_ENGINE_DELAY: Duration = Duration::from_secs(30);
 
 /// How long a shutdown waits for the invocations under way. Ours, and that of the gateway.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
-
-const ACCOUNT_ID: &str = "000000000000";
 
 /// Why mappings cannot be set up.
 #[derive(Debug, thiserror::Error)]
@@ -324,6 +322,7 @@ impl Mapping {
             match function.invoke(event.into()).await {
                 Ok(response) => (index, Answer::parse(&response, report)),
                 // The function has said why in the log.
+                Err(error) if error.is_throttle() => (index, Answer::Throttled),
                 Err(_) => (index, Answer::FunctionError),
             }
         }

@@ -17,6 +17,8 @@ pub(super) enum Answer {
     Failed,
     /// No record is done: the function reported an error, crashed or ran out of time.
     FunctionError,
+    /// Lambda had no room for the event, so no function has seen it: "throttles and service errors" are no attempts.
+    Throttled,
 }
 
 impl Answer {

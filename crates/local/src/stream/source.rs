@@ -13,6 +13,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use crate::service::ACCOUNT_ID;
 use dynoxide::actions::describe_stream::DescribeStreamRequest;
 use dynoxide::actions::describe_table::DescribeTableRequest;
 use dynoxide::actions::get_records::{self, GetRecordsRequest};
@@ -20,8 +21,6 @@ use dynoxide::actions::get_shard_iterator::GetShardIteratorRequest;
 use dynoxide::{Database, DynoxideError};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-
-use super::ACCOUNT_ID;
 
 /// The most records of one read. GetRecords allows 1,000 and also ends a page at 1 MB, which the engine does not: a
 /// hundred records with two images of 400 KB each are 80 MB.
@@ -261,7 +260,7 @@ mod tests {
         assert!(dynamodb.remove("SizeBytes").unwrap().as_u64().unwrap() > 0);
         assert_eq!(modify["eventID"].take().as_str().unwrap().len(), 32);
         let arn = modify["eventSourceARN"].take();
-        let prefix = "arn:aws:dynamodb:eu-central-1:000000000000:table/birds/stream/";
+        let prefix = "arn:aws:dynamodb:eu-central-1:123456789012:table/birds/stream/";
         assert!(arn.as_str().unwrap().starts_with(prefix), "{arn}");
         let expected = json!({
             "eventID": null,

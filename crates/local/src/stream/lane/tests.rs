@@ -321,3 +321,16 @@ fn no_record_is_lost_or_overtaken_whatever_the_answers_are() {
         }
     }
 }
+
+#[test]
+fn a_throttled_batch_comes_again_and_uses_up_no_attempt() {
+    let mut lane = lane(StreamMapping { maximum_retry_attempts: Some(0), ..mapping() }, 1..=2);
+    let mut now = START;
+    for _ in 0..5 {
+        assert_eq!(invoked(&mut lane, now), [1, 2]);
+        assert!(done(&lane.answered(Answer::Throttled, now)).is_empty());
+        now += FIRST_RETRY_DELAY;
+    }
+    assert_eq!(invoked(&mut lane, now), [1, 2]);
+    assert_eq!(done(&lane.answered(Answer::Succeeded, now)), numbers(1..=2));
+}

@@ -1,0 +1,237 @@
+//! Faults on demand: what goes wrong on AWS now and then, as often as a developer wants to see it.
+//!
+//! Every kind of fault has a sequence of decisions of its own, made from the seed: with the same seed the nth decision of
+//! a kind is the same in every run, whatever other faults are switched on. Which request meets which decision is up to
+//! the order in which they arrive.
+
+use std::collections::BTreeMap;
+use std::str::FromStr;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+
+use crate::duration::duration;
+use crate::terminal;
+
+/// Which faults to make.
+#[derive(Debug, Clone, Default, PartialEq, Args)]
+#[command(next_help_heading = "Faults")]
+// Its name would be taken: a group is called like its struct.
+#[group(skip)]
+pub struct Settings {
+    /// Make something go wrong, with a probability from 0 to 1 or for a time; may be repeated.
+    ///
+    /// With a probability: lost-disconnect, half-open, gone, throttle, error, hang, kill. With a time: post-delay,
+    /// disconnect-delay, message-delay.
+    ///
+    /// lost-disconnect: $disconnect does not run.
+    /// half-open: should the client vanish, that is not noticed; posts to it succeed until it has been idle for too long.
+    /// gone, throttle, error, hang: a POST to @connections is answered with 410, 429 or 500, or not at all.
+    /// kill: the process of a function is killed, before or after it has done its work.
+    /// post-delay, disconnect-delay: every POST, every $disconnect is that late.
+    /// message-delay: every message is handed on up to that late, so that messages overtake each other.
+    #[arg(long = "fault", value_name = "KIND=VALUE", verbatim_doc_comment)]
+    pub faults: Vec<Fault>,
+    /// Where the decisions begin; with the same seed, each kind of fault makes the same ones.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
+}
+
+/// A fault that strikes or does not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+pub enum Chance {
+    /// `$disconnect` is lost.
+    LostDisconnect,
+    /// Should TCP end without a close frame, that is not noticed. Decided when a client connects.
+    HalfOpen,
+    /// A POST is answered with 410, though the connection is open.
+    Gone,
+    /// A POST is answered with 429.
+    Throttle,
+    /// A POST is answered with 500.
+    Error,
+    /// A POST is not answered.
+    Hang,
+    /// A function's process is killed.
+    Kill,
+}
+
+/// A fault that makes something late.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+pub enum Delay {
+    /// Every POST, by this time.
+    PostDelay,
+    /// Every `$disconnect`, by this time.
+    DisconnectDelay,
+    /// Every message, by up to this time.
+    MessageDelay,
+}
+
+/// One `--fault`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Fault {
+    /// With this probability.
+    Chance(Chance, f64),
+    /// For this time.
+    Delay(Delay, Duration),
+}
+
+impl FromStr for Fault {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (kind, value) = text.split_once('=').ok_or("it is not KIND=VALUE")?;
+        if let Ok(chance) = Chance::from_str(kind, false) {
+            let probability = value.parse().ok().filter(|probability| (0.0..=1.0).contains(probability));
+            return Ok(Self::Chance(chance, probability.ok_or("a probability is a number from 0 to 1")?));
+        }
+        match Delay::from_str(kind, false) {
+            Ok(delay) => Ok(Self::Delay(delay, duration(value)?)),
+            Err(_) => {
+                let mut kinds: Vec<_> = Chance::value_variants().iter().map(name).collect();
+                kinds.extend(Delay::value_variants().iter().map(name));
+                Err(format!("`{kind}` is not one of {}", kinds.join(", ")))
+            }
+        }
+    }
+}
+
+/// What goes wrong, decision by decision.
+#[derive(Debug, Default)]
+pub struct Faults {
+    chances: BTreeMap<Chance, (f64, Mutex<Decisions>)>,
+    delays: BTreeMap<Delay, (Duration, Mutex<Decisions>)>,
+}
+
+/// The random numbers of one kind.
+#[derive(Debug)]
+struct Decisions {
+    random: fastrand::Rng,
+    made: u64,
+}
+
+impl Faults {
+    /// All decisions are still to be made. Of two faults of one kind, the later counts.
+    #[must_use]
+    pub fn new(settings: &Settings) -> Self {
+        let mut faults = Self::default();
+        for fault in &settings.faults {
+            match *fault {
+                Fault::Chance(chance, probability) => {
+                    faults.chances.insert(chance, (probability, decisions(settings.seed, &chance)));
+                }
+                Fault::Delay(delay, time) => {
+                    faults.delays.insert(delay, (time, decisions(settings.seed, &delay)));
+                }
+            }
+        }
+        faults
+    }
+
+    /// Decides whether a fault strikes, and says so in the terminal if it does.
+    #[must_use]
+    pub fn strikes(&self, chance: Chance) -> bool {
+        let Some((probability, decisions)) = self.chances.get(&chance) else { return false };
+        let mut decisions = decisions.lock().unwrap_or_else(PoisonError::into_inner);
+        decisions.made += 1;
+        let strikes = decisions.random.f64() < *probability;
+        if strikes {
+            terminal::line("fault", &format!("{} (decision {})", name(&chance), decisions.made));
+        }
+        strikes
+    }
+
+    /// Decides between two ways in which a fault that has struck can show.
+    #[must_use]
+    pub fn second_way(&self, chance: Chance) -> bool {
+        self.chances
+            .get(&chance)
+            .is_some_and(|(_, decisions)| decisions.lock().unwrap_or_else(PoisonError::into_inner).random.bool())
+    }
+
+    /// How late something is: by all of the time.
+    #[must_use]
+    pub fn delay(&self, delay: Delay) -> Duration {
+        self.delays.get(&delay).map_or(Duration::ZERO, |(time, _)| *time)
+    }
+
+    /// How late something is: by a part of the time.
+    #[must_use]
+    pub fn random_delay(&self, delay: Delay) -> Duration {
+        self.delays.get(&delay).map_or(Duration::ZERO, |(time, decisions)| {
+            time.mul_f64(decisions.lock().unwrap_or_else(PoisonError::into_inner).random.f64())
+        })
+    }
+}
+
+/// As it is written after `--fault`.
+fn name(kind: &impl ValueEnum) -> String {
+    kind.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
+}
+
+/// The name is part of the seed, so that two kinds do not strike together.
+fn decisions(seed: u64, kind: &impl ValueEnum) -> Mutex<Decisions> {
+    // FNV-1a: what the standard library hashes with may change with its version.
+    let hash = name(kind)
+        .bytes()
+        .fold(seed ^ 0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+    Mutex::new(Decisions { random: fastrand::Rng::with_seed(hash), made: 0 })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(seed: u64, faults: &[&str]) -> Settings {
+        Settings { faults: faults.iter().map(|fault| fault.parse().unwrap()).collect(), seed }
+    }
+
+    fn sequence(settings: &Settings, chance: Chance) -> Vec<bool> {
+        let faults = Faults::new(settings);
+        (0..1000).map(|_| faults.strikes(chance)).collect()
+    }
+
+    #[test]
+    fn the_same_seed_makes_the_same_decisions_whatever_else_goes_wrong() {
+        let alone = sequence(&settings(7, &["gone=0.1"]), Chance::Gone);
+        assert_eq!(sequence(&settings(7, &["kill=0.5", "gone=0.1", "message-delay=1s"]), Chance::Gone), alone);
+        assert_ne!(sequence(&settings(8, &["gone=0.1"]), Chance::Gone), alone);
+        assert_ne!(sequence(&settings(7, &["kill=0.1"]), Chance::Kill), alone);
+        let strikes = alone.iter().filter(|strikes| **strikes).count();
+        assert!((50..150).contains(&strikes), "{strikes}");
+    }
+
+    #[test]
+    fn a_probability_of_one_always_strikes_and_one_of_zero_never() {
+        assert!(sequence(&settings(0, &["gone=1"]), Chance::Gone).iter().all(|strikes| *strikes));
+        assert!(!sequence(&settings(0, &["gone=0"]), Chance::Gone).contains(&true));
+        assert!(!sequence(&settings(0, &[]), Chance::Gone).contains(&true));
+    }
+
+    #[test]
+    fn a_delay_is_whole_or_up_to_its_time() {
+        let faults = Faults::new(&settings(7, &["post-delay=200ms", "message-delay=1s"]));
+        assert_eq!(faults.delay(Delay::PostDelay), Duration::from_millis(200));
+        assert_eq!(faults.delay(Delay::DisconnectDelay), Duration::ZERO);
+        let again = Faults::new(&settings(7, &["message-delay=1s"]));
+        let delays = |faults: &Faults| -> Vec<_> { (0..9).map(|_| faults.random_delay(Delay::MessageDelay)).collect() };
+        let made = delays(&faults);
+        assert_eq!(made, delays(&again));
+        assert!(made.iter().all(|delay| *delay < Duration::from_secs(1)) && made[0] != made[1], "{made:?}");
+    }
+
+    #[test]
+    fn what_is_no_fault_is_refused() {
+        for (text, reason) in [
+            ("gone", "KIND=VALUE"),
+            ("gone=2", "from 0 to 1"),
+            ("gone=NaN", "from 0 to 1"),
+            ("gone=1s", "from 0 to 1"),
+            ("post-delay=200", "time unit needed"),
+            ("typhoon=1", "`typhoon` is not one of lost-disconnect, half-open, gone, "),
+        ] {
+            assert!(text.parse::<Fault>().unwrap_err().contains(reason), "{text}");
+        }
+    }
+}
