@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help run publish build test lint fmt check clean
+.PHONY: help run publish build test conformance lint fmt check clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -19,6 +19,11 @@ build: ## Build every binary
 test: tests/clients/node_modules ## Run every test
 	cargo build --workspace --all-targets
 	cargo test --workspace
+
+export TARGET
+conformance: ## Compare a gateway with the contract, ours or TARGET=wss://host/stage, and print the scoreboard
+	cargo build --workspace --all-targets
+	cargo test --package switchboard-tests --test conformance
 
 lint: ## Clippy, warnings are errors
 	cargo clippy --workspace --all-targets -- -D warnings
