@@ -16,12 +16,12 @@ build: ## Build every binary
 	cargo build --workspace --bins
 
 # One build of everything first: `cargo test` alone would not build the binaries that the tests start.
-test: tests/clients/node_modules ## Run every test
+test: tests/clients/node_modules target/python/installed ## Run every test
 	cargo build --workspace --all-targets
 	cargo test --workspace
 
 export TARGET
-conformance: ## Compare a gateway with the contract, ours or TARGET=wss://host/stage, and print the scoreboard
+conformance: tests/clients/node_modules target/python/installed ## Compare a gateway with the contract, ours or TARGET=wss://host/stage, and print the scoreboard
 	cargo build --workspace --all-targets
 	cargo test --package switchboard-tests --test conformance
 
@@ -42,3 +42,8 @@ clean: ## Remove what was built and installed
 tests/clients/node_modules: tests/clients/package-lock.json
 	cd tests/clients && npm ci --no-audit --no-fund
 	touch $@
+
+target/python/installed: tests/clients/requirements.txt
+	@if ! command -v python3 >/dev/null; then echo "no python3: the rows of Python's clients are not tried"; \
+	else python3 -m venv target/python && target/python/bin/pip install --quiet --disable-pip-version-check -r $< && \
+	touch $@; fi

@@ -15,6 +15,7 @@ mod bed;
 #[expect(dead_code, reason = "the other end to end tests use the rest")]
 #[path = "../e2e/client.rs"]
 mod client;
+mod clients;
 mod events;
 mod functions;
 mod handshake;
@@ -121,6 +122,7 @@ fn main() {
         authorizers::rows(),
         functions::rows(),
         order::rows(),
+        clients::rows(),
     ];
     let suite = Arc::new(Suite {
         rows: groups.into_iter().flatten().collect(),
