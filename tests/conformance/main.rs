@@ -11,6 +11,7 @@
 #![expect(unreachable_pub, reason = "in a test binary nothing is reachable, and `pub` is what its modules share")]
 
 mod authorizers;
+mod bad_input;
 mod bed;
 #[expect(dead_code, reason = "the other end to end tests use the rest")]
 #[path = "../e2e/client.rs"]
@@ -123,6 +124,7 @@ fn main() {
         functions::rows(),
         order::rows(),
         clients::rows(),
+        bad_input::rows(),
     ];
     let suite = Arc::new(Suite {
         rows: groups.into_iter().flatten().collect(),
