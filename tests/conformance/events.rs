@@ -1,10 +1,13 @@
 //! EV: what functions are told.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use serde_json::{Value, json};
+use switchboard_local::lambda::{Configuration, Function, Settings};
 
 use crate::bed::Bed;
+use crate::stack::{binaries, root};
 use crate::table::{FLAGS, LOG, Row, row};
 use crate::wire::{CLOSE, Client};
 
@@ -96,6 +99,26 @@ fn common_log_seconds(text: &str) -> i64 {
     let month = MONTHS.iter().position(|name| *name == month).expect("not an English month") + 1;
     let days = days(number(day), i64::try_from(month).unwrap(), number(year));
     ((days * 24 + number(hour)) * 60 + number(minute)) * 60 + number(second)
+}
+
+/// The function of our own `$disconnect`. Nothing is where its variables point to.
+fn disconnect() -> Function {
+    let names = ["CONNECTIONS_TABLE", "TOPICS_TABLE", "EVENTS_TABLE", "AWS_ENDPOINT_URL_APIGATEWAYMANAGEMENTAPI"];
+    let nowhere = "http://127.0.0.1:9/dev".to_owned();
+    Function::new(Configuration {
+        key: "disconnect".to_owned(),
+        name: "disconnect".to_owned(),
+        handler: "disconnect".to_owned(),
+        binary: binaries().join("disconnect"),
+        memory_size_mb: 128,
+        timeout: Duration::from_secs(10),
+        region: "us-east-1".to_owned(),
+        environment: names.map(|name| (name.to_owned(), nowhere.clone())).into(),
+        endpoints: BTreeMap::new(),
+        max_environments: 1,
+        settings: Settings::default(),
+    })
+    .unwrap()
 }
 
 pub fn rows() -> Vec<Row> {
@@ -340,10 +363,20 @@ pub fn rows() -> Vec<Row> {
         ),
         row("EV-30", "I", "none", "the stage's variables come with events")
             .untold("neither serverless.yml nor the stack has stage variables"),
-        row("EV-31", "S", "S 2.6", "the three events are read by the Rust type")
-            .proved(&["tests/e2e/lifecycle.rs::rows_are_there_after_connect_and_gone_after_disconnect"]),
-        row("EV-32", "S", "S 2.6", "an event without connectedAt never reaches a Rust handler")
-            .untold("negative: only a stub that leaves it out could tell"),
+        row("EV-31", "S", "S 2.6", "the three events are read by the Rust type").proved(&[
+            "tests/e2e/chat.rs::user_1_writes_to_user_2",
+            "tests/e2e/lifecycle.rs::rows_are_there_after_connect_and_gone_after_disconnect",
+        ]),
+        row("EV-32", "S", "S 2.6", "an event without connectedAt never reaches a Rust handler").ours(
+            "negative: a function of this repository is handed a wrong event",
+            |_| async {
+                let event = std::fs::read(root().join("tests/events/disconnect-client.json")).unwrap();
+                let mut event: Value = serde_json::from_slice(&event).unwrap();
+                event["requestContext"].as_object_mut().unwrap().remove("connectedAt").unwrap();
+                let error = disconnect().invoke(event.to_string().into()).await.unwrap_err();
+                assert!(error.error_message.contains("missing field `connectedAt`"), "{error:?}");
+            },
+        ),
         row("EV-33", "O", "aws-lambda-graphql#112", "domainName is the custom domain, and stage is the stage").ours(
             FLAGS,
             |_| async move {

@@ -2,14 +2,38 @@
 //! function, where nobody looks from outside: those rows name the tests that do.
 
 use std::collections::BTreeSet;
+use std::process::Stdio;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use tokio::process::Command;
 
 use crate::bed::Bed;
+use crate::management::stub;
+use crate::stack::binaries;
 use crate::table::{FLAGS, LOG, Row, row};
+use crate::wire::SOON;
 
-const NEGATIVE: &str = "negative: it is about the Rust runtime, and only a stub that is wrong could tell";
+const NEGATIVE: &str = "negative: it is about the Rust runtime, at a stub that does wrong";
+
+/// How a Rust function ends that finds this Runtime API, and Lambda's variables but for one: its status, and what it
+/// says.
+async fn end_of_function(runtime_api: &str, without: &str) -> (Option<i32>, String) {
+    let variables = [
+        ("AWS_LAMBDA_FUNCTION_NAME", "fixture"),
+        ("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "128"),
+        ("AWS_LAMBDA_FUNCTION_VERSION", "$LATEST"),
+        ("AWS_LAMBDA_RUNTIME_API", runtime_api),
+    ];
+    let function = Command::new(binaries().join("fixture"))
+        .env_clear()
+        .envs(variables.into_iter().filter(|(name, _)| *name != without))
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .output();
+    let output = tokio::time::timeout(SOON, function).await.expect("it goes on").unwrap();
+    (output.status.code(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
+}
 
 async fn environment(client: &mut crate::wire::Client) -> Value {
     client.ask(&json!({"action": "echo", "do": "environment"})).await
@@ -48,9 +72,25 @@ pub fn rows() -> Vec<Row> {
                 assert_eq!(bed.handshake("", &[]).await.reply.status, 502);
             },
         ),
-        row("RA-10", "S", "S", "a Rust function without AWS_LAMBDA_FUNCTION_NAME exits with 101").untold(NEGATIVE),
-        row("RA-11", "S", "S", "a Rust function panics at an event without a deadline").untold(NEGATIVE),
-        row("RA-12", "S", "S", "a Rust function exits with 1 when its poll is closed").untold(NEGATIVE),
+        row("RA-10", "S", "S", "a Rust function without AWS_LAMBDA_FUNCTION_NAME exits with 101").ours(NEGATIVE, |_| async {
+            let (code, _) = end_of_function("127.0.0.1:9", "AWS_LAMBDA_FUNCTION_NAME").await;
+            assert_eq!(code, Some(101));
+        }),
+        row("RA-11", "S", "S", "a Rust function panics at an event without a deadline").ours(NEGATIVE, |_| async {
+            let next = "HTTP/1.1 200 OK
+Lambda-Runtime-Aws-Request-Id: 8476a536-e9f4-11e8-9739-2dfe598c3fcd
+\
+                        content-type: application/json
+content-length: 2
+
+{}";
+            let (_, output) = end_of_function(&stub(next).await, "").await;
+            assert!(output.contains("panicked"), "{output}");
+        }),
+        row("RA-12", "S", "S", "a Rust function exits with 1 when its poll is closed").ours(NEGATIVE, |_| async {
+            let (code, output) = end_of_function(&stub("").await, "").await;
+            assert_eq!(code, Some(1), "{output}");
+        }),
         row("RA-13", "D", "L-env", "two events at once have a process each").anywhere(|bed| async move {
             let (mut one, mut two) = (bed.connect().await, bed.connect().await);
             let sleep = json!({"action": "echo", "do": "sleep", "ms": 800});
@@ -78,7 +118,7 @@ pub fn rows() -> Vec<Row> {
                         assert!(!file.exists(), "it went on");
                         client.ask(&json!({"action": "echo", "do": "sleep", "ms": 50})).await;
                     }
-                    let deadline = tokio::time::Instant::now() + crate::wire::SOON;
+                    let deadline = tokio::time::Instant::now() + SOON;
                     while !file.exists() {
                         assert!(tokio::time::Instant::now() < deadline, "it never went on");
                         tokio::time::sleep(Duration::from_millis(10)).await;

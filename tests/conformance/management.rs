@@ -105,8 +105,8 @@ async fn post_in_a_process(bed: &Bed, variable: &str, arguments: &[&str]) -> std
         .unwrap()
 }
 
-/// A server that answers every request with these bytes.
-async fn stub(answer: &'static str) -> String {
+/// The address of a server that answers every request with these bytes, and then hangs up.
+pub async fn stub(answer: &'static str) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
@@ -119,7 +119,7 @@ async fn stub(answer: &'static str) -> String {
             let _ = tcp.get_mut().write_all(answer.as_bytes()).await;
         }
     });
-    format!("http://{address}/dev")
+    address.to_string()
 }
 
 async fn get(bed: &Bed, id: &str) -> Value {
@@ -382,7 +382,7 @@ pub fn rows() -> Vec<Row> {
         )
         .ours("negative: talks to a stub", |bed| async move {
             let stub = stub("HTTP/1.1 410 Gone\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").await;
-            let (client, _) = client(&bed, &stub).await;
+            let (client, _) = client(&bed, &format!("http://{stub}/dev")).await;
             let error = sdk_post(&client, NEVER_ISSUED).await.unwrap_err();
             assert_eq!(error.raw_response().unwrap().status().as_u16(), 410);
             let error = error.into_service_error();
