@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help run publish build test lint fmt check package deploy remove logs test-release test-deploy clean
+.PHONY: help run publish build test conformance lint fmt check package deploy remove logs test-release test-deploy clean
 
 # Which deployment, where, and for which processors: arm64 or x86_64.
 STAGE ?= dev
@@ -24,9 +24,14 @@ build: ## Build every binary
 	cargo build --workspace --bins
 
 # One build of everything first: `cargo test` alone would not build the binaries that the tests start.
-test: tests/clients/node_modules infra/node_modules ## Run every test
+test: tests/clients/node_modules target/python/installed infra/node_modules ## Run every test
 	cargo build --workspace --all-targets
 	cargo test --workspace
+
+export TARGET
+conformance: tests/clients/node_modules target/python/installed ## Compare a gateway with API Gateway's behaviour, ours or TARGET=wss://host/stage
+	cargo build --workspace --all-targets
+	cargo test --package switchboard-tests --test conformance
 
 test-release: package tests/clients/node_modules infra/node_modules ## Run the end to end tests on the packaged functions
 	cargo build --workspace --all-targets
@@ -84,3 +89,8 @@ target/venv/package: infra/requirements.txt
 target/venv/test-deploy: tests/deploy/requirements.txt
 	infra/venv.sh $@ $<
 	touch $@
+
+target/python/installed: tests/clients/requirements.txt
+	@if ! command -v python3 >/dev/null; then echo "no python3: the rows of Python's clients are not tried"; \
+	else python3 -m venv target/python && target/python/bin/pip install --quiet --disable-pip-version-check -r $< && \
+	touch $@; fi

@@ -1,0 +1,211 @@
+//! AU: who may connect, in an API whose `$connect` has a Lambda authorizer.
+
+use serde_json::{Value, json};
+
+use crate::bed::{Bed, encoded};
+use crate::table::{Row, SERVICE, row};
+use crate::wire::Client;
+
+const AUTH: [(&str, &str); 1] = [("Auth", "token")];
+
+/// The test bed with an authorizer that takes its identity from these sources.
+async fn bed(identity_sources: &str, flags: &[&str]) -> Bed {
+    let authorizer = format!("authorizer: {{name: authorizer, identitySource: [{identity_sources}]}}");
+    let event = format!("- websocket: {{route: $connect, {authorizer}}}");
+    let function = "functions:\n  authorizer:\n    handler: fixture\n    timeout: 2\n";
+    Bed::edited(&[("- websocket: $connect", &event), ("functions:\n", function)], flags).await
+}
+
+async fn usual_bed() -> Bed {
+    bed("route.request.header.Auth", &[]).await
+}
+
+fn policy(effect: &str, resource: &str) -> Value {
+    let statement = json!({"Effect": effect, "Action": "execute-api:Invoke", "Resource": resource});
+    json!({"principalId": "user", "policyDocument": {"Version": "2012-10-17", "Statement": [statement]}})
+}
+
+/// A handshake whose authorizer obeys this command.
+async fn asks(bed: &Bed, command: &Value) -> Client {
+    let token = bed.token();
+    bed.handshake(&format!("?authorizer={}&{token}=1", encoded(&command.to_string())), &AUTH).await
+}
+
+/// A handshake whose authorizer returns `result`.
+async fn decides(bed: &Bed, result: &Value) -> Client {
+    asks(bed, &json!({"do": "respond", "response": result})).await
+}
+
+/// That the authorizer's result has this status, and the client reaches no route but for a 101.
+async fn assert_decision(result: &Value, status: u16) {
+    let bed = usual_bed().await;
+    assert_eq!(decides(&bed, result).await.reply.status, status);
+    if status != 101 {
+        bed.stack().logged(1, &["\"type\":\"REQUEST\""]).await;
+        assert_only_authorized(&bed, 1).await;
+    }
+}
+
+/// That the authorizer ran so often, and no route.
+async fn assert_only_authorized(bed: &Bed, count: usize) {
+    // What the authorizer is told about this one is the last line so far.
+    bed.handshake("?last=1", &AUTH).await;
+    bed.event_with("\"last\":\"1\"").await;
+    let events = bed.events("requestContext");
+    assert_eq!(events.len(), count + 1, "{events:#?}");
+    assert!(events.iter().all(|event| event["type"] == "REQUEST"), "{events:#?}");
+}
+
+async fn assert_no_identity(sources: &str, query: &str, headers: &[(&str, &str)]) {
+    let bed = bed(sources, &[]).await;
+    assert_eq!(bed.handshake(query, headers).await.reply.status, 401);
+    bed.handshake("?key=last", &AUTH).await;
+    bed.event_with("\"key\":\"last\"").await;
+    assert_eq!(bed.events("requestContext").len(), 1);
+}
+
+pub fn rows() -> Vec<Row> {
+    vec![
+        row(
+            "AU-01",
+            "D+I",
+            "D-gwresp (REST text); serverless documentation",
+            "no identity is a 401 without the authorizer",
+        )
+        .ours(SERVICE, |_| async move {
+            assert_no_identity("route.request.header.Auth", "", &[]).await;
+            assert_no_identity("route.request.header.Auth", "", &[("Auth", "")]).await;
+        }),
+        row("AU-02", "O", "serverless documentation", "one of two identities is a 401 without the authorizer").ours(
+            SERVICE,
+            |_| async move {
+                let sources = "route.request.header.Auth, route.request.querystring.key";
+                assert_no_identity(sources, "", &AUTH).await;
+                assert_no_identity(sources, "?key=1", &[]).await;
+            },
+        ),
+        row("AU-03", "D", "D-auth", "an Allow of the methodArn goes on to $connect").ours(SERVICE, |_| async move {
+            assert_decision(&policy("Allow", "{methodArn}"), 101).await;
+        }),
+        row("AU-04", "D", "D-connect", "a Deny is a 403 without $connect").ours(SERVICE, |_| async move {
+            assert_decision(&policy("Deny", "{methodArn}"), 403).await;
+        }),
+        row("AU-05", "O", "powertools-lambda-python#5800", "an Allow of …/dev/*/* is a 403").ours(
+            SERVICE,
+            |_| async move {
+                assert_decision(&policy("Allow", "arn:aws:execute-api:*:*:*/dev/*/*"), 403).await;
+            },
+        ),
+        row("AU-06", "D", "D-iam (route ARN form)", "an Allow of …/dev/* goes on to $connect").ours(
+            SERVICE,
+            |_| async move {
+                assert_decision(&policy("Allow", "arn:aws:execute-api:*:*:*/dev/*"), 101).await;
+            },
+        ),
+        row("AU-07", "D", "D-auth", "an authorizer that fails with Unauthorized is a 401").ours(
+            SERVICE,
+            |_| async move {
+                let bed = usual_bed().await;
+                let client = asks(&bed, &json!({"do": "error", "message": "Unauthorized"})).await;
+                assert_eq!(client.reply.status, 401);
+                assert_only_authorized(&bed, 1).await;
+            },
+        ),
+        row("AU-08", "I", "D-gwresp", "an authorizer that fails otherwise, or takes too long, is a 500").ours(
+            SERVICE,
+            |_| async move {
+                let bed = usual_bed().await;
+                for command in [json!({"do": "error"}), json!({"do": "exit"}), json!({"do": "sleep", "ms": 60_000})] {
+                    assert_eq!(asks(&bed, &command).await.reply.status, 500, "{command}");
+                }
+                assert_eq!(decides(&bed, &json!({"isAuthorized": true})).await.reply.status, 500);
+                assert_only_authorized(&bed, 4).await;
+            },
+        ),
+        row(
+            "AU-09",
+            "D+O",
+            "D-auth; localstack#7191",
+            "the authorizer's event is a REQUEST with the handshake's headers",
+        )
+        .ours(SERVICE, |_| async move {
+            let bed = usual_bed().await;
+            decides(&bed, &policy("Allow", "{methodArn}")).await;
+            let event = bed.event_with("\"type\":\"REQUEST\"").await;
+            let arn = event["methodArn"].as_str().unwrap();
+            assert!(arn.starts_with("arn:aws:execute-api:us-east-1:") && arn.ends_with("/dev/$connect"), "{arn}");
+            assert_eq!(event["stageVariables"], json!({}));
+            for name in ["Connection", "Upgrade", "Auth"] {
+                assert!(event["headers"][name].is_string(), "{name} {event}");
+            }
+            assert_eq!(event.get("isBase64Encoded"), None);
+            assert_eq!(event["requestContext"].get("authorizer"), None);
+        }),
+        row(
+            "AU-10",
+            "D+O",
+            "D-ctx; CAP-22; boto3#3789",
+            "the context comes as text with $connect, messages and $disconnect",
+        )
+        .ours(SERVICE, |_| async move {
+            let bed = usual_bed().await;
+            let mut result = policy("Allow", "{methodArn}");
+            result["context"] = json!({"userId": "7", "n": 1, "b": true});
+            let mut client = decides(&bed, &result).await;
+            let expected = json!({"userId": "7", "n": "1", "b": "true", "principalId": "user"});
+            let event = client.ask(&json!({"action": "echo"})).await;
+            assert_eq!(event["requestContext"]["authorizer"], expected);
+            let id = event["requestContext"]["connectionId"].as_str().unwrap();
+            client.close(1000, "").await;
+            assert_eq!(bed.event(id, "$disconnect").await["requestContext"]["authorizer"], expected);
+            let connect = bed.stack().log(&[id, "\"eventType\":\"CONNECT\"", "\"userId\":\"7\""]);
+            assert!(connect.iter().any(|line| line.contains("\"principalId\":\"user\"")), "{connect:?}");
+        }),
+        row("AU-11", "D+O", "D-connect; localstack#10059", "many messages ask the authorizer once").ours(
+            SERVICE,
+            |_| async move {
+                let bed = usual_bed().await;
+                let mut client = decides(&bed, &policy("Allow", "{methodArn}")).await;
+                for _ in 0..5 {
+                    client.ask(&json!({"action": "echo"})).await;
+                }
+                assert_eq!(bed.events("\"type\":\"REQUEST\"").len(), 1);
+            },
+        ),
+        row("AU-12", "D", "B-v2", "two handshakes with one token ask the authorizer twice").ours(
+            SERVICE,
+            |_| async move {
+                let bed = usual_bed().await;
+                for _ in 0..2 {
+                    let mut client = decides(&bed, &policy("Allow", "{methodArn}")).await;
+                    client.ask(&json!({"action": "echo"})).await;
+                }
+                assert_eq!(bed.events("\"type\":\"REQUEST\"").len(), 2);
+            },
+        ),
+        row("AU-13", "I", "D-limits", "a result of more than 8 KB is a 500").ours(SERVICE, |_| async move {
+            let bed = bed("route.request.header.Auth", &["--authorizer-result-limit", "300"]).await;
+            let mut result = policy("Allow", "{methodArn}");
+            assert_eq!(decides(&bed, &result).await.reply.status, 101);
+            result["context"] = json!({"a": "x".repeat(300)});
+            assert_eq!(decides(&bed, &result).await.reply.status, 500);
+        }),
+        row("AU-14", "I", "D-gwresp", "a context with an object in it is a 500").ours(SERVICE, |_| async move {
+            let mut result = policy("Allow", "{methodArn}");
+            result["context"] = json!({"a": {}});
+            assert_decision(&result, 500).await;
+        }),
+        row("AU-15", "I", "D-gwresp", "no API key where one is required is a 403").untold(NO_KEYS),
+        row("AU-16", "D+O", "D-ctx; Feb 2022 capture", "a valid API key comes with the event").untold(NO_KEYS),
+        row("AU-17", "I", "state machine", "who the authorizer refuses gets no $disconnect").ours(
+            SERVICE,
+            |_| async move {
+                let bed = usual_bed().await;
+                assert_eq!(decides(&bed, &policy("Deny", "{methodArn}")).await.reply.status, 403);
+                assert_only_authorized(&bed, 1).await;
+            },
+        ),
+    ]
+}
+
+const NO_KEYS: &str = "serverless.yml cannot require API keys of WebSocket routes, and the stack has none";

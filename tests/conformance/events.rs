@@ -1,0 +1,395 @@
+//! EV: what functions are told.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use switchboard_local::lambda::{Configuration, Function, Settings};
+use tokio::sync::Semaphore;
+
+use crate::bed::Bed;
+use crate::stack::{binaries, root};
+use crate::table::{FLAGS, LOG, Row, row};
+use crate::wire::{CLOSE, Client};
+
+/// `requestContext` of `$connect`.
+const CONTEXT: [&str; 13] = [
+    "routeKey",
+    "eventType",
+    "extendedRequestId",
+    "requestTime",
+    "messageDirection",
+    "stage",
+    "connectedAt",
+    "requestTimeEpoch",
+    "identity",
+    "requestId",
+    "domainName",
+    "connectionId",
+    "apiId",
+];
+
+const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+
+fn keys(object: &Value) -> BTreeSet<&str> {
+    object.as_object().unwrap().keys().map(String::as_str).collect()
+}
+
+/// The `$connect` event of a client that connects like this.
+async fn connect_event(bed: &Bed, query: &str, headers: &[(&str, &str)]) -> Value {
+    let client = bed.connect_with(query, headers).await;
+    bed.event(&client.id, "$connect").await
+}
+
+/// The event of a message to the two-way route.
+async fn message_event(bed: &Bed) -> Value {
+    bed.connect().await.ask(&json!({"action": "echo"})).await
+}
+
+/// The `$disconnect` event of a client that sends this close frame.
+async fn disconnect_event(bed: &Bed, close: &[u8]) -> Value {
+    let mut client = bed.connect().await;
+    client.frame(true, CLOSE, close).await;
+    bed.event(&client.id, "$disconnect").await
+}
+
+/// One event of each kind that can be seen: all three on our own stack, messages elsewhere.
+async fn every_event(bed: &Bed) -> Vec<Value> {
+    let mut client = bed.connect().await;
+    let mut events = vec![client.ask(&json!({"action": "echo"})).await];
+    if bed.is_ours() {
+        client.close(1000, "").await;
+        events.push(bed.event(&client.id, "$connect").await);
+        events.push(bed.event(&client.id, "$disconnect").await);
+    }
+    events
+}
+
+fn reason(event: &Value) -> (u64, &str) {
+    let context = &event["requestContext"];
+    (context["disconnectStatusCode"].as_u64().unwrap(), context["disconnectReason"].as_str().unwrap())
+}
+
+fn has_null(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Array(items) => items.iter().any(has_null),
+        Value::Object(members) => members.values().any(has_null),
+        _ => false,
+    }
+}
+
+fn is_id(id: &str) -> bool {
+    let good = |stem: &str| stem.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
+    id.len() == 16 && id.strip_suffix('=').is_some_and(good)
+}
+
+/// Days since 1970 of a day, month and year of the Gregorian calendar.
+fn days(day: i64, month: i64, year: i64) -> i64 {
+    let (year, month) = if month <= 2 { (year - 1, month + 9) } else { (year, month - 3) };
+    365 * year + year / 4 - year / 100 + year / 400 + (153 * month + 2) / 5 + day - 1 - 719_468
+}
+
+/// The seconds since 1970 of `dd/MMM/yyyy:HH:mm:ss +0000`.
+fn common_log_seconds(text: &str) -> i64 {
+    let text = text.strip_suffix(" +0000").expect("not +0000");
+    let parts: Vec<&str> = text.split(['/', ':']).collect();
+    let [day, month, year, hour, minute, second] = parts[..] else { panic!("{text}") };
+    assert_eq!((day.len(), year.len(), hour.len()), (2, 4, 2), "{text}");
+    let number = |part: &str| part.parse::<i64>().unwrap();
+    let month = MONTHS.iter().position(|name| *name == month).expect("not an English month") + 1;
+    let days = days(number(day), i64::try_from(month).unwrap(), number(year));
+    ((days * 24 + number(hour)) * 60 + number(minute)) * 60 + number(second)
+}
+
+/// The function of our own `$disconnect`. Nothing is where its variables point to.
+fn disconnect() -> Function {
+    let names = ["CONNECTIONS_TABLE", "TOPICS_TABLE", "EVENTS_TABLE", "AWS_ENDPOINT_URL_APIGATEWAYMANAGEMENTAPI"];
+    let nowhere = "http://127.0.0.1:9/dev".to_owned();
+    Function::new(Configuration {
+        key: "disconnect".to_owned(),
+        name: "disconnect".to_owned(),
+        handler: "disconnect".to_owned(),
+        binary: binaries().join("disconnect"),
+        memory_size_mb: 128,
+        timeout: Duration::from_secs(10),
+        region: "us-east-1".to_owned(),
+        environment: names.map(|name| (name.to_owned(), nowhere.clone())).into(),
+        endpoints: BTreeMap::new(),
+        max_environments: 1,
+        concurrency: Arc::new(Semaphore::new(1)),
+        faults: Arc::default(),
+        settings: Settings::default(),
+    })
+    .unwrap()
+}
+
+pub fn rows() -> Vec<Row> {
+    vec![
+        row("EV-01", "D+O", "D-intreq", "$connect's event has the documented members and no other").ours(
+            LOG,
+            |bed| async move {
+                let event = connect_event(&bed, "?a=1", &[]).await;
+                let expected = [
+                    "headers",
+                    "isBase64Encoded",
+                    "multiValueHeaders",
+                    "multiValueQueryStringParameters",
+                    "queryStringParameters",
+                    "requestContext",
+                ];
+                assert_eq!(keys(&event), BTreeSet::from(expected));
+            },
+        ),
+        row("EV-02", "D+O", "D-intreq; CAP-*", "$connect's requestContext has the documented members").ours(
+            LOG,
+            |bed| async move {
+                let event = connect_event(&bed, "", &[]).await;
+                assert_eq!(keys(&event["requestContext"]), BTreeSet::from(CONTEXT));
+            },
+        ),
+        row("EV-03", "D", "D-intreq", "$connect's event is CONNECT and IN").ours(LOG, |bed| async move {
+            let context = connect_event(&bed, "", &[]).await["requestContext"].take();
+            assert_eq!((&context["routeKey"], &context["eventType"]), (&json!("$connect"), &json!("CONNECT")));
+            assert_eq!(context["messageDirection"], "IN");
+        }),
+        row("EV-04", "O", "CAP-*", "without a query there is neither form of it").ours(LOG, |bed| async move {
+            let event = connect_event(&bed, "", &[]).await;
+            assert!(!keys(&event).iter().any(|key| key.to_lowercase().contains("query")), "{event}");
+        }),
+        row("EV-05", "I", "2.1", "of a repeated query key the last value counts, and all are listed").ours(
+            LOG,
+            |bed| async move {
+                let event = connect_event(&bed, "?a=1&a=2", &[]).await;
+                assert_eq!(event["queryStringParameters"], json!({"a": "2"}));
+                assert_eq!(event["multiValueQueryStringParameters"], json!({"a": ["1", "2"]}));
+            },
+        ),
+        row("EV-06", "I", "REST behaviour", "query values are percent-decoded").ours(LOG, |bed| async move {
+            assert_eq!(connect_event(&bed, "?x=%20y", &[]).await["queryStringParameters"], json!({"x": " y"}));
+        }),
+        row("EV-07", "O", "CAP-*; D-intreq", "$connect sees the gateway's headers, and not Connection and Upgrade")
+            .ours(LOG, |bed| async move {
+                let event = connect_event(&bed, "", &[]).await;
+                let expected = [
+                    "Host",
+                    "Sec-WebSocket-Key",
+                    "Sec-WebSocket-Version",
+                    "X-Amzn-Trace-Id",
+                    "X-Forwarded-For",
+                    "X-Forwarded-Port",
+                    "X-Forwarded-Proto",
+                ];
+                assert_eq!(keys(&event["headers"]), BTreeSet::from(expected));
+            }),
+        row("EV-08", "D", "D-auth sample", "a client's own header is there in both forms").ours(
+            LOG,
+            |bed| async move {
+                let event = connect_event(&bed, "", &[("Foo", "bar")]).await;
+                assert_eq!(event["headers"]["Foo"], "bar");
+                assert_eq!(event["multiValueHeaders"]["Foo"], json!(["bar"]));
+            },
+        ),
+        row("EV-09", "O", "CAP-*", "$connect's event has no body, messageId, path or method").ours(
+            LOG,
+            |bed| async move {
+                let event = connect_event(&bed, "", &[]).await;
+                for key in ["body", "path", "httpMethod", "resource", "pathParameters"] {
+                    assert_eq!(event.get(key), None);
+                }
+                assert_eq!(event["requestContext"].get("messageId"), None);
+            },
+        ),
+        row("EV-10", "O", "GOLANG; CAP-*", "a message's event is requestContext, body and isBase64Encoded").anywhere(
+            |bed| async move {
+                let event = message_event(&bed).await;
+                assert_eq!(keys(&event), BTreeSet::from(["requestContext", "body", "isBase64Encoded"]));
+            },
+        ),
+        row("EV-11", "O", "GOLANG", "a message's requestContext is that of $connect and messageId").anywhere(
+            |bed| async move {
+                let event = message_event(&bed).await;
+                let expected: BTreeSet<_> = CONTEXT.into_iter().chain(["messageId"]).collect();
+                assert_eq!(keys(&event["requestContext"]), expected);
+                assert_eq!(event["requestContext"]["eventType"], "MESSAGE");
+            },
+        ),
+        row("EV-12", "D", "D-ctx", "routeKey is that of the selected route").anywhere(|bed| async move {
+            assert_eq!(message_event(&bed).await["requestContext"]["routeKey"], "echo");
+        }),
+        row("EV-13", "O", "GOLANG", "routeKey of a message that selects none is $default").anywhere(|bed| async move {
+            let event = bed.connect().await.ask(&json!({"a": 1})).await;
+            assert_eq!(event["requestContext"]["routeKey"], "$default");
+        }),
+        row("EV-14", "O", "GOLANG", "body is the text as it was sent").anywhere(|bed| async move {
+            let mut client = bed.connect().await;
+            for text in ["{\r\n\t\"a\": 1\r\n}", "{\"action\" :  \"echo\",\"x\":\"žluťoučký 🐎\"}", " plain\t"] {
+                client.text(text).await;
+                assert_eq!(client.hears_json().await["body"], text);
+            }
+        }),
+        row(
+            "EV-15",
+            "O",
+            "CAP-*",
+            "two messages differ in messageId and requestId, and share their connection's values",
+        )
+        .anywhere(|bed| async move {
+            let mut client = bed.connect().await;
+            let one = client.ask(&json!({"action": "echo"})).await["requestContext"].take();
+            let two = client.ask(&json!({"action": "echo"})).await["requestContext"].take();
+            for key in ["messageId", "requestId"] {
+                assert_ne!(one[key], two[key], "{key}");
+            }
+            for key in ["connectionId", "connectedAt", "identity"] {
+                assert_eq!(one[key], two[key], "{key}");
+            }
+        }),
+        row("EV-16", "D", "D-ctx", "requestId and extendedRequestId are the same").anywhere(|bed| async move {
+            for event in every_event(&bed).await {
+                assert_eq!(event["requestContext"]["requestId"], event["requestContext"]["extendedRequestId"]);
+            }
+        }),
+        row("EV-17", "O", "captures", "ids are 15 characters of URL-safe Base64 and =").anywhere(|bed| async move {
+            for event in every_event(&bed).await {
+                for key in ["connectionId", "requestId", "messageId"] {
+                    let id = event["requestContext"][key].as_str();
+                    assert!(id.map_or(key == "messageId", is_id), "{key} {id:?}");
+                }
+            }
+        }),
+        row("EV-18", "D", "D-ctx", "requestTime is Common Log Format and the second of requestTimeEpoch").anywhere(
+            |bed| async move {
+                assert_eq!(common_log_seconds("20/Jan/2024:11:55:08 +0000"), 1_705_751_708);
+                for event in every_event(&bed).await {
+                    let context = &event["requestContext"];
+                    let seconds = common_log_seconds(context["requestTime"].as_str().unwrap());
+                    assert_eq!(seconds, context["requestTimeEpoch"].as_i64().unwrap() / 1000, "{context}");
+                }
+            },
+        ),
+        row("EV-19", "D+S", "D-ctx; S 2.6", "connectedAt and requestTimeEpoch are whole milliseconds, in that order")
+            .anywhere(|bed| async move {
+                for event in every_event(&bed).await {
+                    let context = &event["requestContext"];
+                    let connected_at = context["connectedAt"].as_i64().unwrap();
+                    assert!(context["requestTimeEpoch"].as_i64().unwrap() >= connected_at, "{context}");
+                    assert!(connected_at > 1_600_000_000_000, "{context}");
+                }
+            }),
+        row("EV-20", "O", "captures", "isBase64Encoded is false").anywhere(|bed| async move {
+            for event in every_event(&bed).await {
+                assert_eq!(event["isBase64Encoded"], false);
+            }
+        }),
+        row("EV-21", "O", "captures since 2022", "nothing is null [null_style]").anywhere(|bed| async move {
+            for event in every_event(&bed).await {
+                assert!(!has_null(&event), "{event}");
+            }
+            if bed.is_ours() {
+                let bed = Bed::ours(&["--null-style", "explicit"]).await;
+                assert!(has_null(&message_event(&bed).await));
+            }
+        }),
+        row("EV-22", "D+O", "D-intreq", "an empty close frame is 1005 in $disconnect").ours(LOG, |bed| async move {
+            let event = disconnect_event(&bed, b"").await;
+            assert_eq!(reason(&event), (1005, "Client-side close frame status not set"));
+        }),
+        row("EV-23", "O", "GOLANG", "a closed browser tab is 1001 without a reason in $disconnect").ours(
+            LOG,
+            |bed| async move {
+                assert_eq!(reason(&disconnect_event(&bed, &1001_u16.to_be_bytes()).await), (1001, ""));
+            },
+        ),
+        row("EV-24", "I", "by EV-23", "$disconnect has the code and the reason of the client's close frame").ours(
+            LOG,
+            |bed| async move {
+                for code in [1000_u16, 4000] {
+                    let event = disconnect_event(&bed, &[&code.to_be_bytes()[..], b"bye"].concat()).await;
+                    assert_eq!(reason(&event), (u64::from(code), "bye"));
+                }
+            },
+        ),
+        row("EV-25", "D", "D-overview", "a TCP connection that is reset is 1006 in $disconnect [abnormal_reason]")
+            .ours(FLAGS, |bed| async move {
+                let lost = Bed::ours(&["--abnormal-reason", "lost"]).await;
+                for (bed, text) in [(&*bed, ""), (&lost, "lost")] {
+                    let tcp = bed.endpoint.dial_to_reset().await;
+                    let tcp = bed.endpoint.request_on(tcp, &bed.endpoint.stage_path, &[]).await;
+                    let mut client = Client::accept(tcp).await;
+                    bed.learn_id(&mut client).await;
+                    let id = client.id.clone();
+                    drop(client);
+                    assert_eq!(reason(&bed.event(&id, "$disconnect").await), (1006, text));
+                }
+            }),
+        row("EV-26", "O", "boto3#3789", "a connection that @connections deleted is 1000 in $disconnect").ours(
+            LOG,
+            |bed| async move {
+                let client = bed.connect().await;
+                bed.call("DELETE", &client.id, b"").await;
+                let event = bed.event(&client.id, "$disconnect").await;
+                assert_eq!(reason(&event), (1000, "Connection Closed Normally"));
+            },
+        ),
+        row("EV-27", "O", "CAP-24", "a connection that was idle is 1001 in $disconnect").ours(FLAGS, |_| async move {
+            let bed = Bed::ours(&["--idle-timeout", "300ms"]).await;
+            let client = bed.connect().await;
+            assert_eq!(reason(&bed.event(&client.id, "$disconnect").await), (1001, "Going away"));
+        }),
+        row("EV-28", "D+O", "D-intreq; GOLANG", "$disconnect has its four odd headers in both forms").ours(
+            LOG,
+            |bed| async move {
+                let event = disconnect_event(&bed, b"").await;
+                let host = &bed.endpoint.authority;
+                let expected = json!({"Host": host, "x-api-key": "", "X-Forwarded-For": "", "x-restapi": ""});
+                assert_eq!(event["headers"], expected);
+                let expected = json!({"Host": [host], "x-api-key": [""], "X-Forwarded-For": [""], "x-restapi": [""]});
+                assert_eq!(event["multiValueHeaders"], expected);
+            },
+        ),
+        row("EV-29", "D+O", "D-intreq; GOLANG", "$disconnect has no query, body or messageId").ours(
+            LOG,
+            |bed| async move {
+                let event = disconnect_event(&bed, b"").await;
+                let expected = ["headers", "isBase64Encoded", "multiValueHeaders", "requestContext"];
+                assert_eq!(keys(&event), BTreeSet::from(expected));
+                let expected: BTreeSet<_> =
+                    CONTEXT.into_iter().chain(["disconnectStatusCode", "disconnectReason"]).collect();
+                assert_eq!(keys(&event["requestContext"]), expected);
+                let context = &event["requestContext"];
+                assert_eq!(
+                    (&context["eventType"], &context["routeKey"]),
+                    (&json!("DISCONNECT"), &json!("$disconnect"))
+                );
+            },
+        ),
+        row("EV-30", "I", "none", "the stage's variables come with events")
+            .untold("neither serverless.yml nor the stack has stage variables"),
+        row("EV-31", "S", "S 2.6", "the three events are read by the Rust type").proved(&[
+            "tests/e2e/chat.rs::user_1_writes_to_user_2",
+            "tests/e2e/lifecycle.rs::rows_are_there_after_connect_and_gone_after_disconnect",
+        ]),
+        row("EV-32", "S", "S 2.6", "an event without connectedAt never reaches a Rust handler").ours(
+            "negative: a function of this repository is handed a wrong event",
+            |_| async {
+                let event = std::fs::read(root().join("tests/events/disconnect-client.json")).unwrap();
+                let mut event: Value = serde_json::from_slice(&event).unwrap();
+                event["requestContext"].as_object_mut().unwrap().remove("connectedAt").unwrap();
+                let error = disconnect().invoke(event.to_string().into()).await.unwrap_err();
+                assert!(error.error_message.contains("missing field `connectedAt`"), "{error:?}");
+            },
+        ),
+        row("EV-33", "O", "aws-lambda-graphql#112", "domainName is the custom domain, and stage is the stage").ours(
+            FLAGS,
+            |_| async move {
+                let bed = Bed::ours(&["--domain-name", "ws.example.com"]).await;
+                let mut client = bed.handshake_path("/", &[]).await;
+                let event = client.ask(&json!({"action": "echo"})).await;
+                assert_eq!(event["requestContext"]["domainName"], "ws.example.com");
+                assert_eq!(event["requestContext"]["stage"], "dev");
+            },
+        ),
+    ]
+}

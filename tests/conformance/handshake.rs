@@ -1,0 +1,308 @@
+//! HS: the handshake.
+
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use tokio::io::AsyncWriteExt;
+
+use crate::bed::{Bed, connect_returns};
+use crate::table::{FLAGS, LOG, Row, SERVICE, row};
+use crate::wire::{Client, Reply};
+
+/// The status of a handshake whose `$connect` is told `query`.
+async fn status(bed: &Bed, query: &str) -> u16 {
+    bed.handshake(query, &[]).await.reply.status
+}
+
+/// A handshake that offers `chat1,myprotocol` to a `$connect` which answers `response`.
+async fn offer(bed: &Bed, response: serde_json::Value) -> Client {
+    bed.handshake(&connect_returns(&response), &[("Sec-WebSocket-Protocol", "chat1,myprotocol")]).await
+}
+
+async fn chooses_myprotocol(bed: &Bed, response: serde_json::Value) {
+    let client = offer(bed, response).await;
+    assert_eq!((client.reply.status, client.reply.header("sec-websocket-protocol")), (101, Some("myprotocol")));
+}
+
+pub fn rows() -> Vec<Row> {
+    vec![
+        row("HS-01", "D", "D-connect", "the stage's URL connects, and $connect runs once and before the 101").ours(
+            LOG,
+            |bed| async move {
+                let token = bed.token();
+                let mut client = bed.connect_with(&format!("?{token}=1"), &[]).await;
+                assert_eq!(bed.events(&token).len(), 1);
+                assert_eq!(client.close(1000, "").await, Some(1000));
+            },
+        ),
+        row("HS-02", "D", "D-wscat", "the stage's URL with a trailing slash connects as well").anywhere(
+            |bed| async move {
+                let path = format!("{}/", bed.endpoint.stage_path);
+                assert_eq!(bed.handshake_path(&path, &[]).await.reply.status, 101);
+            },
+        ),
+        row("HS-03", "D+O", "D-intreq", "a query reaches $connect in both forms").ours(LOG, |bed| async move {
+            let token = bed.token();
+            bed.connect_with(&format!("?userId={token}"), &[]).await;
+            let event = bed.event_with(&token).await;
+            assert_eq!(event["queryStringParameters"], json!({"userId": token}));
+            assert_eq!(event["multiValueQueryStringParameters"], json!({"userId": [token]}));
+        }),
+        row("HS-04", "I", "aws-sdk-php#1955 by analogy", "an unknown stage is a 403 and reaches no function").anywhere(
+            |bed| async move {
+                let token = bed.token();
+                assert_eq!(bed.handshake_path(&format!("/nostage?{token}=1"), &[]).await.reply.status, 403);
+                bed.assert_invoked(&token, &[]).await;
+            },
+        ),
+        row("HS-05", "I", "D-auth (fixed path)", "a path below the stage is a 403 and reaches no function").anywhere(
+            |bed| async move {
+                let token = bed.token();
+                let path = format!("{}/extra?{token}=1", bed.endpoint.stage_path);
+                assert_eq!(bed.handshake_path(&path, &[]).await.reply.status, 403);
+                bed.assert_invoked(&token, &[]).await;
+            },
+        ),
+        row("HS-06", "O", "serverless-offline PR #674", "a plain GET is a 426 and reaches no function").anywhere(
+            |bed| async move {
+                let token = bed.token();
+                let (path, host) = (&bed.endpoint.stage_path, &bed.endpoint.authority);
+                let mut tcp = bed.endpoint.dial().await;
+                tcp.write_all(format!("GET {path}?{token}=1 HTTP/1.1\r\nHost: {host}\r\n\r\n").as_bytes())
+                    .await
+                    .unwrap();
+                assert_eq!(Reply::read(&mut tcp).await.status, 426);
+                bed.assert_invoked(&token, &[]).await;
+            },
+        ),
+        row("HS-07", "D", "D-connect; localstack#4039 is the bug", "the 101 comes after a slow $connect, not before")
+            .anywhere(|bed| async move {
+                let began = Instant::now();
+                assert_eq!(status(&bed, "?do=sleep&ms=1000").await, 101);
+                assert!(began.elapsed() >= Duration::from_secs(1), "{:?}", began.elapsed());
+            }),
+        row("HS-08", "I", "D-connect (2xx)", "a $connect that returns 204 connects").anywhere(|bed| async move {
+            assert_eq!(status(&bed, &connect_returns(&json!({"statusCode": 204}))).await, 101);
+        }),
+        row("HS-09", "D", "D-subproto", "a $connect that returns 400 refuses with 400").anywhere(|bed| async move {
+            assert_eq!(status(&bed, &connect_returns(&json!({"statusCode": 400}))).await, 400);
+        }),
+        row(
+            "HS-10",
+            "O",
+            "serverless-offline#1301; D-connect",
+            "401, 403, 404, 500 and 503 of $connect are the client's",
+        )
+        .anywhere(|bed| async move {
+            for code in [401, 403, 404, 500, 503] {
+                assert_eq!(status(&bed, &connect_returns(&json!({"statusCode": code}))).await, code);
+            }
+        }),
+        row(
+            "HS-11",
+            "I",
+            "chalice PR #1768 (headers)",
+            "a $connect that returns 302 refuses with it, without Location",
+        )
+        .anywhere(|bed| async move {
+            let response = json!({"statusCode": 302, "headers": {"Location": "https://example.com/"}});
+            let client = bed.handshake(&connect_returns(&response), &[]).await;
+            assert_eq!((client.reply.status, client.reply.header("location")), (302, None));
+        }),
+        row("HS-12", "D+O", "L-apigw; 4 issues", "a $connect that fails is a 502").anywhere(|bed| async move {
+            assert_eq!(status(&bed, "?do=error").await, 502);
+        }),
+        row(
+            "HS-13",
+            "D+I",
+            "L-apigw; RIE",
+            "a $connect whose process exits is a 502, and the next one has a new process",
+        )
+        .anywhere(|bed| async move {
+            assert_eq!(status(&bed, "?do=exit").await, 502);
+            assert_eq!(status(&bed, "").await, 101);
+        }),
+        row("HS-14", "D+I", "L-apigw (REST/HTTP text)", "a $connect that returns {\"ok\":true} is a 502").anywhere(
+            |bed| async move {
+                assert_eq!(status(&bed, &connect_returns(&json!({"ok": true}))).await, 502);
+            },
+        ),
+        row("HS-15", "D+I", "L-apigw (REST/HTTP text)", "a $connect that returns a string or null is a 502").anywhere(
+            |bed| async move {
+                for response in [json!("text"), json!(null)] {
+                    assert_eq!(status(&bed, &connect_returns(&response)).await, 502, "{response}");
+                }
+            },
+        ),
+        row("HS-16", "D+I", "L-apigw", "a $connect that outlives its function's timeout is a 502").ours(
+            SERVICE,
+            |_| async move {
+                let handler = "connect:\n    handler: fixture";
+                let bed = Bed::edited(&[(handler, &format!("{handler}\n    timeout: 1"))], &[]).await;
+                let began = Instant::now();
+                assert_eq!(status(&bed, "?do=sleep&ms=60000").await, 502);
+                assert!(began.elapsed() >= Duration::from_secs(1) && began.elapsed() < Duration::from_secs(15));
+            },
+        ),
+        row(
+            "HS-17",
+            "I",
+            "D-gwresp",
+            "a $connect that outlives the integration timeout is a 504 [connect_timeout_status]",
+        )
+        .ours(FLAGS, |_| async move {
+            for (knob, expected) in [("504", 504), ("502", 502)] {
+                let flags = ["--integration-timeout", "300ms", "--connect-timeout-status", knob];
+                let bed = Bed::ours(&flags).await;
+                assert_eq!(status(&bed, "?do=sleep&ms=3000").await, expected);
+            }
+        }),
+        row(
+            "HS-18",
+            "D+O",
+            "D-connect; localstack#3210",
+            "an API without $connect accepts everybody and disconnects them",
+        )
+        .ours(SERVICE, |_| async move {
+            let bed = Bed::edited(&[("websocket: $connect", "websocket: connect")], &[]).await;
+            let mut client = bed.connect().await;
+            client.close(1000, "").await;
+            bed.event(&client.id, "$disconnect").await;
+            assert_eq!(bed.events("CONNECT").len(), 1, "only the $disconnect");
+        }),
+        row("HS-19", "D", "D-subproto", "the 101 has the one subprotocol that the function returned").anywhere(
+            |bed| async move {
+                let header = json!({"Sec-WebSocket-Protocol": "myprotocol"});
+                chooses_myprotocol(&bed, json!({"statusCode": 200, "headers": header})).await;
+            },
+        ),
+        row(
+            "HS-20",
+            "O",
+            "serverless-offline#1176; aws-lambda-graphql#65",
+            "without one from the function the 101 has none",
+        )
+        .anywhere(|bed| async move {
+            let client = offer(&bed, json!({"statusCode": 200})).await;
+            assert_eq!((client.reply.status, client.reply.header("sec-websocket-protocol")), (101, None));
+        }),
+        row("HS-21", "I", "1.4", "the function may write the header's name in lower case").anywhere(|bed| async move {
+            let header = json!({"sec-websocket-protocol": "myprotocol"});
+            chooses_myprotocol(&bed, json!({"statusCode": 200, "headers": header})).await;
+        }),
+        row("HS-22", "O", "chalice PR #1768", "no other header and no body of $connect reaches the client").anywhere(
+            |bed| async move {
+                let headers = json!({"Set-Cookie": "a=b", "X-Foo": "bar"});
+                let client = offer(&bed, json!({"statusCode": 200, "headers": headers, "body": "secret"})).await;
+                let reply = &client.reply;
+                let seen = (reply.status, reply.header("set-cookie"), reply.header("x-foo"), reply.body.as_str());
+                assert_eq!(seen, (101, None, None, ""));
+            },
+        ),
+        row("HS-23", "I", "D-proxyout (merge rule)", "the subprotocol may be in multiValueHeaders").anywhere(
+            |bed| async move {
+                let header = json!({"Sec-WebSocket-Protocol": ["myprotocol"]});
+                chooses_myprotocol(&bed, json!({"statusCode": 200, "multiValueHeaders": header})).await;
+            },
+        ),
+        row("HS-24", "O", "D-auth sample", "identity of a client without User-Agent has only sourceIp").anywhere(
+            |bed| async move {
+                let event = bed.connect().await.ask(&json!({"action": "echo"})).await;
+                let identity = event["requestContext"]["identity"].as_object().unwrap();
+                assert_eq!(identity.keys().collect::<Vec<_>>(), ["sourceIp"]);
+            },
+        ),
+        row("HS-25", "O", "websockets#1065", "an offer of permessage-deflate harms nothing [deflate]").anywhere(
+            |bed| async move {
+                let offer = [("Sec-WebSocket-Extensions", "permessage-deflate; client_max_window_bits")];
+                let client = bed.handshake("", &offer).await;
+                assert_eq!(client.reply.status, 101);
+                if bed.is_ours() {
+                    assert_eq!(client.reply.header("sec-websocket-extensions"), None);
+                    bed.connect_with("", &offer).await;
+                }
+            },
+        ),
+        row("HS-26", "D+I", "D-limits", "a URL of more than 4096 characters is a 4xx and reaches no function")
+            .anywhere(|bed| async move {
+                let token = bed.token();
+                let status = status(&bed, &format!("?{token}={}", "x".repeat(4096))).await;
+                assert!((400..500).contains(&status), "{status}");
+                bed.assert_invoked(&token, &[]).await;
+            }),
+        row("HS-27", "D+O", "D-endpoint; aws-sdk-net#1860", "a disabled default endpoint is a 403")
+            .untold("neither stack nor test bed can disable an endpoint"),
+        row(
+            "HS-28",
+            "D+O",
+            "D-limits; ServerlessNetworkingClients#3",
+            "handshakes above the rate are 429 and reach nothing",
+        )
+        .ours(FLAGS, |_| async move {
+            let bed = Bed::ours(&["--connection-rate", "2"]).await;
+            let mut seen = Vec::new();
+            for _ in 0..6 {
+                seen.push(status(&bed, "").await);
+            }
+            assert!(seen.contains(&101) && seen.contains(&429), "{seen:?}");
+            assert!(seen.iter().all(|status| [101, 429].contains(status)), "{seen:?}");
+            let connected = seen.iter().filter(|status| **status == 101).count();
+            bed.stack().logged(connected, &["\"routeKey\":\"$connect\""]).await;
+            assert_eq!(bed.events("\"routeKey\":\"$connect\"").len(), connected);
+        }),
+        row("HS-29", "I", "4.1", "a refused client gets no $disconnect, and its connection is gone").ours(
+            LOG,
+            |bed| async move {
+                for query in
+                    [connect_returns(&json!({"statusCode": 403})), "?do=error".to_owned(), "?do=exit".to_owned()]
+                {
+                    let token = bed.token();
+                    assert_ne!(status(&bed, &format!("{query}&{token}=1")).await, 101);
+                    let event = bed.event_with(&token).await;
+                    let id = event["requestContext"]["connectionId"].as_str().unwrap();
+                    bed.assert_gone("POST", id).await;
+                    bed.assert_invoked(id, &[]).await;
+                }
+            },
+        ),
+        row("HS-30", "?", "none", "a client that leaves meanwhile does not stop $connect [abort_during_connect]").ours(
+            FLAGS,
+            |_| async move {
+                for (knob, disconnects) in [("silent", false), ("disconnect", true)] {
+                    let bed = Bed::ours(&["--abort-during-connect", knob]).await;
+                    let folder = tempfile::tempdir().unwrap();
+                    let touch = folder.path().join("began");
+                    let query = format!("?do=sleep&ms=500&touch={}", crate::bed::encoded(touch.to_str().unwrap()));
+                    let path = format!("{}{query}", bed.endpoint.stage_path);
+                    let tcp = bed.endpoint.request(&path, &[]).await;
+                    while !touch.exists() {
+                        tokio::time::sleep(Duration::from_millis(10)).await;
+                    }
+                    drop(tcp);
+                    let event = bed.event_with("began").await;
+                    let id = event["requestContext"]["connectionId"].as_str().unwrap();
+                    if disconnects {
+                        let event = bed.event(id, "$disconnect").await;
+                        assert_eq!(event["requestContext"]["disconnectStatusCode"], 1006);
+                    } else {
+                        tokio::time::sleep(Duration::from_millis(700)).await;
+                        bed.assert_invoked(id, &[]).await;
+                    }
+                    bed.assert_gone("GET", id).await;
+                }
+            },
+        ),
+        row("HS-31", "D+O", "L-apigw; terraform-aws-apigateway-v2#8", "a $connect that Lambda does not admit is a 500")
+            .untold("the stack lets throttled events wait, and has no permissions to invoke"),
+        row("HS-32", "D", "L-env", "two clients at once have two ids, and two processes if they overlap").ours(
+            LOG,
+            |bed| async move {
+                let began = Instant::now();
+                let sleep = || bed.connect_with("?do=sleep&ms=1000", &[]);
+                let (one, two) = tokio::join!(sleep(), sleep());
+                assert_ne!(one.id, two.id);
+                assert!(began.elapsed() < Duration::from_millis(1900), "one after the other: {:?}", began.elapsed());
+            },
+        ),
+    ]
+}

@@ -1,0 +1,195 @@
+//! The conformance suite: what clients, functions and callers of `@connections` see of a WebSocket API, row by row of
+//! the contract, on real processes and from outside.
+//!
+//! One trial per row, named by its id, by how well AWS's behaviour is known, and by its claim. `TARGET=wss://…/dev` (an
+//! environment variable or an argument) points the rows that can be told anywhere at an endpoint which runs
+//! `tests/fixture/conformance.yml`, and deploys nothing; without it they run on stacks of our own. At the end stands the
+//! scoreboard, with what was not tried and why.
+
+#![expect(clippy::unwrap_used, reason = "a helper that fails should fail its row, like an assertion in the row itself")]
+#![expect(clippy::print_stdout, reason = "the scoreboard is the program's output")]
+#![expect(unreachable_pub, reason = "in a test binary nothing is reachable, and `pub` is what its modules share")]
+
+mod authorizers;
+mod bad_input;
+mod bed;
+#[expect(dead_code, reason = "the other end to end tests use the rest")]
+#[path = "../e2e/client.rs"]
+mod client;
+mod clients;
+mod events;
+mod functions;
+mod handshake;
+mod management;
+mod order;
+mod quotas;
+mod responses;
+mod routing;
+#[expect(dead_code, reason = "the other end to end tests use the rest")]
+#[path = "../e2e/stack.rs"]
+mod stack;
+mod table;
+mod wire;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use libtest_mimic::{Arguments, Failed, Trial};
+use tokio::runtime::Runtime;
+use tokio::sync::OnceCell;
+
+use bed::Bed;
+use table::{Row, Seen, Way};
+use wire::Endpoint;
+
+/// How long a row may take.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+/// Rows mostly wait, so more of them run at a time than there are processors.
+const THREADS: usize = 12;
+
+/// What all rows share.
+struct Suite {
+    rows: Vec<Row>,
+    /// Somebody else's endpoint.
+    target: Option<Endpoint>,
+    /// The endpoint of rows that need none of their own.
+    shared: OnceCell<Arc<Bed>>,
+    seen: Mutex<BTreeMap<&'static str, Seen>>,
+    runtime: Runtime,
+}
+
+impl Suite {
+    /// Tries a row.
+    fn attempt(self: &Arc<Self>, row: &Row) -> Seen {
+        let check = match &row.way {
+            Way::Untold(why) => return Seen::Untried((*why).to_owned()),
+            Way::Ours(why, _) if self.target.is_some() => return Seen::Untried((*why).to_owned()),
+            Way::Proved(_) if self.target.is_some() => {
+                return Seen::Untried("seen from inside our stack only".to_owned());
+            }
+            Way::Proved(by) => {
+                return match by.iter().find(|test| !is_test(test)) {
+                    Some(missing) => Seen::Failed(format!("there is no test {missing}")),
+                    None => Seen::Proved(by),
+                };
+            }
+            Way::Anywhere(_) if self.target.is_some() && row.is_unresolved() => {
+                return Seen::Untried("AWS's behaviour is unknown, and only our knob is checked".to_owned());
+            }
+            Way::Anywhere(check) | Way::Ours(_, check) => check.clone(),
+        };
+        let suite = self.clone();
+        self.runtime.block_on(async {
+            let attempt = tokio::spawn(async move {
+                let bed = suite.shared.get_or_init(|| suite.share()).await.clone();
+                check(bed).await;
+            });
+            match tokio::time::timeout(PATIENCE, attempt).await {
+                Ok(Ok(())) => Seen::Expected,
+                Ok(Err(panic)) if self.target.is_some() && row.is_inferred() => Seen::Observed(message(panic)),
+                Ok(Err(panic)) => Seen::Failed(message(panic)),
+                Err(_) => Seen::Failed(format!("it took more than {PATIENCE:?}")),
+            }
+        })
+    }
+
+    async fn share(&self) -> Arc<Bed> {
+        Arc::new(match &self.target {
+            Some(endpoint) => Bed::elsewhere(endpoint.clone()),
+            None => Bed::ours(&[]).await,
+        })
+    }
+}
+
+fn main() {
+    let (target, arguments) = arguments();
+    if let [_, command, id, endpoint @ ..] = arguments.as_slice()
+        && command == management::POST
+    {
+        let endpoint = endpoint.first().map(String::as_str);
+        return Runtime::new().unwrap().block_on(management::post_as_configured(id, endpoint)).unwrap();
+    }
+    let mut arguments = Arguments::from_iter(arguments);
+    arguments.test_threads.get_or_insert(THREADS);
+    let groups = [
+        handshake::rows(),
+        events::rows(),
+        routing::rows(),
+        responses::rows(),
+        management::rows(),
+        quotas::rows(),
+        authorizers::rows(),
+        functions::rows(),
+        order::rows(),
+        clients::rows(),
+        bad_input::rows(),
+    ];
+    let suite = Arc::new(Suite {
+        rows: groups.into_iter().flatten().collect(),
+        target,
+        shared: OnceCell::new(),
+        seen: Mutex::default(),
+        runtime: Runtime::new().unwrap(),
+    });
+    let trials = (0..suite.rows.len()).map(|index| trial(&suite, index, &arguments)).collect();
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    if !arguments.list {
+        let seen = suite.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let target = suite.target.as_ref().map_or_else(|| "our own stack".to_owned(), Endpoint::ws);
+        print!("{}", table::scoreboard(&target, &suite.rows, &seen));
+    }
+    if let Some(suite) = Arc::into_inner(suite)
+        && let Some(bed) = suite.shared.into_inner().and_then(Arc::into_inner)
+    {
+        suite.runtime.block_on(bed.stop());
+    }
+    conclusion.exit();
+}
+
+/// The trial of a row. One that is not tried is `ignored`, with its reason in the scoreboard.
+fn trial(suite: &Arc<Suite>, index: usize, arguments: &Arguments) -> Trial {
+    let row = &suite.rows[index];
+    let untold = matches!(row.way, Way::Untold(_)) || (suite.target.is_some() && !matches!(row.way, Way::Anywhere(_)));
+    let (name, suite) = (row.name(), suite.clone());
+    if untold && arguments.filter.as_ref().is_none_or(|filter| name.contains(filter)) {
+        suite.seen.lock().unwrap().insert(row.id, suite.attempt(row));
+    }
+    let run = move || {
+        let row = &suite.rows[index];
+        let seen = suite.attempt(row);
+        suite.seen.lock().unwrap().insert(row.id, seen.clone());
+        match seen {
+            Seen::Failed(what) => Err(Failed::from(format!("{what} (source: {})", row.source))),
+            _ => Ok(()),
+        }
+    };
+    Trial::test(name, run).with_ignored_flag(untold)
+}
+
+/// The target, and the arguments for the test runner.
+#[expect(clippy::disallowed_methods, reason = "what to test is said where make says it")]
+fn arguments() -> (Option<Endpoint>, Vec<String>) {
+    let (targets, arguments): (Vec<_>, Vec<_>) = std::env::args().partition(|it| it.starts_with("TARGET="));
+    let argument = targets.last().map(|it| it["TARGET=".len()..].to_owned());
+    let target = argument.or_else(|| std::env::var("TARGET").ok()).filter(|it| !it.is_empty());
+    let parse = |url: String| Endpoint::parse(&url).unwrap_or_else(|| panic!("TARGET={url} is not ws(s)://host/stage"));
+    (target.map(parse), arguments)
+}
+
+/// Whether the source has this test, `{file}::{name}`.
+fn is_test(test: &str) -> bool {
+    let (file, name) = test.split_once("::").unwrap();
+    let source = std::fs::read_to_string(stack::root().join(file)).unwrap_or_default();
+    source.split("#[tokio::test").skip(1).chain(source.split("#[test]").skip(1)).any(|part| {
+        let signature = part.lines().find(|line| line.contains("fn ")).unwrap_or_default();
+        signature.contains(&format!("fn {name}("))
+    })
+}
+
+fn message(panic: tokio::task::JoinError) -> String {
+    let payload = panic.into_panic();
+    let text = payload.downcast_ref::<String>().cloned();
+    text.or_else(|| payload.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap_or_default()
+}

@@ -1,0 +1,153 @@
+//! OR: order, concurrency and the life of connections.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::bed::{Bed, echo_returns};
+use crate::stack::binaries;
+use crate::table::{LOG, Row, SERVICE, row};
+use crate::wire::CLOSE;
+
+pub fn rows() -> Vec<Row> {
+    vec![
+        row("OR-01", "D", "D-integ", "a message does not wait for the function of the one before").anywhere(
+            |bed| async move {
+                let mut client = bed.connect().await;
+                client.send(&json!({"action": "echo", "do": "sleep", "ms": 1500})).await;
+                client.send(&echo_returns(&json!({"statusCode": 200, "body": "fast"}))).await;
+                assert_eq!(client.hears().await, "fast");
+                assert!(client.hears_json().await["pid"].is_u64(), "the slow one");
+            },
+        ),
+        row("OR-02", "D", "D-integ", "replies come as functions end, not as messages were sent").anywhere(
+            |bed| async move {
+                let mut client = bed.connect().await;
+                // All processes are there before it counts.
+                for pause in [800; 4] {
+                    client.send(&json!({"action": "echo", "do": "sleep", "ms": pause})).await;
+                }
+                for _ in 0..4 {
+                    client.hears().await;
+                }
+                let began = Instant::now();
+                for pause in [1200, 0, 800, 400] {
+                    client.send(&json!({"action": "echo", "do": "sleep", "ms": pause})).await;
+                }
+                let mut ends = Vec::new();
+                for _ in 0..4 {
+                    client.hears().await;
+                    ends.push(began.elapsed());
+                }
+                assert!(ends[0] < Duration::from_millis(1200) && ends[3] >= Duration::from_millis(1200), "{ends:?}");
+                assert!(ends[3] < Duration::from_millis(2400), "one after the other: {ends:?}");
+            },
+        ),
+        row("OR-03", "D", "D-connect", "a message's function sees what $connect wrote")
+            .proved(&["tests/e2e/chat.rs::a_user_can_write_to_their_own_devices"]),
+        row("OR-04", "I", "3.3", "of a message and a close at once both functions run").ours(LOG, |bed| async move {
+            let mut client = bed.connect().await;
+            client.send(&json!({"action": "sendMessage"})).await;
+            client.frame(true, CLOSE, b"").await;
+            bed.event(&client.id, "sendMessage").await;
+            bed.event(&client.id, "$disconnect").await;
+        }),
+        row("OR-05", "I", "D-connect; MG-05", "a function's post to a sender that has left is a 410").ours(
+            "the fixture's POST is not really signed",
+            |bed| async move {
+                let mut client = bed.connect().await;
+                client.send(&json!({"action": "sendMessage", "do": "post", "ms": 500, "data": "late"})).await;
+                client.close(1000, "").await;
+                let seen = bed.stack().logged(1, &[r#""fixture":"post""#, &client.id]).await;
+                assert!(seen[0].contains(r#""status":"410""#), "{seen:?}");
+            },
+        ),
+        row("OR-06", "D", "D-connect", "where $disconnect is lost the next post tells by a 410").proved(&[
+            "tests/e2e/failures.rs::a_receiver_that_vanished_without_disconnect_is_forgotten_at_the_next_message",
+        ]),
+        row("OR-07", "I", "9.1", "no close has two $disconnects").ours(LOG, |bed| async move {
+            let mut client = bed.connect().await;
+            let close = async {
+                client.frame(true, CLOSE, b"").await;
+                client.closed().await
+            };
+            let id = bed.connect().await.id;
+            // Closed from both sides at once.
+            tokio::join!(close, bed.call("DELETE", &id, b""));
+            let id = client.id.clone();
+            bed.call("DELETE", &id, b"").await;
+            bed.event(&id, "$disconnect").await;
+            bed.assert_invoked(&id, &["echo", "$disconnect"]).await;
+        }),
+        row("OR-08", "D", "D-connect", "while $disconnect runs the connection is gone already").ours(
+            SERVICE,
+            |_| async move {
+                let slow = "disconnect:\n    handler: fixture\n    \
+                        environment: {FIXTURE_COMMAND: '{\"do\":\"sleep\",\"ms\":3000}'}";
+                let bed = Bed::edited(&[("disconnect:\n    handler: fixture", slow)], &[]).await;
+                let mut client = bed.connect().await;
+                client.frame(true, CLOSE, b"").await;
+                bed.event(&client.id, "$disconnect").await;
+                let began = Instant::now();
+                bed.assert_gone("GET", &client.id).await;
+                bed.assert_gone("POST", &client.id).await;
+                assert!(began.elapsed() < Duration::from_secs(2));
+            },
+        ),
+        row("OR-09", "I", "K410", "no connection id comes twice in 200 connections").anywhere(|bed| async move {
+            let mut ids = BTreeSet::new();
+            for _ in 0..20 {
+                let connects = (0..10).map(|_| bed.connect());
+                for mut client in futures_util::future::join_all(connects).await {
+                    assert!(ids.insert(client.id.clone()), "{} came twice", client.id);
+                    client.frame(true, CLOSE, b"").await;
+                }
+            }
+        }),
+        row("OR-10", "D", "K410", "who connects again has a new id, and the old one stays gone").anywhere(
+            |bed| async move {
+                let mut client = bed.connect().await;
+                client.close(1000, "").await;
+                bed.gone(&client.id).await;
+                assert_ne!(bed.connect().await.id, client.id);
+                bed.assert_gone("POST", &client.id).await;
+            },
+        ),
+        row("OR-11", "O+I", "chalice tests/aws", "replacing a function's binary loses no message and closes nothing")
+            .ours("it replaces a binary", |_| async move {
+                let folder = tempfile::tempdir().unwrap();
+                let binary = folder.path().join("fixture");
+                std::fs::copy(binaries().join("fixture"), &binary).unwrap();
+                let bed = Bed::ours(&["--binaries", folder.path().to_str().unwrap()]).await;
+                let mut client = bed.connect().await;
+                for number in 0..40 {
+                    if number == 20 {
+                        // As a build does it: a new file in the old one's place.
+                        let new = folder.path().join("new");
+                        std::fs::copy(binaries().join("fixture"), &new).unwrap();
+                        std::fs::rename(&new, &binary).unwrap();
+                    }
+                    client.send(&echo_returns(&json!({"statusCode": 200, "body": number.to_string()}))).await;
+                    assert_eq!(client.hears().await, number.to_string());
+                }
+            }),
+        row("OR-12", "I", "9.1", "a broadcast to many of which some are gone reaches the others").anywhere(
+            |bed| async move {
+                let clients = futures_util::future::join_all((0..20).map(|_| bed.connect())).await;
+                let (gone, mut open): (Vec<_>, Vec<_>) = clients.into_iter().enumerate().partition(|(n, _)| n % 3 == 0);
+                let gone: Vec<_> = gone.into_iter().map(|(_, client)| client.id).collect();
+                for id in &gone {
+                    bed.call("DELETE", id, b"").await;
+                }
+                let ids: Vec<_> =
+                    open.iter().map(|(_, client)| client.id.clone()).chain(gone.iter().cloned()).collect();
+                let statuses = futures_util::future::join_all(ids.iter().map(|id| bed.post(id, "news"))).await;
+                assert_eq!(statuses.iter().filter(|status| **status == 410).count(), gone.len());
+                for (_, client) in &mut open {
+                    assert_eq!(client.hears().await, "news");
+                }
+            },
+        ),
+    ]
+}

@@ -1,0 +1,183 @@
+//! QT: limits, and how connections end.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::bed::Bed;
+use crate::table::{FLAGS, LOG, Row, row};
+use crate::wire::{BINARY, CLOSE, Client, PING, TEXT};
+
+const FRAME: usize = 32_768;
+const MESSAGE: usize = 131_072;
+
+/// The idle timeout of rows about it. What keeps a connection open comes in a fraction of it.
+const IDLE: Duration = Duration::from_millis(1500);
+const IDLE_FLAG: &str = "1500ms";
+const FRACTION: Duration = Duration::from_millis(300);
+
+/// A message of this many bytes whose function tells its length.
+pub fn text_of(bytes: usize) -> String {
+    let empty = json!({"action": "echo", "do": "length", "x": ""}).to_string();
+    json!({"action": "echo", "do": "length", "x": "x".repeat(bytes - empty.len())}).to_string()
+}
+
+fn frames(text: &str) -> Vec<&[u8]> {
+    text.as_bytes().chunks(FRAME).collect()
+}
+
+/// That the client is closed with this code, no route has run since it connected, and $disconnect tells the same.
+async fn closes(bed: &Bed, client: &mut Client, code: u16) {
+    assert_eq!(client.closed().await, Some(code));
+    if bed.is_ours() {
+        let event = bed.event(&client.id, "$disconnect").await;
+        assert_eq!(event["requestContext"]["disconnectStatusCode"], code);
+    }
+    bed.assert_invoked(&client.id, &["echo", "$disconnect"]).await;
+    bed.assert_gone("POST", &client.id).await;
+}
+
+/// How long the client's connection is open while `act` is done to it every fraction of the idle timeout.
+async fn open_for<F: Future<Output = Client>>(mut client: Client, act: impl Fn(Client) -> F) -> Duration {
+    let began = Instant::now();
+    let most = IDLE * 3;
+    while began.elapsed() < most {
+        client = act(client).await;
+        match tokio::time::timeout(FRACTION, crate::wire::read_frame(&mut client.tcp)).await {
+            Ok(Ok(frame)) if frame.opcode == CLOSE => {
+                assert_eq!(frame.payload[..2], 1001_u16.to_be_bytes());
+                return began.elapsed();
+            }
+            Ok(Err(error)) => panic!("TCP ended without a close frame: {error}"),
+            _ => {}
+        }
+    }
+    most
+}
+
+pub fn rows() -> Vec<Row> {
+    vec![
+        row("QT-01", "D", "D-limits", "a message of 128 KB in frames of 32 KB is accepted").anywhere(
+            |bed| async move {
+                let mut client = bed.connect().await;
+                client.fragments(&frames(&text_of(MESSAGE))).await;
+                assert_eq!(client.hears().await, MESSAGE.to_string());
+            },
+        ),
+        row("QT-02", "D", "D-limits; D-integ", "a message of a byte more closes with 1009 and reaches no route")
+            .anywhere(|bed| async move {
+                let mut client = bed.connect().await;
+                client.fragments(&frames(&text_of(MESSAGE + 1))).await;
+                closes(&bed, &mut client, 1009).await;
+            }),
+        row("QT-03", "D", "D-limits; D-integ", "a frame of more than 32 KB closes with 1009 and reaches no route")
+            .anywhere(|bed| async move {
+                let mut client = bed.connect().await;
+                client.text(&text_of(FRAME + 1)).await;
+                closes(&bed, &mut client, 1009).await;
+            }),
+        row("QT-04", "D", "D-limits", "a frame of 32 KB is accepted").anywhere(|bed| async move {
+            let mut client = bed.connect().await;
+            client.text(&text_of(FRAME)).await;
+            assert_eq!(client.hears().await, FRAME.to_string());
+        }),
+        row("QT-05", "D", "D-overview; D-limits", "an idle connection is closed with 1001").ours(
+            FLAGS,
+            |_| async move {
+                let bed = Bed::ours(&["--idle-timeout", "500ms"]).await;
+                let mut client = bed.connect().await;
+                let began = Instant::now();
+                let end = client.closed_with_reason().await;
+                assert_eq!(end, (Some(1001), "Going away".to_owned()));
+                assert!(began.elapsed() > Duration::from_millis(400), "{:?}", began.elapsed());
+                assert_eq!(bed.event(&client.id, "$disconnect").await["requestContext"]["disconnectStatusCode"], 1001);
+            },
+        ),
+        row("QT-06", "D", "D-limits", "messages of the client keep its connection open").ours(FLAGS, |_| async move {
+            let bed = Bed::ours(&["--idle-timeout", IDLE_FLAG]).await;
+            let client = bed.connect().await;
+            let open = open_for(client, |mut client| async {
+                client.send(&json!({"action": "sendMessage"})).await;
+                client
+            });
+            assert!(open.await > IDLE * 2);
+        }),
+        row(
+            "QT-07",
+            "O",
+            "hotsock documentation; subscriptionless#3",
+            "posts to the client keep it open [idle_counts]",
+        )
+        .ours(FLAGS, |_| async move {
+            for (knob, kept) in [("both", true), ("inbound", false)] {
+                let bed = Arc::new(Bed::ours(&["--idle-timeout", IDLE_FLAG, "--idle-counts", knob]).await);
+                let open = open_for(bed.connect().await, |client| {
+                    let bed = bed.clone();
+                    async move {
+                        bed.post(&client.id, "are you there").await;
+                        client
+                    }
+                });
+                assert_eq!(open.await > IDLE * 2, kept, "{knob}");
+            }
+        }),
+        row("QT-08", "?", "sources disagree", "pings alone do not keep a connection open [ping_resets_idle]").ours(
+            FLAGS,
+            |_| async move {
+                let ping = |mut client: Client| async {
+                    client.frame(true, PING, b"").await;
+                    client
+                };
+                let bed = Bed::ours(&["--idle-timeout", IDLE_FLAG]).await;
+                assert!(open_for(bed.connect().await, ping).await < IDLE * 2);
+                let bed = Bed::ours(&["--idle-timeout", IDLE_FLAG, "--ping-resets-idle"]).await;
+                assert!(open_for(bed.connect().await, ping).await > IDLE * 2);
+            },
+        ),
+        row("QT-09", "D", "D-overview; D-limits", "a connection is closed with 1001 at its age, whatever its traffic")
+            .ours(FLAGS, |_| async move {
+                let bed = Bed::ours(&["--connection-duration", IDLE_FLAG]).await;
+                let open = open_for(bed.connect().await, |mut client| async {
+                    client.send(&json!({"action": "sendMessage"})).await;
+                    client
+                });
+                let open = open.await;
+                assert!(open > IDLE / 2 && open < IDLE * 2, "{open:?}");
+            }),
+        row("QT-10", "I", "2.3", "after the gateway's close $disconnect has its code, and the connection is gone")
+            .ours(LOG, |bed| async move {
+                let mut client = bed.connect().await;
+                client.frame(true, BINARY, b"x").await;
+                closes(&bed, &mut client, 1003).await;
+            }),
+        row("QT-11", "D", "D-overview", "too many messages of one client close with 1008")
+            .untold("when AWS does so is unknown, and the stack never does"),
+        row("QT-12", "I", "D-overview", "a stack that ends closes with 1012 or 1001").ours(FLAGS, |_| async move {
+            let bed = Bed::ours(&[]).await;
+            let mut client = bed.connect().await;
+            let (code, ()) = tokio::join!(client.closed(), bed.stop());
+            assert!(matches!(code, Some(1012 | 1001)), "{code:?}");
+        }),
+        row("QT-13", "D", "D-overview", "an error of the gateway itself closes with 1011")
+            .untold("nothing from outside makes the gateway fail"),
+        row("QT-14", "I", "RFC 6455", "invalid UTF-8 closes with 1007 and reaches no route").anywhere(
+            |bed| async move {
+                let mut client = bed.connect().await;
+                client.frame(true, TEXT, b"{\"action\":\"echo\xff\"}").await;
+                closes(&bed, &mut client, 1007).await;
+            },
+        ),
+        row("QT-15", "I", "RFC 6455", "a frame without a mask closes with 1002 and reaches no route").anywhere(
+            |bed| async move {
+                let mut client = bed.connect().await;
+                client.raw(b"\x81\x05hello").await;
+                closes(&bed, &mut client, 1002).await;
+            },
+        ),
+        row("QT-16", "I", "RFC 6455", "a close frame is echoed, and TCP ends").anywhere(|bed| async move {
+            let mut client = bed.connect().await;
+            assert_eq!(client.close(4001, "bye").await, Some(4001));
+        }),
+    ]
+}

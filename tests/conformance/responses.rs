@@ -1,0 +1,238 @@
+//! RS: what becomes of a function's result.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::bed::{Bed, echo_returns};
+use crate::table::{FLAGS, LOG, Row, SERVICE, row};
+use crate::wire::{CLOSE, Client};
+
+const INTERNAL: &str = "Internal server error";
+
+/// That this message is answered with an error frame about the client's own connection, which stays open.
+async fn fails(client: &mut Client, message: &Value, text: &str) -> Value {
+    let frame = client.ask(message).await;
+    assert_eq!((&frame["message"], &frame["connectionId"]), (&json!(text), &json!(client.id)), "{frame}");
+    assert_eq!(client.ask(&json!({"action": "echo"})).await["requestContext"]["routeKey"], "echo");
+    frame
+}
+
+/// A message to the one-way route whose function returns `response`.
+fn sends(response: &Value) -> Value {
+    json!({"action": "sendMessage", "do": "respond", "response": response})
+}
+
+fn process(environment: &Value) -> u64 {
+    environment["pid"].as_u64().unwrap()
+}
+
+pub fn rows() -> Vec<Row> {
+    vec![
+        row("RS-01", "D", "D-integ", "a one-way route sends nothing of a 200").anywhere(|bed| async move {
+            let mut client = bed.connect().await;
+            client.send(&sends(&json!({"statusCode": 200, "body": "secret"}))).await;
+            client.hears_nothing().await;
+        }),
+        row("RS-02", "D", "D-routeresp", "a two-way route sends the body as it is").anywhere(|bed| async move {
+            let mut client = bed.connect().await;
+            client.send(&echo_returns(&json!({"statusCode": 200, "body": "pong"}))).await;
+            assert_eq!(client.hears().await, "pong");
+            client.hears_nothing().await;
+        }),
+        row("RS-03", "D+O", "D-routeresp; plugin PR #18", "a two-way route sends no headers").anywhere(
+            |bed| async move {
+                let mut client = bed.connect().await;
+                client
+                    .send(&echo_returns(&json!({"statusCode": 200, "headers": {"X-Foo": "bar"}, "body": "pong"})))
+                    .await;
+                assert_eq!(client.hears().await, "pong");
+                client.hears_nothing().await;
+            },
+        ),
+        row("RS-04", "O", "serverless#6816", "a two-way route sends an empty message when there is no body").anywhere(
+            |bed| async move {
+                let mut client = bed.connect().await;
+                client.send(&echo_returns(&json!({"statusCode": 200}))).await;
+                assert_eq!(client.hears().await, "");
+            },
+        ),
+        row("RS-05", "O", "yai333#2", "a two-way route sends the body of a 500, too").anywhere(|bed| async move {
+            let mut client = bed.connect().await;
+            client.send(&echo_returns(&json!({"statusCode": 500, "body": "broken"}))).await;
+            assert_eq!(client.hears().await, "broken");
+        }),
+        row(
+            "RS-06",
+            "O",
+            "simple-websockets-chat-app#42",
+            "the sender is told of a handler's error, and stays connected",
+        )
+        .anywhere(|bed| async move {
+            fails(&mut bed.connect().await, &json!({"action": "boom"}), INTERNAL).await;
+        }),
+        row("RS-07", "O+S", "S 8.2", "the sender is told of a panic, and the process serves on").ours(
+            SERVICE,
+            |_| async move {
+                // One execution environment, so that the process is the same if it lives.
+                let bed = Bed::ours(&["--max-environments", "1"]).await;
+                let mut client = bed.connect().await;
+                let before = client.ask(&json!({"action": "echo", "do": "environment"})).await;
+                fails(&mut client, &json!({"action": "echo", "do": "panic"}), INTERNAL).await;
+                let after = client.ask(&json!({"action": "echo", "do": "environment"})).await;
+                assert_eq!(process(&before), process(&after));
+            },
+        ),
+        row("RS-08", "O+D", "RIE; 4.2", "the sender is told of an exit, and the next message has a new process").ours(
+            FLAGS,
+            |_| async move {
+                let bed = Bed::ours(&["--max-environments", "1"]).await;
+                let mut client = bed.connect().await;
+                let before = client.ask(&json!({"action": "echo", "do": "environment"})).await;
+                fails(&mut client, &json!({"action": "echo", "do": "exit"}), INTERNAL).await;
+                let after = client.ask(&json!({"action": "echo", "do": "environment"})).await;
+                assert_ne!(process(&before), process(&after));
+            },
+        ),
+        row("RS-09", "I", "L-apigw; RIE", "the sender is told of a function's timeout, and the process is killed")
+            .anywhere(|bed| async move {
+                let mut client = bed.connect().await;
+                let began = Instant::now();
+                fails(&mut client, &json!({"action": "nap", "do": "sleep", "ms": 60_000}), INTERNAL).await;
+                assert!(began.elapsed() >= Duration::from_secs(1), "{:?}", began.elapsed());
+            }),
+        row("RS-10", "O", "chalice#1406", "the sender is told of the integration timeout, and the function goes on")
+            .ours(FLAGS, |_| async move {
+                let bed = Bed::ours(&["--integration-timeout", "300ms"]).await;
+                let mut client = bed.connect().await;
+                let began = Instant::now();
+                // It posts when its time is long over: proof that it went on.
+                client.send(&json!({"action": "echo", "do": "post", "ms": 1500, "data": "late"})).await;
+                let frame = client.hears_json().await;
+                assert_eq!(frame["message"], "Endpoint request timed out");
+                assert!(began.elapsed() >= Duration::from_millis(300), "{:?}", began.elapsed());
+                assert!(began.elapsed() < Duration::from_millis(1500), "{:?}", began.elapsed());
+                assert_eq!(client.hears().await, "late");
+                client.hears_nothing().await;
+            }),
+        row(
+            "RS-11",
+            "O",
+            "middyjs/middy#1219",
+            "an unknown member makes a response malformed, on a one-way route, too",
+        )
+        .anywhere(|bed| async move {
+            let response = json!({"statusCode": 200, "foo": 1});
+            let mut client = bed.connect().await;
+            fails(&mut client, &sends(&response), INTERNAL).await;
+            fails(&mut client, &echo_returns(&response), INTERNAL).await;
+        }),
+        row("RS-12", "D+O", "D-proxyout; bref PR #773", "a body that is no text makes a response malformed").anywhere(
+            |bed| async move {
+                let mut client = bed.connect().await;
+                fails(&mut client, &echo_returns(&json!({"statusCode": 200, "body": {}})), INTERNAL).await;
+            },
+        ),
+        row("RS-13", "?", "none", "a response without statusCode is malformed [missing_status_code]").ours(
+            FLAGS,
+            |bed| async move {
+                for response in [json!({}), json!({"body": "text"})] {
+                    fails(&mut bed.connect().await, &echo_returns(&response), INTERNAL).await;
+                }
+                let bed = Bed::ours(&["--missing-status-code", "ok"]).await;
+                let mut client = bed.connect().await;
+                client.send(&echo_returns(&json!({"body": "text"}))).await;
+                assert_eq!(client.hears().await, "text");
+            },
+        ),
+        row("RS-14", "I", "D-proxyout", "a null response is malformed").anywhere(|bed| async move {
+            fails(&mut bed.connect().await, &echo_returns(&json!(null)), INTERNAL).await;
+        }),
+        row("RS-15", "?", "D-integ", "a one-way route is silent about a well-formed 400 [oneway_error_status]").ours(
+            FLAGS,
+            |bed| async move {
+                let mut client = bed.connect().await;
+                client.send(&sends(&json!({"statusCode": 400}))).await;
+                client.hears_nothing().await;
+                let bed = Bed::ours(&["--oneway-error-status", "error-frame"]).await;
+                fails(&mut bed.connect().await, &sends(&json!({"statusCode": 400})), INTERNAL).await;
+            },
+        ),
+        row("RS-16", "S", "S 4.2", "what Rust's ApiGatewayProxyResponse becomes is well formed").anywhere(
+            |bed| async move {
+                let text =
+                    r#"{"statusCode":200,"headers":{},"multiValueHeaders":{},"body":"ok","isBase64Encoded":false}"#;
+                let mut client = bed.connect().await;
+                client.send(&echo_returns(&serde_json::from_str(text).unwrap())).await;
+                assert_eq!(client.hears().await, "ok");
+            },
+        ),
+        row("RS-17", "O", "aws-cdk#18208", "a gateway that may not invoke is an Internal server error")
+            .untold("the stack has no permissions to invoke"),
+        row("RS-18", "D", "L-apigw", "a failing function is not invoked again").ours(LOG, |bed| async move {
+            let mut client = bed.connect().await;
+            fails(&mut client, &json!({"action": "boom"}), INTERNAL).await;
+            bed.assert_invoked(&client.id, &["boom", "echo", "echo"]).await;
+        }),
+        row("RS-19", "O", "simple-websockets-chat-app#42", "the error frame's bytes are those that were seen")
+            .anywhere(|bed| async move {
+                let mut client = bed.connect().await;
+                client.send(&json!({"action": "boom"})).await;
+                let text = client.hears().await;
+                let frame: Value = serde_json::from_str(&text).unwrap();
+                let (id, request_id) = (&client.id, frame["requestId"].as_str().unwrap());
+                let bytes =
+                    format!(r#"{{"message": "{INTERNAL}", "connectionId":"{id}", "requestId":"{request_id}"}}"#);
+                assert_eq!(text, bytes);
+            }),
+        row("RS-20", "I", "4.2", "the error frame's requestId is that of the event").ours(LOG, |bed| async move {
+            let mut client = bed.connect().await;
+            let frame = fails(&mut client, &json!({"action": "boom"}), INTERNAL).await;
+            assert_eq!(bed.event(&client.id, "boom").await["requestContext"]["requestId"], frame["requestId"]);
+        }),
+        row("RS-21", "I", "D-protect", "a message above the rate is told Too Many Requests [throttle_frame]").ours(
+            FLAGS,
+            |_| async move {
+                for knob in ["too-many-requests", "none"] {
+                    let flags = ["--request-rate", "0", "--request-burst", "2", "--throttle-frame", knob];
+                    let bed = Bed::ours(&flags).await;
+                    let mut client = bed.connect().await;
+                    client.ask(&json!({"action": "echo"})).await;
+                    client.send(&json!({"action": "echo"})).await;
+                    if knob == "none" {
+                        client.hears_nothing().await;
+                    } else {
+                        let frame = client.hears_json().await;
+                        assert_eq!(frame["message"], "Too Many Requests");
+                        assert_eq!(frame["connectionId"], json!(client.id));
+                    }
+                    bed.assert_invoked(&client.id, &["echo", "echo"]).await;
+                }
+            },
+        ),
+        row("RS-22", "D", "D-connect", "nobody hears of a failing $disconnect, and it is not invoked again").ours(
+            SERVICE,
+            |_| async move {
+                let failing =
+                    "disconnect:\n    handler: fixture\n    environment: {FIXTURE_COMMAND: '{\"do\":\"error\"}'}";
+                let bed = Bed::edited(&[("disconnect:\n    handler: fixture", failing)], &[]).await;
+                let mut client = bed.connect().await;
+                assert_eq!(client.close(1000, "").await, Some(1000));
+                bed.event(&client.id, "$disconnect").await;
+                bed.assert_invoked(&client.id, &["echo", "$disconnect"]).await;
+                bed.connect().await;
+            },
+        ),
+        row("RS-23", "I", "4.2", "the result for a sender that has left is dropped").anywhere(|bed| async move {
+            let mut client = bed.connect().await;
+            client.send(&json!({"action": "echo", "do": "sleep", "ms": 500})).await;
+            client.frame(true, CLOSE, b"").await;
+            // Only the echo of the close frame, and the end.
+            assert_eq!(client.closed().await, None);
+            tokio::time::sleep(Duration::from_millis(600)).await;
+            let kinds = [bed.connect().await.id.clone(), client.id.clone()];
+            assert_eq!(BTreeSet::from(kinds).len(), 2, "and the API serves on");
+        }),
+    ]
+}

@@ -1,0 +1,189 @@
+//! RT: which function a message reaches.
+
+use serde_json::{Value, json};
+
+use crate::bed::Bed;
+use crate::table::{LOG, Row, SERVICE, row};
+use crate::wire::{BINARY, Client, PING, PONG, masked};
+
+const EXPRESSION: &str = "$request.body.action";
+
+/// The route that takes this text and tells its event.
+async fn route(client: &mut Client, text: &str) -> String {
+    client.text(text).await;
+    client.hears_json().await["requestContext"]["routeKey"].as_str().unwrap().to_owned()
+}
+
+/// That each of these goes to `$default`, as it is.
+async fn go_to_default(bed: &Bed, texts: &[&str]) {
+    let mut client = bed.connect().await;
+    for text in texts {
+        client.text(text).await;
+        let event = client.hears_json().await;
+        assert_eq!((&event["requestContext"]["routeKey"], &event["body"]), (&json!("$default"), &json!(text)));
+    }
+}
+
+/// The route of `message` in an API with this route selection expression.
+async fn selected(expression: &str, message: Value) -> String {
+    let bed = Bed::edited(&[(EXPRESSION, expression)], &[]).await;
+    let mut client = bed.handshake("", &[]).await;
+    route(&mut client, &message.to_string()).await
+}
+
+pub fn rows() -> Vec<Row> {
+    vec![
+        row("RT-01", "D", "D-routes", "a message reaches the function of its route, once").ours(
+            LOG,
+            |bed| async move {
+                let mut client = bed.connect().await;
+                client.send(&json!({"action": "sendMessage"})).await;
+                bed.event(&client.id, "sendMessage").await;
+                bed.assert_invoked(&client.id, &["echo", "sendMessage"]).await;
+            },
+        ),
+        row("RT-02", "D", "D-routes", "an unknown action goes to $default")
+            .anywhere(|bed| async move { go_to_default(&bed, &[r#"{"action":"unknown"}"#]).await }),
+        row("RT-03", "D", "D-routes", "JSON without an action goes to $default")
+            .anywhere(|bed| async move { go_to_default(&bed, &[r#"{"foo":1}"#]).await }),
+        row("RT-04", "D", "D-routes", "text that is not JSON goes to $default")
+            .anywhere(|bed| async move { go_to_default(&bed, &["hello"]).await }),
+        row("RT-05", "D", "D-routeresp", "an empty text goes to $default")
+            .anywhere(|bed| async move { go_to_default(&bed, &[""]).await }),
+        row("RT-06", "I", "D-routes", "an empty action and a null one go to $default").anywhere(|bed| async move {
+            go_to_default(&bed, &[r#"{"action":""}"#, r#"{"action":null}"#]).await;
+        }),
+        row("RT-07", "O", "chalice tests/aws", "a bare number goes to $default")
+            .anywhere(|bed| async move { go_to_default(&bed, &["42"]).await }),
+        row("RT-26", "I", "D-routes", "an array, a string and a boolean go to $default")
+            .anywhere(|bed| async move { go_to_default(&bed, &["[1,2]", r#""x""#, "true"]).await }),
+        row("RT-08", "D", "D-routes", "route keys are case-sensitive")
+            .anywhere(|bed| async move { go_to_default(&bed, &[r#"{"action":"Echo"}"#]).await }),
+        row("RT-09", "I", "3.1", "the actions $connect and $disconnect go to $default").anywhere(|bed| async move {
+            go_to_default(&bed, &[r#"{"action":"$connect"}"#, r#"{"action":"$disconnect"}"#]).await;
+        }),
+        row("RT-10", "I", "3.1", "the action $default goes to $default")
+            .anywhere(|bed| async move { go_to_default(&bed, &[r#"{"action":"$default"}"#]).await }),
+        row("RT-11", "O", "WSCAT; simple-websockets-chat-app#24", "without $default the gateway answers Forbidden")
+            .ours(SERVICE, |_| async move {
+                let bed = without_default().await;
+                let mut client = bed.connect().await;
+                client.send(&json!({"action": "unknown"})).await;
+                let text = client.hears().await;
+                let frame: Value = serde_json::from_str(&text).unwrap();
+                let (id, request_id) = (&client.id, frame["requestId"].as_str().unwrap());
+                let bytes = format!(r#"{{"message": "Forbidden", "connectionId":"{id}", "requestId":"{request_id}"}}"#);
+                assert_eq!(text, bytes);
+                bed.assert_invoked(&client.id, &["echo"]).await;
+            }),
+        row("RT-12", "O", "WSCAT", "after that the connection is open, and a good message is routed").ours(
+            SERVICE,
+            |_| async move {
+                let bed = without_default().await;
+                let mut client = bed.connect().await;
+                assert_eq!(client.ask(&json!({"action": "unknown"})).await["message"], "Forbidden");
+                assert_eq!(route(&mut client, r#"{"action":"echo"}"#).await, "echo");
+            },
+        ),
+        row("RT-13", "D", "D-routes", "${request.body.service}/${request.body.action} selects chat/join").ours(
+            SERVICE,
+            |_| async move {
+                let message = json!({"service": "chat", "action": "join"});
+                let expression = "${request.body.service}/${request.body.action}";
+                assert_eq!(selected(expression, message).await, "chat/join");
+            },
+        ),
+        row("RT-14", "D", "D-routes", "what the expression does not find is the empty text").ours(
+            SERVICE,
+            |_| async move {
+                let expression = "${request.body.action}-${request.body.invalidPath}";
+                assert_eq!(selected(expression, json!({"action": "join"})).await, "join-");
+            },
+        ),
+        row("RT-15", "D", "D-routes", "$request.body.data.room selects by a nested value").ours(
+            SERVICE,
+            |_| async move {
+                let message = json!({"data": {"room": "room1234"}});
+                assert_eq!(selected("$request.body.data.room", message).await, "room1234");
+            },
+        ),
+        row("RT-16", "D", "D-routes", "$request.body.type selects by another member").ours(SERVICE, |_| async move {
+            assert_eq!(selected("$request.body.type", json!({"type": "subscribe"})).await, "subscribe");
+        }),
+        row("RT-17", "I", "D-routes (stringified)", "the action 1 selects the route 1").anywhere(|bed| async move {
+            assert_eq!(route(&mut bed.connect().await, r#"{"action":1}"#).await, "1");
+        }),
+        row("RT-18", "D", "D-routes", "the action [\"a\",\"b\"] selects the route [a, b]").anywhere(|bed| async move {
+            assert_eq!(route(&mut bed.connect().await, r#"{"action":["a","b"]}"#).await, "[a, b]");
+        }),
+        row("RT-19", "D", "D-binary", "a binary frame closes with 1003 and reaches no route").anywhere(
+            |bed| async move {
+                let mut client = bed.connect().await;
+                client.frame(true, BINARY, br#"{"action":"echo"}"#).await;
+                assert_eq!(client.closed().await, Some(1003));
+                if bed.is_ours() {
+                    bed.event(&client.id, "$disconnect").await;
+                }
+                bed.assert_invoked(&client.id, &["echo", "$disconnect"]).await;
+            },
+        ),
+        row(
+            "RT-20",
+            "I",
+            "RFC 6455; compiler-explorer/infra#2229",
+            "a ping is answered with its payload, by no function",
+        )
+        .anywhere(|bed| async move {
+            let mut client = bed.connect().await;
+            client.frame(true, PING, b"are you there").await;
+            let pong = client.receive().await;
+            assert_eq!((pong.opcode, pong.payload.as_slice()), (PONG, &b"are you there"[..]));
+            bed.assert_invoked(&client.id, &["echo"]).await;
+        }),
+        row("RT-21", "D", "D-integ; D-limits", "four frames of 32 KB are one message, with a ping between them")
+            .anywhere(|bed| async move {
+                let mut client = bed.connect().await;
+                let text = crate::quotas::text_of(131_072);
+                let parts: Vec<_> = text.as_bytes().chunks(32_768).collect();
+                client.frame(false, crate::wire::TEXT, parts[0]).await;
+                client.raw(&masked(true, PING, b"between")).await;
+                for part in &parts[1..3] {
+                    client.frame(false, crate::wire::CONTINUATION, part).await;
+                }
+                client.frame(true, crate::wire::CONTINUATION, parts[3]).await;
+                assert_eq!(client.receive().await.opcode, PONG);
+                assert_eq!(client.hears().await, "131072");
+            }),
+        row("RT-22", "O", "localstack#7153", "$connect and $disconnect run whatever the expression names").ours(
+            SERVICE,
+            |_| async move {
+                let bed = Bed::edited(&[(EXPRESSION, "$request.body.nothing")], &[]).await;
+                let mut client = bed.connect().await;
+                client.close(1000, "").await;
+                bed.event(&client.id, "$connect").await;
+                bed.event(&client.id, "$disconnect").await;
+            },
+        ),
+        row(
+            "RT-23",
+            "?",
+            "one README capture contradicts",
+            "JSON with an unquoted key goes to $default [lenient_json]",
+        )
+        .ours("our default is checked; the knob does not exist", |bed| async move {
+            go_to_default(&bed, &[r#"{"action":"echo", body:"x"}"#]).await;
+        }),
+        row("RT-24", "I", "usual JSON parsers", "of a repeated key the last value selects").anywhere(
+            |bed| async move {
+                assert_eq!(route(&mut bed.connect().await, r#"{"action":"a","action":"echo"}"#).await, "echo");
+            },
+        ),
+        row("RT-25", "D", "D-integ", "a body that its route's model refuses is answered Bad request body")
+            .untold("serverless.yml has no models of WebSocket routes"),
+    ]
+}
+
+async fn without_default() -> Bed {
+    let route = "websocket: {route: $default, routeResponseSelectionExpression: $default}";
+    Bed::edited(&[(route, "websocket: other")], &[]).await
+}
