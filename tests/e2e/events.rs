@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
-use switchboard_local::lambda::{Configuration, Function, Settings};
+use switchboard_local::lambda::{Configuration, Credentials, Function, Settings};
 use tokio::sync::Semaphore;
 
 use crate::stack::{Stack, binaries, root, table_name, text};
@@ -39,6 +39,7 @@ fn function(stack: &Stack, binary: &str, variables: &[(&str, &str)]) -> Function
         max_environments: 1,
         concurrency: Arc::new(Semaphore::new(1)),
         faults: Arc::default(),
+        credentials: Credentials::default(),
         settings: Settings::default(),
     })
     .unwrap()
@@ -109,6 +110,7 @@ async fn a_function_without_its_configuration_says_what_is_missing_and_ends() {
         max_environments: 1,
         concurrency: Arc::new(Semaphore::new(1)),
         faults: Arc::default(),
+        credentials: Credentials::default(),
         settings: Settings::default(),
     });
     let error = function.unwrap().invoke("{}".into()).await.unwrap_err();

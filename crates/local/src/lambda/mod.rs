@@ -63,11 +63,13 @@ pub struct Configuration {
     pub concurrency: Arc<Semaphore>,
     /// Of which [`Chance::Kill`](crate::faults::Chance::Kill) is the functions'.
     pub faults: Arc<Faults>,
+    /// What it signs its calls with.
+    pub credentials: Credentials,
     /// How its execution environments live.
     pub settings: Settings,
 }
 
-/// What a function signs its calls of AWS with.
+/// What calls of AWS are signed with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Credentials {
     /// `AWS_ACCESS_KEY_ID`.
@@ -78,11 +80,19 @@ pub struct Credentials {
     pub session_token: String,
 }
 
-/// Those of every function.
+/// Those of a developer.
 impl Default for Credentials {
     fn default() -> Self {
         let local = || "local".to_owned();
         Self { access_key_id: local(), secret_access_key: local(), session_token: local() }
+    }
+}
+
+impl Credentials {
+    /// Those of the function with this key.
+    #[must_use]
+    pub fn of(function_key: &str) -> Self {
+        Self { access_key_id: format!("local-{function_key}"), ..Self::default() }
     }
 }
 
