@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help run publish build test conformance lint fmt check package deploy remove logs test-release test-deploy clean
+.PHONY: help run publish build test conformance soak lint fmt check package deploy remove logs test-release test-deploy clean
 
 # Which deployment, where, and for which processors: arm64 or x86_64.
 STAGE ?= dev
@@ -39,6 +39,10 @@ test-release: package tests/clients/node_modules infra/node_modules ## Run the e
 
 test-deploy: package target/venv/test-deploy ## Lint the deployment, then deploy it to an imitation of AWS
 	target/venv/test-deploy/bin/pytest -q tests/deploy
+
+# Two sockets a connection, both on this machine.
+soak: build ## Two thousand connections, faults and an account at the end; SECONDS=60
+	ulimit -n 16384 && cargo test -p switchboard-tests --test soak -- --seconds $(or $(SECONDS),60)
 
 lint: ## Clippy, warnings are errors
 	cargo clippy --workspace --all-targets -- -D warnings

@@ -1,12 +1,9 @@
 //! EV: what functions are told.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
-use std::time::Duration;
+use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
-use switchboard_local::lambda::{Configuration, Function, Settings};
-use tokio::sync::Semaphore;
+use switchboard_local::lambda::{Configuration, Function};
 
 use crate::bed::Bed;
 use crate::stack::{binaries, root};
@@ -107,21 +104,10 @@ fn common_log_seconds(text: &str) -> i64 {
 fn disconnect() -> Function {
     let names = ["CONNECTIONS_TABLE", "TOPICS_TABLE", "EVENTS_TABLE", "AWS_ENDPOINT_URL_APIGATEWAYMANAGEMENTAPI"];
     let nowhere = "http://127.0.0.1:9/dev".to_owned();
-    Function::new(Configuration {
-        key: "disconnect".to_owned(),
-        name: "disconnect".to_owned(),
-        handler: "disconnect".to_owned(),
-        binary: binaries().join("disconnect"),
-        memory_size_mb: 128,
-        timeout: Duration::from_secs(10),
-        region: "us-east-1".to_owned(),
-        environment: names.map(|name| (name.to_owned(), nowhere.clone())).into(),
-        endpoints: BTreeMap::new(),
-        max_environments: 1,
-        concurrency: Arc::new(Semaphore::new(1)),
-        faults: Arc::default(),
-        settings: Settings::default(),
-    })
+    Function::new(Configuration::of(
+        binaries().join("disconnect"),
+        names.map(|name| (name.to_owned(), nowhere.clone())).into(),
+    ))
     .unwrap()
 }
 

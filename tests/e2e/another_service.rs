@@ -1,5 +1,6 @@
 //! The local stack runs a service that it has never heard of, and shows a client how its functions fail.
 
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
 
 use crate::client::Client;
@@ -60,10 +61,16 @@ async fn faults_on_demand_reach_functions_and_gateway() {
 async fn an_authorizer_decides_who_connects_and_functions_hear_of_it() {
     let stack = Stack::with(&["--config", "tests/fixture/authorizer.yml"]).await;
     let url = |query: &str| format!("ws://{}/test?{query}", stack.gateway);
-    // Without an identity the authorizer is not asked; and what it says without `do=authorize` is no policy.
-    assert_eq!(Client::connect(&url("do=authorize")).await.err(), Some(401));
+    let allow = json!({"do": "respond", "response": {
+        "principalId": "fixture",
+        "policyDocument": {"Statement": [{"Effect": "Allow", "Action": "execute-api:Invoke", "Resource": "{methodArn}"}]},
+        "context": {"userId": "7"},
+    }});
+    let allow = format!("authorizer={}", utf8_percent_encode(&allow.to_string(), NON_ALPHANUMERIC));
+    // Without an identity the authorizer is not asked; and what it answers without being told is no policy.
+    assert_eq!(Client::connect(&url(&allow)).await.err(), Some(401));
     assert_eq!(Client::connect(&url("user=7")).await.err(), Some(500));
-    let mut client = Client::connect(&url("do=authorize&user=7")).await.unwrap();
+    let mut client = Client::connect(&url(&format!("{allow}&user=7"))).await.unwrap();
     client.send(json!({"hello": "there"})).await;
     for line in stack.logged(2, &["hello |", "fixture"]).await {
         let expected = json!({"principalId": "fixture", "userId": "7"});

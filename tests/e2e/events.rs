@@ -1,12 +1,10 @@
 //! Events as AWS sends them, handed to the real function binaries by a Runtime API.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
-use switchboard_local::lambda::{Configuration, Function, Settings};
-use tokio::sync::Semaphore;
+use switchboard_local::lambda::{Configuration, Function};
 
 use crate::stack::{Stack, binaries, root, table_name, text};
 
@@ -26,22 +24,8 @@ fn function(stack: &Stack, binary: &str, variables: &[(&str, &str)]) -> Function
         .map(pair),
     );
     environment.extend(variables.iter().map(|(name, value)| pair((name, (*value).to_owned()))));
-    Function::new(Configuration {
-        key: binary.to_owned(),
-        name: binary.to_owned(),
-        handler: binary.to_owned(),
-        binary: binaries().join(binary),
-        memory_size_mb: 256,
-        timeout: Duration::from_secs(10),
-        region: "us-east-1".to_owned(),
-        environment,
-        endpoints: BTreeMap::new(),
-        max_environments: 1,
-        concurrency: Arc::new(Semaphore::new(1)),
-        faults: Arc::default(),
-        settings: Settings::default(),
-    })
-    .unwrap()
+    let timeout = Duration::from_secs(10);
+    Function::new(Configuration { timeout, ..Configuration::of(binaries().join(binary), environment) }).unwrap()
 }
 
 /// Invokes a function with a recorded event and returns its status.
@@ -96,21 +80,7 @@ async fn a_recorded_message_of_a_connection_that_is_gone_succeeds() {
 
 #[tokio::test]
 async fn a_function_without_its_configuration_says_what_is_missing_and_ends() {
-    let function = Function::new(Configuration {
-        key: "connect".to_owned(),
-        name: "connect".to_owned(),
-        handler: "connect".to_owned(),
-        binary: binaries().join("connect"),
-        memory_size_mb: 256,
-        timeout: Duration::from_secs(10),
-        region: "us-east-1".to_owned(),
-        environment: BTreeMap::new(),
-        endpoints: BTreeMap::new(),
-        max_environments: 1,
-        concurrency: Arc::new(Semaphore::new(1)),
-        faults: Arc::default(),
-        settings: Settings::default(),
-    });
+    let function = Function::new(Configuration::of(binaries().join("connect"), BTreeMap::new()));
     let error = function.unwrap().invoke("{}".into()).await.unwrap_err();
     assert_eq!(error.error_type, "Runtime.ExitError");
 }

@@ -130,13 +130,21 @@ async fn throttled_and_failing_posts_are_tried_again() {
 
 /// Our serverless.yml, with another time-out for every function.
 pub fn hurried(timeout_s: u32) -> tempfile::TempDir {
-    let folder = tempfile::tempdir().unwrap();
-    let ours = std::fs::read_to_string(root().join("serverless.yml")).unwrap();
+    let folder = copied();
+    let path = folder.path().join("serverless.yml");
+    let ours = std::fs::read_to_string(&path).unwrap();
     let line = |line: &str| match line.trim_start().starts_with("timeout:") {
         true => format!("{}timeout: {timeout_s}\n", &line[..line.find("timeout:").unwrap()]),
         false => format!("{line}\n"),
     };
-    std::fs::write(folder.path().join("serverless.yml"), ours.lines().map(line).collect::<String>()).unwrap();
+    std::fs::write(&path, ours.lines().map(line).collect::<String>()).unwrap();
+    folder
+}
+
+/// A copy of our serverless.yml and of what it includes.
+pub fn copied() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::copy(root().join("serverless.yml"), folder.path().join("serverless.yml")).unwrap();
     std::fs::create_dir(folder.path().join("infra")).unwrap();
     for entry in std::fs::read_dir(root().join("infra")).unwrap().map(Result::unwrap) {
         if entry.file_type().unwrap().is_file() {

@@ -13,6 +13,7 @@ mod client;
 mod deployment;
 mod events;
 mod failures;
+mod iam;
 mod lifecycle;
 mod mistakes;
 mod proxy;

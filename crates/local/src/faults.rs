@@ -22,14 +22,18 @@ use crate::terminal;
 pub struct Settings {
     /// Make something go wrong, with a probability from 0 to 1 or for a time; may be repeated.
     ///
-    /// With a probability: lost-disconnect, half-open, gone, throttle, error, hang, kill. With a time: post-delay,
-    /// disconnect-delay, message-delay.
+    /// With a probability: lost-disconnect, half-open, gone, throttle, error, hang, kill, dynamodb-throttle, unprocessed,
+    /// transaction-conflict, duplicate-stream-record. With a time: post-delay, disconnect-delay, message-delay,
+    /// stream-delay.
     ///
     /// lost-disconnect: $disconnect does not run.
     /// half-open: should the client vanish, that is not noticed; posts to it succeed until it has been idle for too long.
     /// gone, throttle, error, hang: a POST to @connections is answered with 410, 429 or 500, or not at all.
     /// kill: the process of a function is killed, before or after it has done its work.
-    /// post-delay, disconnect-delay: every POST, every $disconnect is that late.
+    /// dynamodb-throttle, transaction-conflict: a call, a transaction of a function is refused by DynamoDB.
+    /// unprocessed: a part of a function's BatchWriteItem is left to be written again.
+    /// duplicate-stream-record: a batch of a stream is delivered twice.
+    /// post-delay, disconnect-delay, stream-delay: every POST, every $disconnect, every batch of a stream is that late.
     /// message-delay: every message is handed on up to that late, so that messages overtake each other.
     #[arg(long = "fault", value_name = "KIND=VALUE", verbatim_doc_comment)]
     pub faults: Vec<Fault>,
@@ -55,6 +59,14 @@ pub enum Chance {
     Hang,
     /// A function's process is killed.
     Kill,
+    /// A call of a function is answered with `ProvisionedThroughputExceededException`.
+    DynamodbThrottle,
+    /// A `BatchWriteItem` of a function leaves some of its writes unprocessed, and does at least one.
+    Unprocessed,
+    /// A transaction of a function is cancelled because of another one.
+    TransactionConflict,
+    /// A batch of a stream is delivered twice; the second answer counts.
+    DuplicateStreamRecord,
 }
 
 /// A fault that makes something late.
@@ -66,6 +78,8 @@ pub enum Delay {
     DisconnectDelay,
     /// Every message, by up to this time.
     MessageDelay,
+    /// Every delivery of a stream's batch, by this time.
+    StreamDelay,
 }
 
 /// One `--fault`.
@@ -142,6 +156,16 @@ impl Faults {
         strikes
     }
 
+    /// Decides whether a fault strikes a part of `count` things, and how many: neither none nor all of them.
+    #[must_use]
+    pub fn strikes_part(&self, chance: Chance, count: usize) -> Option<usize> {
+        if count < 2 || !self.strikes(chance) {
+            return None;
+        }
+        let (_, decisions) = self.chances.get(&chance)?;
+        Some(decisions.lock().unwrap_or_else(PoisonError::into_inner).random.usize(1..count))
+    }
+
     /// Decides between two ways in which a fault that has struck can show.
     #[must_use]
     pub fn second_way(&self, chance: Chance) -> bool {
@@ -207,6 +231,18 @@ mod tests {
         assert!(sequence(&settings(0, &["gone=1"]), Chance::Gone).iter().all(|strikes| *strikes));
         assert!(!sequence(&settings(0, &["gone=0"]), Chance::Gone).contains(&true));
         assert!(!sequence(&settings(0, &[]), Chance::Gone).contains(&true));
+    }
+
+    #[test]
+    fn a_part_is_neither_nothing_nor_all() {
+        let faults = Faults::new(&settings(7, &["unprocessed=1"]));
+        let parts: Vec<_> = (0..100).map(|_| faults.strikes_part(Chance::Unprocessed, 3).unwrap()).collect();
+        assert!(
+            parts.contains(&1) && parts.contains(&2) && parts.iter().all(|part| (1..3).contains(part)),
+            "{parts:?}"
+        );
+        assert_eq!(faults.strikes_part(Chance::Unprocessed, 1), None);
+        assert_eq!(faults.strikes_part(Chance::Gone, 3), None);
     }
 
     #[test]

@@ -5,7 +5,9 @@
 
 mod duration;
 pub mod faults;
+mod front;
 pub mod gateway;
+pub mod iam;
 pub mod lambda;
 pub mod service;
 pub mod stack;

@@ -35,6 +35,9 @@ struct Arguments {
     /// Where the functions' binaries are, each named like its `handler` [default: the folder of this program].
     #[arg(long, value_name = "DIR")]
     binaries: Option<PathBuf>,
+    /// Let every function do everything, whatever its role says.
+    #[arg(long)]
+    no_iam: bool,
     /// The most execution environments of one function at a time; further events wait their turn.
     #[arg(long, default_value_t = 16, value_name = "N")]
     max_environments: usize,
@@ -87,8 +90,8 @@ async fn main() -> ExitCode {
 }
 
 async fn run(arguments: Arguments) -> Result<(), Box<dyn Error>> {
-    let service =
-        Service::load(&arguments.config, &service::Options { stage: arguments.stage, environment: environment() })?;
+    let options = service::Options { stage: arguments.stage, environment: environment(), no_iam: arguments.no_iam };
+    let service = Service::load(&arguments.config, &options)?;
     let binaries = match arguments.binaries {
         Some(folder) => folder,
         None => std::env::current_exe()?.parent().map(PathBuf::from).unwrap_or_default(),

@@ -9,7 +9,9 @@ use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, oneshot};
 
 use crate::faults::{self, Faults};
+use crate::front::Front;
 use crate::gateway::{self, Api, Authorizer, Gateway, Integration};
+use crate::iam::{Caller, Callers};
 use crate::lambda::{self, Function};
 use crate::service::{self, LogFormat, Service};
 use crate::stream::{Mappings, StreamError};
@@ -74,9 +76,11 @@ pub struct Stack {
     tables: Tables,
     gateway_listener: TcpListener,
     dynamodb_listener: TcpListener,
+    front: Front,
+    front_listener: TcpListener,
     /// Where the gateway listens.
     pub gateway_address: SocketAddr,
-    /// Where DynamoDB listens.
+    /// Where DynamoDB listens for everybody but the functions, whose calls are checked elsewhere.
     pub dynamodb_address: SocketAddr,
 }
 
@@ -89,10 +93,11 @@ impl Stack {
     pub async fn new(service: &Service, options: &Options) -> Result<Self, Error> {
         let (gateway_listener, gateway_address) = listen(options.port, "--port").await?;
         let (dynamodb_listener, dynamodb_address) = listen(options.dynamodb_port, "--dynamodb-port").await?;
+        let (front_listener, front_address) = listen(0, "--dynamodb-port").await?;
         let tables = Tables::open(options.data_dir.as_deref(), &service.tables)?;
 
         let mut endpoints = BTreeMap::from([
-            ("AWS_ENDPOINT_URL_DYNAMODB".to_owned(), format!("http://{dynamodb_address}")),
+            ("AWS_ENDPOINT_URL_DYNAMODB".to_owned(), format!("http://{front_address}")),
             (
                 "AWS_ENDPOINT_URL_APIGATEWAYMANAGEMENTAPI".to_owned(),
                 format!("http://{gateway_address}/{}", service.stage),
@@ -109,6 +114,7 @@ impl Stack {
             let concurrency = concurrency.unwrap_or_else(|| unreserved.clone());
             let configuration = lambda::Configuration {
                 faults: faults.clone(),
+                credentials: lambda::Credentials::of(key),
                 ..configuration(key, function, service, options, &endpoints, concurrency)
             };
             functions.insert(key.as_str(), Arc::new(Function::new(configuration)?));
@@ -120,6 +126,9 @@ impl Stack {
             integration: integration(&authorizer.function),
             identity_sources: authorizer.identity_sources.clone(),
         });
+        let callers = callers(service);
+        let developers = lambda::Credentials::default();
+        let of_functions = service.functions.keys().map(|key| lambda::Credentials::of(key));
         let api = Api {
             api_id: service::API_ID.to_owned(),
             arn: format!("arn:aws:execute-api:{}:{}:{}", service.region, service::ACCOUNT_ID, service::API_ID),
@@ -127,11 +136,13 @@ impl Stack {
             route_selection_expression: service.route_selection_expression.clone(),
             routes,
             two_way: service.two_way_routes.iter().cloned().collect(),
-            credentials: vec![lambda::Credentials::default()],
+            credentials: of_functions.chain([developers]).collect(),
+            callers: callers.clone(),
             authorizer,
         };
-        let gateway = Gateway::new(api, options.gateway.clone(), faults);
-        let mappings = Mappings::open(service, &functions, &tables, options.data_dir.as_deref())?;
+        let front = Front::new(dynamodb_address, &service.region, callers, faults.clone());
+        let gateway = Gateway::new(api, options.gateway.clone(), faults.clone());
+        let mappings = Mappings::open(service, &functions, &tables, options.data_dir.as_deref(), &faults)?;
         let functions = functions.into_values().collect();
         Ok(Self {
             gateway,
@@ -140,6 +151,8 @@ impl Stack {
             tables,
             gateway_listener,
             dynamodb_listener,
+            front,
+            front_listener,
             gateway_address,
             dynamodb_address,
         })
@@ -155,18 +168,29 @@ impl Stack {
         let (stop, stopped) = oneshot::channel::<()>();
         let dynamodb = self.tables.serve(self.dynamodb_listener, async { drop(stopped.await) });
         let dynamodb = tokio::spawn(dynamodb);
+        let front = tokio::spawn(self.front.serve(self.front_listener));
         let mappings = self.mappings.start();
         let served = self.gateway.serve(self.gateway_listener, shutdown).await;
         mappings.shutdown().await;
         for function in &self.functions {
             function.shutdown().await;
         }
+        front.abort();
         drop(stop);
         if let Ok(result) = dynamodb.await {
             result?;
         }
         served.map_err(Error::Gateway)
     }
+}
+
+/// The functions as they sign their calls.
+fn callers(service: &Service) -> Callers {
+    let caller = |(key, function): (&String, &service::Function)| {
+        let caller = Caller { function: key.clone(), session: function.name.clone(), role: function.role.clone() };
+        (lambda::Credentials::of(key).access_key_id, caller)
+    };
+    Callers(service.functions.iter().map(caller).collect())
 }
 
 async fn listen(port: u16, flag: &'static str) -> Result<(TcpListener, SocketAddr), Error> {
@@ -205,6 +229,7 @@ fn configuration(
         max_environments: options.max_environments,
         concurrency,
         faults: Arc::default(),
+        credentials: lambda::Credentials::default(),
         settings: options.lambda.clone(),
     }
 }

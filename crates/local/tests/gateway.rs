@@ -19,6 +19,7 @@ use switchboard_local::gateway::knobs::{
     Sigv4, ThrottleFrame,
 };
 use switchboard_local::gateway::{Api, Authorizer, Gateway, Integration, Settings};
+use switchboard_local::iam::Callers;
 use switchboard_local::lambda::FunctionError;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
@@ -148,6 +149,7 @@ impl Script {
             routes: self.routes,
             two_way: self.two_way,
             credentials: Vec::new(),
+            callers: Callers::default(),
             authorizer: self.authorizer,
         };
         let gateway = Gateway::new(api, self.settings, Arc::new(Faults::new(&self.faults)));

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use futures_util::future::{join, join_all};
 use serde_json::{Value, json};
 use switchboard_local::faults::{self, Faults};
-use switchboard_local::lambda::{Configuration, Function, FunctionError, Settings};
+use switchboard_local::lambda::{Configuration, Credentials, Function, FunctionError, Settings};
 use tokio::sync::Semaphore;
 
 #[tokio::test]
@@ -442,6 +442,7 @@ fn configuration() -> Configuration {
         max_environments: 10,
         concurrency: Arc::new(Semaphore::new(1000)),
         faults: Arc::default(),
+        credentials: Credentials::default(),
         settings: Settings::default(),
     }
 }

@@ -236,6 +236,30 @@ async fn a_thousand_puts_by_one_writer_arrive_once_and_in_order_per_key() {
     }
 }
 
+#[tokio::test]
+async fn a_duplicated_batch_comes_twice_and_the_next_one_after_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let arguments = ["--max-environments", "1", "--fault", "duplicate-stream-record=1"];
+    let stack = Stack::run(folder.path(), &arguments, "batchSize: 1").await;
+    for id in ["a", "b"] {
+        stack.put(json!({"id": {"S": id}})).await;
+    }
+    let batches = stack.delivered(4).await;
+    assert_eq!(ids(&batches.concat()), ["a", "a", "b", "b"]);
+    assert_eq!(sequence_number(&batches[0][0]), sequence_number(&batches[1][0]));
+}
+
+#[tokio::test]
+async fn a_delayed_batch_comes_later_and_is_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    let delay = Duration::from_millis(300);
+    let stack = Stack::run(folder.path(), &["--fault", "stream-delay=300ms"], "batchSize: 10").await;
+    let put = std::time::Instant::now();
+    stack.put(json!({"id": {"S": "a"}})).await;
+    assert_eq!(ids(&stack.delivered(1).await.concat()), ["a"]);
+    assert!(put.elapsed() >= delay, "{:?}", put.elapsed());
+}
+
 fn sequence_number(record: &Value) -> &str {
     record["dynamodb"]["SequenceNumber"].as_str().unwrap()
 }

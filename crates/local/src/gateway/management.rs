@@ -2,7 +2,8 @@
 //!
 //! Implements "Use @connections commands in your backend service" and the operations of the service model
 //! `apigatewaymanagementapi` (2018-11-29), with headers and bodies as recorded. SDKs tell errors apart by the header
-//! `x-amzn-errortype` alone, so every error has one. Calls must be signed (`signature.rs`); there are no permissions.
+//! `x-amzn-errortype` alone, so every error has one. Calls must be signed (`signature.rs`), and
+//! allowed by the role of the function that signed them.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -15,6 +16,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use jiff::Timestamp;
 use percent_encoding::percent_decode_str;
+use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use super::Gateway;
@@ -24,6 +26,7 @@ use super::id::Id;
 use super::knobs::{IdValidation, NonUtf8Post, PostToPending, Sigv4};
 use super::signature::{self, SignatureError};
 use crate::faults::{Chance, Delay};
+use crate::iam::Denial;
 
 const ERROR_TYPE: HeaderName = HeaderName::from_static("x-amzn-errortype");
 
@@ -56,6 +59,8 @@ enum Refusal {
     Internal,
     /// Another stage, or none.
     Forbidden,
+    /// The caller's role does not allow it.
+    AccessDenied(Denial),
     /// Not signed as it should be; [`SignatureError::Missing`] also when it is not one of the three methods (inferred,
     /// from what REST APIs do).
     Signature(SignatureError),
@@ -69,7 +74,7 @@ impl Refusal {
             Self::PayloadTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::LimitExceeded => StatusCode::TOO_MANY_REQUESTS,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
-            Self::Forbidden | Self::Signature(_) => StatusCode::FORBIDDEN,
+            Self::Forbidden | Self::AccessDenied(_) | Self::Signature(_) => StatusCode::FORBIDDEN,
         }
     }
 
@@ -81,6 +86,7 @@ impl Refusal {
             Self::LimitExceeded => "LimitExceededException",
             Self::Internal => "InternalServerErrorException",
             Self::Forbidden => "ForbiddenException",
+            Self::AccessDenied(_) => "AccessDeniedException",
             Self::Signature(error) => error.error_type(),
         }
     }
@@ -97,6 +103,7 @@ impl fmt::Display for Refusal {
             Self::LimitExceeded => f.write_str("Too Many Requests"),
             Self::Internal => f.write_str("Internal server error"),
             Self::Forbidden => f.write_str("Forbidden"),
+            Self::AccessDenied(denial) => denial.fmt(f),
             Self::Signature(error) => error.fmt(f),
         }
     }
@@ -106,9 +113,11 @@ pub(super) async fn respond(gateway: &Arc<Gateway>, request: Request<Incoming>, 
     let mut response = call(gateway, request, path).await.unwrap_or_else(|refusal| {
         let body = match refusal.to_string() {
             message if message.is_empty() => Bytes::new(),
-            message => serde_json::json!({ "message": message }).to_string().into(),
+            // Recorded with a capital letter, unlike all others.
+            message if matches!(refusal, Refusal::AccessDenied(_)) => json!({ "Message": message }).to_string().into(),
+            message => json!({ "message": message }).to_string().into(),
         };
-        let mut response = json(refusal.status(), body);
+        let mut response = answer(refusal.status(), body);
         response.headers_mut().insert(ERROR_TYPE, HeaderValue::from_static(refusal.error_type()));
         response
     });
@@ -146,6 +155,10 @@ async fn call(gateway: &Gateway, request: Request<Incoming>, path: &Path) -> Res
     if ![Method::POST, Method::GET, Method::DELETE].contains(&request.method) {
         return Err(Refusal::Signature(SignatureError::Missing));
     }
+    let caller = signature::access_key_id(&request.headers, request.uri.query());
+    let resource = format!("{}/{stage}/{}/@connections/{id}", gateway.api.arn, request.method);
+    let denied = gateway.api.callers.check(caller.as_deref(), "execute-api:ManageConnections", &resource);
+    denied.map_err(Refusal::AccessDenied)?;
     if !gateway.requests.admits() {
         return Err(Refusal::LimitExceeded);
     }
@@ -164,7 +177,7 @@ async fn call(gateway: &Gateway, request: Request<Incoming>, path: &Path) -> Res
     }
     let connection = gateway.connections.get(&id).ok_or(Refusal::Gone)?;
     if request.method == Method::GET {
-        return Ok(json(StatusCode::OK, describe(&connection).into()));
+        return Ok(answer(StatusCode::OK, describe(&connection).into()));
     }
     let payload = payload.ok_or(Refusal::PayloadTooLarge)?;
     suffer(gateway).await?;
@@ -174,7 +187,7 @@ async fn call(gateway: &Gateway, request: Request<Incoming>, path: &Path) -> Res
         Cow::Owned(_) if knobs.non_utf8_post == NonUtf8Post::Refuse => return Err(Refusal::NotUtf8),
         Cow::Owned(replaced) => replaced.into(),
     };
-    if connection.post(payload).await { Ok(json(StatusCode::OK, Bytes::new())) } else { Err(Refusal::Gone) }
+    if connection.post(payload).await { Ok(answer(StatusCode::OK, Bytes::new())) } else { Err(Refusal::Gone) }
 }
 
 /// What goes wrong with a POST to an open connection, if anything does.
@@ -230,7 +243,7 @@ fn describe(connection: &Connection) -> String {
     )
 }
 
-fn json(status: StatusCode, body: Bytes) -> Response<Full<Bytes>> {
+fn answer(status: StatusCode, body: Bytes) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(body));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));

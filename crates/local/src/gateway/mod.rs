@@ -49,8 +49,10 @@ use self::integration::{IntegrationError, ProxyResponse};
 use self::knobs::NullStyle;
 pub use self::knobs::Settings;
 use self::route::SelectionExpression;
+pub(crate) use self::signature::access_key_id;
 use self::throttle::Throttle;
 use crate::faults::Faults;
+use crate::iam::Callers;
 use crate::lambda::Credentials;
 use crate::terminal;
 
@@ -77,6 +79,8 @@ pub struct Api {
     pub two_way: HashSet<String>,
     /// Those that calls of the management API may be signed with, when signatures are verified.
     pub credentials: Vec<Credentials>,
+    /// What functions may do with the management API.
+    pub callers: Callers,
     /// Runs before `$connect`, even if there is no such route.
     pub authorizer: Option<Authorizer>,
 }

@@ -114,6 +114,11 @@ pub(super) fn check(
     if expected == claim.signature { Ok(()) } else { Err(SignatureError::Mismatch) }
 }
 
+/// Whose signature a request says to have.
+pub(crate) fn access_key_id(headers: &HeaderMap, query: Option<&str>) -> Option<String> {
+    Claim::of(headers, query)?.credential.into_iter().next()
+}
+
 impl Claim {
     /// From the header, else from the query.
     fn of(headers: &HeaderMap, query: Option<&str>) -> Option<Self> {

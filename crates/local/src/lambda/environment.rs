@@ -26,7 +26,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::runtime_api::{Call, Invocation, RuntimeApi};
-use super::{Configuration, Credentials, FunctionError};
+use super::{Configuration, FunctionError};
 use crate::faults::{Chance, Faults};
 use crate::service::ACCOUNT_ID;
 use crate::terminal;
@@ -336,7 +336,7 @@ async fn relay(output: impl AsyncRead + Unpin, mut print: impl FnMut(&str)) {
 /// The whole environment of a process: nothing is inherited from the developer's.
 fn variables(configuration: &Configuration, folder: &Path, runtime_api: SocketAddr) -> BTreeMap<String, String> {
     let Configuration { name, handler, memory_size_mb, region, .. } = configuration;
-    let credentials = Credentials::default();
+    let credentials = configuration.credentials.clone();
     let log_stream = format!("{}/[$LATEST]{:032x}", jiff::Timestamp::now().strftime("%Y/%m/%d"), fastrand::u128(..));
     let unreserved = [("LANG", "en_US.UTF-8"), ("PATH", "/usr/local/bin:/usr/bin/:/bin:/opt/bin"), ("TZ", ":UTC")];
     let reserved = [
@@ -375,7 +375,7 @@ mod tests {
     use tokio::sync::Semaphore;
 
     use super::*;
-    use crate::lambda::{Dispatcher, Pool, Settings};
+    use crate::lambda::{Credentials, Dispatcher, Pool, Settings};
 
     #[tokio::test]
     async fn an_environment_that_died_while_idle_is_replaced() {
@@ -395,6 +395,7 @@ mod tests {
             max_environments: 1,
             concurrency: Arc::new(Semaphore::new(1)),
             faults: Arc::default(),
+            credentials: Credentials::default(),
             settings: Settings::default(),
         };
         let (_stop, stop) = watch::channel(false);

@@ -63,11 +63,38 @@ pub struct Configuration {
     pub concurrency: Arc<Semaphore>,
     /// Of which [`Chance::Kill`](crate::faults::Chance::Kill) is the functions'.
     pub faults: Arc<Faults>,
+    /// What it signs its calls with.
+    pub credentials: Credentials,
     /// How its execution environments live.
     pub settings: Settings,
 }
 
-/// What a function signs its calls of AWS with.
+impl Configuration {
+    /// A function that stands alone: named after its binary, one environment at a time, AWS's defaults for the rest
+    /// (128 MB, 3 s).
+    #[must_use]
+    pub fn of(binary: PathBuf, environment: BTreeMap<String, String>) -> Self {
+        let name = binary.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        Self {
+            key: name.clone(),
+            name: name.clone(),
+            handler: name,
+            binary,
+            memory_size_mb: 128,
+            timeout: Duration::from_secs(3),
+            region: "us-east-1".to_owned(),
+            environment,
+            endpoints: BTreeMap::new(),
+            max_environments: 1,
+            concurrency: Arc::new(Semaphore::new(1)),
+            faults: Arc::default(),
+            credentials: Credentials::default(),
+            settings: Settings::default(),
+        }
+    }
+}
+
+/// What calls of AWS are signed with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Credentials {
     /// `AWS_ACCESS_KEY_ID`.
@@ -78,11 +105,19 @@ pub struct Credentials {
     pub session_token: String,
 }
 
-/// Those of every function.
+/// Those of a developer.
 impl Default for Credentials {
     fn default() -> Self {
         let local = || "local".to_owned();
         Self { access_key_id: local(), secret_access_key: local(), session_token: local() }
+    }
+}
+
+impl Credentials {
+    /// Those of the function with this key.
+    #[must_use]
+    pub fn of(function_key: &str) -> Self {
+        Self { access_key_id: format!("local-{function_key}"), ..Self::default() }
     }
 }
 

@@ -1,8 +1,8 @@
-//! CloudFormation as far as tables and environment values need it: the logical ids of the stack, the intrinsic functions
-//! `Ref`, `Fn::GetAtt`, `Fn::Sub` and `Fn::Join`, and `AWS::DynamoDB::Table`
+//! CloudFormation as far as tables, environment values and roles need it: the logical ids of the stack, its conditions, the
+//! intrinsic functions `Ref`, `Fn::GetAtt`, `Fn::Sub`, `Fn::Join` and `Fn::If`, and `AWS::DynamoDB::Table`
 //! ([intrinsic functions](https://docs.aws.amazon.com/AWSCloudFormation/latest/TemplateReference/intrinsic-function-reference.html)).
 //!
-//! Resources that do not exist locally (queues, roles, …) have names and ARNs of the right form, and nothing behind them.
+//! Roles are in `roles.rs`. Resources that do not exist locally (queues, log groups, …) have names and ARNs of the right form, and nothing behind them.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::error::{KeyPath, Problem, ServiceError};
-use super::keys::TABLE;
+use super::keys::{POLICIES, ROLE, TABLE};
 use super::variables::Document;
 use super::{ACCOUNT_ID, API_ID, Table};
 
@@ -21,11 +21,15 @@ pub(super) struct Stack {
     region: String,
     /// By logical id.
     resources: BTreeMap<String, Resource>,
+    /// By name, with their places.
+    conditions: BTreeMap<String, (Value, KeyPath)>,
+    /// The properties of roles and policies, by logical id, with their places.
+    pub(super) permissions: BTreeMap<String, (Value, KeyPath)>,
 }
 
 #[derive(Debug)]
-struct Resource {
-    kind: String,
+pub(super) struct Resource {
+    pub(super) kind: String,
     /// What AWS calls it; a table's is not known while its `TableName` is being evaluated.
     name: Option<String>,
     has_stream: bool,
@@ -47,6 +51,8 @@ pub(super) struct Names<'a> {
 struct Template {
     #[serde(default)]
     resources: BTreeMap<String, ResourceDefinition>,
+    #[serde(default)]
+    conditions: BTreeMap<String, Value>,
     /// Empty once `keys.rs` has dropped what changes nothing here and refused the rest.
     #[serde(default, rename = "extensions")]
     _extensions: Map<String, Value>,
@@ -160,11 +166,20 @@ impl Stack {
         resources: &Value,
         names: &Names<'_>,
     ) -> Result<(Self, Vec<Table>), ServiceError> {
-        let mut stack =
-            Self { name: names.stack.clone(), region: names.region.to_owned(), resources: generated_resources(names) };
+        let mut stack = Self {
+            name: names.stack.clone(),
+            region: names.region.to_owned(),
+            resources: generated_resources(names),
+            conditions: BTreeMap::new(),
+            permissions: BTreeMap::new(),
+        };
         let mut tables = Vec::new();
         for (template, at) in parts(resources, &KeyPath::default().key("resources")) {
             let template: Template = document.parse(template, &at)?;
+            for (name, condition) in template.conditions {
+                let at = at.key("Conditions").key(&name);
+                stack.conditions.insert(name, (condition, at));
+            }
             for (id, definition) in template.resources {
                 let at = at.key("Resources").key(&id);
                 let problem = |reason: String| document.error(Problem::new(&at, reason));
@@ -181,6 +196,10 @@ impl Stack {
                     tables.push((id.clone(), definition.properties, at.key("Properties")));
                     (None, has_stream)
                 } else {
+                    if kind == ROLE || POLICIES.contains(&kind.as_str()) {
+                        let properties = Value::Object(definition.properties);
+                        stack.permissions.insert(id.clone(), (properties, at.key("Properties")));
+                    }
                     (Some(format!("{}-{id}", stack.name)), false)
                 };
                 stack.resources.insert(id, Resource { kind, name, has_stream });
@@ -258,21 +277,66 @@ impl Stack {
     }
 
     /// Replaces the intrinsic functions in `value` by what they return.
-    fn evaluate(&self, value: &Value, at: &KeyPath) -> Result<Value, Problem> {
+    pub(super) fn evaluate(&self, value: &Value, at: &KeyPath) -> Result<Value, Problem> {
+        self.optional(value, at)?.ok_or_else(|| Problem::new(at, "`AWS::NoValue` cannot stand here"))
+    }
+
+    /// As [`Self::evaluate`], but nothing for `AWS::NoValue`, which removes itself from lists and mappings.
+    fn optional(&self, value: &Value, at: &KeyPath) -> Result<Option<Value>, Problem> {
         match value {
             Value::Object(entries) => match intrinsic(entries) {
-                Some((name, argument)) => self.call(name, argument, &at.key(name)).map(Value::String),
+                Some(("Ref", Value::String(id))) if id == "AWS::NoValue" => Ok(None),
+                Some(("Fn::If", argument)) => self.choose(argument, &at.key("Fn::If")),
+                Some((name, argument)) => self.call(name, argument, &at.key(name)).map(|text| Some(text.into())),
                 None => {
-                    let evaluate =
-                        |(key, value): (&String, &Value)| Ok((key.clone(), self.evaluate(value, &at.key(key))?));
-                    entries.iter().map(evaluate).collect::<Result<_, _>>().map(Value::Object)
+                    let entry = |(key, value): (&String, &Value)| {
+                        let value = self.optional(value, &at.key(key)).transpose()?;
+                        Some(value.map(|value| (key.clone(), value)))
+                    };
+                    entries.iter().filter_map(entry).collect::<Result<_, _>>().map(|it| Some(Value::Object(it)))
                 }
             },
             Value::Array(items) => {
-                let evaluate = |(index, item)| self.evaluate(item, &at.index(index));
-                items.iter().enumerate().map(evaluate).collect()
+                let item = |(index, item)| self.optional(item, &at.index(index)).transpose();
+                items.iter().enumerate().filter_map(item).collect::<Result<_, _>>().map(|it| Some(Value::Array(it)))
             }
-            scalar => Ok(scalar.clone()),
+            scalar => Ok(Some(scalar.clone())),
+        }
+    }
+
+    /// `Fn::If`.
+    fn choose(&self, argument: &Value, at: &KeyPath) -> Result<Option<Value>, Problem> {
+        match argument.as_array().map(Vec::as_slice) {
+            Some([Value::String(condition), then, otherwise]) => {
+                let holds = self.condition(condition, at, self.conditions.len())?;
+                let (value, index) = if holds { (then, 1) } else { (otherwise, 2) };
+                self.optional(value, &at.index(index))
+            }
+            _ => Err(Problem::new(at, "expected a condition and two values")),
+        }
+    }
+
+    /// Whether a condition of the templates holds. Conditions refer to each other at most `depth` times, unless in a circle.
+    fn condition(&self, name: &str, at: &KeyPath, depth: usize) -> Result<bool, Problem> {
+        let unknown = || Problem::new(at, format!("the stack has no condition `{name}`"));
+        let (condition, at) = self.conditions.get(name).ok_or_else(unknown)?;
+        let depth = depth.checked_sub(1).ok_or_else(|| Problem::new(at, "the condition leads back to itself"))?;
+        self.holds(condition, at, depth)
+    }
+
+    fn holds(&self, condition: &Value, at: &KeyPath, depth: usize) -> Result<bool, Problem> {
+        let call = condition.as_object().and_then(|entries| entries.iter().next().filter(|_| entries.len() == 1));
+        let Some((function, argument)) = call else { return Err(Problem::new(at, "expected a condition")) };
+        let at = at.key(function);
+        let arguments = argument.as_array().map(Vec::as_slice).unwrap_or_default();
+        let mut each = arguments.iter().enumerate().map(|(index, it)| self.holds(it, &at.index(index), depth));
+        match (function.as_str(), argument, arguments) {
+            ("Condition", Value::String(name), _) => self.condition(name, &at, depth),
+            ("Fn::Equals", _, [one, other]) => Ok(self.text(one, &at.index(0))? == self.text(other, &at.index(1))?),
+            ("Fn::Not", _, [one]) => self.holds(one, &at.index(0), depth).map(|holds| !holds),
+            ("Fn::And", _, [_, ..]) => each.try_fold(true, |all, holds| Ok(all & holds?)),
+            ("Fn::Or", _, [_, ..]) => each.try_fold(false, |any, holds| Ok(any | holds?)),
+            _ => Err(Problem::new(&at, "not supported by the local stack")),
         }
     }
 
@@ -357,7 +421,7 @@ impl Stack {
         }
     }
 
-    fn resource(&self, id: &str, at: &KeyPath) -> Result<(&Resource, &str), Problem> {
+    pub(super) fn resource(&self, id: &str, at: &KeyPath) -> Result<(&Resource, &str), Problem> {
         let unknown = || Problem::new(at, format!("the stack has no resource `{id}`"));
         let resource = self.resources.get(id).ok_or_else(unknown)?;
         let unnamed = || Problem::new(at, format!("a TableName cannot depend on the table `{id}`"));

@@ -13,12 +13,20 @@ use super::error::KeyPath;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Treatment {
     Read,
+    /// As [`Treatment::Read`], but variables without a value stay as they are: most such values matter to nobody here.
+    ReadLeniently,
     Ignore,
     Refuse,
 }
 
-/// The CloudFormation type whose resources are read; of all others only the logical id counts.
+/// The CloudFormation type whose resources are read; of those that are in no constant here only the logical id counts.
 pub(super) const TABLE: &str = "AWS::DynamoDB::Table";
+
+/// Read for the functions that have it as their `role`.
+pub(super) const ROLE: &str = "AWS::IAM::Role";
+
+/// Read for the roles that they are attached to.
+pub(super) const POLICIES: [&str; 3] = ["AWS::IAM::ManagedPolicy", "AWS::IAM::Policy", "AWS::IAM::RolePolicy"];
 
 /// What happens to `key` of the mapping `siblings`, which stands at `parent` of the resolved document.
 ///
@@ -26,6 +34,8 @@ pub(super) const TABLE: &str = "AWS::DynamoDB::Table";
 pub(super) fn treatment(parent: &KeyPath, key: &str, siblings: &Map<String, Value>) -> Treatment {
     let kind = siblings.get("Type").and_then(Value::as_str);
     let (ignored, refused): (&[&str], &[&str]) = match parent.keys().as_slice() {
+        ["functions", _] if key == "role" => return Treatment::ReadLeniently,
+        ["resources"] if key == "Conditions" => return Treatment::ReadLeniently,
         [] => (TOP_LEVEL, &[]),
         ["provider"] => (PROVIDER, &["vpc"]),
         ["provider", "logs"] => (&["frameworkLambda", "httpApi", "restApi", "websocket"], &[]),
@@ -43,7 +53,12 @@ pub(super) fn treatment(parent: &KeyPath, key: &str, siblings: &Map<String, Valu
         }
         ["resources", "Resources", _] if kind == Some(TABLE) => (RESOURCE, &["Condition"]),
         ["resources", "Resources", _] => {
-            return if key == "Type" { Treatment::Read } else { Treatment::Ignore };
+            let is_iam = kind.is_some_and(|kind| kind == ROLE || POLICIES.contains(&kind));
+            return match key {
+                "Type" => Treatment::Read,
+                "Properties" if is_iam => Treatment::ReadLeniently,
+                _ => Treatment::Ignore,
+            };
         }
         ["resources", "Resources", _, "Properties"] => {
             (TABLE_PROPERTIES, &["ImportSourceSpecification", "KinesisStreamSpecification"])
@@ -147,7 +162,6 @@ const FUNCTION: &[&str] = &[
     "package",
     "provisionedConcurrency",
     "recursiveLoop",
-    "role",
     "runtime",
     "runtimeManagement",
     "tags",
@@ -181,16 +195,8 @@ const REFUSED_EVENTS: &[&str] = &[
     "sqs",
 ];
 
-const TEMPLATE: &[&str] = &[
-    "AWSTemplateFormatVersion",
-    "Conditions",
-    "Description",
-    "Mappings",
-    "Metadata",
-    "Outputs",
-    "Parameters",
-    "Rules",
-];
+const TEMPLATE: &[&str] =
+    &["AWSTemplateFormatVersion", "Description", "Mappings", "Metadata", "Outputs", "Parameters", "Rules"];
 
 const RESOURCE: &[&str] =
     &["CreationPolicy", "DeletionPolicy", "DependsOn", "Metadata", "UpdatePolicy", "UpdateReplacePolicy"];

@@ -7,12 +7,14 @@
 mod cloudformation;
 mod error;
 mod keys;
+mod roles;
 mod schema;
 mod variables;
 mod yaml;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -23,6 +25,7 @@ pub use self::error::{Location, ServiceError};
 use self::cloudformation::{Names, Stack};
 use self::error::{KeyPath, Problem};
 use self::variables::Document;
+use crate::iam::Role;
 
 /// The id of the local WebSocket API, in the form of API Gateway's own.
 pub const API_ID: &str = "local0ws01";
@@ -72,6 +75,8 @@ pub struct Options {
     pub stage: Option<String>,
     /// The process environment: `${env:NAME}`.
     pub environment: BTreeMap<String, String>,
+    /// The `--no-iam` flag: roles are not even read.
+    pub no_iam: bool,
 }
 
 /// A service: its functions, its WebSocket routes and its DynamoDB tables.
@@ -113,6 +118,8 @@ pub struct Function {
     pub name: String,
     /// The name of its binary.
     pub handler: String,
+    /// Its `role`, when that is an `AWS::IAM::Role` of the resources; without one it may do everything.
+    pub role: Option<Arc<Role>>,
     /// `memorySize`, else the provider's, else 1024 (the framework's default).
     pub memory_size_mb: u32,
     /// `timeout`, else the provider's, else 6 s (the framework's default).
@@ -235,8 +242,11 @@ impl Service {
         let mut authorizer = None;
         for (key, (definition, at)) in &definitions {
             let name = names[key].clone();
-            let function =
+            let mut function =
                 function(name, definition, at, provider, &stack).map_err(|problem| document.error(problem))?;
+            if !options.no_iam {
+                function.role = stack.role(&document, &definition.role, &at.key("role"))?.map(Arc::new);
+            }
             functions.insert(key.clone(), function);
             add_routes(&mut routes, key, definition, at).map_err(|problem| document.error(problem))?;
             let events = definition.events.iter().filter_map(|event| event.websocket.as_ref());
@@ -329,6 +339,7 @@ fn function(
     Ok(Function {
         name,
         handler: definition.handler.clone(),
+        role: None,
         memory_size_mb: memory_size.unsigned_abs(),
         timeout: seconds(timeout),
         reserved_concurrency: definition.reserved_concurrency.and_then(|count| usize::try_from(count.get()).ok()),

@@ -91,6 +91,8 @@ impl LogLevel {
 pub(super) struct Function {
     pub(super) handler: String,
     pub(super) name: Option<String>,
+    #[serde(default)]
+    pub(super) role: Value,
     pub(super) memory_size: Option<MemorySize>,
     pub(super) timeout: Option<Timeout>,
     pub(super) reserved_concurrency: Option<Within<0, { i32::MAX }>>,

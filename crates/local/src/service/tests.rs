@@ -1,6 +1,7 @@
 //! A service's files in, a [`Service`] or an error text out.
 
 use super::*;
+use crate::iam::Patterns;
 use serde_json::json;
 
 fn load_with(files: &[(&str, &str)], options: &Options) -> Result<Service, ServiceError> {
@@ -363,7 +364,7 @@ fn intrinsic_functions_that_have_no_value_here_are_refused() {
         ("!GetAtt Plain.StreamArn", "Fn::GetAtt: the table `Plain` has no StreamSpecification"),
         ("!GetAtt Failed.Colour", "Fn::GetAtt: the local stack does not know `Failed.Colour`"),
         ("!ImportValue other", "Fn::ImportValue: not supported by the local stack"),
-        ("!Join ['', [!If [A, b, c]]]", "Fn::Join[1][0].Fn::If: not supported by the local stack"),
+        ("!Join ['', [!If [A, b, c]]]", "Fn::Join[1][0].Fn::If: the stack has no condition `A`"),
         ("!Join a", "Fn::Join: an argument of another form"),
     ] {
         let expected = format!("serverless.yml: functions.connect.environment.X.{expected}");
@@ -657,4 +658,140 @@ fn an_authorizer_that_cannot_run_here_is_refused() {
     ] {
         assert_eq!(authorizer(value).unwrap_err().to_string(), format!("{at}{reason}"));
     }
+}
+
+/// A service with one function of the role `Role`, whose properties are given in YAML flow style, and other resources.
+fn with_role(properties: &str, others: &str) -> Vec<(&'static str, String)> {
+    let main = "
+service: chat
+provider: {name: aws}
+params: {default: {tracing: Active}, prod: {tracing: PassThrough}}
+functions:
+  connect: {handler: connect, role: Role, events: [websocket: $connect]}
+  other: {handler: other, events: [websocket: $default]}
+resources: ${file(roles.yml)}
+";
+    let roles = format!(
+        "
+Conditions: {{Tracing: !Equals ['${{param:tracing}}', Active], Never: !Not [Condition: Tracing]}}
+Resources:
+  Birds:
+    Type: AWS::DynamoDB::Table
+    Properties:
+      AttributeDefinitions: [{{AttributeName: id, AttributeType: S}}]
+      KeySchema: [{{AttributeName: id, KeyType: HASH}}]
+      BillingMode: PAY_PER_REQUEST
+  Role: {{Type: AWS::IAM::Role, Properties: {properties}}}
+{others}"
+    );
+    vec![("serverless.yml", main.to_owned()), ("roles.yml", roles)]
+}
+
+fn role_of(properties: &str, others: &str, options: &Options) -> Result<Option<Role>, ServiceError> {
+    let files = with_role(properties, others);
+    let files: Vec<_> = files.iter().map(|(name, text)| (*name, text.as_str())).collect();
+    let service = load_with(&files, options)?;
+    assert_eq!(service.functions["other"].role, None);
+    Ok(service.functions["connect"].role.as_deref().cloned())
+}
+
+/// The actions and resources of the statements.
+fn allowed(properties: &str, others: &str) -> Vec<String> {
+    let role = role_of(properties, others, &Options::default()).unwrap().unwrap();
+    role.statements.iter().map(|it| format!("{:?} {:?} {:?}", it.effect, it.actions, it.resources)).collect()
+}
+
+/// A policy with these statements.
+fn policies(statements: &str) -> String {
+    format!("{{Policies: [{{PolicyName: p, PolicyDocument: {{Version: '2012-10-17', Statement: {statements}}}}}]}}")
+}
+
+#[test]
+fn a_functions_role_is_read_with_its_intrinsic_functions() {
+    let statements = "[
+      {Effect: Allow, Action: dynamodb:GetItem, Resource: !GetAtt Birds.Arn},
+      {Effect: Deny, NotAction: ['a:*'], NotResource: [!Sub 'arn:${AWS::Partition}:x:${WebsocketsApi}/${sls:stage}/*']},
+      !If [Tracing, {Effect: Allow, Action: 'xray:*', Resource: '*'}, !Ref AWS::NoValue],
+      !If [Never, {Effect: Allow, Action: 'never:*', Resource: '*'}, !Ref AWS::NoValue]]";
+    let expected = [
+        r#"Allow Of(["dynamodb:GetItem"]) Of(["arn:aws:dynamodb:us-east-1:123456789012:table/chat-dev-Birds"])"#,
+        r#"Deny Not(["a:*"]) Not(["arn:aws:x:local0ws01/dev/*"])"#,
+        r#"Allow Of(["xray:*"]) Of(["*"])"#,
+    ];
+    assert_eq!(allowed(&policies(statements), ""), expected);
+    let options = Options { stage: Some("prod".to_owned()), ..Options::default() };
+    let role = role_of(&policies(statements), "", &options).unwrap().unwrap();
+    let last = role.statements.last().unwrap();
+    assert_eq!((role.name.as_str(), &last.actions), ("chat-prod-Role", &Patterns::Of(vec!["never:*".to_owned()])));
+}
+
+#[test]
+fn policies_that_are_attached_to_a_role_are_its_own() {
+    let document = "PolicyDocument: {Statement: {Effect: Allow, Action: 'b:*', Resource: '*'}}";
+    let properties = "{RoleName: flock, ManagedPolicyArns: [!Ref Managed, \
+                      'arn:aws:iam::aws:policy/service-role/AWSLambdaBasicExecutionRole', \
+                      'arn:aws:iam::aws:policy/AmazonDynamoDBFullAccess']}";
+    let others = format!(
+        "  Managed: {{Type: AWS::IAM::ManagedPolicy, Properties: {{{document}}}}}
+  Inline: {{Type: AWS::IAM::Policy, Properties: {{Roles: [!Ref Role], {document}}}}}
+  ByName: {{Type: AWS::IAM::RolePolicy, Properties: {{RoleName: flock, {document}}}}}
+  Another: {{Type: AWS::IAM::Policy, Properties: {{Roles: [!Ref IamRoleLambdaExecution], {document}}}}}
+"
+    );
+    let b = r#"Allow Of(["b:*"]) Of(["*"])"#;
+    assert_eq!(allowed(properties, &others), [b, r#"Allow Of(["dynamodb:*"]) Of(["*"])"#, b, b]);
+}
+
+#[test]
+fn what_is_not_understood_in_a_used_role_is_named() {
+    let at = "roles.yml: Resources.Role.Properties";
+    let statement = "Policies[0].PolicyDocument.Statement[0]";
+    let not_understood =
+        "the local stack does not understand this of a role; `--no-iam` lets every function do everything";
+    for (properties, expected) in [
+        (
+            policies("[{Effect: Allow, Action: a, Resource: '*', Condition: {}}]"),
+            format!("{statement}.Condition: unknown"),
+        ),
+        (policies("[{Effect: Allow, Action: a}]"), format!("{statement}: expected either `Resource` or `NotResource`")),
+        (
+            policies("[{Effect: Allow, Action: a, Resource: 'x/${aws:username}'}]"),
+            format!("{statement}.Resource: {not_understood}"),
+        ),
+        (
+            policies("[{Effect: Allow, Action: a, Resource: '${ssm:/x}'}]"),
+            format!("{statement}.Resource: {not_understood}"),
+        ),
+        (
+            policies("[{Effect: Allow, Action: a, Resource: !Ref Nope}]"),
+            format!("{statement}.Resource.Ref: the stack has no"),
+        ),
+        (policies("[!If [Nope, a, b]]"), format!("{statement}.Fn::If: the stack has no condition `Nope`")),
+        (
+            "{ManagedPolicyArns: ['arn:aws:iam::aws:policy/X']}".to_owned(),
+            format!("ManagedPolicyArns[0]: {not_understood}"),
+        ),
+        ("{PermissionsBoundary: x}".to_owned(), format!("PermissionsBoundary: {not_understood}")),
+    ] {
+        let error = role_of(&properties, "", &Options::default()).unwrap_err().to_string();
+        assert!(error.starts_with(&format!("{at}.{expected}")), "{properties}: {error}");
+        let no_iam = Options { no_iam: true, ..Options::default() };
+        assert_eq!(role_of(&properties, "", &no_iam).unwrap(), None);
+    }
+}
+
+#[test]
+fn conditions_that_lead_back_to_themselves_are_refused() {
+    let text =
+        service_with("      X: !If [A, b, c]", "resources: {Conditions: {A: {Condition: B}, B: {Condition: A}}}");
+    let expected = "serverless.yml: resources.Conditions.A: the condition leads back to itself";
+    assert_eq!(error(&[("serverless.yml", &text)]), expected);
+}
+
+#[test]
+fn roles_that_nobody_uses_and_roles_from_elsewhere_are_not_read() {
+    let others = "  Unused: {Type: AWS::IAM::Role, Properties: {PermissionsBoundary: '${ssm:/x}'}}\n";
+    role_of("{}", others, &Options::default()).unwrap();
+    let text = service_with("      X: x", "").replace("    handler:", "    role: '${ssm:/role}'\n    handler:");
+    assert_eq!(load(&[("serverless.yml", &text)]).functions["connect"].role, None);
 }

@@ -2,7 +2,9 @@
 //! `${file(infra/tables.yml):key}`, each with fallbacks after commas
 //! ([Variables](https://www.serverless.com/framework/docs/guides/variables)).
 //!
-//! Not here: sources that need an AWS account (`ssm`, `cf`, `s3`, `aws`), `param`, `git`, and files of JavaScript.
+//! `${param:name}` is that of `params`, for the stage or by default; there is no `--param`.
+//!
+//! Not here: sources that need an AWS account (`ssm`, `cf`, `s3`, `aws`), `git`, and files of JavaScript.
 //! `${AWS::Region}` and `${Table.Arn}` are CloudFormation's and stay as they are.
 
 use std::collections::BTreeMap;
@@ -35,6 +37,7 @@ impl Document {
             expanding: Vec::new(),
             within: Vec::new(),
             origins: BTreeMap::new(),
+            is_lenient: false,
         };
         let value = resolver.read(&main)?;
         let value = resolver.resolve(Node { value, file: main, key: KeyPath::default() }, &KeyPath::default())?;
@@ -126,13 +129,22 @@ struct Resolver<'a> {
     /// The mappings and lists around the value being resolved: meeting one again is a cycle too.
     within: Vec<(String, KeyPath)>,
     origins: BTreeMap<KeyPath, (String, KeyPath)>,
+    /// Whether a variable without a value stays as it is; see [`Treatment::ReadLeniently`].
+    is_lenient: bool,
 }
 
 impl Resolver<'_> {
     /// Resolves a value and everything in it. `at` is its key in the resolved document.
     fn resolve(&mut self, node: Node, at: &KeyPath) -> Result<Value, ServiceError> {
         let written_at = (node.file.clone(), node.key.clone());
-        let node = self.expand(node)?;
+        let depth = self.expanding.len();
+        let node = match self.expand(node.clone()) {
+            Err(_) if self.is_lenient => {
+                self.expanding.truncate(depth);
+                node
+            }
+            expanded => expanded?,
+        };
         if !node.value.is_object() && !node.value.is_array() {
             self.origins.insert(at.clone(), written_at);
             return Ok(node.value);
@@ -156,6 +168,12 @@ impl Resolver<'_> {
                         }
                         Treatment::Refuse => continue,
                         Treatment::Read => resolved.insert(key.clone(), self.resolve(child, &at.key(key))?),
+                        Treatment::ReadLeniently => {
+                            let outside = std::mem::replace(&mut self.is_lenient, true);
+                            let value = self.resolve(child, &at.key(key))?;
+                            self.is_lenient = outside;
+                            resolved.insert(key.clone(), value)
+                        }
                     };
                 }
                 Value::Object(resolved)
@@ -246,6 +264,7 @@ impl Resolver<'_> {
             Some(("sls", "stage")) => self.stage(at).map(Some),
             Some(("opt", "stage")) => Ok(self.options.stage.as_ref().map(|stage| at.with(stage.as_str()))),
             Some(("opt", _)) => Ok(None),
+            Some(("param", name)) => self.parameter(name, at),
             Some(("env", name)) => Ok(self.options.environment.get(name).map(|value| at.with(value.as_str()))),
             Some(_) => Err(at.error(format!("the local stack has no variable `{source}`"))),
             None => Err(at.error(format!("`{source}` is neither a variable nor a text in quotes"))),
@@ -260,6 +279,24 @@ impl Resolver<'_> {
         let value = self.read(&self.main.clone())?;
         let main = Node { value, file: self.main.clone(), key: KeyPath::default() };
         Ok(self.lookup(main, "provider.stage")?.unwrap_or_else(|| at.with(DEFAULT_STAGE)))
+    }
+
+    /// `${param:name}`: the stage's, else the default, in either of the framework's places.
+    fn parameter(&mut self, name: &str, at: &Node) -> Result<Option<Node>, ServiceError> {
+        let stage = self.stage(at)?.text().unwrap_or_default();
+        for address in [
+            format!("stages.{stage}.params.{name}"),
+            format!("params.{stage}.{name}"),
+            format!("stages.default.params.{name}"),
+            format!("params.default.{name}"),
+        ] {
+            let value = self.read(&self.main.clone())?;
+            let main = Node { value, file: self.main.clone(), key: KeyPath::default() };
+            if let Some(node) = self.lookup(main, &address)? {
+                return Ok(Some(node));
+            }
+        }
+        Ok(None)
     }
 
     fn included(&mut self, path: &str, address: &str, at: &Node) -> Result<Option<Node>, ServiceError> {

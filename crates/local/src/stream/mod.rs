@@ -21,12 +21,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use bytes::Bytes;
 use dynoxide::DynoxideError;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use crate::faults::{Chance, Delay, Faults};
 use crate::lambda::Function;
 use crate::service::{ACCOUNT_ID, Service, StartingPosition, StreamMapping};
 use crate::table::Tables;
@@ -94,6 +96,7 @@ impl Mappings {
         functions: &BTreeMap<&str, Arc<Function>>,
         tables: &Tables,
         data_dir: Option<&Path>,
+        faults: &Arc<Faults>,
     ) -> Result<Self, StreamError> {
         let positions = Positions::open(data_dir).map_err(|(path, source)| StreamError::Positions { path, source })?;
         let positions = Arc::new(positions);
@@ -127,6 +130,7 @@ impl Mappings {
                     progress: Progress::new(position),
                     positions: Arc::clone(&positions),
                     engine_failures: 0,
+                    faults: Arc::clone(faults),
                 };
                 mapping.save();
                 mappings.push(mapping);
@@ -216,6 +220,8 @@ struct Mapping {
     positions: Arc<Positions>,
     /// How often the engine has failed in a row.
     engine_failures: u32,
+    /// Of which those of streams are this mapping's.
+    faults: Arc<Faults>,
 }
 
 impl fmt::Debug for Mapping {
@@ -318,8 +324,15 @@ impl Mapping {
     fn invoke(&self, index: usize, event: String) -> impl Future<Output = (usize, Answer)> + Send + use<> {
         let function = Arc::clone(&self.function);
         let report = self.settings.report_batch_item_failures;
+        let faults = Arc::clone(&self.faults);
         async move {
-            match function.invoke(event.into()).await {
+            tokio::time::sleep(faults.delay(Delay::StreamDelay)).await;
+            let event = Bytes::from(event);
+            if faults.strikes(Chance::DuplicateStreamRecord) {
+                // As if its answer had been lost: that of the second delivery counts.
+                let _ = function.invoke(event.clone()).await;
+            }
+            match function.invoke(event).await {
                 Ok(response) => (index, Answer::parse(&response, report)),
                 // The function has said why in the log.
                 Err(error) if error.is_throttle() => (index, Answer::Throttled),

@@ -1,0 +1,409 @@
+//! The way from functions to DynamoDB: their permissions are checked, and what is to go wrong goes wrong.
+//!
+//! A call that may pass is forwarded as it came to the HTTP server of the embedded engine. Which permissions a call needs
+//! is in "Actions, resources, and condition keys for Amazon DynamoDB" (Service Authorization Reference): the action of its
+//! name on each of its tables, and for a transaction the action of each of its parts. Not here: PartiQL, whose statements
+//! are checked as `ExecuteStatement` and the like on all resources, and the tables behind a stream's records.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::header::CONTENT_LENGTH;
+use axum::http::{HeaderName, HeaderValue, StatusCode, Uri};
+use axum::response::Response;
+use axum::serve::ListenerExt;
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+
+use crate::faults::{Chance, Faults};
+use crate::gateway::access_key_id;
+use crate::iam::{Callers, Denial};
+use crate::service::ACCOUNT_ID;
+use crate::terminal;
+
+/// Of errors that DynamoDB shares with other services.
+const COMMON: &str = "com.amazon.coral.service";
+
+/// Of DynamoDB's own errors.
+const OWN: &str = "com.amazonaws.dynamodb.v20120810";
+
+/// What stands between functions and the engine.
+#[derive(Debug)]
+pub(crate) struct Front {
+    engine: SocketAddr,
+    region: String,
+    callers: Callers,
+    faults: Arc<Faults>,
+    client: Client<HttpConnector, Full<Bytes>>,
+}
+
+/// The parts of a call's body that say what permissions it needs.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Call {
+    table_name: Option<String>,
+    index_name: Option<String>,
+    #[serde(default)]
+    request_items: BTreeMap<String, IgnoredAny>,
+    #[serde(default)]
+    transact_items: Vec<BTreeMap<String, Part>>,
+}
+
+/// One element of a transaction, below its kind.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Part {
+    table_name: String,
+}
+
+impl Front {
+    /// In front of the engine's server at `engine`.
+    pub(crate) fn new(engine: SocketAddr, region: &str, callers: Callers, faults: Arc<Faults>) -> Self {
+        let mut connector = HttpConnector::new();
+        connector.set_nodelay(true);
+        let client = Client::builder(TokioExecutor::new()).build(connector);
+        Self { engine, region: region.to_owned(), callers, faults, client }
+    }
+
+    /// Serves until the future is dropped.
+    pub(crate) async fn serve(self, listener: TcpListener) {
+        let router = Router::new().fallback(respond).with_state(Arc::new(self));
+        // Calls are small and somebody waits for each.
+        let listener = listener.tap_io(|stream| drop(stream.set_nodelay(true)));
+        // It never returns: axum tries again after a failed accept.
+        let _ = axum::serve(listener, router).await;
+    }
+
+    /// Refuses what the caller may not do.
+    fn check(&self, access_key_id: Option<&str>, operation: &str, call: &Call) -> Result<(), Denial> {
+        needed(operation, call).into_iter().try_for_each(|(action, table)| {
+            let resource = self.resource(table, call.index_name.as_deref());
+            self.callers.check(access_key_id, &format!("dynamodb:{action}"), &resource)
+        })
+    }
+
+    /// The ARN of a table or of one of its indexes. A table may be named by its ARN, too.
+    fn resource(&self, table: Option<&str>, index: Option<&str>) -> String {
+        let Some(table) = table else { return "*".to_owned() };
+        let table = match table.starts_with("arn:") {
+            true => table.to_owned(),
+            false => format!("arn:aws:dynamodb:{}:{ACCOUNT_ID}:table/{table}", self.region),
+        };
+        index.map_or(table.clone(), |index| format!("{table}/index/{index}"))
+    }
+
+    /// What goes wrong before the engine is asked, if anything does.
+    fn fault(&self, operation: &str, call: &Call) -> Option<Response> {
+        if self.faults.strikes(Chance::DynamodbThrottle) {
+            let message = "The level of configured provisioned throughput for the table was exceeded. Consider \
+                           increasing your provisioning level with the UpdateTable API.";
+            return Some(refusal(&json!({
+                "__type": format!("{OWN}#ProvisionedThroughputExceededException"),
+                "message": message,
+            })));
+        }
+        if operation.starts_with("Transact") && self.faults.strikes(Chance::TransactionConflict) {
+            let mut codes = vec!["None"; call.transact_items.len()];
+            codes.splice(0..codes.len().min(1), ["TransactionConflict"]);
+            let reason = |code: &&str| match *code {
+                "None" => json!({"Code": "None"}),
+                code => json!({"Code": code, "Message": "Transaction is ongoing for the item"}),
+            };
+            let message = "Transaction cancelled, please refer cancellation reasons for specific reasons";
+            return Some(refusal(&json!({
+                "__type": format!("{OWN}#TransactionCanceledException"),
+                "CancellationReasons": codes.iter().map(reason).collect::<Vec<_>>(),
+                "Message": format!("{message} [{}]", codes.join(", ")),
+            })));
+        }
+        None
+    }
+
+    async fn forward(&self, mut parts: axum::http::request::Parts, body: Bytes) -> Response {
+        let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
+        let uri = Uri::builder().scheme("http").authority(self.engine.to_string()).path_and_query(path).build();
+        let forwarded = match uri {
+            Ok(uri) => {
+                parts.uri = uri;
+                self.client.request(Request::from_parts(parts, Full::new(body))).await.map_err(|it| it.to_string())
+            }
+            Err(error) => Err(error.to_string()),
+        };
+        forwarded.map(|response| response.map(Body::new)).unwrap_or_else(|error| {
+            terminal::line("dynamodb", &format!("a call was not answered: {error}"));
+            let body = json!({"__type": format!("{OWN}#InternalServerError"), "message": "Internal server error"});
+            answer(StatusCode::INTERNAL_SERVER_ERROR, &body)
+        })
+    }
+
+    /// Forwards a `BatchWriteItem` without its last `count` writes and adds them to those that the engine did not do.
+    async fn forward_without(&self, mut parts: axum::http::request::Parts, mut body: Value, count: usize) -> Response {
+        let mut left: BTreeMap<String, Vec<Value>> = BTreeMap::new();
+        let tables: Vec<_> = body["RequestItems"].as_object_mut().into_iter().flatten().collect();
+        let mut missing = count;
+        for (table, writes) in tables.into_iter().rev() {
+            let Some(writes) = writes.as_array_mut() else { continue };
+            let kept = writes.len().saturating_sub(missing);
+            let taken = writes.split_off(kept);
+            missing -= taken.len();
+            if !taken.is_empty() {
+                left.insert(table.clone(), taken);
+            }
+        }
+        if let Some(tables) = body["RequestItems"].as_object_mut() {
+            tables.retain(|_, writes| writes.as_array().is_none_or(|writes| !writes.is_empty()));
+        }
+        let body = Bytes::from(body.to_string());
+        parts.headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
+        let response = self.forward(parts, body).await;
+        if response.status() != StatusCode::OK {
+            return response;
+        }
+        let (mut parts, body) = response.into_parts();
+        let body = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
+        let mut answer: Value = serde_json::from_slice(&body).unwrap_or_default();
+        for (table, writes) in left {
+            match &mut answer["UnprocessedItems"][&table] {
+                Value::Array(others) => others.extend(writes),
+                nothing => *nothing = writes.into(),
+            }
+        }
+        // Both are those of the engine's answer.
+        parts.headers.remove(HeaderName::from_static("x-amz-crc32"));
+        parts.headers.remove(CONTENT_LENGTH);
+        Response::from_parts(parts, Body::from(answer.to_string()))
+    }
+}
+
+async fn respond(State(front): State<Arc<Front>>, request: Request) -> Response {
+    let (parts, body) = request.into_parts();
+    let body = match body.collect().await {
+        Ok(body) => body.to_bytes(),
+        // The caller left; nobody will read the answer.
+        Err(_) => return Response::default(),
+    };
+    let target = parts.headers.get("x-amz-target").and_then(|target| target.to_str().ok()).unwrap_or_default();
+    let operation = target.rsplit('.').next().unwrap_or_default().to_owned();
+    // What cannot be read is the engine's to refuse.
+    let call: Call = serde_json::from_slice(&body).unwrap_or_default();
+    let access_key_id = access_key_id(&parts.headers, parts.uri.query());
+    if let Err(denial) = front.check(access_key_id.as_deref(), &operation, &call) {
+        return refusal(&json!({
+            "__type": format!("{COMMON}#AccessDeniedException"),
+            "Message": denial.to_string(),
+        }));
+    }
+    if let Some(response) = front.fault(&operation, &call) {
+        return response;
+    }
+    if operation == "BatchWriteItem"
+        && let Ok(whole) = serde_json::from_slice::<Value>(&body)
+        && let Some(tables) = whole["RequestItems"].as_object()
+    {
+        let writes = tables.values().filter_map(Value::as_array).map(Vec::len).sum();
+        if let Some(count) = front.faults.strikes_part(Chance::Unprocessed, writes) {
+            return front.forward_without(parts, whole, count).await;
+        }
+    }
+    front.forward(parts, body).await
+}
+
+/// Actions and tables that a call must be allowed.
+fn needed<'a>(operation: &'a str, call: &'a Call) -> Vec<(&'a str, Option<&'a str>)> {
+    if !call.transact_items.is_empty() {
+        let parts = call.transact_items.iter().flatten();
+        let parts = parts.map(|(kind, part)| {
+            let action = match kind.as_str() {
+                "Get" => "GetItem",
+                "Put" => "PutItem",
+                "Update" => "UpdateItem",
+                "Delete" => "DeleteItem",
+                "ConditionCheck" => "ConditionCheckItem",
+                other => other,
+            };
+            (action, Some(part.table_name.as_str()))
+        });
+        return parts.collect();
+    }
+    if !call.request_items.is_empty() {
+        return call.request_items.keys().map(|table| (operation, Some(table.as_str()))).collect();
+    }
+    vec![(operation, call.table_name.as_deref())]
+}
+
+fn refusal(body: &Value) -> Response {
+    answer(StatusCode::BAD_REQUEST, body)
+}
+
+fn answer(status: StatusCode, body: &Value) -> Response {
+    let mut response = Response::new(Body::from(body.to_string()));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert("content-type", HeaderValue::from_static("application/x-amz-json-1.0"));
+    if let Ok(request_id) = HeaderValue::try_from(uuid::Uuid::new_v4().to_string()) {
+        headers.insert("x-amzn-requestid", request_id);
+    }
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+    use std::net::Ipv4Addr;
+
+    use super::*;
+    use crate::faults::Settings;
+    use crate::iam::{Caller, Effect, Patterns, Role, Statement};
+    use crate::service::Table;
+    use crate::table::Tables;
+
+    /// A front before an engine with one table; `connect` may do what is written as `action table`.
+    async fn start(allowed: &[(&str, &str)], faults: &[&str]) -> SocketAddr {
+        let table = Table {
+            logical_id: "Birds".to_owned(),
+            create_table: json!({
+                "TableName": "birds",
+                "AttributeDefinitions": [{"AttributeName": "id", "AttributeType": "S"}],
+                "KeySchema": [{"AttributeName": "id", "KeyType": "HASH"}],
+                "BillingMode": "PAY_PER_REQUEST",
+            }),
+            ttl_attribute: None,
+        };
+        let tables = Tables::open(None, &[table]).unwrap();
+        let engine = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let engine_address = engine.local_addr().unwrap();
+        tokio::spawn(tables.serve(engine, std::future::pending()));
+
+        let statements = allowed.iter().map(|(action, table)| Statement {
+            effect: Effect::Allow,
+            actions: Patterns::Of(vec![format!("dynamodb:{action}")]),
+            resources: Patterns::Of(vec![format!("arn:aws:dynamodb:eu-central-1:{ACCOUNT_ID}:table/{table}")]),
+        });
+        let role = Arc::new(Role { name: "Role".to_owned(), statements: statements.collect() });
+        let caller = Caller { function: "connect".to_owned(), session: "chat-connect".to_owned(), role: Some(role) };
+        let callers = Callers(HashMap::from([("local-connect".to_owned(), caller)]));
+        let settings = Settings { faults: faults.iter().map(|fault| fault.parse().unwrap()).collect(), seed: 7 };
+        let front = Front::new(engine_address, "eu-central-1", callers, Arc::new(Faults::new(&settings)));
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(front.serve(listener));
+        address
+    }
+
+    /// Calls as `connect`, and returns status and body.
+    async fn call(address: SocketAddr, operation: &str, body: &Value) -> (u16, Value) {
+        let request = Request::post(format!("http://{address}/"))
+            .header("content-type", "application/x-amz-json-1.0")
+            .header("x-amz-target", format!("DynamoDB_20120810.{operation}"))
+            .header("x-amz-date", "20260101T000000Z")
+            .header(
+                "authorization",
+                "AWS4-HMAC-SHA256 Credential=local-connect/20260101/eu-central-1/dynamodb/aws4_request, \
+                 SignedHeaders=host, Signature=0",
+            )
+            .body(Full::new(Bytes::from(body.to_string())))
+            .unwrap();
+        let client = Client::builder(TokioExecutor::new()).build_http();
+        let response = client.request(request).await.unwrap();
+        let status = response.status().as_u16();
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        (status, serde_json::from_slice(&body).unwrap())
+    }
+
+    fn key(id: usize) -> Value {
+        json!({"id": {"S": id.to_string()}})
+    }
+
+    fn batch(count: usize) -> Value {
+        let writes = (0..count).map(|id| json!({"PutRequest": {"Item": key(id)}}));
+        json!({"RequestItems": {"birds": writes.collect::<Vec<_>>()}})
+    }
+
+    #[tokio::test]
+    async fn what_the_role_allows_reaches_the_engine_and_nothing_else_does() {
+        let front = start(&[("PutItem", "birds"), ("Scan", "birds")], &[]).await;
+        let put = json!({"TableName": "birds", "Item": key(1)});
+        assert_eq!(call(front, "PutItem", &put).await.0, 200);
+        let (status, body) = call(front, "DeleteItem", &json!({"TableName": "birds", "Key": key(1)})).await;
+        assert_eq!((status, &body["__type"]), (400, &json!("com.amazon.coral.service#AccessDeniedException")));
+        let message = body["Message"].as_str().unwrap();
+        assert!(message.contains("assumed-role/Role/chat-connect is not authorized to perform: dynamodb:DeleteItem"));
+        assert!(message.contains("arn:aws:dynamodb:eu-central-1:123456789012:table/birds because no"), "{message}");
+        assert_eq!(call(front, "BatchWriteItem", &batch(2)).await.0, 400);
+        assert_eq!(call(front, "Scan", &json!({"TableName": "birds"})).await.1["Count"], 1);
+        // An index is a resource of its own.
+        assert_eq!(call(front, "Scan", &json!({"TableName": "birds", "IndexName": "i"})).await.0, 400);
+    }
+
+    #[tokio::test]
+    async fn a_transaction_needs_what_each_of_its_parts_needs() {
+        let put = json!({"Put": {"TableName": "birds", "Item": key(1)}});
+        let delete = json!({"Delete": {"TableName": "birds", "Key": key(2)}});
+        let front = start(&[("PutItem", "birds")], &[]).await;
+        assert_eq!(call(front, "TransactWriteItems", &json!({"TransactItems": [put]})).await.0, 200);
+        let (_, body) = call(front, "TransactWriteItems", &json!({"TransactItems": [put, delete]})).await;
+        assert!(body["Message"].as_str().unwrap().contains("dynamodb:DeleteItem"), "{body}");
+    }
+
+    #[test]
+    fn every_part_of_a_call_has_its_action_and_table() {
+        let needed = |operation: &str, body: Value| -> Vec<String> {
+            let call: Call = serde_json::from_value(body).unwrap();
+            let needed = needed(operation, &call).into_iter();
+            needed.map(|(action, table)| format!("{action} {}", table.unwrap_or("?"))).collect()
+        };
+        assert_eq!(needed("Query", json!({"TableName": "a", "Limit": 1})), ["Query a"]);
+        assert_eq!(
+            needed("BatchGetItem", json!({"RequestItems": {"a": {}, "b": {}}})),
+            ["BatchGetItem a", "BatchGetItem b"]
+        );
+        let parts = ["Put", "Update", "Delete", "ConditionCheck", "Get"].map(|kind| json!({kind: {"TableName": "a"}}));
+        assert_eq!(
+            needed("TransactWriteItems", json!({"TransactItems": parts})),
+            ["PutItem a", "UpdateItem a", "DeleteItem a", "ConditionCheckItem a", "GetItem a"]
+        );
+        assert_eq!(needed("ListTables", json!({})), ["ListTables ?"]);
+    }
+
+    #[tokio::test]
+    async fn a_throttled_call_does_not_reach_the_engine() {
+        let front = start(&[("*", "birds")], &["dynamodb-throttle=1"]).await;
+        let (status, body) = call(front, "PutItem", &json!({"TableName": "birds", "Item": key(1)})).await;
+        assert_eq!(status, 400);
+        assert!(body["__type"].as_str().unwrap().ends_with("#ProvisionedThroughputExceededException"), "{body}");
+    }
+
+    #[tokio::test]
+    async fn unprocessed_writes_come_back_and_the_others_are_done() {
+        let front = start(&[("*", "birds")], &["unprocessed=1"]).await;
+        let (status, body) = call(front, "BatchWriteItem", &batch(10)).await;
+        assert_eq!(status, 200);
+        let left = body["UnprocessedItems"]["birds"].as_array().unwrap();
+        assert!((1..10).contains(&left.len()), "{body}");
+        assert_eq!(left.last().unwrap()["PutRequest"]["Item"], key(9));
+        let done = call(front, "Scan", &json!({"TableName": "birds"})).await.1["Count"].as_u64().unwrap();
+        assert_eq!(usize::try_from(done).unwrap() + left.len(), 10);
+        assert_eq!(call(front, "BatchWriteItem", &batch(1)).await.1["UnprocessedItems"], json!({}));
+    }
+
+    #[tokio::test]
+    async fn a_conflict_cancels_a_transaction_and_spares_other_calls() {
+        let front = start(&[("*", "birds")], &["transaction-conflict=1"]).await;
+        let put = json!({"TableName": "birds", "Item": key(1)});
+        assert_eq!(call(front, "PutItem", &put).await.0, 200);
+        let (status, body) = call(front, "TransactWriteItems", &json!({"TransactItems": [{"Put": put}]})).await;
+        assert_eq!((status, &body["CancellationReasons"][0]["Code"]), (400, &json!("TransactionConflict")));
+        assert!(body["__type"].as_str().unwrap().ends_with("#TransactionCanceledException"), "{body}");
+    }
+}

@@ -1,0 +1,249 @@
+//! IAM, as far as functions meet it: the policies of their roles, and what a call that these do not allow is told.
+//!
+//! Implements "Policy evaluation logic" and "IAM JSON policy elements: Action, Resource" of the
+//! [IAM User Guide](https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_policies_evaluation-logic.html) for
+//! identity-based policies: an explicit deny wins, and what no statement allows is refused. Not here: conditions, policy
+//! variables, permissions boundaries, and policies of resources or organisations.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::service::ACCOUNT_ID;
+use crate::terminal;
+
+/// What a function may do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Role {
+    /// `RoleName`, else a name made of the stack's and the logical id.
+    pub name: String,
+    /// Of all its policies.
+    pub statements: Vec<Statement>,
+}
+
+/// A statement of a policy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Statement {
+    /// Whether it allows or denies.
+    pub effect: Effect,
+    /// `Action` or `NotAction`, such as `dynamodb:*`.
+    pub actions: Patterns,
+    /// `Resource` or `NotResource`: ARNs with `*` and `?`.
+    pub resources: Patterns,
+}
+
+/// What a statement does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
+pub enum Effect {
+    /// Allows, unless another statement denies.
+    Allow,
+    /// Denies, whatever others allow.
+    Deny,
+}
+
+/// What a statement is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Patterns {
+    /// Anything that one of them matches.
+    Of(Vec<String>),
+    /// Anything that none of them matches.
+    Not(Vec<String>),
+}
+
+impl Patterns {
+    fn contain(&self, matches: impl Fn(&str) -> bool) -> bool {
+        match self {
+            Self::Of(patterns) => patterns.iter().any(|pattern| matches(pattern)),
+            Self::Not(patterns) => !patterns.iter().any(|pattern| matches(pattern)),
+        }
+    }
+}
+
+impl Role {
+    /// What its policies say of an action on a resource, if anything.
+    fn decides(&self, action: &str, resource: &str) -> Option<Effect> {
+        let action = action.to_ascii_lowercase();
+        let applies = |statement: &&Statement| {
+            statement.actions.contain(|pattern| matches(&pattern.to_ascii_lowercase(), &action))
+                && statement.resources.contain(|pattern| matches(pattern, resource))
+        };
+        let mut effects = self.statements.iter().filter(applies).map(|statement| statement.effect);
+        let first = effects.next()?;
+        Some(if effects.any(|effect| effect == Effect::Deny) { Effect::Deny } else { first })
+    }
+}
+
+/// Whether a text is of a pattern: `*` is any text, `?` any one character.
+fn matches(pattern: &str, text: &str) -> bool {
+    let (pattern, text) = (pattern.as_bytes(), text.as_bytes());
+    let (mut at, mut seen) = (0, 0);
+    // Behind the last `*`, and how much of the text that has taken.
+    let mut star = None;
+    while seen < text.len() {
+        match pattern.get(at) {
+            Some(b'*') => {
+                at += 1;
+                star = Some((at, seen));
+            }
+            Some(byte) if *byte == b'?' || *byte == text[seen] => {
+                at += 1;
+                seen += 1;
+            }
+            _ => match &mut star {
+                Some((behind, taken)) => {
+                    *taken += 1;
+                    (at, seen) = (*behind, *taken);
+                }
+                None => return false,
+            },
+        }
+    }
+    pattern[at..].iter().all(|byte| *byte == b'*')
+}
+
+/// A function as the services that it calls see it.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    /// Its key in the serverless.yml.
+    pub function: String,
+    /// Its deployed name: that of the session of its role.
+    pub session: String,
+    /// None may do everything.
+    pub role: Option<Arc<Role>>,
+}
+
+/// The functions by their access key ids.
+#[derive(Debug, Clone, Default)]
+pub struct Callers(pub HashMap<String, Caller>);
+
+/// A call that a role does not allow. Displayed as AWS says it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "User: arn:aws:sts::{ACCOUNT_ID}:assumed-role/{role}/{session} is not authorized to perform: {action} on resource: \
+     {resource} {}",
+    match effect {
+        Some(_) => "with an explicit deny in an identity-based policy".to_owned(),
+        None => format!("because no identity-based policy allows the {action} action"),
+    }
+)]
+pub struct Denial {
+    role: String,
+    session: String,
+    action: String,
+    resource: String,
+    effect: Option<Effect>,
+}
+
+impl Callers {
+    /// Refuses what the role of the caller does not allow, and says so in the terminal. Access keys that are no function's
+    /// are a developer's, who may do everything.
+    pub(crate) fn check(&self, access_key_id: Option<&str>, action: &str, resource: &str) -> Result<(), Denial> {
+        let Some(caller) = access_key_id.and_then(|id| self.0.get(id)) else { return Ok(()) };
+        let Some(role) = &caller.role else { return Ok(()) };
+        let effect = role.decides(action, resource);
+        if effect == Some(Effect::Allow) {
+            return Ok(());
+        }
+        let verb = if effect.is_some() { "denies" } else { "does not allow" };
+        let (function, role_name) = (&caller.function, &role.name);
+        terminal::line("iam", &format!("{function}: the role {role_name} {verb} {action} on {resource}"));
+        Err(Denial {
+            role: role.name.clone(),
+            session: caller.session.clone(),
+            action: action.to_owned(),
+            resource: resource.to_owned(),
+            effect,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn statement(effect: Effect, actions: &[&str], resources: &[&str]) -> Statement {
+        let owned = |patterns: &[&str]| Patterns::Of(patterns.iter().map(|&pattern| pattern.to_owned()).collect());
+        Statement { effect, actions: owned(actions), resources: owned(resources) }
+    }
+
+    fn callers(statements: Vec<Statement>) -> Callers {
+        let role = Arc::new(Role { name: "chat-dev-Role".to_owned(), statements });
+        let caller =
+            Caller { function: "connect".to_owned(), session: "chat-dev-connect".to_owned(), role: Some(role) };
+        Callers(HashMap::from([("AK".to_owned(), caller)]))
+    }
+
+    const TABLE: &str = "arn:aws:dynamodb:us-east-1:123456789012:table/birds";
+
+    #[test]
+    fn a_star_is_any_text_and_a_question_mark_one_character() {
+        for (pattern, text, expected) in [
+            ("*", "", true),
+            ("a*c", "abbc", true),
+            ("a*c", "ac", true),
+            ("a*b*c", "axbxbxc", true),
+            ("a*c", "acb", false),
+            ("a?c", "abc", true),
+            ("a?c", "ac", false),
+            ("**", "x", true),
+            ("abc", "abcd", false),
+            ("abcd", "abc", false),
+            ("", "", true),
+        ] {
+            assert_eq!(matches(pattern, text), expected, "{pattern} {text}");
+        }
+    }
+
+    #[test]
+    fn what_no_statement_allows_is_refused_in_awss_words() {
+        let callers = callers(vec![statement(Effect::Allow, &["dynamodb:Get*"], &[TABLE])]);
+        assert_eq!(callers.check(Some("AK"), "dynamodb:GetItem", TABLE), Ok(()));
+        let denial = callers.check(Some("AK"), "dynamodb:PutItem", TABLE).unwrap_err().to_string();
+        let expected = "User: arn:aws:sts::123456789012:assumed-role/chat-dev-Role/chat-dev-connect is not authorized \
+                        to perform: dynamodb:PutItem on resource: \
+                        arn:aws:dynamodb:us-east-1:123456789012:table/birds because no identity-based policy allows \
+                        the dynamodb:PutItem action";
+        assert_eq!(denial, expected);
+        assert!(callers.check(Some("AK"), "dynamodb:GetItem", &format!("{TABLE}/index/x")).is_err());
+    }
+
+    #[test]
+    fn a_deny_wins_wherever_it_stands() {
+        let allow = || statement(Effect::Allow, &["*"], &["*"]);
+        let deny = || statement(Effect::Deny, &["dynamodb:DeleteItem"], &["*"]);
+        for statements in [vec![allow(), deny()], vec![deny(), allow()]] {
+            let callers = callers(statements);
+            let denial = callers.check(Some("AK"), "dynamodb:DeleteItem", TABLE).unwrap_err().to_string();
+            assert!(denial.ends_with("with an explicit deny in an identity-based policy"), "{denial}");
+            assert_eq!(callers.check(Some("AK"), "dynamodb:PutItem", TABLE), Ok(()));
+        }
+    }
+
+    #[test]
+    fn actions_ignore_case_and_resources_do_not() {
+        let callers = callers(vec![statement(Effect::Allow, &["DynamoDB:getitem"], &[TABLE])]);
+        assert_eq!(callers.check(Some("AK"), "dynamodb:GetItem", TABLE), Ok(()));
+        assert!(callers.check(Some("AK"), "dynamodb:GetItem", &TABLE.replace("birds", "Birds")).is_err());
+    }
+
+    #[test]
+    fn everything_but_what_is_named() {
+        let not = Statement {
+            effect: Effect::Allow,
+            actions: Patterns::Not(vec!["dynamodb:Delete*".to_owned()]),
+            resources: Patterns::Not(vec!["*secrets".to_owned()]),
+        };
+        let callers = callers(vec![not]);
+        assert_eq!(callers.check(Some("AK"), "dynamodb:PutItem", TABLE), Ok(()));
+        assert!(callers.check(Some("AK"), "dynamodb:DeleteItem", TABLE).is_err());
+        assert!(callers.check(Some("AK"), "dynamodb:PutItem", "arn:secrets").is_err());
+    }
+
+    #[test]
+    fn who_is_no_function_or_has_no_role_may_do_everything() {
+        let mut callers = callers(Vec::new());
+        assert_eq!(callers.check(Some("developer"), "dynamodb:PutItem", TABLE), Ok(()));
+        assert_eq!(callers.check(None, "dynamodb:PutItem", TABLE), Ok(()));
+        callers.0.get_mut("AK").unwrap().role = None;
+        assert_eq!(callers.check(Some("AK"), "dynamodb:PutItem", TABLE), Ok(()));
+    }
+}

@@ -1,0 +1,512 @@
+//! The soak test: two thousand connections, mixed traffic and faults, then an account of every row, frame and process.
+//!
+//! `make soak` runs it for a minute; `cargo test` compiles it and runs nothing, because there is no `--seconds`. What it
+//! holds the stack and the functions to:
+//!
+//! * every row belongs to an open connection, but for those of connections whose `$connect` or `$disconnect` a fault has
+//!   taken: of them there are no more than there were such faults, and posts to them heal the tables;
+//! * every message that was acknowledged arrived at as many receivers as the acknowledgement says, those aside that have
+//!   left since; no record of the events' stream was given up;
+//! * Ctrl-C ends the stack and every process that it has started.
+
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a test prints its counts and fails where it stands")]
+#![expect(dead_code, unreachable_pub, reason = "the modules are those of the end to end tests")]
+
+#[path = "../e2e/client.rs"]
+mod client;
+#[path = "../e2e/stack.rs"]
+mod stack;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use aws_sdk_dynamodb::types::AttributeValue;
+use futures_util::StreamExt;
+use serde_json::{Value, json};
+use tokio::sync::{Semaphore, watch};
+use tokio_tungstenite::tungstenite::Message;
+
+use client::Client;
+use stack::{PATIENCE, Stack, children, table_name, text};
+
+const CONNECTIONS: usize = 2000;
+const TOPICS: usize = 50;
+
+/// Between two acts of a client, on average.
+const THINKING_TIME: Duration = Duration::from_secs(12);
+
+/// Handshakes under way at a time.
+const HANDSHAKES: usize = 32;
+
+/// Pings under way at a time; with all at once, the account's concurrency would throttle the half of them.
+const PINGS: usize = 64;
+
+/// How long a pong is waited for. Pongs come within a second even on a busy machine.
+const PONG_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long the last events may be under way.
+const EVENT_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long healing may take. Posts do not forget a connection in its first 30 s.
+const HEALING: Duration = Duration::from_secs(120);
+
+const FAULTS: [&str; 10] = [
+    "lost-disconnect=0.1",
+    "gone=0.002",
+    "throttle=0.02",
+    "error=0.02",
+    "kill=0.005",
+    "dynamodb-throttle=0.02",
+    "unprocessed=0.05",
+    "transaction-conflict=0.05",
+    "duplicate-stream-record=0.05",
+    "stream-delay=50ms",
+];
+
+/// What clients do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Traffic,
+    /// Nobody begins anything; what is under way ends.
+    Quiet,
+    /// Every frame of before has arrived once a ping has been answered.
+    Drained,
+    End,
+}
+
+/// A message that was sent, by its unique text.
+#[derive(Debug, Default)]
+struct Sent {
+    /// Whom or what to: `@user` or a topic.
+    to: String,
+    acknowledged: Option<u64>,
+    /// Users that have got it.
+    receivers: BTreeMap<String, usize>,
+    /// How many departures there had been before.
+    departures: usize,
+}
+
+#[derive(Debug, Default)]
+struct Ledger {
+    messages: BTreeMap<String, Sent>,
+    /// Who has left, and what they listened to.
+    departures: Vec<(String, BTreeSet<String>)>,
+    open: BTreeSet<String>,
+    /// Users whose handshake was refused.
+    refused: BTreeSet<String>,
+    /// Counts for the end.
+    counts: BTreeMap<&'static str, usize>,
+    next: usize,
+}
+
+impl Ledger {
+    fn count(&mut self, what: &'static str) {
+        *self.counts.entry(what).or_default() += 1;
+    }
+
+    fn number(&mut self) -> usize {
+        self.next += 1;
+        self.next
+    }
+}
+
+struct Soak {
+    url: String,
+    ledger: Mutex<Ledger>,
+    handshakes: Semaphore,
+    pings: Semaphore,
+    /// How many clients have been through each phase.
+    through: watch::Sender<usize>,
+}
+
+#[tokio::main]
+async fn main() {
+    let arguments: Vec<String> = std::env::args().collect();
+    let seconds = arguments.iter().position(|it| it == "--seconds").and_then(|at| arguments.get(at + 1));
+    let Some(seconds) = seconds else {
+        println!("the soak test runs with `make soak`");
+        return;
+    };
+    soak(Duration::from_secs(seconds.parse().unwrap())).await;
+}
+
+async fn soak(duration: Duration) {
+    let faults = FAULTS.iter().flat_map(|fault| ["--fault", fault]);
+    let arguments: Vec<_> = faults.chain(["--seed", "7", "--env", "METRICS_NAMESPACE="]).collect();
+    let stack = Stack::with(&arguments).await;
+    let soak = Arc::new(Soak {
+        url: format!("ws://{}/dev", stack.gateway),
+        ledger: Mutex::default(),
+        handshakes: Semaphore::new(HANDSHAKES),
+        pings: Semaphore::new(PINGS),
+        through: watch::Sender::new(0),
+    });
+    let phase = watch::Sender::new(Phase::Traffic);
+    let began = Instant::now();
+    let clients: Vec<_> = (0..CONNECTIONS).map(|_| tokio::spawn(soak.clone().client(phase.subscribe()))).collect();
+    soak.through(CONNECTIONS).await;
+    println!("{CONNECTIONS} connections open after {:.1} s", began.elapsed().as_secs_f64());
+
+    let events = tokio::spawn(put_events(stack.dynamodb().await, soak.clone(), phase.subscribe()));
+    tokio::time::sleep(duration).await;
+    soak.through.send_replace(0);
+    phase.send_replace(Phase::Quiet);
+    events.await.unwrap();
+    soak.through(CONNECTIONS).await;
+    // What was acknowledged by now has arrived when each client has been answered once more.
+    soak.through.send_replace(0);
+    phase.send_replace(Phase::Drained);
+    soak.through(CONNECTIONS).await;
+    let broken = soak.account_for_frames();
+
+    assert_eq!(stack.log(&["stream |", "gave up"]), Vec::<String>::new());
+    soak.account_for_rows(&stack).await;
+    let processes = children(stack.process_id()).await;
+    println!("{} function processes at the end", processes.len());
+    let process = stack.process_id();
+    phase.send_replace(Phase::End);
+    assert_eq!(stack.interrupt().await, Some(0));
+    for client in clients {
+        client.await.unwrap();
+    }
+    let left: Vec<_> = children(process).await.into_iter().chain(processes).filter(|id| is_running(*id)).collect();
+    assert!(left.is_empty(), "processes are left: {left:?}");
+    println!("no process is left");
+    assert!(broken.is_empty(), "{} broken promise(s): {broken:#?}", broken.len());
+}
+
+fn is_running(process: u32) -> bool {
+    std::process::Command::new("kill").args(["-0", &process.to_string()]).output().unwrap().status.success()
+}
+
+/// Puts events as any backend does, and gives the last ones time to arrive.
+async fn put_events(dynamodb: aws_sdk_dynamodb::Client, soak: Arc<Soak>, phase: watch::Receiver<Phase>) {
+    let mut interval = tokio::time::interval(Duration::from_millis(500));
+    let string = |text: &str| AttributeValue::S(text.to_owned());
+    let mut put = BTreeSet::new();
+    while *phase.borrow() == Phase::Traffic {
+        interval.tick().await;
+        let topic = topic();
+        let token = {
+            let mut ledger = soak.ledger.lock().unwrap();
+            ledger.count("events put");
+            format!("event-{}", ledger.number())
+        };
+        soak.ledger.lock().unwrap().messages.insert(token.clone(), Sent { to: topic.clone(), ..Sent::default() });
+        let item = dynamodb.put_item().table_name(table_name("events"));
+        let item = item.item("topic", string(&topic)).item("id", string(&token)).item("data", string(&token));
+        item.send().await.unwrap();
+        put.insert(token);
+    }
+    let unseen = |put: &BTreeSet<String>| {
+        let ledger = soak.ledger.lock().unwrap();
+        put.iter().filter(|token| ledger.messages[*token].receivers.is_empty()).cloned().collect::<Vec<_>>()
+    };
+    // A topic may have had no subscriber yet, so this alone proves no loss.
+    let deadline = Instant::now() + EVENT_PATIENCE;
+    while !unseen(&put).is_empty() && Instant::now() < deadline {
+        interval.tick().await;
+    }
+    println!("{:>8} events that nobody received", unseen(&put).len());
+}
+
+fn topic() -> String {
+    format!("topic-{}", fastrand::usize(..TOPICS))
+}
+
+impl Soak {
+    async fn through(&self, count: usize) {
+        let mut through = self.through.subscribe();
+        let all = through.wait_for(|through| *through >= count);
+        tokio::time::timeout(3 * PATIENCE, all).await.expect("not every client got that far").unwrap();
+    }
+
+    /// One client and those that follow when it leaves: there is always one open connection.
+    async fn client(self: Arc<Self>, mut phase: watch::Receiver<Phase>) {
+        let mut first = true;
+        loop {
+            let (user, client) = self.connect().await;
+            if std::mem::take(&mut first) {
+                self.through.send_modify(|through| *through += 1);
+            }
+            if !self.live(&user, client, &mut phase).await {
+                return;
+            }
+        }
+    }
+
+    /// Connects as somebody new, until the handshake succeeds.
+    async fn connect(&self) -> (String, Client) {
+        loop {
+            let user = format!("user-{}", self.ledger.lock().unwrap().number());
+            let permit = self.handshakes.acquire().await.unwrap();
+            let connected = Client::connect(&format!("{}?userId={user}", self.url)).await;
+            drop(permit);
+            let mut ledger = self.ledger.lock().unwrap();
+            match connected {
+                Ok(client) => {
+                    ledger.count("connects");
+                    ledger.open.insert(user.clone());
+                    return (user, client);
+                }
+                Err(status) => {
+                    ledger.count("refused handshakes");
+                    println!("handshake refused with {status}");
+                    ledger.refused.insert(user);
+                }
+            }
+        }
+    }
+
+    /// Does this and that; true once it has left and somebody else is to come.
+    async fn live(&self, user: &str, mut client: Client, phase: &mut watch::Receiver<Phase>) -> bool {
+        let mut topics = BTreeSet::new();
+        let mut answered = *phase.borrow();
+        loop {
+            let now = *phase.borrow_and_update();
+            if now != answered && now != Phase::End {
+                self.drain(user, &mut client).await;
+                answered = now;
+                self.through.send_modify(|through| *through += 1);
+                continue;
+            }
+            let thinking = THINKING_TIME.mul_f64(2.0 * fastrand::f64());
+            tokio::select! {
+                frame = client.socket.next() => match frame {
+                    Some(Ok(Message::Text(frame))) => self.received(user, &frame),
+                    Some(Ok(_)) => {}
+                    // Only the end of the stack closes a connection.
+                    _ => {
+                        assert_eq!(now, Phase::End, "{user} was closed");
+                        return false;
+                    }
+                },
+                _ = phase.changed() => {}
+                () = tokio::time::sleep(thinking), if now == Phase::Traffic => {
+                    if fastrand::usize(..10) == 0 {
+                        self.leave(user, client, &topics).await;
+                        return true;
+                    }
+                    self.act(&mut client, &mut topics).await;
+                }
+            }
+        }
+    }
+
+    async fn act(&self, client: &mut Client, topics: &mut BTreeSet<String>) {
+        let frame = {
+            let mut ledger = self.ledger.lock().unwrap();
+            let token = format!("message-{}", ledger.number());
+            let departures = ledger.departures.len();
+            match fastrand::usize(..10) {
+                0..5 => {
+                    let destination = ledger.open.iter().nth(fastrand::usize(..ledger.open.len())).unwrap().clone();
+                    let sent = Sent { to: format!("@{destination}"), departures, ..Sent::default() };
+                    ledger.messages.insert(token.clone(), sent);
+                    ledger.count("direct messages");
+                    json!({"action": "sendMessage", "destinationUserId": destination, "body": token, "id": token})
+                }
+                5..7 => {
+                    let topic = topic();
+                    let sent = Sent { to: topic.clone(), departures, ..Sent::default() };
+                    ledger.messages.insert(token.clone(), sent);
+                    ledger.count("topic messages");
+                    json!({"type": "message", "topic": topic, "message": token, "id": token})
+                }
+                7..9 => {
+                    let topic = topic();
+                    topics.insert(topic.clone());
+                    ledger.count("subscribes");
+                    json!({"type": "subscribe", "topic": topic, "id": "subscription"})
+                }
+                _ => {
+                    // It counts as listening until it leaves: a message may still be on its way.
+                    let topic = topics.first().cloned().unwrap_or_else(topic);
+                    ledger.count("unsubscribes");
+                    json!({"type": "unsubscribe", "topic": topic, "id": "unsubscribe"})
+                }
+            }
+        };
+        client.send(frame).await;
+    }
+
+    async fn leave(&self, user: &str, mut client: Client, topics: &BTreeSet<String>) {
+        {
+            let mut ledger = self.ledger.lock().unwrap();
+            ledger.count("disconnects");
+            ledger.open.remove(user);
+            ledger.departures.push((user.to_owned(), topics.clone()));
+        }
+        client.socket.close(None).await.unwrap();
+        while let Some(Ok(message)) = client.socket.next().await {
+            if let Message::Text(frame) = message {
+                self.received(user, &frame);
+            }
+        }
+    }
+
+    /// Reads until a ping is answered. It is sent again when a killed function answers it with an error, and when there is
+    /// no answer: a gone fault tells the function that its sender has left.
+    async fn drain(&self, user: &str, client: &mut Client) {
+        let _permit = self.pings.acquire().await.unwrap();
+        let id = format!("ping-{}", self.ledger.lock().unwrap().number());
+        let ping = json!({"type": "ping", "id": id});
+        client.send(ping.clone()).await;
+        loop {
+            let next = tokio::time::timeout(PONG_PATIENCE, client.next_text());
+            let Ok(frame) = next.await else {
+                self.ledger.lock().unwrap().count("pings sent again");
+                client.send(ping.clone()).await;
+                continue;
+            };
+            let value: Value = serde_json::from_str(&frame).unwrap();
+            if value == json!({"type": "pong", "id": id}) {
+                return;
+            }
+            // Perhaps the answer to something else; then there are two pongs.
+            if ["Internal server error", "Too Many Requests"].contains(&value["message"].as_str().unwrap_or("")) {
+                client.send(ping.clone()).await;
+            }
+            self.received(user, &frame);
+        }
+    }
+
+    fn received(&self, user: &str, frame: &str) {
+        let frame: Value = serde_json::from_str(frame).unwrap();
+        let mut ledger = self.ledger.lock().unwrap();
+        let token = frame["body"].as_str().or(frame["payload"]["data"].as_str());
+        if let Some(token) = token {
+            let seen = ledger.messages.get_mut(token).unwrap().receivers.entry(user.to_owned()).or_default();
+            *seen += 1;
+            let is_again = *seen > 1;
+            ledger.count(if is_again { "frames delivered again" } else { "frames delivered" });
+            return;
+        }
+        match frame["type"].as_str() {
+            Some("ack") => {
+                ledger.count("acknowledgements");
+                let sent = frame["id"].as_str().and_then(|id| ledger.messages.get_mut(id));
+                if let Some(sent) = sent {
+                    sent.acknowledged = Some(frame["delivered"].as_u64().unwrap());
+                }
+            }
+            Some("pong") => ledger.count("pongs once more"),
+            Some("error") => match frame["code"].as_str() {
+                Some("user_offline") => ledger.count("answers: user offline"),
+                Some("unidentified") => ledger.count("answers: unidentified (forgotten by a gone fault)"),
+                _ => panic!("{frame}"),
+            },
+            None if frame["message"] == "Internal server error" => ledger.count("answers: internal server error"),
+            None if frame["message"] == "Too Many Requests" => ledger.count("answers: too many requests"),
+            _ => panic!("{frame}"),
+        }
+    }
+
+    /// Prints what was counted, and returns the messages that reached fewer than was said.
+    fn account_for_frames(&self) -> Vec<String> {
+        let ledger = self.ledger.lock().unwrap();
+        for (what, count) in &ledger.counts {
+            println!("{count:>8} {what}");
+        }
+        let mut broken = Vec::new();
+        let (mut promised, mut left) = (0, 0);
+        for (token, sent) in &ledger.messages {
+            let Some(acknowledged) = sent.acknowledged else { continue };
+            promised += acknowledged;
+            let received = u64::try_from(sent.receivers.len()).unwrap();
+            let is_receiver = |(user, topics): &&(String, BTreeSet<String>)| {
+                !sent.receivers.contains_key(user) && (sent.to == format!("@{user}") || topics.contains(&sent.to))
+            };
+            let gone = ledger.departures[sent.departures..].iter().filter(is_receiver).count();
+            let missing = acknowledged.saturating_sub(received);
+            left += missing;
+            if missing > u64::try_from(gone).unwrap() {
+                broken
+                    .push(format!("{token} to {}: {acknowledged} promised, {received} arrived, {gone} left", sent.to));
+            }
+        }
+        println!("{promised:>8} deliveries acknowledged, {left} of them to receivers that were leaving");
+        broken
+    }
+
+    /// Every row is of an open connection, or one that a fault explains and a post heals.
+    async fn account_for_rows(&self, stack: &Stack) {
+        let explained_closed = stack.log(&["fault | lost-disconnect"]).len() + failures(stack, "disconnect");
+        let explained_refused = failures(stack, "connect");
+        let stale = self.stale(stack).await;
+        let refused: BTreeSet<_> = self.ledger.lock().unwrap().refused.intersection(&stale.users).cloned().collect();
+        let closed = stale.connections.len() - refused.len();
+        println!("{:>8} rows of {closed} closed connections and {} refused ones", stale.rows, refused.len());
+        println!("{explained_closed:>8} $disconnects lost or failed, {explained_refused} $connects failed");
+        assert!(closed <= explained_closed, "{closed} closed connections have rows: {stale:#?}");
+        assert!(refused.len() <= explained_refused, "{} refused connections have rows: {stale:#?}", refused.len());
+
+        let deadline = Instant::now() + HEALING;
+        let mut posts = 0;
+        let mut left = stale;
+        let (_, mut healer) = self.connect().await;
+        while left.rows > 0 {
+            assert!(Instant::now() < deadline, "not healed: {left:#?}");
+            for user in &left.users {
+                let frame = json!({"action": "sendMessage", "destinationUserId": user, "body": "anybody?"});
+                healer.ask(frame).await;
+                posts += 1;
+            }
+            for topic in &left.topics {
+                let message = self.ledger.lock().unwrap().number();
+                let token = format!("message-{message}");
+                let sent = Sent { to: topic.clone(), ..Sent::default() };
+                self.ledger.lock().unwrap().messages.insert(token.clone(), sent);
+                healer.ask(json!({"type": "message", "topic": topic, "message": token, "id": token})).await;
+                posts += 1;
+            }
+            left = self.stale(stack).await;
+        }
+        println!("{posts:>8} messages to them, and every row belongs to an open connection");
+    }
+
+    /// The rows that are of no open connection, as the gateway says.
+    async fn stale(&self, stack: &Stack) -> Stale {
+        let rows = [stack.rows("connections").await, stack.rows("topics").await].concat();
+        let management = stack.management().await;
+        let ids: BTreeSet<_> = rows.iter().map(|row| text(row, "connectionId")).collect();
+        let asked = futures_util::stream::iter(ids).map(async |id| {
+            let found = management.get_connection().connection_id(&id).send().await;
+            (found.is_err_and(|error| error.as_service_error().unwrap().is_gone_exception()), id)
+        });
+        let gone: BTreeSet<_> =
+            asked.buffer_unordered(16).filter_map(async |(is_gone, id)| is_gone.then_some(id)).collect().await;
+        let mut stale = Stale::default();
+        for row in rows.iter().filter(|row| gone.contains(&text(row, "connectionId"))) {
+            stale.rows += 1;
+            stale.connections.insert(text(row, "connectionId"));
+            let topic = row.get("topic").map(|topic| topic.as_s().unwrap().as_str());
+            match (row.get("userId"), topic.map(|topic| (topic, topic.strip_prefix('@')))) {
+                (_, Some((_, Some(user)))) => stale.users.insert(user.to_owned()),
+                (_, Some((topic, None))) => stale.topics.insert(topic.to_owned()),
+                (Some(user), None) => stale.users.insert(user.as_s().unwrap().clone()),
+                (None, None) => panic!("{row:?}"),
+            };
+        }
+        stale
+    }
+}
+
+/// Rows of connections that are not open.
+#[derive(Debug, Default)]
+struct Stale {
+    rows: usize,
+    connections: BTreeSet<String>,
+    /// To whose addresses they belong.
+    users: BTreeSet<String>,
+    /// Of subscriptions.
+    topics: BTreeSet<String>,
+}
+
+/// How many invocations of a function have failed.
+fn failures(stack: &Stack, function: &str) -> usize {
+    let name = format!("{function} |");
+    let lines = stack.log(&[&name, "(request "]);
+    lines.iter().filter(|line| line.starts_with(&name)).count()
+}
