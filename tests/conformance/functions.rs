@@ -167,7 +167,7 @@ content-length: 2
             environment(&mut client).await;
         }),
         row("RA-19", "D", "L-env", "an init of more than ten seconds is tried again at the first event")
-            .untold("the stack fails the event instead: lambda.rs, an_init_of_more_than_ten_seconds_fails_the_event"),
+            .proved(&["crates/local/tests/lambda.rs::an_init_of_more_than_ten_seconds_is_tried_again_under_the_functions_timeout"]),
         row("RA-20", "S", "S", "a handler's error and a panic are reported with type and message")
             .proved(&["crates/local/tests/lambda.rs::a_handler_error_and_a_panic_fail_the_event_and_the_process_stays"]),
         row("RA-21", "D+O", "L-api; captures", "every event has a UUID of its own that is not the gateway's requestId").anywhere(

@@ -293,7 +293,11 @@ pub fn rows() -> Vec<Row> {
             },
         ),
         row("HS-31", "D+O", "L-apigw; terraform-aws-apigateway-v2#8", "a $connect that Lambda does not admit is a 500")
-            .untold("the stack lets throttled events wait, and has no permissions to invoke"),
+            .ours(FLAGS, |_| async move {
+                let bed = Bed::ours(&["--account-concurrency", "0"]).await;
+                assert_eq!(status(&bed, "").await, 500);
+                assert!(bed.events("\"routeKey\":\"$connect\"").is_empty());
+            }),
         row("HS-32", "D", "L-env", "two clients at once have two ids, and two processes if they overlap").ours(
             LOG,
             |bed| async move {

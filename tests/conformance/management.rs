@@ -334,7 +334,7 @@ pub fn rows() -> Vec<Row> {
             },
         ),
         row("MG-23", "O", "architect/functions#130", "a caller without permission is AccessDeniedException")
-            .untold("the stack has no permissions of callers"),
+            .proved(&["tests/e2e/iam.rs::a_post_that_the_role_does_not_allow_is_refused"]),
         row("MG-24", "D+S", "B-mgmt; S", "the Rust SDK tries again after one 429, and succeeds").ours(
             FLAGS,
             |_| async move {
@@ -419,7 +419,14 @@ pub fn rows() -> Vec<Row> {
             "simple-websockets-chat-app#44",
             "a POST to a half-open connection is a 200 and arrives nowhere",
         )
-        .untold("the stack has no such fault, and loopback loses nothing"),
+        .ours(FLAGS, |_| async move {
+            let bed = Bed::ours(&["--fault", "half-open=1"]).await;
+            let id = bed.connect().await.id.clone();
+            for _ in 0..3 {
+                assert_eq!(bed.post(&id, "hello").await, 200);
+            }
+            assert_eq!(bed.call("GET", &id, b"").await.status, 200);
+        }),
         row("MG-32", "O+I", "aws-sdk-js-v3#6896; B-mgmt", "a client that does not read holds up its own posts only")
             .anywhere(|bed| async move {
                 let deaf = bed.connect().await;
