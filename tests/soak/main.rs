@@ -152,7 +152,7 @@ async fn soak(duration: Duration) {
     tokio::time::sleep(duration).await;
     soak.through.send_replace(0);
     phase.send_replace(Phase::Quiet);
-    events.await.unwrap();
+    let unseen = events.await.unwrap();
     soak.through(CONNECTIONS).await;
     // What was acknowledged by now has arrived when each client has been answered once more.
     soak.through.send_replace(0);
@@ -161,6 +161,11 @@ async fn soak(duration: Duration) {
     let broken = soak.account_for_frames();
 
     assert_eq!(stack.log(&["stream |", "gave up"]), Vec::<String>::new());
+    for event in unseen {
+        // It was published, to a topic that had no subscriber at that moment.
+        let lines = stack.log(&["publish |", "\"published\"", &format!("\"event.id\":\"{event}\""), "\"delivered\":0"]);
+        assert!(!lines.is_empty(), "{event} was lost: {:?}", stack.log(&[&event]));
+    }
     soak.account_for_rows(&stack).await;
     let processes = children(stack.process_id()).await;
     println!("{} function processes at the end", processes.len());
@@ -181,7 +186,8 @@ fn is_running(process: u32) -> bool {
 }
 
 /// Puts events as any backend does, and gives the last ones time to arrive.
-async fn put_events(dynamodb: aws_sdk_dynamodb::Client, soak: Arc<Soak>, phase: watch::Receiver<Phase>) {
+/// Returns those that nobody received.
+async fn put_events(dynamodb: aws_sdk_dynamodb::Client, soak: Arc<Soak>, phase: watch::Receiver<Phase>) -> Vec<String> {
     let mut interval = tokio::time::interval(Duration::from_millis(500));
     let string = |text: &str| AttributeValue::S(text.to_owned());
     let mut put = BTreeSet::new();
@@ -203,12 +209,12 @@ async fn put_events(dynamodb: aws_sdk_dynamodb::Client, soak: Arc<Soak>, phase: 
         let ledger = soak.ledger.lock().unwrap();
         put.iter().filter(|token| ledger.messages[*token].receivers.is_empty()).cloned().collect::<Vec<_>>()
     };
-    // A topic may have had no subscriber yet, so this alone proves no loss.
     let deadline = Instant::now() + EVENT_PATIENCE;
     while !unseen(&put).is_empty() && Instant::now() < deadline {
         interval.tick().await;
     }
     println!("{:>8} events that nobody received", unseen(&put).len());
+    unseen(&put)
 }
 
 fn topic() -> String {
