@@ -375,29 +375,14 @@ mod tests {
     use tokio::sync::Semaphore;
 
     use super::*;
-    use crate::lambda::{Credentials, Dispatcher, Pool, Settings};
+    use crate::lambda::{Dispatcher, Pool};
 
     #[tokio::test]
     async fn an_environment_that_died_while_idle_is_replaced() {
         let test = std::env::current_exe().unwrap();
         let binary = test.parent().and_then(Path::parent).unwrap().join("fixture");
         assert!(binary.is_file(), "run `cargo build --workspace --bins` first");
-        let configuration = Configuration {
-            key: "fixture".into(),
-            name: "fixture".into(),
-            handler: "fixture".into(),
-            binary,
-            memory_size_mb: 128,
-            timeout: Duration::from_secs(6),
-            region: "us-east-1".into(),
-            environment: BTreeMap::new(),
-            endpoints: BTreeMap::new(),
-            max_environments: 1,
-            concurrency: Arc::new(Semaphore::new(1)),
-            faults: Arc::default(),
-            credentials: Credentials::default(),
-            settings: Settings::default(),
-        };
+        let configuration = Configuration::of(binary, BTreeMap::new());
         let (_stop, stop) = watch::channel(false);
         let mut dead = Environment::start(&configuration, &stop).await.unwrap();
         assert!(dead.is_alive());
