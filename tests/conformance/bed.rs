@@ -31,23 +31,11 @@ pub fn echo_returns(response: &Value) -> Value {
     json!({"action": "echo", "do": "respond", "response": response})
 }
 
-/// Dropped before a stack is, which kills that. A stack that is killed in the very moment in which it freezes a function
-/// leaves it behind, stopped for ever: the system hangs up only on process groups that have stopped already. Rows end
-/// with an answer, which is that moment.
-struct Moment;
-
-impl Drop for Moment {
-    fn drop(&mut self) {
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
 pub struct Bed {
     pub endpoint: Endpoint,
     /// For calls of `@connections`.
     pub credentials: Credentials,
     pub region: String,
-    _moment: Moment,
     stack: Option<Stack>,
     /// The folder of a service that was written for one row.
     _folder: Option<TempDir>,
@@ -70,7 +58,7 @@ impl Bed {
     fn at(endpoint: Endpoint) -> Self {
         let credentials = Credentials::new("local", "local", Some("local".to_owned()), None, "ours");
         let region = "us-east-1".to_owned();
-        Self { endpoint, credentials, region, _moment: Moment, stack: None, _folder: None, serial: Mutex::default() }
+        Self { endpoint, credentials, region, stack: None, _folder: None, serial: Mutex::default() }
     }
 
     /// The test bed on a stack of our own with these flags.

@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::client::Client;
 use crate::failures::hurried;
 use crate::proxy::Proxy;
-use crate::stack::{Stack, binaries, children, signal, table_name};
+use crate::stack::{Stack, binaries, environments, signal, table_name};
 
 /// What an event carries besides its key.
 type Attributes<'a> = &'a [(&'a str, AttributeValue)];
@@ -209,7 +209,7 @@ async fn a_crash_in_the_middle_of_a_batch_loses_nothing() {
     proxy.delay("POST", Duration::from_secs(60));
     put(&stack, "t", "1", &[("data", number("1"))]).await;
     proxy.called("POST").await;
-    for process in children(stack.process_id()).await {
+    for process in environments(&stack).await {
         signal("-KILL", process).await;
     }
     proxy.delay("POST", Duration::ZERO);

@@ -170,15 +170,26 @@ pub async fn signal(name: &str, process_id: u32) {
     assert!(status.success());
 }
 
-/// The processes whose parent is `process_id`.
-pub async fn children(process_id: u32) -> Vec<u32> {
-    let output = Command::new("ps").args(["-A", "-o", "pid=,ppid="]).output().await.unwrap();
+/// The processes whose parent is `process_id`, and what they run.
+pub async fn children(process_id: u32) -> Vec<(u32, String)> {
+    let output = Command::new("ps").args(["-A", "-o", "pid=,ppid=,comm="]).output().await.unwrap();
     let table = String::from_utf8(output.stdout).unwrap();
-    let pairs = table.lines().filter_map(|line| {
-        let mut numbers = line.split_whitespace().map(|number| number.parse::<u32>().unwrap());
-        Some((numbers.next()?, numbers.next()?))
+    let children = table.lines().filter_map(|line| {
+        let mut words = line.split_whitespace();
+        let (id, parent) = (words.next()?.parse().unwrap(), words.next()?.parse::<u32>().unwrap());
+        (parent == process_id).then(|| (id, words.collect()))
     });
-    pairs.filter(|(_, parent)| *parent == process_id).map(|(id, _)| id).collect()
+    children.collect()
+}
+
+/// The execution environments of a stack: what it has started, but for the shell that guards them.
+pub async fn environments(stack: &Stack) -> Vec<u32> {
+    let children = children(stack.process_id()).await;
+    children
+        .into_iter()
+        .filter(|(_, command)| !["sh", "/bin/sh"].contains(&command.as_str()))
+        .map(|(id, _)| id)
+        .collect()
 }
 
 pub fn text(row: &Row, attribute: &str) -> String {

@@ -169,14 +169,15 @@ async fn soak(duration: Duration) {
     }
     soak.account_for_rows(&stack).await;
     let processes = children(stack.process_id()).await;
-    println!("{} function processes at the end", processes.len());
+    println!("{} processes at the end", processes.len());
     let process = stack.process_id();
     phase.send_replace(Phase::End);
     assert_eq!(stack.interrupt().await, Some(0));
     for client in clients {
         client.await.unwrap();
     }
-    let left: Vec<_> = children(process).await.into_iter().chain(processes).filter(|id| is_running(*id)).collect();
+    let processes = children(process).await.into_iter().chain(processes);
+    let left: Vec<_> = processes.filter(|(id, _)| is_running(*id)).collect();
     assert!(left.is_empty(), "processes are left: {left:?}");
     println!("no process is left");
     assert!(broken.is_empty(), "{} broken promise(s): {broken:#?}", broken.len());

@@ -12,7 +12,7 @@ use crate::faults::{self, Faults};
 use crate::front::Front;
 use crate::gateway::{self, Api, Authorizer, Gateway, Integration};
 use crate::iam::{Caller, Callers};
-use crate::lambda::{self, Function};
+use crate::lambda::{self, Function, Guard};
 use crate::service::{self, LogFormat, Service};
 use crate::stream::{Mappings, StreamError};
 use crate::table::{TableError, Tables};
@@ -108,6 +108,7 @@ impl Stack {
         // What no function reserves for itself is for all others together.
         let reserved: usize = service.functions.values().filter_map(|function| function.reserved_concurrency).sum();
         let unreserved = Arc::new(Semaphore::new(options.lambda.account_concurrency.saturating_sub(reserved)));
+        let guard = Arc::<Guard>::default();
         let mut functions = BTreeMap::new();
         for (key, function) in &service.functions {
             let concurrency = function.reserved_concurrency.map(|reserved| Arc::new(Semaphore::new(reserved)));
@@ -115,6 +116,7 @@ impl Stack {
             let configuration = lambda::Configuration {
                 faults: faults.clone(),
                 credentials: lambda::Credentials::of(key),
+                guard: guard.clone(),
                 ..configuration(key, function, service, options, &endpoints, concurrency)
             };
             functions.insert(key.as_str(), Arc::new(Function::new(configuration)?));
@@ -231,5 +233,6 @@ fn configuration(
         faults: Arc::default(),
         credentials: lambda::Credentials::default(),
         settings: options.lambda.clone(),
+        guard: Arc::default(),
     }
 }

@@ -444,6 +444,7 @@ fn configuration() -> Configuration {
         faults: Arc::default(),
         credentials: Credentials::default(),
         settings: Settings::default(),
+        guard: Arc::default(),
     }
 }
 

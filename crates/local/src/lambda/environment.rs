@@ -25,6 +25,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use super::guard::Guarded;
 use super::runtime_api::{Call, Invocation, RuntimeApi};
 use super::{Configuration, FunctionError};
 use crate::faults::{Chance, Faults};
@@ -243,11 +244,12 @@ impl Process {
             .process_group(0)
             .kill_on_drop(true)
             .spawn()?;
+        let guarded = child.id().map(|group| configuration.guard.guard(group)).transpose()?;
         let (lease, leased) = oneshot::channel();
         let (exited, exit) = watch::channel(None);
         let frozen = watch::Sender::new(false);
         let wishes = Wishes { leased, frozen: frozen.subscribe() };
-        tokio::spawn(supervise(child, configuration.key.clone(), wishes, alive, exited));
+        tokio::spawn(supervise(child, configuration.key.clone(), wishes, guarded, alive, exited));
         Ok(Self { exit, lease: Some(lease), frozen })
     }
 
@@ -271,13 +273,12 @@ struct Wishes {
 }
 
 /// Owns a child until it is reaped: prints what it says, stops and continues it, kills it when nobody wants it any more,
-/// and tells its end. Should this program be killed, a stopped child is not left behind: the system then hangs up on its
-/// process group, which has lost its parent. It does not if the child was told to stop and has not yet: one that is killed
-/// in that moment leaves a stopped process.
+/// and tells its end.
 async fn supervise(
     mut child: Child,
     key: String,
     mut wishes: Wishes,
+    guarded: Option<Guarded>,
     _alive: watch::Receiver<bool>,
     exited: watch::Sender<Option<FunctionError>>,
 ) {
@@ -303,6 +304,7 @@ async fn supervise(
             }
         }
     };
+    drop(guarded);
     let last_words = async { while relays.join_next().await.is_some() {} };
     let _ = tokio::time::timeout(LAST_WORDS_LIMIT, last_words).await;
     // Whoever holds the pipes open may go on writing to them.

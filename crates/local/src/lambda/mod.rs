@@ -9,6 +9,7 @@
 //! the account are throttled. What it does not do: stream responses, and tell provisioned from other concurrency.
 
 mod environment;
+mod guard;
 pub mod knobs;
 mod runtime_api;
 
@@ -26,6 +27,7 @@ use crate::faults::Faults;
 use crate::terminal;
 use environment::Environment;
 
+pub use self::guard::Guard;
 pub use self::knobs::Settings;
 
 /// How long an event waits for an environment that has responded but not yet polled for its next event, before a new
@@ -67,6 +69,8 @@ pub struct Configuration {
     pub credentials: Credentials,
     /// How its execution environments live.
     pub settings: Settings,
+    /// Ends its processes when this one cannot.
+    pub guard: Arc<Guard>,
 }
 
 impl Configuration {
@@ -90,6 +94,7 @@ impl Configuration {
             faults: Arc::default(),
             credentials: Credentials::default(),
             settings: Settings::default(),
+            guard: Arc::default(),
         }
     }
 }
