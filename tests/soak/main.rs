@@ -6,7 +6,9 @@
 //! * every row belongs to an open connection, but for those of connections whose `$connect` or `$disconnect` a fault has
 //!   taken: of them there are no more than there were such faults, and posts to them heal the tables;
 //! * every message that was acknowledged arrived at as many receivers as the acknowledgement says, those aside that have
-//!   left since; no record of the events' stream was given up;
+//!   left since;
+//! * every event arrived at every connection that listened to its topic, from before it was put until the end, but for those
+//!   that a gone fault has had forgotten; no record of the events' stream was given up;
 //! * Ctrl-C ends the stack and every process that it has started.
 
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a test prints its counts and fails where it stands")]
@@ -32,6 +34,9 @@ use stack::{PATIENCE, Stack, children, table_name, text};
 
 const CONNECTIONS: usize = 2000;
 const TOPICS: usize = 50;
+
+/// The id of a frame that subscribes to a topic begins so; the topic follows.
+const SUBSCRIPTION: &str = "subscription to ";
 
 /// Between two acts of a client, on average.
 const THINKING_TIME: Duration = Duration::from_secs(12);
@@ -85,6 +90,15 @@ struct Sent {
     receivers: BTreeMap<String, usize>,
     /// How many departures there had been before.
     departures: usize,
+    /// Users that must get it, if it is an event: they listened before it was put, and still do.
+    listeners: BTreeSet<String>,
+}
+
+impl Sent {
+    /// Who should have got it and has not.
+    fn missing(&self) -> impl Iterator<Item = &String> {
+        self.listeners.iter().filter(|user| !self.receivers.contains_key(*user))
+    }
 }
 
 #[derive(Debug, Default)]
@@ -93,6 +107,11 @@ struct Ledger {
     /// Who has left, and what they listened to.
     departures: Vec<(String, BTreeSet<String>)>,
     open: BTreeSet<String>,
+    /// Users that know to be subscribed to a topic.
+    listeners: BTreeMap<String, BTreeSet<String>>,
+    /// Users that have unsubscribed from a topic once, and are never counted as its listeners again: the order of two
+    /// frames is not known.
+    unsubscribed: BTreeSet<(String, String)>,
     /// Users whose handshake was refused.
     refused: BTreeSet<String>,
     /// Counts for the end.
@@ -108,6 +127,27 @@ impl Ledger {
     fn number(&mut self) -> usize {
         self.next += 1;
         self.next
+    }
+
+    /// What was put into the events table.
+    fn events(&self) -> impl Iterator<Item = (&String, &Sent)> {
+        self.messages.iter().filter(|(token, _)| token.starts_with("event-"))
+    }
+
+    fn listens(&mut self, user: &str, topic: &str) {
+        if self.open.contains(user) && !self.unsubscribed.contains(&(user.to_owned(), topic.to_owned())) {
+            self.listeners.entry(topic.to_owned()).or_default().insert(user.to_owned());
+        }
+    }
+
+    /// From now on the user may miss what is sent to these topics.
+    fn listens_no_more<'a>(&mut self, user: &str, topics: impl IntoIterator<Item = &'a String>) {
+        for topic in topics {
+            self.listeners.entry(topic.clone()).or_default().remove(user);
+            for sent in self.messages.values_mut().filter(|sent| sent.to == *topic) {
+                sent.listeners.remove(user);
+            }
+        }
     }
 }
 
@@ -152,7 +192,7 @@ async fn soak(duration: Duration) {
     tokio::time::sleep(duration).await;
     soak.through.send_replace(0);
     phase.send_replace(Phase::Quiet);
-    let unseen = events.await.unwrap();
+    events.await.unwrap();
     soak.through(CONNECTIONS).await;
     // What was acknowledged by now has arrived when each client has been answered once more.
     soak.through.send_replace(0);
@@ -161,12 +201,7 @@ async fn soak(duration: Duration) {
     let broken = soak.account_for_frames();
 
     assert_eq!(stack.log(&["stream |", "gave up"]), Vec::<String>::new());
-    for event in unseen {
-        // It was published and reached nobody: the topic had no subscriber then, or only some that a fault had taken.
-        // Which of the two is not told apart.
-        let lines = stack.log(&["publish |", "\"published\"", &format!("\"event.id\":\"{event}\""), "\"delivered\":0"]);
-        assert!(!lines.is_empty(), "{event} was lost: {:?}", stack.log(&[&event]));
-    }
+    soak.account_for_events(&stack).await;
     soak.account_for_rows(&stack).await;
     let processes = children(stack.process_id()).await;
     println!("{} processes at the end", processes.len());
@@ -188,11 +223,9 @@ fn is_running(process: u32) -> bool {
 }
 
 /// Puts events as any backend does, and gives the last ones time to arrive.
-/// Returns those that nobody received.
-async fn put_events(dynamodb: aws_sdk_dynamodb::Client, soak: Arc<Soak>, phase: watch::Receiver<Phase>) -> Vec<String> {
+async fn put_events(dynamodb: aws_sdk_dynamodb::Client, soak: Arc<Soak>, phase: watch::Receiver<Phase>) {
     let mut interval = tokio::time::interval(Duration::from_millis(500));
     let string = |text: &str| AttributeValue::S(text.to_owned());
-    let mut put = BTreeSet::new();
     while *phase.borrow() == Phase::Traffic {
         interval.tick().await;
         let topic = topic();
@@ -201,22 +234,20 @@ async fn put_events(dynamodb: aws_sdk_dynamodb::Client, soak: Arc<Soak>, phase: 
             ledger.count("events put");
             format!("event-{}", ledger.number())
         };
-        soak.ledger.lock().unwrap().messages.insert(token.clone(), Sent { to: topic.clone(), ..Sent::default() });
+        {
+            let mut ledger = soak.ledger.lock().unwrap();
+            let listeners = ledger.listeners.get(&topic).cloned().unwrap_or_default();
+            ledger.messages.insert(token.clone(), Sent { to: topic.clone(), listeners, ..Sent::default() });
+        }
         let item = dynamodb.put_item().table_name(table_name("events"));
         let item = item.item("topic", string(&topic)).item("id", string(&token)).item("data", string(&token));
         item.send().await.unwrap();
-        put.insert(token);
     }
-    let unseen = |put: &BTreeSet<String>| {
-        let ledger = soak.ledger.lock().unwrap();
-        put.iter().filter(|token| ledger.messages[*token].receivers.is_empty()).cloned().collect::<Vec<_>>()
-    };
+    let arrived = || soak.ledger.lock().unwrap().events().all(|(_, sent)| sent.missing().next().is_none());
     let deadline = Instant::now() + EVENT_PATIENCE;
-    while !unseen(&put).is_empty() && Instant::now() < deadline {
+    while !arrived() && Instant::now() < deadline {
         interval.tick().await;
     }
-    println!("{:>8} events that nobody received", unseen(&put).len());
-    unseen(&put)
 }
 
 fn topic() -> String {
@@ -296,13 +327,13 @@ impl Soak {
                         self.leave(user, client, &topics).await;
                         return true;
                     }
-                    self.act(&mut client, &mut topics).await;
+                    self.act(user, &mut client, &mut topics).await;
                 }
             }
         }
     }
 
-    async fn act(&self, client: &mut Client, topics: &mut BTreeSet<String>) {
+    async fn act(&self, user: &str, client: &mut Client, topics: &mut BTreeSet<String>) {
         let frame = {
             let mut ledger = self.ledger.lock().unwrap();
             let token = format!("message-{}", ledger.number());
@@ -326,11 +357,13 @@ impl Soak {
                     let topic = topic();
                     topics.insert(topic.clone());
                     ledger.count("subscribes");
-                    json!({"type": "subscribe", "topic": topic, "id": "subscription"})
+                    json!({"type": "subscribe", "topic": topic, "id": format!("{SUBSCRIPTION}{topic}")})
                 }
                 _ => {
                     // It counts as listening until it leaves: a message may still be on its way.
                     let topic = topics.first().cloned().unwrap_or_else(topic);
+                    ledger.listens_no_more(user, [&topic]);
+                    ledger.unsubscribed.insert((user.to_owned(), topic.clone()));
                     ledger.count("unsubscribes");
                     json!({"type": "unsubscribe", "topic": topic, "id": "unsubscribe"})
                 }
@@ -344,6 +377,7 @@ impl Soak {
             let mut ledger = self.ledger.lock().unwrap();
             ledger.count("disconnects");
             ledger.open.remove(user);
+            ledger.listens_no_more(user, topics);
             ledger.departures.push((user.to_owned(), topics.clone()));
         }
         client.socket.close(None).await.unwrap();
@@ -394,6 +428,9 @@ impl Soak {
         match frame["type"].as_str() {
             Some("ack") => {
                 ledger.count("acknowledgements");
+                if let Some(topic) = frame["id"].as_str().and_then(|id| id.strip_prefix(SUBSCRIPTION)) {
+                    ledger.listens(user, topic);
+                }
                 let sent = frame["id"].as_str().and_then(|id| ledger.messages.get_mut(id));
                 if let Some(sent) = sent {
                     sent.acknowledged = Some(frame["delivered"].as_u64().unwrap());
@@ -436,6 +473,48 @@ impl Soak {
         }
         println!("{promised:>8} deliveries acknowledged, {left} of them to receivers that were leaving");
         broken
+    }
+
+    /// Every event has arrived at its listeners, but for those that are subscribed no more: a gone fault tells a function
+    /// that they have left.
+    async fn account_for_events(&self, stack: &Stack) {
+        let connections = stack.rows("connections").await;
+        let users: BTreeMap<_, _> = connections
+            .iter()
+            .filter_map(|row| Some((text(row, "connectionId"), row.get("userId")?.as_s().unwrap().clone())))
+            .collect();
+        let topics = stack.rows("topics").await;
+        let subscribed: BTreeSet<_> = topics
+            .iter()
+            .filter_map(|row| Some((text(row, "topic"), users.get(&text(row, "connectionId"))?.clone())))
+            .collect();
+
+        let ledger = self.ledger.lock().unwrap();
+        let (mut heard, mut unheard, mut forgotten) = (0, 0, BTreeSet::new());
+        for (event, sent) in ledger.events() {
+            let listeners = sent.listeners.len() - sent.missing().count();
+            for user in sent.missing() {
+                assert!(
+                    !subscribed.contains(&(sent.to.clone(), user.clone())),
+                    "{user} did not get {event}: {sent:#?}"
+                );
+                forgotten.insert(user);
+            }
+            heard += listeners;
+            if sent.receivers.is_empty() {
+                unheard += 1;
+                let event = format!("\"event.id\":\"{event}\"");
+                let lines = stack.log(&["publish |", "\"published\"", &event, "\"delivered\":0"]);
+                assert!(!lines.is_empty(), "lost: {:?}", stack.log(&[&event]));
+            }
+        }
+        let faults = stack.log(&["fault | gone"]).len();
+        println!("{heard:>8} times a listener had to get an event and got it");
+        println!(
+            "{unheard:>8} events without any receiver; {} listeners forgotten by {faults} gone faults",
+            forgotten.len()
+        );
+        assert!(forgotten.len() <= faults, "{forgotten:?}");
     }
 
     /// Every row is of an open connection, or one that a fault explains and a post heals.
