@@ -20,7 +20,7 @@ mod client;
 mod stack;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use aws_sdk_dynamodb::types::AttributeValue;
@@ -230,12 +230,12 @@ async fn put_events(dynamodb: aws_sdk_dynamodb::Client, soak: Arc<Soak>, phase: 
         interval.tick().await;
         let topic = topic();
         let token = {
-            let mut ledger = soak.ledger.lock().unwrap();
+            let mut ledger = soak.ledger();
             ledger.count("events put");
             format!("event-{}", ledger.number())
         };
         {
-            let mut ledger = soak.ledger.lock().unwrap();
+            let mut ledger = soak.ledger();
             let listeners = ledger.listeners.get(&topic).cloned().unwrap_or_default();
             ledger.messages.insert(token.clone(), Sent { to: topic.clone(), listeners, ..Sent::default() });
         }
@@ -243,7 +243,7 @@ async fn put_events(dynamodb: aws_sdk_dynamodb::Client, soak: Arc<Soak>, phase: 
         let item = item.item("topic", string(&topic)).item("id", string(&token)).item("data", string(&token));
         item.send().await.unwrap();
     }
-    let arrived = || soak.ledger.lock().unwrap().events().all(|(_, sent)| sent.missing().next().is_none());
+    let arrived = || soak.ledger().events().all(|(_, sent)| sent.missing().next().is_none());
     let deadline = Instant::now() + EVENT_PATIENCE;
     while !arrived() && Instant::now() < deadline {
         interval.tick().await;
@@ -255,6 +255,11 @@ fn topic() -> String {
 }
 
 impl Soak {
+    /// Also after a client has panicked, whose panic is the one to be seen.
+    fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     async fn through(&self, count: usize) {
         let mut through = self.through.subscribe();
         let all = through.wait_for(|through| *through >= count);
@@ -278,11 +283,11 @@ impl Soak {
     /// Connects as somebody new, until the handshake succeeds.
     async fn connect(&self) -> (String, Client) {
         loop {
-            let user = format!("user-{}", self.ledger.lock().unwrap().number());
+            let user = format!("user-{}", self.ledger().number());
             let permit = self.handshakes.acquire().await.unwrap();
             let connected = Client::connect(&format!("{}?userId={user}", self.url)).await;
             drop(permit);
-            let mut ledger = self.ledger.lock().unwrap();
+            let mut ledger = self.ledger();
             match connected {
                 Ok(client) => {
                     ledger.count("connects");
@@ -301,7 +306,8 @@ impl Soak {
     /// Does this and that; true once it has left and somebody else is to come.
     async fn live(&self, user: &str, mut client: Client, phase: &mut watch::Receiver<Phase>) -> bool {
         let mut topics = BTreeSet::new();
-        let mut answered = *phase.borrow();
+        // Also for who has come in the meantime, instead of somebody who had left before.
+        let mut answered = Phase::Traffic;
         loop {
             let now = *phase.borrow_and_update();
             if now != answered && now != Phase::End {
@@ -335,7 +341,7 @@ impl Soak {
 
     async fn act(&self, user: &str, client: &mut Client, topics: &mut BTreeSet<String>) {
         let frame = {
-            let mut ledger = self.ledger.lock().unwrap();
+            let mut ledger = self.ledger();
             let token = format!("message-{}", ledger.number());
             let departures = ledger.departures.len();
             match fastrand::usize(..10) {
@@ -374,7 +380,7 @@ impl Soak {
 
     async fn leave(&self, user: &str, mut client: Client, topics: &BTreeSet<String>) {
         {
-            let mut ledger = self.ledger.lock().unwrap();
+            let mut ledger = self.ledger();
             ledger.count("disconnects");
             ledger.open.remove(user);
             ledger.listens_no_more(user, topics);
@@ -392,13 +398,13 @@ impl Soak {
     /// no answer: a gone fault tells the function that its sender has left.
     async fn drain(&self, user: &str, client: &mut Client) {
         let _permit = self.pings.acquire().await.unwrap();
-        let id = format!("ping-{}", self.ledger.lock().unwrap().number());
+        let id = format!("ping-{}", self.ledger().number());
         let ping = json!({"type": "ping", "id": id});
         client.send(ping.clone()).await;
         loop {
             let next = tokio::time::timeout(PONG_PATIENCE, client.next_text());
             let Ok(frame) = next.await else {
-                self.ledger.lock().unwrap().count("pings sent again");
+                self.ledger().count("pings sent again");
                 client.send(ping.clone()).await;
                 continue;
             };
@@ -407,7 +413,8 @@ impl Soak {
                 return;
             }
             // Perhaps the answer to something else; then there are two pongs.
-            if ["Internal server error", "Too Many Requests"].contains(&value["message"].as_str().unwrap_or("")) {
+            let faults = ["Internal server error", "Endpoint request timed out", "Too Many Requests"];
+            if faults.contains(&value["message"].as_str().unwrap_or("")) {
                 client.send(ping.clone()).await;
             }
             self.received(user, &frame);
@@ -416,7 +423,7 @@ impl Soak {
 
     fn received(&self, user: &str, frame: &str) {
         let frame: Value = serde_json::from_str(frame).unwrap();
-        let mut ledger = self.ledger.lock().unwrap();
+        let mut ledger = self.ledger();
         let token = frame["body"].as_str().or(frame["payload"]["data"].as_str());
         if let Some(token) = token {
             let seen = ledger.messages.get_mut(token).unwrap().receivers.entry(user.to_owned()).or_default();
@@ -443,6 +450,7 @@ impl Soak {
                 _ => panic!("{frame}"),
             },
             None if frame["message"] == "Internal server error" => ledger.count("answers: internal server error"),
+            None if frame["message"] == "Endpoint request timed out" => ledger.count("answers: timed out"),
             None if frame["message"] == "Too Many Requests" => ledger.count("answers: too many requests"),
             _ => panic!("{frame}"),
         }
@@ -450,7 +458,7 @@ impl Soak {
 
     /// Prints what was counted, and returns the messages that reached fewer than was said.
     fn account_for_frames(&self) -> Vec<String> {
-        let ledger = self.ledger.lock().unwrap();
+        let ledger = self.ledger();
         for (what, count) in &ledger.counts {
             println!("{count:>8} {what}");
         }
@@ -489,7 +497,7 @@ impl Soak {
             .filter_map(|row| Some((text(row, "topic"), users.get(&text(row, "connectionId"))?.clone())))
             .collect();
 
-        let ledger = self.ledger.lock().unwrap();
+        let ledger = self.ledger();
         let (mut heard, mut unheard, mut forgotten) = (0, 0, BTreeSet::new());
         for (event, sent) in ledger.events() {
             let listeners = sent.listeners.len() - sent.missing().count();
@@ -519,10 +527,10 @@ impl Soak {
 
     /// Every row is of an open connection, or one that a fault explains and a post heals.
     async fn account_for_rows(&self, stack: &Stack) {
-        let explained_closed = stack.log(&["fault | lost-disconnect"]).len() + failures(stack, "disconnect");
-        let explained_refused = failures(stack, "connect");
+        let explained_closed = stack.log(&["fault | lost-disconnect"]).len() + failures(stack, "$disconnect");
+        let explained_refused = failures(stack, "$connect");
         let stale = self.stale(stack).await;
-        let refused: BTreeSet<_> = self.ledger.lock().unwrap().refused.intersection(&stale.users).cloned().collect();
+        let refused: BTreeSet<_> = self.ledger().refused.intersection(&stale.users).cloned().collect();
         let closed = stale.connections.len() - refused.len();
         println!("{:>8} rows of {closed} closed connections and {} refused ones", stale.rows, refused.len());
         println!("{explained_closed:>8} $disconnects lost or failed, {explained_refused} $connects failed");
@@ -541,10 +549,10 @@ impl Soak {
                 posts += 1;
             }
             for topic in &left.topics {
-                let message = self.ledger.lock().unwrap().number();
+                let message = self.ledger().number();
                 let token = format!("message-{message}");
                 let sent = Sent { to: topic.clone(), ..Sent::default() };
-                self.ledger.lock().unwrap().messages.insert(token.clone(), sent);
+                self.ledger().messages.insert(token.clone(), sent);
                 healer.ask(json!({"type": "message", "topic": topic, "message": token, "id": token})).await;
                 posts += 1;
             }
@@ -591,9 +599,7 @@ struct Stale {
     topics: BTreeSet<String>,
 }
 
-/// How many invocations of a function have failed.
-fn failures(stack: &Stack, function: &str) -> usize {
-    let name = format!("{function} |");
-    let lines = stack.log(&[&name, "(request "]);
-    lines.iter().filter(|line| line.starts_with(&name)).count()
+/// How many events of a route have failed: their function did, or Lambda throttled it, or it took too long.
+fn failures(stack: &Stack, route_key: &str) -> usize {
+    stack.log(&[&format!("gateway | {route_key} failed, request ")]).len()
 }
