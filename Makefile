@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help run publish build test conformance soak lint fmt check package deploy remove logs test-release test-deploy clean
+.PHONY: help run publish build test conformance soak lint fmt check package deploy remove logs test-release test-deploy bench clean
 
 # Which deployment, where, and for which processors: arm64 or x86_64.
 STAGE ?= dev
@@ -43,6 +43,11 @@ test-deploy: package target/venv/test-deploy ## Lint the deployment, then deploy
 # Two sockets a connection, both on this machine.
 soak: build ## Two thousand connections, faults and an account at the end; SECONDS=60
 	ulimit -n 16384 && cargo test -p switchboard-tests --test soak -- --seconds $(or $(SECONDS),60)
+
+# The memory and CPU time of processes are read from Linux's /proc.
+bench: ## What events cost: CPU time, calls, bytes, memory
+	cargo build --release --workspace --bins
+	SWITCHBOARD_BINARIES=target/release cargo test -p switchboard-tests --test bench -- --run
 
 lint: ## Clippy, warnings are errors
 	cargo clippy --workspace --all-targets -- -D warnings

@@ -68,11 +68,15 @@ async fn a_direct_message_costs_a_get_a_query_and_a_post_per_device() {
     let mut two = stack.connect("?userId=2").await;
     let mut also_two = stack.connect("?userId=2").await;
     proxy.take();
+    proxy.take_bytes();
     one.send(json!({"action": "sendMessage", "destinationUserId": "2", "body": "hi"})).await;
     two.next().await;
     also_two.next().await;
     stack.logged(1, &["sendMessage |", "served"]).await;
     assert_eq!(sorted(proxy.take()), ["GetItem", "POST", "POST", "Query"]);
+    // Of the bodies, there and back: only what is needed is asked for.
+    let bytes = proxy.take_bytes();
+    assert!((1..1200).contains(&bytes), "{bytes} bytes");
 }
 
 #[tokio::test]

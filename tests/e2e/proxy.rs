@@ -1,6 +1,7 @@
 //! A proxy in front of DynamoDB and `@connections`: it counts calls, and answers some of them itself.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
@@ -42,6 +43,8 @@ pub struct Proxy {
 
 struct Shared {
     calls: watch::Sender<Vec<Call>>,
+    /// Of the bodies, there and back.
+    bytes: AtomicUsize,
     /// How long an operation waits before it is passed on.
     delays: Mutex<HashMap<String, Duration>>,
     rule: Box<Rule>,
@@ -61,6 +64,7 @@ impl Proxy {
         let client = Client::builder(TokioExecutor::new()).build_http();
         let shared = Shared {
             calls: watch::Sender::default(),
+            bytes: AtomicUsize::default(),
             delays: Mutex::default(),
             rule: Box::new(rule),
             upstream: OnceLock::new(),
@@ -84,6 +88,11 @@ impl Proxy {
 
     pub fn take_calls(&self) -> Vec<Call> {
         self.shared.calls.send_replace(Vec::new())
+    }
+
+    /// How many bytes the bodies of calls and of AWS's answers had since the last time.
+    pub fn take_bytes(&self) -> usize {
+        self.shared.bytes.swap(0, Ordering::Relaxed)
     }
 
     /// Makes an operation slow from now on.
@@ -120,7 +129,10 @@ async fn serve(State(shared): State<Arc<Shared>>, request: Request) -> Response<
     let (dynamodb, gateway) = shared.upstream.get().expect("the stack runs");
     let upstream = if target.is_some() { dynamodb } else { gateway };
     parts.uri = format!("http://{upstream}{}", parts.uri).parse().unwrap();
+    shared.bytes.fetch_add(body.len(), Ordering::Relaxed);
     let answer = shared.client.request(axum::http::Request::from_parts(parts, Full::new(body))).await.unwrap();
+    let length = answer.headers().get("content-length").and_then(|length| length.to_str().ok()?.parse().ok());
+    shared.bytes.fetch_add(length.unwrap_or(0), Ordering::Relaxed);
     answer.map(Body::new)
 }
 

@@ -1,0 +1,378 @@
+//! The benchmark: what events cost, in calls, bytes and CPU time. `make bench` runs it on release builds; `cargo test`
+//! compiles it and runs nothing, because there is no `--run`.
+//!
+//! CPU time is that of the processes that serve the events, so it does not depend on what else the machine does, and each
+//! is also given as a multiple of what the same event costs a function that answers at once and does nothing. Times on
+//! the wall are for this machine only. Calls and bytes are counted between the functions and AWS, in a run of their own.
+
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark prints, and fails where it stands")]
+#![expect(dead_code, unreachable_pub, reason = "the modules are those of the end to end tests")]
+
+#[path = "../e2e/client.rs"]
+mod client;
+#[path = "../e2e/proxy.rs"]
+mod proxy;
+#[path = "../e2e/stack.rs"]
+mod stack;
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use aws_sdk_dynamodb::types::AttributeValue;
+use futures_util::future::join_all;
+use serde_json::json;
+
+use client::Client;
+use proxy::Proxy;
+use stack::{Stack, binaries, children, table_name};
+
+/// Events that are served before those that are measured, so that everything is warm.
+const WARM_UP: usize = 20;
+
+/// Subscribers of the large topic.
+const MANY: usize = 100;
+
+/// Connections that are only open.
+const IDLE: usize = 2000;
+
+#[tokio::main]
+async fn main() {
+    if !std::env::args().any(|argument| argument == "--run") {
+        println!("the benchmark runs with `make bench`");
+        return;
+    }
+    println!("{:42} {:>11} {:>7} {:>14} {:>11} {:>11}", "", "CPU", "x bare", "of the stack", "p50", "p99");
+    let bare = bare().await;
+    bare.print("a function that does nothing", &bare);
+    let stack = Stack::with(&["--connection-rate", "100000"]).await;
+    let mut room = Room::open(&stack).await;
+    for event in EVENTS {
+        room.cost(event).await.print(&event.name(), &bare);
+    }
+    drop(stack);
+    println!("\n{:42} {:>11} {:>11} {:>13}", "first event, start included", "CPU", "memory", "binary");
+    starts().await;
+    println!("\n{:42} {:>9} {:>8} {:>9} {:>9}", "per event", "DynamoDB", "posts", "bytes", "logged");
+    calls().await;
+    println!();
+    idle().await;
+}
+
+/// What is measured, from the client that causes it to the one that sees its effect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Event {
+    Connect,
+    Disconnect,
+    Ping,
+    Subscribe,
+    Unsubscribe,
+    SendMessage,
+    MessageToOne,
+    MessageToMany,
+    PutItem,
+}
+
+const EVENTS: [Event; 9] = [
+    Event::Connect,
+    Event::Disconnect,
+    Event::Ping,
+    Event::Subscribe,
+    Event::Unsubscribe,
+    Event::SendMessage,
+    Event::MessageToOne,
+    Event::MessageToMany,
+    Event::PutItem,
+];
+
+impl Event {
+    fn name(self) -> String {
+        match self {
+            Self::Connect => "$connect of a user".to_owned(),
+            Self::Disconnect => "$disconnect of a user".to_owned(),
+            Self::Ping => "ping".to_owned(),
+            Self::Subscribe => "subscribe, acknowledged".to_owned(),
+            Self::Unsubscribe => "unsubscribe, acknowledged".to_owned(),
+            Self::SendMessage => "sendMessage to one connection".to_owned(),
+            Self::MessageToOne => "message to 1 subscriber".to_owned(),
+            Self::MessageToMany => format!("message to {MANY} subscribers"),
+            Self::PutItem => "an item in the events table, 1 subscriber".to_owned(),
+        }
+    }
+
+    /// The binary that serves it.
+    fn binary(self) -> &'static str {
+        match self {
+            Self::Connect => "connect",
+            Self::Disconnect => "disconnect",
+            Self::SendMessage => "send-message",
+            Self::PutItem => "publish",
+            _ => "default",
+        }
+    }
+
+    /// The key of its function in the serverless.yml.
+    fn function(self) -> &'static str {
+        if self == Self::SendMessage { "sendMessage" } else { self.binary() }
+    }
+
+    /// What is in the line that its function logs of it.
+    fn served(self) -> [String; 2] {
+        let done = if self == Self::PutItem { "published" } else { "served" };
+        [format!("{} |", self.function()), done.to_owned()]
+    }
+
+    /// How often it is measured. A stream is polled four times a second.
+    fn count(self) -> usize {
+        match self {
+            Self::PutItem => 40,
+            Self::MessageToMany => 100,
+            _ => 500,
+        }
+    }
+}
+
+/// A stack with somebody who sends, somebody who listens to the topic `one`, and many who listen to `many`.
+struct Room<'a> {
+    stack: &'a Stack,
+    dynamodb: aws_sdk_dynamodb::Client,
+    sender: Client,
+    listener: Client,
+    many: Vec<Client>,
+    /// Who has come to leave again.
+    guests: Vec<Client>,
+    /// The id of the latest item.
+    next: usize,
+}
+
+impl<'a> Room<'a> {
+    async fn open(stack: &'a Stack) -> Self {
+        let join = async |user: &str, topic: &str| {
+            let mut client = stack.connect(&format!("?userId={user}")).await;
+            client.ask(json!({"type": "subscribe", "topic": topic, "id": "s"})).await;
+            client
+        };
+        let mut many = Vec::new();
+        for _ in 0..MANY {
+            many.push(join("many", "many").await);
+        }
+        let (sender, listener) = (join("1", "sender").await, join("2", "one").await);
+        Self { stack, dynamodb: stack.dynamodb().await, sender, listener, many, guests: Vec::new(), next: 0 }
+    }
+
+    /// Makes an event happen, and returns when its effect is there.
+    async fn happens(&mut self, event: Event) {
+        match event {
+            Event::Connect => self.guests.push(self.stack.connect("?userId=guest").await),
+            Event::Disconnect => self.guests.pop().unwrap().close().await,
+            Event::Ping => drop(self.sender.ask(json!({"type": "ping"})).await),
+            Event::Subscribe => {
+                drop(self.sender.ask(json!({"type": "subscribe", "topic": "on-and-off", "id": "s"})).await);
+            }
+            Event::Unsubscribe => {
+                drop(self.sender.ask(json!({"type": "unsubscribe", "topic": "on-and-off", "id": "s"})).await);
+            }
+            Event::SendMessage => {
+                self.sender
+                    .send(json!({"action": "sendMessage", "destinationUserId": "2", "body": "hello there!"}))
+                    .await;
+                self.listener.next().await;
+            }
+            Event::MessageToOne => {
+                self.sender.send(json!({"type": "message", "topic": "one", "message": "hello there!"})).await;
+                self.listener.next().await;
+            }
+            Event::MessageToMany => {
+                self.sender.send(json!({"type": "message", "topic": "many", "message": "hello there!"})).await;
+                join_all(self.many.iter_mut().map(Client::next)).await;
+            }
+            Event::PutItem => {
+                self.next += 1;
+                put_item(&self.dynamodb, "one", &self.next.to_string()).await;
+                self.listener.next().await;
+            }
+        }
+    }
+
+    /// Makes an event happen this often, one after the other, and returns how long each took.
+    async fn repeat(&mut self, event: Event, count: usize) -> Vec<Duration> {
+        let [function, done] = event.served();
+        let served = [function.as_str(), done.as_str()];
+        let before = self.stack.log(&served).len();
+        let mut times = Vec::new();
+        for _ in 0..count {
+            let start = Instant::now();
+            self.happens(event).await;
+            times.push(start.elapsed());
+        }
+        self.stack.logged(before + count, &served).await;
+        times
+    }
+
+    async fn cost(&mut self, event: Event) -> Cost {
+        self.repeat(event, WARM_UP).await;
+        let before = Usage::of(self.stack, event.binary()).await;
+        let times = self.repeat(event, event.count()).await;
+        Usage::of(self.stack, event.binary()).await.since(&before, times)
+    }
+}
+
+/// What two processes have used so far: a function's, if it has not started another one since, and the stack's.
+#[derive(Debug)]
+struct Usage {
+    function: Duration,
+    gateway: Duration,
+}
+
+impl Usage {
+    async fn of(stack: &Stack, binary: &str) -> Self {
+        let mut usage = Self { function: Duration::ZERO, gateway: cpu_time(stack.process_id()) };
+        for (process, command) in children(stack.process_id()).await {
+            if command == binary {
+                usage.function += cpu_time(process);
+            }
+        }
+        usage
+    }
+
+    fn since(&self, before: &Self, mut times: Vec<Duration>) -> Cost {
+        times.sort_unstable();
+        let count = u32::try_from(times.len()).unwrap();
+        Cost {
+            function: (self.function - before.function) / count,
+            gateway: (self.gateway - before.gateway) / count,
+            p50: times[times.len() / 2],
+            p99: times[times.len() * 99 / 100],
+        }
+    }
+}
+
+/// What one event costs on average, and how long it takes.
+#[derive(Debug)]
+struct Cost {
+    function: Duration,
+    gateway: Duration,
+    p50: Duration,
+    p99: Duration,
+}
+
+impl Cost {
+    fn print(&self, name: &str, bare: &Self) {
+        let ratio = self.function.as_secs_f64() / bare.function.as_secs_f64();
+        let [function, gateway, p50, p99] =
+            [self.function, self.gateway, self.p50, self.p99].map(|time| time.as_secs_f64() * 1e3);
+        println!("{name:42} {function:>8.3} ms {ratio:>7.1} {gateway:>11.3} ms {p50:>8.2} ms {p99:>8.2} ms");
+    }
+}
+
+/// The CPU time of all threads of a process, to the nanosecond.
+fn cpu_time(process: u32) -> Duration {
+    let threads = fs::read_dir(format!("/proc/{process}/task")).expect("only Linux tells the CPU time of a process");
+    let of_thread = |thread: fs::DirEntry| {
+        let times = fs::read_to_string(thread.path().join("schedstat")).unwrap_or_default();
+        times.split_whitespace().next().map_or(0, |nanoseconds| nanoseconds.parse().unwrap())
+    };
+    Duration::from_nanos(threads.map(|thread| of_thread(thread.unwrap())).sum())
+}
+
+/// A line of `/proc/{process}/status` in KiB: `VmHWM` is the most memory so far, `VmRSS` that of now.
+fn memory_kib(process: u32, name: &str) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+    let line = status.lines().find(|line| line.starts_with(name)).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+/// What an event costs a function that answers at once, on a route that sends its answer to the client.
+async fn bare() -> Cost {
+    let stack = Stack::with(&["--config", "tests/fixture/serverless.yml"]).await;
+    let mut client = Client::connect(&format!("ws://{}/test?name=polly", stack.gateway)).await.unwrap();
+    let frame = json!({"service": "duet", "do": "respond", "response": {"statusCode": 200, "body": "{}"}});
+    let mut repeat = async |count: usize| {
+        let mut times = Vec::new();
+        for _ in 0..count {
+            let start = Instant::now();
+            client.ask(frame.clone()).await;
+            times.push(start.elapsed());
+        }
+        times
+    };
+    repeat(WARM_UP).await;
+    let before = Usage::of(&stack, "fixture").await;
+    let times = repeat(500).await;
+    Usage::of(&stack, "fixture").await.since(&before, times)
+}
+
+/// What it costs until a function has served its first event.
+async fn starts() {
+    let stack = Stack::start().await;
+    let mut client = stack.connect("?userId=1").await;
+    started(&stack, Event::Connect).await;
+    client.hears_nothing().await;
+    started(&stack, Event::Ping).await;
+    client.ask(json!({"action": "sendMessage", "destinationUserId": "1", "body": "hello there!"})).await;
+    started(&stack, Event::SendMessage).await;
+    put_item(&stack.dynamodb().await, "@1", "1").await;
+    client.next().await;
+    started(&stack, Event::PutItem).await;
+    client.close().await;
+    started(&stack, Event::Disconnect).await;
+}
+
+async fn started(stack: &Stack, event: Event) {
+    let [function, done] = event.served();
+    stack.logged(1, &[&function, &done]).await;
+    let binary = event.binary();
+    let (process, _) = children(stack.process_id()).await.into_iter().find(|(_, command)| command == binary).unwrap();
+    let size = fs::metadata(binaries().join(binary)).unwrap().len();
+    println!(
+        "{binary:42} {:>8.1} ms {:>8.1} MB {:>10.1} MB",
+        cpu_time(process).as_secs_f64() * 1e3,
+        memory_kib(process, "VmHWM") as f64 / 1e3,
+        size as f64 / 1e6,
+    );
+}
+
+/// Publishes as any backend does.
+async fn put_item(dynamodb: &aws_sdk_dynamodb::Client, topic: &str, id: &str) {
+    let string = |text: &str| AttributeValue::S(text.to_owned());
+    let item = dynamodb.put_item().table_name(table_name("events"));
+    let item = item.item("topic", string(topic)).item("id", string(id));
+    item.item("data", string("hello there!")).send().await.unwrap();
+}
+
+/// What a function exchanges with AWS for an event.
+async fn calls() {
+    let (proxy, stack) = Proxy::in_front(&[], |_| None).await;
+    let mut room = Room::open(&stack).await;
+    for event in EVENTS {
+        room.repeat(event, 1).await;
+        let name = format!("{} |", event.function());
+        let logged = |stack: &Stack| stack.log(&[&name]).iter().map(|line| line.len() - name.len()).sum::<usize>();
+        let before = logged(&stack);
+        proxy.take();
+        proxy.take_bytes();
+        room.repeat(event, 1).await;
+        let calls = proxy.take();
+        let posts = calls.iter().filter(|call| *call == "POST").count();
+        println!(
+            "{:42} {:>9} {posts:>8} {:>9} {:>9}",
+            event.name(),
+            calls.len() - posts,
+            proxy.take_bytes(),
+            logged(&stack) - before
+        );
+    }
+}
+
+/// What the stack holds for a connection on which nothing happens.
+async fn idle() {
+    // Faster than AWS lets connections come.
+    let stack = Stack::with(&["--connection-rate", "100000"]).await;
+    stack.connect("").await.close().await;
+    let before = memory_kib(stack.process_id(), "VmRSS");
+    let mut connections = Vec::new();
+    for _ in 0..IDLE {
+        connections.push(stack.connect("").await);
+    }
+    let used = memory_kib(stack.process_id(), "VmRSS") - before;
+    println!("{IDLE} connections: {:.1} KB each in the stack, their rows included", used as f64 * 1.024 / IDLE as f64);
+}
