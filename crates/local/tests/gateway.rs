@@ -1614,6 +1614,20 @@ mod knobs {
     }
 
     #[tokio::test]
+    async fn a_message_that_is_not_strictly_json_can_be_routed_by_its_action() {
+        let message = "{\"action\":\"sendMessage\", body:\"hello\" /* é */}";
+        for (lenient_json, route_key) in [(false, "$default"), (true, "sendMessage")] {
+            let mut bed = Script::new().set(|settings| settings.knobs.lenient_json = lenient_json).start().await;
+            let mut client = bed.connect().await;
+            let deep = format!("{{action: 'sendMessage', deep: {}{}}}", "[".repeat(511), "]".repeat(511));
+            for message in [message, &deep] {
+                client.text(message).await;
+                assert_eq!(bed.event_of(route_key).await["body"], message);
+            }
+        }
+    }
+
+    #[tokio::test]
     async fn an_error_status_of_a_one_way_route_can_be_told() {
         let script = Script::new().on("sendMessage", r#"{"statusCode":400,"body":"secret"}"#);
         let mut bed =

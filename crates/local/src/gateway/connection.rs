@@ -426,7 +426,8 @@ async fn route(gateway: Arc<Gateway>, connection: Arc<Connection>, body: Utf8Byt
         }
         return;
     }
-    let selected = gateway.expression.select(&body, |key| gateway.api.routes.contains_key(key));
+    let lenient_json = gateway.settings.knobs.lenient_json;
+    let selected = gateway.expression.select(&body, lenient_json, |key| gateway.api.routes.contains_key(key));
     let frame = match selected {
         None => {
             log(format_args!("{} no route for a message, request {request_id}", connection.id));

@@ -5,8 +5,7 @@
 //! can be changed here, also those that AWS does not raise: a test that waits ten minutes is not run.
 //!
 //! There is no flag to negotiate permessage-deflate, which API Gateway does: the WebSocket library that is used here
-//! cannot, and any server may decline. Nor is there one to parse messages leniently (`{action: "x"}`), of which there
-//! is a single report: the crate that reads such JSON (json5 1.3) overflows its stack on a message of brackets.
+//! cannot, and any server may decline.
 
 use std::time::Duration;
 
@@ -103,6 +102,9 @@ pub struct Knobs {
     /// Whether events have explicit nulls, as in 2020, or leave out what is not there.
     #[arg(long, value_name = "HOW", value_enum, default_value_t)]
     pub null_style: NullStyle,
+    /// Read messages as JSON5 when their routes are selected: keys without quotes, comments, trailing commas.
+    #[arg(long)]
+    pub lenient_json: bool,
     /// What a response without statusCode means.
     #[arg(long, value_name = "HOW", value_enum, default_value_t)]
     pub missing_status_code: MissingStatusCode,

@@ -12,6 +12,7 @@ mod event;
 mod handshake;
 mod id;
 mod integration;
+mod json;
 pub mod knobs;
 mod management;
 mod route;
