@@ -15,8 +15,8 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 use switchboard_local::faults::{self, Faults};
 use switchboard_local::gateway::knobs::{
-    AbortDuringConnect, IdValidation, MissingStatusCode, NonUtf8Post, NullStyle, OnewayErrorStatus, PostToPending,
-    Sigv4, ThrottleFrame,
+    AbortDuringConnect, IDLE_TIMEOUT, IdValidation, MissingStatusCode, NonUtf8Post, NullStyle, OnewayErrorStatus,
+    PostToPending, Sigv4, ThrottleFrame,
 };
 use switchboard_local::gateway::{Api, Authorizer, Gateway, Integration, Settings};
 use switchboard_local::iam::Callers;
@@ -1376,6 +1376,31 @@ mod quotas {
             assert_eq!(event["requestContext"]["disconnectStatusCode"], 1001);
             assert_eq!(event["requestContext"]["disconnectReason"], "Going away");
             bed.assert_gone("POST", &client.id).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_faster_clock_closes_connections_sooner_and_leaves_time_stamps_alone() {
+        // Ten minutes, or two hours, in half a second. So fast, 29 s for a function would be less than 25 ms.
+        for (speed, idle) in [("x1200", IDLE_TIMEOUT), ("x14400", Duration::from_secs(24 * 60 * 60))] {
+            let script = Script::new().set(|settings| {
+                settings.limits.clock = speed.parse().unwrap();
+                settings.limits.idle_timeout = idle;
+            });
+            let slow = |_| async {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                Ok(Bytes::from(r#"{"statusCode":200,"body":"in time"}"#))
+            };
+            let mut bed = script.on_async("slow", slow).two_way("slow").start().await;
+            let mut client = bed.connect().await;
+            client.text(r#"{"action":"slow"}"#).await;
+            assert_eq!(client.message().await.0, "in time");
+            let frame = client.receive().await;
+            assert_eq!((frame.opcode, frame.payload.as_slice()), (CLOSE, b"\x03\xe9Going away".as_slice()));
+            bed.event_of("slow").await;
+            let context = bed.event_of("$disconnect").await["requestContext"].take();
+            let open_ms = context["requestTimeEpoch"].as_i64().unwrap() - context["connectedAt"].as_i64().unwrap();
+            assert!((450..60_000).contains(&open_ms), "{open_ms}");
         }
     }
 

@@ -7,6 +7,8 @@
 //! There is no flag to negotiate permessage-deflate, which API Gateway does: the WebSocket library that is used here
 //! cannot, and any server may decline.
 
+use std::num::NonZeroU32;
+use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Args, FromArgMatches, ValueEnum};
@@ -66,6 +68,11 @@ pub struct Limits {
     /// How long a connection may be open, whatever its traffic, before it is closed with 1001.
     #[arg(long, value_name = "DURATION", value_parser = duration, default_value = text(CONNECTION_DURATION))]
     pub connection_duration: Duration,
+    /// How fast these two times of a connection pass: `system`, or `x60` for an hour in a minute.
+    ///
+    /// Other times, and those in events, are the system's.
+    #[arg(long, value_name = "SPEED", default_value = "system")]
+    pub clock: Clock,
     /// How long the gateway waits for a function, which runs on after that: a 504 at $connect, an error frame elsewhere.
     #[arg(long, value_name = "DURATION", value_parser = duration, default_value = text(INTEGRATION_TIMEOUT))]
     pub integration_timeout: Duration,
@@ -78,6 +85,39 @@ pub struct Limits {
     /// How many of them may come at once.
     #[arg(long, value_name = "N", default_value_t = REQUEST_BURST)]
     pub request_burst: u32,
+}
+
+impl Limits {
+    /// The limits with their clock applied: in place of it, the times of a connection are shorter. How long a function
+    /// takes and how much comes in a second is not sped up by any clock of the gateway, so neither are those limits.
+    #[must_use]
+    pub fn by_clock(&self) -> Self {
+        let Clock(speed) = self.clock;
+        Self {
+            idle_timeout: self.idle_timeout / speed.get(),
+            connection_duration: self.connection_duration / speed.get(),
+            clock: Clock::SYSTEM,
+            ..self.clone()
+        }
+    }
+}
+
+/// How many times as fast as the system's clock something passes; written `system` or `x{times}`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Clock(NonZeroU32);
+
+impl Clock {
+    const SYSTEM: Self = Self(NonZeroU32::MIN);
+}
+
+impl FromStr for Clock {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let speed =
+            if text == "system" { Some(Self::SYSTEM.0) } else { text.strip_prefix('x').and_then(|x| x.parse().ok()) };
+        speed.map(Self).ok_or_else(|| "it is neither `system` nor `x` and a whole number, such as `x60`".to_owned())
+    }
 }
 
 /// What to do where the documentation of API Gateway is silent, or observers disagree.
@@ -305,6 +345,19 @@ mod tests {
         assert!(parse(&["--idle-timeout", "30"]).unwrap_err().contains("time unit needed"));
         assert!(parse(&["--idle-timeout", "1000years"]).unwrap_err().contains("at most 365 days"));
         assert!(parse(&["--connect-timeout-status", "200"]).is_err());
+    }
+
+    #[test]
+    fn a_faster_clock_shortens_the_times_of_connections_alone() {
+        let limits = parse(&["--clock", "x60"]).unwrap().limits;
+        assert_eq!((limits.idle_timeout, limits.connection_duration), (IDLE_TIMEOUT, CONNECTION_DURATION));
+        let expected = ["--idle-timeout", "10s", "--connection-duration", "2m"];
+        assert_eq!(limits.by_clock(), parse(&expected).unwrap().limits);
+        assert_eq!(limits.by_clock().by_clock(), limits.by_clock());
+        assert_eq!(parse(&["--clock", "system"]).unwrap(), parse(&["--clock", "x1"]).unwrap());
+        for wrong in ["", "x", "60", "x0", "x-1", "x0.5", "fast"] {
+            assert!(parse(&["--clock", wrong]).unwrap_err().contains("neither `system` nor"), "{wrong}");
+        }
     }
 
     #[test]

@@ -121,6 +121,7 @@ impl Gateway {
     /// A gateway without connections.
     #[must_use]
     pub fn new(api: Api, settings: Settings, faults: Arc<Faults>) -> Self {
+        let settings = Settings { limits: settings.limits.by_clock(), ..settings };
         let limits = &settings.limits;
         Self {
             handshakes: Throttle::new(limits.connection_rate, limits.connection_rate),
