@@ -22,13 +22,14 @@ use crate::terminal;
 pub struct Settings {
     /// Make something go wrong, with a probability from 0 to 1 or for a time; may be repeated.
     ///
-    /// With a probability: lost-disconnect, half-open, gone, throttle, error, hang, kill, dynamodb-throttle, unprocessed,
-    /// transaction-conflict, duplicate-stream-record. With a time: post-delay, disconnect-delay, message-delay,
-    /// stream-delay.
+    /// With a probability: lost-disconnect, half-open, gone, throttle, error, hang, internal-error, kill,
+    /// dynamodb-throttle, unprocessed, transaction-conflict, duplicate-stream-record. With a time: post-delay,
+    /// disconnect-delay, message-delay, stream-delay.
     ///
     /// lost-disconnect: $disconnect does not run.
     /// half-open: should the client vanish, that is not noticed; posts to it succeed until it has been idle for too long.
     /// gone, throttle, error, hang: a POST to @connections is answered with 410, 429 or 500, or not at all.
+    /// internal-error: at a message the gateway fails, and closes its connection with 1011.
     /// kill: the process of a function is killed, before or after it has done its work.
     /// dynamodb-throttle, transaction-conflict: a call, a transaction of a function is refused by DynamoDB.
     /// unprocessed: a part of a function's BatchWriteItem is left to be written again.
@@ -57,6 +58,8 @@ pub enum Chance {
     Error,
     /// A POST is not answered.
     Hang,
+    /// At a message of a client the gateway fails.
+    InternalError,
     /// A function's process is killed.
     Kill,
     /// A call of a function is answered with `ProvisionedThroughputExceededException`.

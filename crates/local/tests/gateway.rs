@@ -261,6 +261,26 @@ impl Reply {
     }
 }
 
+/// A frame as a client sends it.
+fn masked(fin: bool, opcode: u8, payload: &[u8]) -> Vec<u8> {
+    let mut frame = vec![u8::from(fin) << 7 | opcode];
+    match payload.len() {
+        length @ 0..126 => frame.push(0x80 | u8::try_from(length).unwrap()),
+        length @ 126..0x1_0000 => {
+            frame.push(0x80 | 126);
+            frame.extend(u16::try_from(length).unwrap().to_be_bytes());
+        }
+        length => {
+            frame.push(0x80 | 127);
+            frame.extend(u64::try_from(length).unwrap().to_be_bytes());
+        }
+    }
+    let mask = [0x11, 0x22, 0x33, 0x44];
+    frame.extend(mask);
+    frame.extend(payload.iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask));
+    frame
+}
+
 /// A WebSocket client that does nothing by itself.
 struct Client {
     id: String,
@@ -305,22 +325,7 @@ impl Client {
     }
 
     async fn frame(&mut self, fin: bool, opcode: u8, payload: &[u8]) {
-        let mut frame = vec![u8::from(fin) << 7 | opcode];
-        match payload.len() {
-            length @ 0..126 => frame.push(0x80 | u8::try_from(length).unwrap()),
-            length @ 126..0x1_0000 => {
-                frame.push(0x80 | 126);
-                frame.extend(u16::try_from(length).unwrap().to_be_bytes());
-            }
-            length => {
-                frame.push(0x80 | 127);
-                frame.extend(u64::try_from(length).unwrap().to_be_bytes());
-            }
-        }
-        let mask = [0x11, 0x22, 0x33, 0x44];
-        frame.extend(mask);
-        frame.extend(payload.iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask));
-        self.raw(&frame).await;
+        self.raw(&masked(fin, opcode, payload)).await;
     }
 
     async fn raw(&mut self, bytes: &[u8]) {
@@ -1704,6 +1709,49 @@ mod knobs {
         bed.event_of("$disconnect").await;
     }
 
+    /// What of a client's messages is too many for AWS is unknown.
+    #[tokio::test]
+    async fn a_client_that_sends_too_many_messages_can_be_closed_with_1008() {
+        for (rate, admitted) in [(Some(0), 0), (Some(5), 5)] {
+            let mut bed = Script::new().set(|settings| settings.knobs.client_message_rate = rate).start().await;
+            let mut client = bed.connect().await;
+            client.raw(&masked(true, TEXT, b"hello").repeat(200)).await;
+            assert_eq!(client.receive().await.payload, b"\x03\xf0Too many requests");
+            bed.assert_gone("POST", &client.id).await;
+            // The last messages and $disconnect run side by side.
+            let (mut routed, mut code) = (0, Value::Null);
+            while code.is_null() || routed < admitted {
+                let context = bed.event().await["requestContext"].take();
+                match context["routeKey"].as_str() {
+                    Some("$disconnect") => code = context["disconnectStatusCode"].clone(),
+                    route_key => {
+                        assert_eq!(route_key, Some("$default"));
+                        routed += 1;
+                    }
+                }
+            }
+            assert_eq!(code, 1008);
+        }
+    }
+
+    #[tokio::test]
+    async fn the_messages_of_a_client_are_counted_for_it_alone_and_not_without_a_rate() {
+        for rate in [Some(1), None] {
+            let mut bed = Script::new().set(|settings| settings.knobs.client_message_rate = rate).start().await;
+            for _ in 0..3 {
+                let mut client = bed.connect().await;
+                let messages = if rate.is_some() { 1 } else { 200 };
+                client.raw(&masked(true, TEXT, b"hello").repeat(messages)).await;
+                for _ in 0..messages {
+                    bed.event_of("$default").await;
+                }
+                client.frame(true, CLOSE, b"").await;
+                assert_eq!(client.closed().await, None);
+                bed.event_of("$disconnect").await;
+            }
+        }
+    }
+
     #[tokio::test]
     async fn a_post_to_a_connection_that_is_being_made_can_hang() {
         let gate = Arc::new(Semaphore::new(0));
@@ -1854,6 +1902,20 @@ mod faults_on_demand {
         let event = bed.event_of("$disconnect").await;
         assert_eq!(event["requestContext"]["disconnectStatusCode"], 1001);
         bed.assert_gone("POST", &id).await;
+    }
+
+    #[tokio::test]
+    async fn the_gateway_can_fail_at_a_message() {
+        let mut bed = Script::new().fault("internal-error=1").start().await;
+        let mut client = bed.connect().await;
+        assert_eq!(bed.call("POST", &client.id, b"hello").await.status, 200);
+        assert_eq!(client.message().await.0, "hello");
+        client.text("hello").await;
+        assert_eq!(client.receive().await.payload, b"\x03\xf3Internal server error");
+        let event = bed.event_of("$disconnect").await;
+        assert_eq!(event["requestContext"]["disconnectStatusCode"], 1011);
+        bed.assert_gone("POST", &client.id).await;
+        bed.assert_nothing_invoked().await;
     }
 
     #[tokio::test]

@@ -163,6 +163,9 @@ pub struct Knobs {
     /// What the sender of a message beyond the request rate hears.
     #[arg(long, value_name = "HOW", value_enum, default_value_t)]
     pub throttle_frame: ThrottleFrame,
+    /// Messages per second of one connection, beyond which it is closed with 1008 [default: none].
+    #[arg(long, value_name = "N")]
+    pub client_message_rate: Option<u32>,
     /// What a POST does to a connection whose $connect still runs.
     #[arg(long, value_name = "HOW", value_enum, default_value_t)]
     pub post_to_pending: PostToPending,
