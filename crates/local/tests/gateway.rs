@@ -1935,5 +1935,55 @@ mod faults_on_demand {
         assert_eq!(received, sent);
     }
 
+    /// Sends texts at once to a gateway with these faults, and says in which order functions are invoked with them,
+    /// which never end.
+    async fn order(faults: &[&str], seed: u64) -> Vec<usize> {
+        let mut script = Script::new().on_async("$default", |_| std::future::pending());
+        script.faults.seed = seed;
+        let mut bed = faults.iter().fold(script, |script, fault| script.fault(fault)).start().await;
+        let mut client = bed.connect().await;
+        let texts: Vec<_> = (0..40).flat_map(|number| masked(true, TEXT, number.to_string().as_bytes())).collect();
+        client.raw(&texts).await;
+        let mut order = Vec::new();
+        for _ in 0..40 {
+            order.push(bed.event_of("$default").await["body"].as_str().unwrap().parse().unwrap());
+        }
+        order
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn messages_can_be_put_in_another_order_that_the_seed_decides() {
+        let sent: Vec<_> = (0..40).collect();
+        let pairs: Vec<_> = sent.chunks(2).flat_map(|pair| [pair[1], pair[0]]).collect();
+        assert_eq!(order(&["reorder-messages=0"], 7).await, sent);
+        assert_eq!(order(&["reorder-messages=1"], 7).await, pairs);
+        assert_eq!(order(&["reorder-messages=1", "message-delay=20ms"], 7).await, pairs);
+        let some = order(&["reorder-messages=0.3"], 7).await;
+        assert!(some != sent && some != pairs, "{some:?}");
+        assert_ne!(order(&["reorder-messages=0.3"], 8).await, some);
+        for _ in 0..10 {
+            assert_eq!(order(&["reorder-messages=0.3"], 7).await, some);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_message_that_is_held_back_is_not_lost_with_its_connection() {
+        let mut bed = Script::new().fault("reorder-messages=1").start().await;
+        let mut client = bed.connect().await;
+        client.text("hello").await;
+        client.frame(true, CLOSE, b"").await;
+        let events = [bed.event().await, bed.event().await];
+        let mut keys = events.each_ref().map(|event| event["requestContext"]["routeKey"].as_str().unwrap());
+        keys.sort_unstable();
+        assert_eq!(keys, ["$default", "$disconnect"]);
+
+        // Alone, it is late.
+        let mut client = bed.connect().await;
+        let start = Instant::now();
+        client.text("hello").await;
+        bed.event_of("$default").await;
+        assert!(start.elapsed() >= Duration::from_secs(1), "{:?}", start.elapsed());
+    }
+
     const SIGNED: &str = "AWS4-HMAC-SHA256 Credential=AK/20240120/us-east-1/execute-api/aws4_request";
 }

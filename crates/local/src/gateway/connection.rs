@@ -33,6 +33,7 @@ use super::event::{DisconnectEvent, Identity, MessageEvent};
 use super::id::Id;
 use super::integration::IntegrationError;
 use super::knobs::{IdleCounts, Knobs, Limits, OnewayErrorStatus, ThrottleFrame};
+use super::order::{Order, Turn};
 use super::throttle::Throttle;
 use super::{Gateway, log};
 use crate::faults::{Chance, Delay};
@@ -316,6 +317,7 @@ async fn or_internal_error(end: impl Future<Output = End>) -> End {
 async fn read(gateway: &Arc<Gateway>, connection: &Arc<Connection>, stream: &mut SplitStream<Socket>) -> End {
     let rate = gateway.settings.knobs.client_message_rate;
     let throttle = rate.map(|rate| Throttle::new(rate, rate));
+    let mut order = gateway.faults.may_strike(Chance::ReorderMessages).then(Order::default);
     loop {
         match stream.next().await {
             Some(Ok(Message::Text(text))) => {
@@ -328,7 +330,8 @@ async fn read(gateway: &Arc<Gateway>, connection: &Arc<Connection>, stream: &mut
                     // What comes of it is what would come of a panic of ours; only its text in the terminal is spared.
                     std::panic::resume_unwind(Box::new("a fault on demand"));
                 }
-                gateway.spawn(route(gateway.clone(), connection.clone(), text));
+                let turn = order.as_mut().map(|order| order.turn(|| gateway.faults.strikes(Chance::ReorderMessages)));
+                gateway.spawn(route(gateway.clone(), connection.clone(), text, turn));
             }
             Some(Ok(Message::Binary(_))) => return End::ByGateway(Close::BINARY),
             // Tungstenite answers pings. A raw frame is never read.
@@ -439,10 +442,14 @@ async fn close(
 
 /// Gives a message to the function of its route. Of a one-way route the client hears only failures; a two-way route
 /// ("Set up route responses for a WebSocket API") sends it the body of the result, whatever the status.
-async fn route(gateway: Arc<Gateway>, connection: Arc<Connection>, body: Utf8Bytes) {
+async fn route(gateway: Arc<Gateway>, connection: Arc<Connection>, body: Utf8Bytes, mut turn: Option<Turn>) {
     let request_id = Id::new();
     tokio::time::sleep(gateway.faults.random_delay(Delay::MessageDelay)).await;
+    if let Some(turn) = &mut turn {
+        turn.come().await;
+    }
     if !gateway.requests.admits() {
+        drop(turn);
         log(format_args!("{} sent too many messages, request {request_id}", connection.id));
         if gateway.settings.knobs.throttle_frame == ThrottleFrame::TooManyRequests {
             connection.post(error_frame("Too Many Requests", &connection.id, &request_id)).await;
@@ -453,12 +460,16 @@ async fn route(gateway: Arc<Gateway>, connection: Arc<Connection>, body: Utf8Byt
     let selected = gateway.expression.select(&body, lenient_json, |key| gateway.api.routes.contains_key(key));
     let frame = match selected {
         None => {
+            drop(turn);
             log(format_args!("{} no route for a message, request {request_id}", connection.id));
             error_frame("Forbidden", &connection.id, &request_id)
         }
         Some(route_key) => {
             let event = MessageEvent::new(gateway.source(), &connection, &request_id, &route_key, &body);
-            match gateway.invoke(&route_key, &request_id, &event).await {
+            // The turn ends when the invocation has been polled, which is when it begins.
+            let invocation = gateway.invoke(&route_key, &request_id, &event);
+            let (result, ()) = tokio::join!(biased; invocation, async { drop(turn) });
+            match result {
                 Some(Ok(response)) if gateway.api.two_way.contains(&route_key) => {
                     let body = response.body.unwrap_or_default();
                     if body.len() > gateway.settings.limits.message_limit {

@@ -14,6 +14,7 @@ mod integration;
 mod json;
 pub mod knobs;
 mod management;
+mod order;
 mod route;
 mod signature;
 mod throttle;
