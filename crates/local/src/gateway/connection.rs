@@ -300,7 +300,7 @@ pub(super) async fn run(gateway: Arc<Gateway>, connection: Arc<Connection>, upgr
             End::ByGateway(close) => Some(close.clone()),
         };
         // A client that does not read must not keep its connection: what it has not taken by then is lost.
-        // Nor must the end of a writer that has panicked.
+        // What has panicked may do so again here, which must not take `$disconnect` with it.
         let closing = AssertUnwindSafe(close(writing, stream, stop, frame)).catch_unwind();
         let _ = tokio::time::timeout(CLOSE_TIMEOUT, closing).await;
     };
