@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::bed::Bed;
 use crate::table::{FLAGS, LOG, Row, row};
-use crate::wire::{BINARY, CLOSE, Client, PING, TEXT};
+use crate::wire::{BINARY, CLOSE, Client, PING, TEXT, masked};
 
 const FRAME: usize = 32_768;
 const MESSAGE: usize = 131_072;
@@ -85,13 +85,17 @@ pub fn rows() -> Vec<Row> {
         row("QT-05", "D", "D-overview; D-limits", "an idle connection is closed with 1001").ours(
             FLAGS,
             |_| async move {
-                let bed = Bed::ours(&["--idle-timeout", "500ms"]).await;
-                let mut client = bed.connect().await;
-                let began = Instant::now();
-                let end = client.closed_with_reason().await;
-                assert_eq!(end, (Some(1001), "Going away".to_owned()));
-                assert!(began.elapsed() > Duration::from_millis(400), "{:?}", began.elapsed());
-                assert_eq!(bed.event(&client.id, "$disconnect").await["requestContext"]["disconnectStatusCode"], 1001);
+                // The second is AWS's own ten minutes.
+                for flags in [["--idle-timeout", "500ms"], ["--clock", "x1200"]] {
+                    let bed = Bed::ours(&flags).await;
+                    let mut client = bed.connect().await;
+                    let began = Instant::now();
+                    let end = client.closed_with_reason().await;
+                    assert_eq!(end, (Some(1001), "Going away".to_owned()));
+                    assert!(began.elapsed() > Duration::from_millis(400), "{:?}", began.elapsed());
+                    let event = bed.event(&client.id, "$disconnect").await;
+                    assert_eq!(event["requestContext"]["disconnectStatusCode"], 1001);
+                }
             },
         ),
         row("QT-06", "D", "D-limits", "messages of the client keep its connection open").ours(FLAGS, |_| async move {
@@ -137,13 +141,17 @@ pub fn rows() -> Vec<Row> {
         ),
         row("QT-09", "D", "D-overview; D-limits", "a connection is closed with 1001 at its age, whatever its traffic")
             .ours(FLAGS, |_| async move {
-                let bed = Bed::ours(&["--connection-duration", IDLE_FLAG]).await;
-                let open = open_for(bed.connect().await, |mut client| async {
-                    client.send(&json!({"action": "sendMessage"})).await;
-                    client
-                });
-                let open = open.await;
-                assert!(open > IDLE / 2 && open < IDLE * 2, "{open:?}");
+                // The second is AWS's own two hours.
+                for flags in [&["--connection-duration", IDLE_FLAG][..], &["--clock", "x4800", "--idle-timeout", "2h"]]
+                {
+                    let bed = Bed::ours(flags).await;
+                    let open = open_for(bed.connect().await, |mut client| async {
+                        client.send(&json!({"action": "sendMessage"})).await;
+                        client
+                    });
+                    let open = open.await;
+                    assert!(open > IDLE / 2 && open < IDLE * 2, "{flags:?}: {open:?}");
+                }
             }),
         row("QT-10", "I", "2.3", "after the gateway's close $disconnect has its code, and the connection is gone")
             .ours(LOG, |bed| async move {
@@ -151,16 +159,46 @@ pub fn rows() -> Vec<Row> {
                 client.frame(true, BINARY, b"x").await;
                 closes(&bed, &mut client, 1003).await;
             }),
-        row("QT-11", "D", "D-overview", "too many messages of one client close with 1008")
-            .untold("when AWS does so is unknown, and the stack never does"),
+        row("QT-11", "D", "D-overview", "too many messages of one client close with 1008").ours(
+            "when AWS does so is unknown, and our own stack starts with a flag",
+            |_| async move {
+                let bed = Bed::ours(&["--client-message-rate", "5"]).await;
+                let mut client = bed.connect().await;
+                client.raw(&masked(true, TEXT, br#"{"action":"sendMessage"}"#).repeat(100)).await;
+                assert_eq!(client.closed_with_reason().await, (Some(1008), "Too many requests".to_owned()));
+                let event = bed.event(&client.id, "$disconnect").await;
+                assert_eq!(event["requestContext"]["disconnectStatusCode"], 1008);
+                bed.assert_gone("POST", &client.id).await;
+                let invoked = bed.invoked(&client.id).await.unwrap();
+                let sent = invoked.iter().filter(|route_key| *route_key == "sendMessage").count();
+                // The client has asked for its id, too.
+                assert!((4..100).contains(&sent), "{invoked:?}");
+                // Others are served on.
+                bed.connect().await;
+            },
+        ),
         row("QT-12", "I", "D-overview", "a stack that ends closes with 1012 or 1001").ours(FLAGS, |_| async move {
             let bed = Bed::ours(&[]).await;
             let mut client = bed.connect().await;
             let (code, ()) = tokio::join!(client.closed(), bed.stop());
             assert!(matches!(code, Some(1012 | 1001)), "{code:?}");
         }),
-        row("QT-13", "D", "D-overview", "an error of the gateway itself closes with 1011")
-            .untold("nothing from outside makes the gateway fail"),
+        row("QT-13", "D", "D-overview", "an error of the gateway itself closes with 1011").ours(
+            FLAGS,
+            |_| async move {
+                let bed = Bed::ours(&["--fault", "internal-error=1"]).await;
+                let token = bed.token();
+                let mut client = bed.handshake(&format!("?{token}=1"), &[]).await;
+                let connect = bed.event_with(&token).await;
+                client.id = connect["requestContext"]["connectionId"].as_str().unwrap().to_owned();
+                client.send(&json!({"action": "sendMessage"})).await;
+                assert_eq!(client.closed().await, Some(1011));
+                let event = bed.event(&client.id, "$disconnect").await;
+                assert_eq!(event["requestContext"]["disconnectStatusCode"], 1011);
+                bed.assert_invoked(&client.id, &["$disconnect"]).await;
+                bed.assert_gone("POST", &client.id).await;
+            },
+        ),
         row("QT-14", "I", "RFC 6455", "invalid UTF-8 closes with 1007 and reaches no route").anywhere(
             |bed| async move {
                 let mut client = bed.connect().await;

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::bed::Bed;
-use crate::table::{LOG, Row, SERVICE, row};
+use crate::table::{FLAGS, LOG, Row, SERVICE, row};
 use crate::wire::{BINARY, Client, PING, PONG, masked};
 
 const EXPRESSION: &str = "$request.body.action";
@@ -170,8 +170,14 @@ pub fn rows() -> Vec<Row> {
             "one README capture contradicts",
             "JSON with an unquoted key goes to $default [lenient_json]",
         )
-        .ours("our default is checked; the knob does not exist", |bed| async move {
-            go_to_default(&bed, &[r#"{"action":"echo", body:"x"}"#]).await;
+        .ours(FLAGS, |bed| async move {
+            let text = r#"{"action":"echo", body:"x"}"#;
+            go_to_default(&bed, &[text]).await;
+            let bed = Bed::ours(&["--lenient-json"]).await;
+            let mut client = bed.connect().await;
+            client.text(text).await;
+            let event = client.hears_json().await;
+            assert_eq!((&event["requestContext"]["routeKey"], &event["body"]), (&json!("echo"), &json!(text)));
         }),
         row("RT-24", "I", "usual JSON parsers", "of a repeated key the last value selects").anywhere(
             |bed| async move {

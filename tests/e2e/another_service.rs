@@ -4,7 +4,7 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
 
 use crate::client::Client;
-use crate::stack::Stack;
+use crate::stack::{Stack, root};
 
 async fn parrot() -> (Stack, Client) {
     let stack = Stack::with(&["--config", "tests/fixture/serverless.yml"]).await;
@@ -44,6 +44,23 @@ async fn its_tables_routes_and_variables_come_from_its_own_serverless_yml() {
 async fn functions_beyond_the_concurrency_of_the_account_are_throttled() {
     let stack = Stack::with(&["--config", "tests/fixture/serverless.yml", "--account-concurrency", "0"]).await;
     assert_eq!(Client::connect(&format!("ws://{}/test", stack.gateway)).await.err(), Some(500));
+}
+
+#[tokio::test]
+async fn a_service_beyond_a_quota_of_aws_runs_and_is_told_so() {
+    let service = std::fs::read_to_string(root().join("tests/fixture/conformance.yml")).unwrap();
+    let routes: String = (0..300).map(|route| format!("      - websocket: r{route}\n")).collect();
+    let one = "      - websocket: sendMessage\n";
+    assert!(service.contains(one));
+    let service = service.replace(one, &format!("{one}{routes}"));
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("serverless.yml");
+    std::fs::write(&file, service).unwrap();
+    let stack = Stack::with(&["--config", file.to_str().unwrap()]).await;
+    stack.logged(1, &["service |", " routes: AWS allows 300"]).await;
+    let mut client = stack.connect("").await;
+    client.send(json!({"action": "r299"})).await;
+    stack.logged(1, &["send-message |", r#""routeKey":"r299""#]).await;
 }
 
 #[tokio::test]

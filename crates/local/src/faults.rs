@@ -22,13 +22,16 @@ use crate::terminal;
 pub struct Settings {
     /// Make something go wrong, with a probability from 0 to 1 or for a time; may be repeated.
     ///
-    /// With a probability: lost-disconnect, half-open, gone, throttle, error, hang, kill, dynamodb-throttle, unprocessed,
-    /// transaction-conflict, duplicate-stream-record. With a time: post-delay, disconnect-delay, message-delay,
-    /// stream-delay.
+    /// With a probability: lost-disconnect, half-open, gone, throttle, error, hang, internal-error, reorder-messages,
+    /// kill, dynamodb-throttle, unprocessed, transaction-conflict, duplicate-stream-record. With a time: post-delay,
+    /// disconnect-delay, message-delay, stream-delay.
     ///
     /// lost-disconnect: $disconnect does not run.
     /// half-open: should the client vanish, that is not noticed; posts to it succeed until it has been idle for too long.
     /// gone, throttle, error, hang: a POST to @connections is answered with 410, 429 or 500, or not at all.
+    /// internal-error: at a message the gateway fails, and closes its connection with 1011.
+    /// reorder-messages: a message is held back until the next one of its connection is handed on, for at most 1 s;
+    /// others are handed on in their order.
     /// kill: the process of a function is killed, before or after it has done its work.
     /// dynamodb-throttle, transaction-conflict: a call, a transaction of a function is refused by DynamoDB.
     /// unprocessed: a part of a function's BatchWriteItem is left to be written again.
@@ -57,6 +60,10 @@ pub enum Chance {
     Error,
     /// A POST is not answered.
     Hang,
+    /// At a message of a client the gateway fails.
+    InternalError,
+    /// A message of a client is handed on after the next one of its connection.
+    ReorderMessages,
     /// A function's process is killed.
     Kill,
     /// A call of a function is answered with `ProvisionedThroughputExceededException`.
@@ -141,6 +148,12 @@ impl Faults {
             }
         }
         faults
+    }
+
+    /// Whether a fault has been asked for, however improbable.
+    #[must_use]
+    pub fn may_strike(&self, chance: Chance) -> bool {
+        self.chances.contains_key(&chance)
     }
 
     /// Decides whether a fault strikes, and says so in the terminal if it does.

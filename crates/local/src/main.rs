@@ -11,6 +11,7 @@ use switchboard_local::gateway;
 use switchboard_local::lambda;
 use switchboard_local::service::{self, Service};
 use switchboard_local::stack::{Options, Stack};
+use switchboard_local::terminal;
 
 /// Runs the Rust WebSocket service of a serverless.yml on this machine: API Gateway, Lambda and DynamoDB in one
 /// process, the service's real function binaries behind it.
@@ -140,6 +141,9 @@ fn announce(service: &Service, stack: &Stack, options: &Options, query: Option<&
         println!("  aws dynamodb scan --endpoint-url http://localhost:{dynamodb} --table-name {table}");
     }
     println!("\nCtrl-C stops everything.\n");
+    for excess in service.beyond_quotas() {
+        terminal::line("service", &excess);
+    }
 }
 
 #[cfg(test)]

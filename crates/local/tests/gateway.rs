@@ -15,8 +15,8 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 use switchboard_local::faults::{self, Faults};
 use switchboard_local::gateway::knobs::{
-    AbortDuringConnect, IdValidation, MissingStatusCode, NonUtf8Post, NullStyle, OnewayErrorStatus, PostToPending,
-    Sigv4, ThrottleFrame,
+    AbortDuringConnect, IDLE_TIMEOUT, IdValidation, MissingStatusCode, NonUtf8Post, NullStyle, OnewayErrorStatus,
+    PostToPending, Sigv4, ThrottleFrame,
 };
 use switchboard_local::gateway::{Api, Authorizer, Gateway, Integration, Settings};
 use switchboard_local::iam::Callers;
@@ -261,6 +261,26 @@ impl Reply {
     }
 }
 
+/// A frame as a client sends it.
+fn masked(fin: bool, opcode: u8, payload: &[u8]) -> Vec<u8> {
+    let mut frame = vec![u8::from(fin) << 7 | opcode];
+    match payload.len() {
+        length @ 0..126 => frame.push(0x80 | u8::try_from(length).unwrap()),
+        length @ 126..0x1_0000 => {
+            frame.push(0x80 | 126);
+            frame.extend(u16::try_from(length).unwrap().to_be_bytes());
+        }
+        length => {
+            frame.push(0x80 | 127);
+            frame.extend(u64::try_from(length).unwrap().to_be_bytes());
+        }
+    }
+    let mask = [0x11, 0x22, 0x33, 0x44];
+    frame.extend(mask);
+    frame.extend(payload.iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask));
+    frame
+}
+
 /// A WebSocket client that does nothing by itself.
 struct Client {
     id: String,
@@ -305,22 +325,7 @@ impl Client {
     }
 
     async fn frame(&mut self, fin: bool, opcode: u8, payload: &[u8]) {
-        let mut frame = vec![u8::from(fin) << 7 | opcode];
-        match payload.len() {
-            length @ 0..126 => frame.push(0x80 | u8::try_from(length).unwrap()),
-            length @ 126..0x1_0000 => {
-                frame.push(0x80 | 126);
-                frame.extend(u16::try_from(length).unwrap().to_be_bytes());
-            }
-            length => {
-                frame.push(0x80 | 127);
-                frame.extend(u64::try_from(length).unwrap().to_be_bytes());
-            }
-        }
-        let mask = [0x11, 0x22, 0x33, 0x44];
-        frame.extend(mask);
-        frame.extend(payload.iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask));
-        self.raw(&frame).await;
+        self.raw(&masked(fin, opcode, payload)).await;
     }
 
     async fn raw(&mut self, bytes: &[u8]) {
@@ -1380,6 +1385,31 @@ mod quotas {
     }
 
     #[tokio::test]
+    async fn a_faster_clock_closes_connections_sooner_and_leaves_time_stamps_alone() {
+        // Ten minutes, or two hours, in half a second. So fast, 29 s for a function would be less than 25 ms.
+        for (speed, idle) in [("x1200", IDLE_TIMEOUT), ("x14400", Duration::from_secs(24 * 60 * 60))] {
+            let script = Script::new().set(|settings| {
+                settings.limits.clock = speed.parse().unwrap();
+                settings.limits.idle_timeout = idle;
+            });
+            let slow = |_| async {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                Ok(Bytes::from(r#"{"statusCode":200,"body":"in time"}"#))
+            };
+            let mut bed = script.on_async("slow", slow).two_way("slow").start().await;
+            let mut client = bed.connect().await;
+            client.text(r#"{"action":"slow"}"#).await;
+            assert_eq!(client.message().await.0, "in time");
+            let frame = client.receive().await;
+            assert_eq!((frame.opcode, frame.payload.as_slice()), (CLOSE, b"\x03\xe9Going away".as_slice()));
+            bed.event_of("slow").await;
+            let context = bed.event_of("$disconnect").await["requestContext"].take();
+            let open_ms = context["requestTimeEpoch"].as_i64().unwrap() - context["connectedAt"].as_i64().unwrap();
+            assert!((450..60_000).contains(&open_ms), "{open_ms}");
+        }
+    }
+
+    #[tokio::test]
     async fn handshakes_beyond_the_rate_are_refused_and_reach_no_function() {
         let mut bed = Script::new().set(|settings| settings.limits.connection_rate = 2).start().await;
         let mut statuses = Vec::new();
@@ -1614,6 +1644,20 @@ mod knobs {
     }
 
     #[tokio::test]
+    async fn a_message_that_is_not_strictly_json_can_be_routed_by_its_action() {
+        let message = "{\"action\":\"sendMessage\", body:\"hello\" /* é */}";
+        for (lenient_json, route_key) in [(false, "$default"), (true, "sendMessage")] {
+            let mut bed = Script::new().set(|settings| settings.knobs.lenient_json = lenient_json).start().await;
+            let mut client = bed.connect().await;
+            let deep = format!("{{action: 'sendMessage', deep: {}{}}}", "[".repeat(511), "]".repeat(511));
+            for message in [message, &deep] {
+                client.text(message).await;
+                assert_eq!(bed.event_of(route_key).await["body"], message);
+            }
+        }
+    }
+
+    #[tokio::test]
     async fn an_error_status_of_a_one_way_route_can_be_told() {
         let script = Script::new().on("sendMessage", r#"{"statusCode":400,"body":"secret"}"#);
         let mut bed =
@@ -1663,6 +1707,49 @@ mod knobs {
         client.frame(true, CLOSE, b"").await;
         assert_eq!(client.closed().await, None);
         bed.event_of("$disconnect").await;
+    }
+
+    /// What of a client's messages is too many for AWS is unknown.
+    #[tokio::test]
+    async fn a_client_that_sends_too_many_messages_can_be_closed_with_1008() {
+        for (rate, admitted) in [(Some(0), 0), (Some(5), 5)] {
+            let mut bed = Script::new().set(|settings| settings.knobs.client_message_rate = rate).start().await;
+            let mut client = bed.connect().await;
+            client.raw(&masked(true, TEXT, b"hello").repeat(200)).await;
+            assert_eq!(client.receive().await.payload, b"\x03\xf0Too many requests");
+            bed.assert_gone("POST", &client.id).await;
+            // The last messages and $disconnect run side by side.
+            let (mut routed, mut code) = (0, Value::Null);
+            while code.is_null() || routed < admitted {
+                let context = bed.event().await["requestContext"].take();
+                match context["routeKey"].as_str() {
+                    Some("$disconnect") => code = context["disconnectStatusCode"].clone(),
+                    route_key => {
+                        assert_eq!(route_key, Some("$default"));
+                        routed += 1;
+                    }
+                }
+            }
+            assert_eq!(code, 1008);
+        }
+    }
+
+    #[tokio::test]
+    async fn the_messages_of_a_client_are_counted_for_it_alone_and_not_without_a_rate() {
+        for rate in [Some(1), None] {
+            let mut bed = Script::new().set(|settings| settings.knobs.client_message_rate = rate).start().await;
+            for _ in 0..3 {
+                let mut client = bed.connect().await;
+                let messages = if rate.is_some() { 1 } else { 200 };
+                client.raw(&masked(true, TEXT, b"hello").repeat(messages)).await;
+                for _ in 0..messages {
+                    bed.event_of("$default").await;
+                }
+                client.frame(true, CLOSE, b"").await;
+                assert_eq!(client.closed().await, None);
+                bed.event_of("$disconnect").await;
+            }
+        }
     }
 
     #[tokio::test]
@@ -1818,6 +1905,20 @@ mod faults_on_demand {
     }
 
     #[tokio::test]
+    async fn the_gateway_can_fail_at_a_message() {
+        let mut bed = Script::new().fault("internal-error=1").start().await;
+        let mut client = bed.connect().await;
+        assert_eq!(bed.call("POST", &client.id, b"hello").await.status, 200);
+        assert_eq!(client.message().await.0, "hello");
+        client.text("hello").await;
+        assert_eq!(client.receive().await.payload, b"\x03\xf3Internal server error");
+        let event = bed.event_of("$disconnect").await;
+        assert_eq!(event["requestContext"]["disconnectStatusCode"], 1011);
+        bed.assert_gone("POST", &client.id).await;
+        bed.assert_nothing_invoked().await;
+    }
+
+    #[tokio::test]
     async fn messages_can_overtake_each_other() {
         let mut bed = Script::new().fault("message-delay=100ms").start().await;
         let mut client = bed.connect().await;
@@ -1832,6 +1933,56 @@ mod faults_on_demand {
         assert_ne!(received, sent);
         received.sort_by_key(|text| text.parse::<u8>().unwrap());
         assert_eq!(received, sent);
+    }
+
+    /// Sends texts at once to a gateway with these faults, and says in which order functions are invoked with them,
+    /// which never end.
+    async fn order(faults: &[&str], seed: u64) -> Vec<usize> {
+        let mut script = Script::new().on_async("$default", |_| std::future::pending());
+        script.faults.seed = seed;
+        let mut bed = faults.iter().fold(script, |script, fault| script.fault(fault)).start().await;
+        let mut client = bed.connect().await;
+        let texts: Vec<_> = (0..40).flat_map(|number| masked(true, TEXT, number.to_string().as_bytes())).collect();
+        client.raw(&texts).await;
+        let mut order = Vec::new();
+        for _ in 0..40 {
+            order.push(bed.event_of("$default").await["body"].as_str().unwrap().parse().unwrap());
+        }
+        order
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn messages_can_be_put_in_another_order_that_the_seed_decides() {
+        let sent: Vec<_> = (0..40).collect();
+        let pairs: Vec<_> = sent.chunks(2).flat_map(|pair| [pair[1], pair[0]]).collect();
+        assert_eq!(order(&["reorder-messages=0"], 7).await, sent);
+        assert_eq!(order(&["reorder-messages=1"], 7).await, pairs);
+        assert_eq!(order(&["reorder-messages=1", "message-delay=20ms"], 7).await, pairs);
+        let some = order(&["reorder-messages=0.3"], 7).await;
+        assert!(some != sent && some != pairs, "{some:?}");
+        assert_ne!(order(&["reorder-messages=0.3"], 8).await, some);
+        for _ in 0..10 {
+            assert_eq!(order(&["reorder-messages=0.3"], 7).await, some);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_message_that_is_held_back_is_not_lost_with_its_connection() {
+        let mut bed = Script::new().fault("reorder-messages=1").start().await;
+        let mut client = bed.connect().await;
+        client.text("hello").await;
+        client.frame(true, CLOSE, b"").await;
+        let events = [bed.event().await, bed.event().await];
+        let mut keys = events.each_ref().map(|event| event["requestContext"]["routeKey"].as_str().unwrap());
+        keys.sort_unstable();
+        assert_eq!(keys, ["$default", "$disconnect"]);
+
+        // Alone, it is late.
+        let mut client = bed.connect().await;
+        let start = Instant::now();
+        client.text("hello").await;
+        bed.event_of("$default").await;
+        assert!(start.elapsed() >= Duration::from_secs(1), "{:?}", start.elapsed());
     }
 
     const SIGNED: &str = "AWS4-HMAC-SHA256 Credential=AK/20240120/us-east-1/execute-api/aws4_request";

@@ -7,6 +7,7 @@
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
+use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,7 +15,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream::{SplitSink, SplitStream};
-use futures_util::{Sink, SinkExt, StreamExt};
+use futures_util::{FutureExt, Sink, SinkExt, StreamExt};
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use jiff::Timestamp;
@@ -32,6 +33,8 @@ use super::event::{DisconnectEvent, Identity, MessageEvent};
 use super::id::Id;
 use super::integration::IntegrationError;
 use super::knobs::{IdleCounts, Knobs, Limits, OnewayErrorStatus, ThrottleFrame};
+use super::order::{Order, Turn};
+use super::throttle::Throttle;
 use super::{Gateway, log};
 use crate::faults::{Chance, Delay};
 
@@ -115,6 +118,7 @@ impl Close {
     const PROTOCOL_ERROR: Self = Self::new(1002, "Protocol error");
     const BINARY: Self = Self::new(1003, "Binary messages are not supported");
     const INVALID_UTF8: Self = Self::new(1007, "Invalid UTF-8");
+    const TOO_MANY_REQUESTS: Self = Self::new(1008, "Too many requests");
     const TOO_BIG: Self = Self::new(1009, "Message too big");
     const INTERNAL_ERROR: Self = Self::new(1011, "Internal server error");
     const RESTART: Self = Self::new(1012, "Service restart");
@@ -276,15 +280,18 @@ pub(super) async fn run(gateway: Arc<Gateway>, connection: Arc<Connection>, upgr
         }
     };
 
-    let end = tokio::select! {
-        // In this order, so that a client's close counts even when writing has failed because of it.
-        biased;
-        end = reading => end,
-        close = mailbox.close => End::ByGateway(close.unwrap_or(Close::INTERNAL_ERROR)),
-        () = gateway.stopped() => End::ByGateway(Close::RESTART),
-        () = connection.expired(&gateway.settings.limits) => End::ByGateway(Close::GOING_AWAY),
-        _ = &mut writing => End::Lost,
-    };
+    let end = or_internal_error(async {
+        tokio::select! {
+            // In this order, so that a client's close counts even when writing has failed because of it.
+            biased;
+            end = reading => end,
+            close = mailbox.close => End::ByGateway(close.unwrap_or(Close::INTERNAL_ERROR)),
+            () = gateway.stopped() => End::ByGateway(Close::RESTART),
+            () = connection.expired(&gateway.settings.limits) => End::ByGateway(Close::GOING_AWAY),
+            _ = &mut writing => End::Lost,
+        }
+    })
+    .await;
 
     let closing = async {
         let frame = match &end {
@@ -293,19 +300,38 @@ pub(super) async fn run(gateway: Arc<Gateway>, connection: Arc<Connection>, upgr
             End::ByGateway(close) => Some(close.clone()),
         };
         // A client that does not read must not keep its connection: what it has not taken by then is lost.
-        let _ = tokio::time::timeout(CLOSE_TIMEOUT, close(writing, stream, stop, frame)).await;
+        // What has panicked may do so again here, which must not take `$disconnect` with it.
+        let closing = AssertUnwindSafe(close(writing, stream, stop, frame)).catch_unwind();
+        let _ = tokio::time::timeout(CLOSE_TIMEOUT, closing).await;
     };
     tokio::join!(disconnect(&gateway, &connection, &end), closing);
 }
 
+/// The end of a connection, also when it is that the gateway fails: a panic must not leave a client or `$disconnect`
+/// waiting.
+async fn or_internal_error(end: impl Future<Output = End>) -> End {
+    AssertUnwindSafe(end).catch_unwind().await.unwrap_or(End::ByGateway(Close::INTERNAL_ERROR))
+}
+
 /// Reads until the connection ends. Every message becomes a task of its own.
 async fn read(gateway: &Arc<Gateway>, connection: &Arc<Connection>, stream: &mut SplitStream<Socket>) -> End {
+    let rate = gateway.settings.knobs.client_message_rate;
+    let throttle = rate.map(|rate| Throttle::new(rate, rate));
+    let mut order = gateway.faults.may_strike(Chance::ReorderMessages).then(Order::default);
     loop {
         match stream.next().await {
             Some(Ok(Message::Text(text))) => {
                 connection.touch();
                 connection.stir();
-                gateway.spawn(route(gateway.clone(), connection.clone(), text));
+                if throttle.as_ref().is_some_and(|throttle| !throttle.admits()) {
+                    return End::ByGateway(Close::TOO_MANY_REQUESTS);
+                }
+                if gateway.faults.strikes(Chance::InternalError) {
+                    // What comes of it is what would come of a panic of ours; only its text in the terminal is spared.
+                    std::panic::resume_unwind(Box::new("a fault on demand"));
+                }
+                let turn = order.as_mut().map(|order| order.turn(|| gateway.faults.strikes(Chance::ReorderMessages)));
+                gateway.spawn(route(gateway.clone(), connection.clone(), text, turn));
             }
             Some(Ok(Message::Binary(_))) => return End::ByGateway(Close::BINARY),
             // Tungstenite answers pings. A raw frame is never read.
@@ -416,25 +442,34 @@ async fn close(
 
 /// Gives a message to the function of its route. Of a one-way route the client hears only failures; a two-way route
 /// ("Set up route responses for a WebSocket API") sends it the body of the result, whatever the status.
-async fn route(gateway: Arc<Gateway>, connection: Arc<Connection>, body: Utf8Bytes) {
+async fn route(gateway: Arc<Gateway>, connection: Arc<Connection>, body: Utf8Bytes, mut turn: Option<Turn>) {
     let request_id = Id::new();
     tokio::time::sleep(gateway.faults.random_delay(Delay::MessageDelay)).await;
+    if let Some(turn) = &mut turn {
+        turn.come().await;
+    }
     if !gateway.requests.admits() {
+        drop(turn);
         log(format_args!("{} sent too many messages, request {request_id}", connection.id));
         if gateway.settings.knobs.throttle_frame == ThrottleFrame::TooManyRequests {
             connection.post(error_frame("Too Many Requests", &connection.id, &request_id)).await;
         }
         return;
     }
-    let selected = gateway.expression.select(&body, |key| gateway.api.routes.contains_key(key));
+    let lenient_json = gateway.settings.knobs.lenient_json;
+    let selected = gateway.expression.select(&body, lenient_json, |key| gateway.api.routes.contains_key(key));
     let frame = match selected {
         None => {
+            drop(turn);
             log(format_args!("{} no route for a message, request {request_id}", connection.id));
             error_frame("Forbidden", &connection.id, &request_id)
         }
         Some(route_key) => {
             let event = MessageEvent::new(gateway.source(), &connection, &request_id, &route_key, &body);
-            match gateway.invoke(&route_key, &request_id, &event).await {
+            // The turn ends when the invocation has been polled, which is when it begins.
+            let invocation = gateway.invoke(&route_key, &request_id, &event);
+            let (result, ()) = tokio::join!(biased; invocation, async { drop(turn) });
+            match result {
                 Some(Ok(response)) if gateway.api.two_way.contains(&route_key) => {
                     let body = response.body.unwrap_or_default();
                     if body.len() > gateway.settings.limits.message_limit {
@@ -545,6 +580,13 @@ mod tests {
         ] {
             assert_eq!(ended_by(&error), end, "{error}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_panic_of_the_gateway_ends_a_connection_with_1011() {
+        let panicking = async { panic!("the gateway fails") };
+        assert_eq!(or_internal_error(panicking).await, End::ByGateway(Close::INTERNAL_ERROR));
+        assert_eq!(or_internal_error(async { End::Lost }).await, End::Lost);
     }
 
     #[tokio::test]

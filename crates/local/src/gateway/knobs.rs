@@ -5,9 +5,10 @@
 //! can be changed here, also those that AWS does not raise: a test that waits ten minutes is not run.
 //!
 //! There is no flag to negotiate permessage-deflate, which API Gateway does: the WebSocket library that is used here
-//! cannot, and any server may decline. Nor is there one to parse messages leniently (`{action: "x"}`), of which there
-//! is a single report: the crate that reads such JSON (json5 1.3) overflows its stack on a message of brackets.
+//! cannot, and any server may decline.
 
+use std::num::NonZeroU32;
+use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Args, FromArgMatches, ValueEnum};
@@ -67,6 +68,11 @@ pub struct Limits {
     /// How long a connection may be open, whatever its traffic, before it is closed with 1001.
     #[arg(long, value_name = "DURATION", value_parser = duration, default_value = text(CONNECTION_DURATION))]
     pub connection_duration: Duration,
+    /// How fast these two times of a connection pass: `system`, or `x60` for an hour in a minute.
+    ///
+    /// Other times, and those in events, are the system's.
+    #[arg(long, value_name = "SPEED", default_value = "system")]
+    pub clock: Clock,
     /// How long the gateway waits for a function, which runs on after that: a 504 at $connect, an error frame elsewhere.
     #[arg(long, value_name = "DURATION", value_parser = duration, default_value = text(INTEGRATION_TIMEOUT))]
     pub integration_timeout: Duration,
@@ -79,6 +85,39 @@ pub struct Limits {
     /// How many of them may come at once.
     #[arg(long, value_name = "N", default_value_t = REQUEST_BURST)]
     pub request_burst: u32,
+}
+
+impl Limits {
+    /// The limits with their clock applied: in place of it, the times of a connection are shorter. How long a function
+    /// takes and how much comes in a second is not sped up by any clock of the gateway, so neither are those limits.
+    #[must_use]
+    pub fn by_clock(&self) -> Self {
+        let Clock(speed) = self.clock;
+        Self {
+            idle_timeout: self.idle_timeout / speed.get(),
+            connection_duration: self.connection_duration / speed.get(),
+            clock: Clock::SYSTEM,
+            ..self.clone()
+        }
+    }
+}
+
+/// How many times as fast as the system's clock something passes; written `system` or `x{times}`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Clock(NonZeroU32);
+
+impl Clock {
+    const SYSTEM: Self = Self(NonZeroU32::MIN);
+}
+
+impl FromStr for Clock {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let speed =
+            if text == "system" { Some(Self::SYSTEM.0) } else { text.strip_prefix('x').and_then(|x| x.parse().ok()) };
+        speed.map(Self).ok_or_else(|| "it is neither `system` nor `x` and a whole number, such as `x60`".to_owned())
+    }
 }
 
 /// What to do where the documentation of API Gateway is silent, or observers disagree.
@@ -103,6 +142,9 @@ pub struct Knobs {
     /// Whether events have explicit nulls, as in 2020, or leave out what is not there.
     #[arg(long, value_name = "HOW", value_enum, default_value_t)]
     pub null_style: NullStyle,
+    /// Read messages as JSON5 when their routes are selected: keys without quotes, comments, trailing commas.
+    #[arg(long)]
+    pub lenient_json: bool,
     /// What a response without statusCode means.
     #[arg(long, value_name = "HOW", value_enum, default_value_t)]
     pub missing_status_code: MissingStatusCode,
@@ -121,6 +163,9 @@ pub struct Knobs {
     /// What the sender of a message beyond the request rate hears.
     #[arg(long, value_name = "HOW", value_enum, default_value_t)]
     pub throttle_frame: ThrottleFrame,
+    /// Messages per second of one connection, beyond which it is closed with 1008 [default: none].
+    #[arg(long, value_name = "N")]
+    pub client_message_rate: Option<u32>,
     /// What a POST does to a connection whose $connect still runs.
     #[arg(long, value_name = "HOW", value_enum, default_value_t)]
     pub post_to_pending: PostToPending,
@@ -303,6 +348,19 @@ mod tests {
         assert!(parse(&["--idle-timeout", "30"]).unwrap_err().contains("time unit needed"));
         assert!(parse(&["--idle-timeout", "1000years"]).unwrap_err().contains("at most 365 days"));
         assert!(parse(&["--connect-timeout-status", "200"]).is_err());
+    }
+
+    #[test]
+    fn a_faster_clock_shortens_the_times_of_connections_alone() {
+        let limits = parse(&["--clock", "x60"]).unwrap().limits;
+        assert_eq!((limits.idle_timeout, limits.connection_duration), (IDLE_TIMEOUT, CONNECTION_DURATION));
+        let expected = ["--idle-timeout", "10s", "--connection-duration", "2m"];
+        assert_eq!(limits.by_clock(), parse(&expected).unwrap().limits);
+        assert_eq!(limits.by_clock().by_clock(), limits.by_clock());
+        assert_eq!(parse(&["--clock", "system"]).unwrap(), parse(&["--clock", "x1"]).unwrap());
+        for wrong in ["", "x", "60", "x0", "x-1", "x0.5", "fast"] {
+            assert!(parse(&["--clock", wrong]).unwrap_err().contains("neither `system` nor"), "{wrong}");
+        }
     }
 
     #[test]

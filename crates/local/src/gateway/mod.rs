@@ -3,8 +3,7 @@
 //! One listener serves both, as one host does on AWS: `ws://{host}/{stage}` for clients and
 //! `http://{host}/{stage}/@connections/{connectionId}` for callers. It implements "Working with WebSocket APIs" with
 //! Lambda proxy integrations, one-way and two-way routes, and Lambda authorizers. It does not speak TLS, has no API
-//! keys, and always declines compression, as any server may. It never closes with 1008, since nobody knows what AWS takes
-//! for too many requests of one client.
+//! keys, and always declines compression, as any server may.
 
 mod authorizer;
 mod connection;
@@ -12,8 +11,10 @@ mod event;
 mod handshake;
 mod id;
 mod integration;
+mod json;
 pub mod knobs;
 mod management;
+mod order;
 mod route;
 mod signature;
 mod throttle;
@@ -120,6 +121,7 @@ impl Gateway {
     /// A gateway without connections.
     #[must_use]
     pub fn new(api: Api, settings: Settings, faults: Arc<Faults>) -> Self {
+        let settings = Settings { limits: settings.limits.by_clock(), ..settings };
         let limits = &settings.limits;
         Self {
             handshakes: Throttle::new(limits.connection_rate, limits.connection_rate),

@@ -2,11 +2,13 @@
 //!
 //! Implements "Working with routes for WebSocket APIs" (route selection expressions). Of JSONPath it knows members and
 //! array elements (`.name`, `['name']`, `[0]`), not filters or wildcards. Of the variables it knows `request.body`;
-//! any other, like a path that leads nowhere, is the empty string. JSON is read strictly.
+//! any other, like a path that leads nowhere, is the empty string.
 
 use std::fmt;
 
 use serde_json::Value;
+
+use super::json;
 
 /// The route that takes what no other route takes.
 pub(super) const DEFAULT_ROUTE: &str = "$default";
@@ -63,8 +65,8 @@ impl SelectionExpression {
     }
 
     /// Selects the route of a message, given which route keys there are. `None` means that no route takes it.
-    pub(super) fn select(&self, body: &str, has_route: impl Fn(&str) -> bool) -> Option<String> {
-        self.evaluate(body)
+    pub(super) fn select(&self, body: &str, lenient_json: bool, has_route: impl Fn(&str) -> bool) -> Option<String> {
+        self.evaluate(body, lenient_json)
             // A message must not reach the functions behind `$connect` and `$disconnect` (inferred; custom route keys
             // cannot begin with `$`).
             .filter(|key| !key.starts_with('$') && has_route(key))
@@ -72,9 +74,9 @@ impl SelectionExpression {
     }
 
     /// `None` when there is nothing to evaluate: the message is not JSON.
-    fn evaluate(&self, body: &str) -> Option<String> {
+    fn evaluate(&self, body: &str, lenient_json: bool) -> Option<String> {
         let is_static = self.0.iter().all(|part| matches!(part, Part::Text(_)));
-        let body = if is_static { Value::Null } else { serde_json::from_str(body).ok()? };
+        let body = if is_static { Value::Null } else { json::read(body, lenient_json)? };
         let mut key = String::new();
         for part in &self.0 {
             match part {
@@ -164,7 +166,7 @@ mod tests {
     use super::*;
 
     fn evaluate(expression: &str, body: &str) -> Option<String> {
-        SelectionExpression::parse(expression).evaluate(body)
+        SelectionExpression::parse(expression).evaluate(body, false)
     }
 
     #[test]
@@ -236,8 +238,12 @@ mod tests {
             (r#""x""#, "$default"),
             ("true", "$default"),
         ] {
-            assert_eq!(expression.select(body, |key| routes.contains(&key)).as_deref(), Some(expected), "{body}");
+            assert_eq!(
+                expression.select(body, false, |key| routes.contains(&key)).as_deref(),
+                Some(expected),
+                "{body}"
+            );
         }
-        assert_eq!(expression.select("hello", |key| key == "sendMessage"), None);
+        assert_eq!(expression.select("hello", false, |key| key == "sendMessage"), None);
     }
 }

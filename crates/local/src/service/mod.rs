@@ -65,6 +65,14 @@ const MAX_STAGE_LENGTH: usize = 128;
 /// Of [a function's name](https://docs.aws.amazon.com/lambda/latest/api/API_CreateFunction.html).
 const MAX_FUNCTION_NAME_LENGTH: usize = 64;
 
+/// "Routes per API", of
+/// [the quotas](https://docs.aws.amazon.com/apigateway/latest/developerguide/apigateway-execution-service-websocket-limits-table.html).
+/// Adjustable.
+const ROUTES_QUOTA: usize = 300;
+
+/// "Integrations per API", of the same page. Adjustable. The framework makes one for each function with a route.
+const INTEGRATIONS_QUOTA: usize = 300;
+
 /// The least `maximumRecordAgeInSeconds`, but for -1.
 const MIN_RECORD_AGE_S: i32 = 60;
 
@@ -272,6 +280,19 @@ impl Service {
             tables,
             name: root.service,
         })
+    }
+
+    /// What there is more of than an account may have that has not asked AWS for more, one sentence each. Authorizers
+    /// never are: only `$connect` has one, and the quota is ten.
+    #[must_use]
+    pub fn beyond_quotas(&self) -> Vec<String> {
+        let integrations: BTreeSet<_> = self.routes.values().collect();
+        let counts =
+            [("routes", self.routes.len(), ROUTES_QUOTA), ("integrations", integrations.len(), INTEGRATIONS_QUOTA)];
+        let beyond = counts.into_iter().filter(|(_, count, quota)| count > quota);
+        beyond
+            .map(|(what, count, quota)| format!("{count} {what}: AWS allows {quota} unless it is asked for more"))
+            .collect()
     }
 }
 

@@ -795,3 +795,21 @@ fn roles_that_nobody_uses_and_roles_from_elsewhere_are_not_read() {
     let text = service_with("      X: x", "").replace("    handler:", "    role: '${ssm:/role}'\n    handler:");
     assert_eq!(load(&[("serverless.yml", &text)]).functions["connect"].role, None);
 }
+
+#[test]
+fn what_is_beyond_a_quota_is_told() {
+    let function = |key: usize, routes: std::ops::Range<usize>| {
+        let events: String = routes.map(|route| format!("      - websocket: r{route}\n")).collect();
+        format!("  f{key}:\n    handler: f\n    events:\n{events}")
+    };
+    let beyond = |functions: String| {
+        let text = format!("service: chat\nprovider: {{name: aws}}\nfunctions:\n{functions}");
+        load(&[("serverless.yml", &text)]).beyond_quotas()
+    };
+    let each = |count: usize| (0..count).map(|key| function(key, key..key + 1)).collect::<String>();
+    let routes = "301 routes: AWS allows 300 unless it is asked for more";
+    let integrations = "301 integrations: AWS allows 300 unless it is asked for more";
+    assert_eq!(beyond(each(300)), Vec::<String>::new());
+    assert_eq!(beyond(each(301)), [routes, integrations]);
+    assert_eq!(beyond(function(0, 0..301)), [routes]);
+}

@@ -1,0 +1,141 @@
+//! Messages as JSON, to select their routes by. Functions get a message as it came.
+//!
+//! Whether API Gateway reads JSON strictly is not documented. It is read so here, unless `--lenient-json` is given: one
+//! recording shows a message with an unquoted key (`{"action":"sendMessage", body:"hello"}`) that reached its route.
+
+use jsonc_parser::{ParseOptions, parse_to_serde_value};
+use serde_json::Value;
+
+/// Reads a message. `None` when it is not JSON, or is nested in more than 127 levels.
+///
+/// Leniently, what is not JSON is read once more, as an object or an array of JSON5 in at most 512 levels.
+pub(super) fn read(text: &str, is_lenient: bool) -> Option<Value> {
+    let value = serde_json::from_str(text).ok();
+    if is_lenient { value.or_else(|| read_json5(text)) } else { value }
+}
+
+fn read_json5(text: &str) -> Option<Value> {
+    // By itself the parser reads more than JSON5.
+    let options = ParseOptions { allow_missing_commas: false, ..ParseOptions::default() };
+    let value: Value = parse_to_serde_value(text, &options).ok()?;
+    // For it, text that is empty or a comment is null.
+    (value.is_object() || value.is_array()).then_some(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use proptest::collection::vec;
+    use proptest::prelude::{Just, Strategy, any, prop};
+    use proptest::test_runner::{Config, TestCaseError, TestRunner};
+    use proptest::{prop_assert_eq, prop_oneof};
+    use serde_json::json;
+
+    use super::super::knobs::MESSAGE_LIMIT;
+    use super::super::route::SelectionExpression;
+    use super::*;
+
+    /// The route key of a message with a route of every key, evaluated where the gateway does so: in a task, on a
+    /// worker's stack of 2 MiB.
+    async fn key(expression: &str, text: String) -> Option<String> {
+        let expression = SelectionExpression::parse(expression);
+        tokio::spawn(async move { expression.select(&text, true, |_| true) }).await.unwrap()
+    }
+
+    fn try_all<S: Strategy>(strategy: &S, check: impl Fn(S::Value) -> Result<(), TestCaseError>) {
+        let config = Config { failure_persistence: None, ..Config::default() };
+        TestRunner::new(config).run(strategy, check).unwrap_or_else(|harm| panic!("{harm}"));
+    }
+
+    #[test]
+    fn lenient_json_is_read_on_demand_only() {
+        for (text, expected) in [
+            (r#"{"action":"sendMessage", body:"hello"}"#, json!({"action": "sendMessage", "body": "hello"})),
+            ("{action: 'a', 'b': 1,}", json!({"action": "a", "b": 1})),
+            ("/* one */ {action: 'it\\'s', // two\n}", json!({"action": "it's"})),
+            ("{$a_1: [.5, +1, 0x10,],}", json!({"$a_1": [0.5, 1, 16]})),
+            ("{action: 'a', action: 'b'}", json!({"action": "b"})),
+            ("{action: '[{'}", json!({"action": "[{"})),
+        ] {
+            assert_eq!(read(text, false), None, "{text}");
+            assert_eq!(read(text, true), Some(expected), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_json5_either_is_not_read() {
+        for text in
+            ["", " ", "hello", "'hello'", "// {}", "{", "{a:1 b:2}", "[1 2]", "{a:b}", "{a:1}}", "{a:1} {b:2}", "{:}"]
+        {
+            assert_eq!(read(text, true), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn strict_json_is_read_alike_by_both() {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<String>().prop_map(Value::from),
+        ];
+        let value = leaf.prop_recursive(6, 64, 8, |inner| {
+            prop_oneof![
+                vec(inner.clone(), 0..8).prop_map(Value::from),
+                prop::collection::btree_map(any::<String>(), inner, 0..8)
+                    .prop_map(|members| Value::Object(members.into_iter().collect())),
+            ]
+        });
+        try_all(&value, |value| {
+            let text = value.to_string();
+            prop_assert_eq!(read(&text, true), Some(value.clone()));
+            prop_assert_eq!(read_json5(&text), (value.is_object() || value.is_array()).then_some(value));
+            Ok(())
+        });
+    }
+
+    #[test]
+    fn no_text_makes_the_reader_panic() {
+        let tokens = prop_oneof![
+            prop::sample::select(vec![
+                "{", "}", "[", "]", ":", ",", "\"", "'", "\\", "\\u", "\\x", "//", "/*", "*/", "\n", "\u{2028}", "a",
+                "é", "-", "+", "0x", ".", "1", "e", "NaN", "Infinity", "null", "true", "\u{feff}", "\0", "\u{d7ff}",
+            ])
+            .prop_map(str::to_owned),
+            any::<char>().prop_map(String::from),
+        ];
+        try_all(&vec(tokens, 0..64).prop_map(|tokens| tokens.concat()), |text| {
+            read(&text, true);
+            Ok(())
+        });
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    async fn no_message_overflows_the_stack_or_takes_long() {
+        let units = [
+            "[", "]", "{", "}", "{a:", "{\"a\":[", "[[],", "{a:1,", "[1,", "\"", "'", "\\", "\"\\", "'\\'", "\\u", "/",
+            "/*", "*/", "/**/", "//", "//\n", "[//\n", "[/**/", "a", "é", "-", "+", "0", "9", "0x", "1e", ".", ",",
+            ":", " ", "\n", "\u{2028}", "\0",
+        ];
+        for unit in units {
+            for before in ["", "[", "{a:", "{a:\"", "{a:'", "//", "/*", "{action:'a',b:"] {
+                let text = format!("{before}{}", unit.repeat((MESSAGE_LIMIT - before.len()) / unit.len()));
+                let began = Instant::now();
+                key("$request.body.action", text).await;
+                // Some milliseconds. Work that grows with the square of the length is minutes.
+                assert!(began.elapsed() < Duration::from_secs(5), "{before}{unit}… took {:?}", began.elapsed());
+            }
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    async fn what_is_nested_in_512_levels_is_read_and_printed_and_no_more() {
+        let nested = |open: &str, close: &str, levels| format!("{}'x'{}", open.repeat(levels), close.repeat(levels));
+        for (open, close) in [("[", "]"), ("{a:", "}")] {
+            let printed = nested(open, close, 512).replace('\'', "").replace(':', "=");
+            assert_eq!(key("${request.body}", nested(open, close, 512)).await.as_ref(), Some(&printed));
+            assert_eq!(key("${request.body}", nested(open, close, 513)).await.as_deref(), Some("$default"));
+        }
+    }
+}
