@@ -480,36 +480,26 @@ mod tests {
         assert_eq!(negotiated(&offers).as_deref(), Some(NINE));
     }
 
-    /// The other end of messages to a client: one decompressor for all of them, with no more of a window than agreed on.
+    /// The other end of messages to a client: one decompressor for all of them, or one for each.
     struct Receiver {
         inflate: Decompress,
-        negotiated: Negotiated,
+        takes_over: bool,
     }
 
     impl Receiver {
-        fn new(negotiated: Negotiated) -> Self {
-            Self { inflate: Decompress::new_with_window_bits(false, negotiated.window_bits), negotiated }
+        fn new(takes_over: bool) -> Self {
+            Self { inflate: Decompress::new(false), takes_over }
         }
 
-        fn message(&mut self, compressed: &[u8]) -> Vec<u8> {
-            if !self.negotiated.takes_over {
-                *self = Self::new(self.negotiated);
+        fn is_told(&mut self, compressed: &[u8], message: &[u8]) -> bool {
+            if !self.takes_over {
+                self.inflate = Decompress::new(false);
             }
             let compressed = [compressed, &FLUSHED].concat();
-            let (mut rest, mut message) = (compressed.as_slice(), Vec::new());
-            loop {
-                // A small piece at a time, because within a piece it could refer to more than the window.
-                let mut piece = [0; 64];
-                let (read, written) = (self.inflate.total_in(), self.inflate.total_out());
-                self.inflate.decompress(rest, &mut piece, FlushDecompress::Sync).unwrap();
-                rest = &rest[since(read, self.inflate.total_in())..];
-                let written = since(written, self.inflate.total_out());
-                message.extend_from_slice(&piece[..written]);
-                if written < piece.len() {
-                    assert_eq!(rest, b"");
-                    return message;
-                }
-            }
+            let mut inflated = Vec::with_capacity(message.len() + 1);
+            let before = self.inflate.total_in();
+            self.inflate.decompress_vec(&compressed, &mut inflated, FlushDecompress::Sync).unwrap();
+            since(before, self.inflate.total_in()) == compressed.len() && inflated == message
         }
     }
 
@@ -518,14 +508,29 @@ mod tests {
         let message = b"nothing in this sentence is said twice".repeat(10);
         for (takes_over, gets_shorter) in [(true, true), (false, false)] {
             let negotiated = Negotiated { window_bits: 12, takes_over };
-            let (mut deflater, mut receiver) = (Deflater::new(negotiated), Receiver::new(negotiated));
+            let (mut deflater, mut receiver) = (Deflater::new(negotiated), Receiver::new(takes_over));
             let lengths = [(); 3].map(|()| {
                 let compressed = deflater.message(&message);
-                assert_eq!(receiver.message(&compressed), message);
+                assert!(receiver.is_told(&compressed, &message));
                 compressed.len()
             });
             assert_eq!(lengths[1] < lengths[0], gets_shorter, "{lengths:?}");
             assert_eq!(deflater.message(b"").as_ref(), b"\0");
+        }
+    }
+
+    #[test]
+    fn nothing_refers_to_more_than_the_window() {
+        let mut random = fastrand::Rng::with_seed(7);
+        let mut noise = |length| -> Vec<u8> { std::iter::repeat_with(|| random.u8(..)).take(length).collect() };
+        for (window_bits, length, is_seen) in [(9, 200, true), (9, 513, false), (12, 3500, true), (12, 4097, false)] {
+            let block = noise(length);
+            let mut deflater = Deflater::new(Negotiated { window_bits, takes_over: true });
+            // Repeated in the same message, and in the next one.
+            for _ in 0..2 {
+                let compressed = deflater.message(&block.repeat(20)).len();
+                assert_eq!(compressed < 10 * length, is_seen, "{window_bits} {length} {compressed}");
+            }
         }
     }
 
@@ -559,9 +564,9 @@ mod tests {
             messages in prop::collection::vec(payload(), 1..5), window_bits in 9_u8..=12, takes_over: bool,
         ) {
             let negotiated = Negotiated { window_bits, takes_over };
-            let (mut deflater, mut receiver) = (Deflater::new(negotiated), Receiver::new(negotiated));
+            let (mut deflater, mut receiver) = (Deflater::new(negotiated), Receiver::new(takes_over));
             for message in messages {
-                prop_assert!(receiver.message(&deflater.message(&message)) == message);
+                prop_assert!(receiver.is_told(&deflater.message(&message), &message));
             }
         }
 
@@ -728,6 +733,7 @@ mod tests {
             &whole[..4],
             b"\xf2\x00\x11\x00\x00",
             b"\x00\x05\x00\xfa\xff\x48\x65",
+            b"\x00\x20\x00\xdf\xff\x48\x65",
         ] {
             let error = messages(&[payload]).unwrap_err();
             assert!(is_corrupt(&error) && error.kind() == io::ErrorKind::InvalidData, "{payload:x?}: {error}");
