@@ -1,5 +1,6 @@
 // npm's ws against an API, for the conformance suite: conformance.mjs CASE WS_URL HTTP_URL
 import assert from "node:assert/strict";
+import { createHash } from "node:crypto";
 import { once } from "node:events";
 import WebSocket from "ws";
 
@@ -7,8 +8,8 @@ const [name, url] = process.argv.slice(2);
 
 const returning = (response) => `${url}?do=respond&response=${encodeURIComponent(JSON.stringify(response))}`;
 
-async function connect() {
-  const socket = new WebSocket(url);
+async function connect(options) {
+  const socket = new WebSocket(url, options);
   await once(socket, "open");
   return socket;
 }
@@ -28,6 +29,29 @@ const cases = {
     assert.equal(event.requestContext.routeKey, "echo");
     assert.equal(JSON.parse(event.body).text, "žluťoučký 🐎");
     socket.close();
+  },
+
+  async compresses() {
+    for (const perMessageDeflate of [
+      true,
+      { threshold: 0 },
+      { threshold: 0, serverMaxWindowBits: 9, serverNoContextTakeover: true, clientNoContextTakeover: true },
+    ]) {
+      const socket = await connect({ perMessageDeflate });
+      assert.match(socket.extensions, /permessage-deflate/);
+      for (const text of ["", "žluťoučký 🐎", "žluťoučký 🐎".repeat(4000), "again", "again"]) {
+        assert.equal(JSON.parse((await ask(socket, { action: "echo", text })).body).text, text);
+      }
+      // Too long for a frame in either direction, compressed or not.
+      const digest = (_, index) => createHash("sha256").update(`${index}`).digest("hex");
+      const noise = Array.from({ length: 1400 }, digest).join("");
+      socket.send(`{"action":"echo","text":"${noise.slice(0, 30000)}`, { fin: false });
+      socket.send(noise.slice(30000, 60000), { fin: false });
+      socket.send(`${noise.slice(60000)}"}`);
+      const [data] = await once(socket, "message");
+      assert.equal(JSON.parse(JSON.parse(data).body).text, noise);
+      socket.close();
+    }
   },
 
   async isRefused() {

@@ -1,12 +1,14 @@
 """Python's clients against an API, for the conformance suite: conformance.py CASE WS_URL HTTP_URL"""
 
 import json
+import random
 import sys
 from urllib.parse import quote
 
 import boto3
 from botocore.exceptions import ClientError
 from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFactory
 from websockets.sync.client import connect
 
 case, ws_url, http_url = sys.argv[1:]
@@ -44,6 +46,29 @@ def talks():
         event = ask(ws, text="žluťoučký 🐎")
         assert event["requestContext"]["routeKey"] == "echo"
         assert json.loads(event["body"])["text"] == "žluťoučký 🐎"
+
+
+def compresses():
+    fresh = ";server_no_context_takeover"
+    for (answer, offer) in [
+        # As it does by itself.
+        ("12", None),
+        # As version 10.0 did when AWS's answer was recorded. That answer says nothing of client_max_window_bits, and
+        # the library has kept to its own number since 10.1.
+        ("12", ClientPerMessageDeflateFactory(server_max_window_bits=12, client_max_window_bits=12)),
+        ("9" + fresh, ClientPerMessageDeflateFactory(True, True, server_max_window_bits=9, client_max_window_bits=9)),
+    ]:
+        with connect(ws_url, extensions=offer and [offer]) as ws:
+            answered = ws.response.headers["Sec-WebSocket-Extensions"]
+            assert answered == "permessage-deflate;server_max_window_bits=" + answer, answered
+            assert [extension.name for extension in ws.protocol.extensions] == ["permessage-deflate"]
+            for text in ["", "žluťoučký 🐎", "žluťoučký 🐎" * 1500, "again", "again"]:
+                assert json.loads(ask(ws, text=text)["body"])["text"] == text
+            # Too long for a frame in either direction, compressed or not.
+            noise = random.Random(7).randbytes(45000).hex()
+            ws.send(['{"action":"echo","text":"', noise[:30000], noise[30000:60000], noise[60000:], '"}'])
+            assert json.loads(json.loads(ws.recv(timeout=20))["body"])["text"] == noise
+            assert ws.ping("are you there").wait(20)
 
 
 def is_refused():

@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant};
 
+use flate2::{Compress, Compression, FlushCompress};
 use proptest::collection::vec;
 use proptest::prelude::{Strategy, any};
 use proptest::sample::select;
@@ -12,9 +13,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::bed::Bed;
 use crate::table::{FLAGS, LOG, Row, row};
-use crate::wire::{CLOSE, CONTINUATION, Client, PING, PONG, SOON, TEXT, Tcp, masked};
+use crate::wire::{CLOSE, CONTINUATION, Client, PING, PONG, RSV1, SOON, TEXT, Tcp, masked};
 
 const RFC: &str = "RFC 6455";
+const RFC_7692: &str = "RFC 7692";
 
 /// Random inputs of each kind.
 const CASES: u32 = 96;
@@ -83,11 +85,17 @@ async fn assert_unharmed(bed: &Bed) {
 
 /// Sends bytes as an open connection's, and returns what is answered until its end.
 async fn on_an_open_connection(bed: &Bed, bytes: &[u8]) {
-    let mut client = bed.handshake("", &[]).await;
+    on(bed.handshake("", &[]).await, bytes).await;
+}
+
+async fn on(mut client: Client, bytes: &[u8]) {
     let _ = client.tcp.write_all(bytes).await;
     let _ = client.tcp.shutdown().await;
     rest(&mut client.tcp).await;
 }
+
+/// An offer to compress.
+const OFFER: [(&str, &str); 1] = [("Sec-WebSocket-Extensions", "permessage-deflate")];
 
 /// A frame of random parts, of which many are wrong.
 fn frame() -> impl Strategy<Value = Vec<u8>> {
@@ -311,12 +319,56 @@ pub fn rows() -> Vec<Row> {
             });
             assert_unharmed(&bed).await;
         }),
+        row("BI-19", "I", RFC_7692, "random frames on a connection that is compressed do no harm [deflate]").ours(
+            FLAGS,
+            |_| async move {
+                let bed = Bed::ours(&["--deflate", "negotiate"]).await;
+                let compressed = (select(vec![0xc1_u8, 0x41, 0x80, 0x00, 0x89]), vec(any::<u8>(), 0..50));
+                let compressed = compressed.prop_map(|(first, payload)| {
+                    let mut frame = masked(true, TEXT, &payload);
+                    frame[0] = first;
+                    frame
+                });
+                let frames = vec(proptest::prop_oneof![3 => compressed, 1 => frame()], 1..6);
+                fuzz(&frames, async |frames: Vec<Vec<u8>>| {
+                    on(bed.handshake("", &OFFER).await, &frames.concat()).await;
+                });
+                assert_unharmed(&bed).await;
+            },
+        ),
+        row("BI-20", "I", RFC_7692, "frames that inflate to 30 MB each are 1009, and never all there [deflate]").ours(
+            FLAGS,
+            |_| async move {
+                let bed = Bed::ours(&["--deflate", "negotiate"]).await;
+                let mut bomb = Vec::with_capacity(32 * 1024);
+                let mut deflate = Compress::new(Compression::best(), false);
+                deflate.compress_vec(&vec![b'x'; 30_000_000], &mut bomb, FlushCompress::Sync).unwrap();
+                assert!(bomb.len() < bomb.capacity());
+                let clients = futures_util::future::join_all((0..40).map(|_| async {
+                    let mut client = bed.handshake("", &OFFER).await;
+                    client.frame(true, RSV1 | TEXT, &bomb).await;
+                    assert_eq!(client.closed().await, Some(1009));
+                }));
+                clients.await;
+                assert_unharmed(&bed).await;
+                assert!(peak_memory_kib(&bed) < 500 * 1024, "{} KiB", peak_memory_kib(&bed));
+            },
+        ),
     ]
 }
 
 /// What the stack has in memory, where the system tells.
 fn memory_kib(bed: &Bed) -> u64 {
+    status_kib(bed, "VmRSS:")
+}
+
+/// The most that it has had so far.
+fn peak_memory_kib(bed: &Bed) -> u64 {
+    status_kib(bed, "VmHWM:")
+}
+
+fn status_kib(bed: &Bed, key: &str) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", bed.stack().process_id())).unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix(key)).unwrap_or_default();
     line.trim().trim_end_matches(" kB").parse().unwrap_or_default()
 }

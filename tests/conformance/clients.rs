@@ -8,7 +8,7 @@ use tokio::process::Command;
 
 use crate::bed::Bed;
 use crate::stack::root;
-use crate::table::{Row, row};
+use crate::table::{FLAGS, Row, Way, row};
 
 const PYTHON: &str = "websockets and boto3 (Python)";
 const NODE: &str = "ws (npm)";
@@ -53,6 +53,16 @@ fn node(id: &'static str, mark: &'static str, claim: &'static str, case: &'stati
     })
 }
 
+/// The row on a stack that compresses, since what AWS agrees on with these clients is not known.
+fn compressed(row: Row) -> Row {
+    let Way::Anywhere(check) = &row.way else { return row };
+    let check = check.clone();
+    row.ours(FLAGS, move |_| {
+        let check = check.clone();
+        async move { check(Arc::new(Bed::ours(&["--deflate", "negotiate"]).await)).await }
+    })
+}
+
 pub fn rows() -> Vec<Row> {
     vec![
         python("CL-01", "O", "Python's websockets offers compression, connects and talks", "talks"),
@@ -68,5 +78,12 @@ pub fn rows() -> Vec<Row> {
         node("CL-11", "I", "npm's ws gets its pongs", "pings"),
         node("CL-12", "D+I", "npm's ws is closed with 1003 for bytes, and closes with its own code", "isClosed"),
         node("CL-13", "D+O", "npm's ws has the subprotocol that the function chose, or gives up", "hasASubprotocol"),
+        compressed(python(
+            "CL-14",
+            "?",
+            "Python's websockets compresses, however it offers to [deflate]",
+            "compresses",
+        )),
+        compressed(node("CL-15", "?", "npm's ws compresses, however it offers to [deflate]", "compresses")),
     ]
 }

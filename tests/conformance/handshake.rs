@@ -2,12 +2,16 @@
 
 use std::time::{Duration, Instant};
 
+use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress};
 use serde_json::json;
 use tokio::io::AsyncWriteExt;
 
 use crate::bed::{Bed, connect_returns};
 use crate::table::{FLAGS, LOG, Row, SERVICE, row};
-use crate::wire::{Client, Reply};
+use crate::wire::{CONTINUATION, Client, RSV1, Reply, TEXT};
+
+/// What a flush of a compressor ends with, and a message goes without (RFC 7692, section 7.2.1).
+const FLUSHED: [u8; 4] = [0, 0, 0xff, 0xff];
 
 /// The status of a handshake whose `$connect` is told `query`.
 async fn status(bed: &Bed, query: &str) -> u16 {
@@ -22,6 +26,50 @@ async fn offer(bed: &Bed, response: serde_json::Value) -> Client {
 async fn chooses_myprotocol(bed: &Bed, response: serde_json::Value) {
     let client = offer(bed, response).await;
     assert_eq!((client.reply.status, client.reply.header("sec-websocket-protocol")), (101, Some("myprotocol")));
+}
+
+/// Makes the offer whose answer on AWS is recorded, and talks both ways as was agreed on. The answer, if there was one.
+async fn talks_of_compression(bed: &Bed) -> Option<String> {
+    let offer = "permessage-deflate; server_max_window_bits=12; client_max_window_bits=12";
+    let mut client = bed.handshake("", &[("Sec-WebSocket-Extensions", offer)]).await;
+    assert_eq!(client.reply.status, 101);
+    let answer = client.reply.header("sec-websocket-extensions").map(str::to_owned);
+    let (mut deflate, mut inflate) = (
+        Compress::new_with_window_bits(Compression::default(), false, 12),
+        Decompress::new_with_window_bits(false, 12),
+    );
+    for number in 0..3 {
+        let token = format!("{}{number}", bed.token());
+        let text = json!({"action": "echo", "text": token.repeat(1000)}).to_string();
+        if answer.is_some() {
+            let mut compressed = Vec::with_capacity(text.len() + 100);
+            deflate.compress_vec(text.as_bytes(), &mut compressed, FlushCompress::Sync).unwrap();
+            assert!(compressed.ends_with(&FLUSHED));
+            client.frame(true, RSV1 | TEXT, &compressed[..compressed.len() - FLUSHED.len()]).await;
+        } else {
+            client.text(&text).await;
+        }
+        let first = client.receive().await;
+        let (is_compressed, mut fin, mut payload) = (first.opcode == RSV1 | TEXT, first.fin, first.payload);
+        assert_eq!(first.opcode & !RSV1, TEXT);
+        assert!(answer.is_some() || !is_compressed, "compressed, and that was not agreed on");
+        while !fin {
+            let frame = client.receive().await;
+            assert_eq!(frame.opcode, CONTINUATION);
+            payload.extend(frame.payload);
+            fin = frame.fin;
+        }
+        if is_compressed {
+            payload.extend(FLUSHED);
+            let mut message = Vec::with_capacity(128 * 1024);
+            inflate.decompress_vec(&payload, &mut message, FlushDecompress::Sync).unwrap();
+            payload = message;
+        }
+        let event: serde_json::Value = serde_json::from_slice(&payload).unwrap();
+        assert_eq!(event["body"], text);
+    }
+    assert_eq!(client.close(1000, "").await, Some(1000));
+    answer
 }
 
 pub fn rows() -> Vec<Row> {
@@ -212,17 +260,16 @@ pub fn rows() -> Vec<Row> {
                 assert_eq!(identity.keys().collect::<Vec<_>>(), ["sourceIp"]);
             },
         ),
-        row("HS-25", "O", "websockets#1065", "an offer of permessage-deflate harms nothing [deflate]").anywhere(
-            |bed| async move {
-                let offer = [("Sec-WebSocket-Extensions", "permessage-deflate; client_max_window_bits")];
-                let client = bed.handshake("", &offer).await;
-                assert_eq!(client.reply.status, 101);
+        row("HS-25", "O", "websockets#1065", "an offer of permessage-deflate is answered as configured [deflate]")
+            .anywhere(|bed| async move {
+                let answer = talks_of_compression(&bed).await;
                 if bed.is_ours() {
-                    assert_eq!(client.reply.header("sec-websocket-extensions"), None);
-                    bed.connect_with("", &offer).await;
+                    assert_eq!(answer, None);
+                    let bed = Bed::ours(&["--deflate", "negotiate"]).await;
+                    let recorded = "permessage-deflate;server_max_window_bits=12";
+                    assert_eq!(talks_of_compression(&bed).await.as_deref(), Some(recorded));
                 }
-            },
-        ),
+            }),
         row("HS-26", "D+I", "D-limits", "a URL of more than 4096 characters is a 4xx and reaches no function")
             .anywhere(|bed| async move {
                 let token = bed.token();

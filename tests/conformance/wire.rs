@@ -22,6 +22,8 @@ pub const BINARY: u8 = 0x2;
 pub const CLOSE: u8 = 0x8;
 pub const PING: u8 = 0x9;
 pub const PONG: u8 = 0xa;
+/// In front of the opcode of a compressed message's first frame.
+pub const RSV1: u8 = 0x40;
 
 pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
@@ -169,6 +171,7 @@ impl Reply {
 #[derive(Debug, PartialEq)]
 pub struct Frame {
     pub fin: bool,
+    /// With the reserved bits in front, which are zero unless compression was negotiated.
     pub opcode: u8,
     pub payload: Vec<u8>,
 }
@@ -307,5 +310,5 @@ pub async fn read_frame(tcp: &mut Tcp) -> std::io::Result<Frame> {
     };
     let mut payload = vec![0; length];
     tcp.read_exact(&mut payload).await?;
-    Ok(Frame { fin: first & 0x80 != 0, opcode: first & 0x0f, payload })
+    Ok(Frame { fin: first & 0x80 != 0, opcode: first & 0x7f, payload })
 }

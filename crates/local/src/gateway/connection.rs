@@ -19,7 +19,7 @@ use futures_util::{FutureExt, Sink, SinkExt, StreamExt};
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use jiff::Timestamp;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tokio_tungstenite::WebSocketStream;
@@ -29,6 +29,7 @@ use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig
 use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes, error::ProtocolError};
 
 use super::authorizer::Context;
+use super::deflate::{self, Deflater, Inflating, Negotiated};
 use super::event::{DisconnectEvent, Identity, MessageEvent};
 use super::id::Id;
 use super::integration::IntegrationError;
@@ -118,6 +119,8 @@ impl Close {
     const PROTOCOL_ERROR: Self = Self::new(1002, "Protocol error");
     const BINARY: Self = Self::new(1003, "Binary messages are not supported");
     const INVALID_UTF8: Self = Self::new(1007, "Invalid UTF-8");
+    /// That the code is this one is inferred, too.
+    const CORRUPT: Self = Self::new(1007, "Invalid compressed data");
     const TOO_MANY_REQUESTS: Self = Self::new(1008, "Too many requests");
     const TOO_BIG: Self = Self::new(1009, "Message too big");
     const INTERNAL_ERROR: Self = Self::new(1011, "Internal server error");
@@ -143,7 +146,13 @@ enum End {
     Lost,
 }
 
-type Socket = WebSocketStream<TokioIo<Upgraded>>;
+type Tcp = TokioIo<Upgraded>;
+
+impl From<Inflating<Tcp>> for Tcp {
+    fn from(inflating: Inflating<Tcp>) -> Self {
+        inflating.into_inner()
+    }
+}
 
 impl Connection {
     /// A connection whose `$connect` is still to run: in no registry, so there is nothing to post to.
@@ -256,22 +265,48 @@ impl Registry {
 }
 
 /// Lives a connection that is in the registry: waits for its upgrade, serves it until it ends, runs `$disconnect`.
-pub(super) async fn run(gateway: Arc<Gateway>, connection: Arc<Connection>, upgrade: OnUpgrade, mailbox: Mailbox) {
+pub(super) async fn run(
+    gateway: Arc<Gateway>,
+    connection: Arc<Connection>,
+    upgrade: OnUpgrade,
+    mailbox: Mailbox,
+    negotiated: Option<Negotiated>,
+) {
     let Ok(upgraded) = upgrade.await else {
         // The client left while its 101 was on the way.
         disconnect(&gateway, &connection, &End::Lost).await;
         return;
     };
+    let tcp = Tcp::new(upgraded);
+    match negotiated {
+        None => serve(gateway, connection, tcp, mailbox, None).await,
+        Some(negotiated) => {
+            let tcp = Inflating::new(tcp, gateway.settings.limits.frame_limit);
+            serve(gateway, connection, tcp, mailbox, Some(Deflater::new(negotiated))).await;
+        }
+    }
+}
+
+/// Serves a connection over TCP, or what inflates it, until it ends, and runs `$disconnect`.
+async fn serve<S>(
+    gateway: Arc<Gateway>,
+    connection: Arc<Connection>,
+    stream: S,
+    mailbox: Mailbox,
+    deflater: Option<Deflater>,
+) where
+    S: AsyncRead + AsyncWrite + Unpin + Into<Tcp>,
+{
     let config = WebSocketConfig::default()
         .read_buffer_size(READ_BUFFER)
         .write_buffer_size(0)
         .max_frame_size(Some(gateway.settings.limits.frame_limit))
         .max_message_size(Some(gateway.settings.limits.message_limit));
-    let socket = Socket::from_raw_socket(TokioIo::new(upgraded), Role::Server, Some(config)).await;
+    let socket = WebSocketStream::from_raw_socket(stream, Role::Server, Some(config)).await;
     let (sink, mut stream) = socket.split();
     let (stop, stopped) = oneshot::channel();
     let is_half_open = gateway.faults.strikes(Chance::HalfOpen);
-    let writing = Writing { fragment: gateway.settings.knobs.outbound_fragment, is_half_open };
+    let writing = Writing { fragment: gateway.settings.knobs.outbound_fragment, deflater, is_half_open };
     let mut writing = pin!(write(sink, mailbox.outbound, stopped, writing));
     let reading = async {
         match read(&gateway, &connection, &mut stream).await {
@@ -314,7 +349,14 @@ async fn or_internal_error(end: impl Future<Output = End>) -> End {
 }
 
 /// Reads until the connection ends. Every message becomes a task of its own.
-async fn read(gateway: &Arc<Gateway>, connection: &Arc<Connection>, stream: &mut SplitStream<Socket>) -> End {
+async fn read<S>(
+    gateway: &Arc<Gateway>,
+    connection: &Arc<Connection>,
+    stream: &mut SplitStream<WebSocketStream<S>>,
+) -> End
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     let rate = gateway.settings.knobs.client_message_rate;
     let throttle = rate.map(|rate| Throttle::new(rate, rate));
     let mut order = gateway.faults.may_strike(Chance::ReorderMessages).then(Order::default);
@@ -349,6 +391,7 @@ async fn read(gateway: &Arc<Gateway>, connection: &Arc<Connection>, stream: &mut
 /// RFC 6455, section 7.4.1, except where API Gateway documents a code of its own.
 fn ended_by(error: &Error) -> End {
     match error {
+        Error::Io(error) if deflate::is_corrupt(error) => End::ByGateway(Close::CORRUPT),
         Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) | Error::Io(_) => End::Lost,
         Error::Protocol(_) => End::ByGateway(Close::PROTOCOL_ERROR),
         Error::Utf8(_) => End::ByGateway(Close::INVALID_UTF8),
@@ -358,9 +401,11 @@ fn ended_by(error: &Error) -> End {
 }
 
 /// How messages are written.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 struct Writing {
+    /// The most bytes in a frame, after compression; 0 for any number.
     fragment: usize,
+    deflater: Option<Deflater>,
     /// What cannot be written is dropped, as if it had been.
     is_half_open: bool,
 }
@@ -371,7 +416,7 @@ async fn write<S>(
     mut sink: S,
     mut outbound: mpsc::Receiver<Bytes>,
     stop: oneshot::Receiver<()>,
-    Writing { fragment, is_half_open }: Writing,
+    Writing { fragment, mut deflater, is_half_open }: Writing,
 ) -> S
 where
     S: Sink<Message, Error = Error> + Unpin,
@@ -382,7 +427,7 @@ where
         tokio::select! {
             payload = outbound.recv() => {
                 let Some(payload) = payload else { return sink };
-                is_broken = is_broken || send(&mut sink, payload, fragment).await.is_err();
+                is_broken = is_broken || send(&mut sink, payload, fragment, deflater.as_mut()).await.is_err();
                 if is_broken && !is_half_open {
                     return sink;
                 }
@@ -396,30 +441,44 @@ where
 }
 
 /// Sends one text message in frames of at most `fragment` bytes, or in one frame if that is 0.
-async fn send<S>(sink: &mut S, mut payload: Bytes, fragment: usize) -> Result<(), Error>
+async fn send<S>(
+    sink: &mut S,
+    mut payload: Bytes,
+    fragment: usize,
+    deflater: Option<&mut Deflater>,
+) -> Result<(), Error>
 where
     S: Sink<Message, Error = Error> + Unpin,
 {
+    // What the first frame says of the message (RFC 7692, section 6).
+    let mut rsv1 = deflater.is_some();
+    if let Some(deflater) = deflater {
+        payload = deflater.message(&payload);
+    }
     let fragment = if fragment == 0 { usize::MAX } else { fragment };
     let mut opcode = OpCode::Data(Data::Text);
     loop {
         let part = payload.split_to(payload.len().min(fragment));
         let is_final = payload.is_empty();
-        sink.send(Message::Frame(Frame::message(part, opcode, is_final))).await?;
+        let mut frame = Frame::message(part, opcode, is_final);
+        frame.header_mut().rsv1 = rsv1;
+        sink.send(Message::Frame(frame)).await?;
         if is_final {
             return Ok(());
         }
-        opcode = OpCode::Data(Data::Continue);
+        (opcode, rsv1) = (OpCode::Data(Data::Continue), false);
     }
 }
 
 /// Ends the WebSocket and then TCP. Without a `frame` of our own, it is the client's that is answered.
-async fn close(
-    writing: impl Future<Output = SplitSink<Socket, Message>>,
-    mut stream: SplitStream<Socket>,
+async fn close<S>(
+    writing: impl Future<Output = SplitSink<WebSocketStream<S>, Message>>,
+    mut stream: SplitStream<WebSocketStream<S>>,
     stop: oneshot::Sender<()>,
     frame: Option<Close>,
-) {
+) where
+    S: AsyncRead + AsyncWrite + Unpin + Into<Tcp>,
+{
     // What was accepted before the close still goes out before it. The writer listens, so this cannot fail.
     let _ = stop.send(());
     let mut sink = writing.await;
@@ -433,7 +492,7 @@ async fn close(
     while let Some(Ok(_)) = stream.next().await {}
     // A socket dropped with unread bytes in it is reset, and the client might never see the close frame.
     if let Ok(socket) = sink.reunite(stream) {
-        let mut tcp = socket.into_inner();
+        let mut tcp: Tcp = socket.into_inner().into();
         if tcp.shutdown().await.is_ok() {
             let _ = tokio::io::copy(&mut tcp, &mut tokio::io::sink()).await;
         }

@@ -13,8 +13,8 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::header::{
-    CONNECTION, CONTENT_TYPE, HOST, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL,
-    SEC_WEBSOCKET_VERSION, UPGRADE, USER_AGENT,
+    CONNECTION, CONTENT_TYPE, HOST, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_KEY,
+    SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE, USER_AGENT,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
@@ -27,10 +27,11 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::authorizer;
 use super::connection::{self, Connection};
+use super::deflate::Negotiated;
 use super::event::{ConnectEvent, Multi};
 use super::id::Id;
 use super::integration::{IntegrationError, ProxyResponse};
-use super::knobs::{AbortDuringConnect, Knobs};
+use super::knobs::{AbortDuringConnect, Deflate, Knobs};
 use super::{Endpoints, Gateway, log};
 
 /// Bytes of a request's head that are kept to learn how its header names were written. Ours.
@@ -118,8 +119,12 @@ async fn connect(
     // Before the 101 is written: a client that has seen it can be posted to.
     let mailbox = gateway.connections.insert(&connection, outbound);
     log(format_args!("{} connected, {why}", connection.id));
+    let negotiated = match gateway.settings.knobs.deflate {
+        Deflate::Never => None,
+        Deflate::Negotiate => Negotiated::of(request.headers()),
+    };
     let upgrade = hyper::upgrade::on(&mut request);
-    gateway.spawn(connection::run(gateway.clone(), connection, upgrade, mailbox));
+    gateway.spawn(connection::run(gateway.clone(), connection, upgrade, mailbox, negotiated));
 
     let mut response = Response::new(Full::default());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
@@ -128,6 +133,9 @@ async fn connect(
     response.headers_mut().insert(SEC_WEBSOCKET_ACCEPT, accept);
     if let Some(subprotocol) = subprotocol {
         response.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, subprotocol);
+    }
+    if let Some(negotiated) = negotiated {
+        response.headers_mut().insert(SEC_WEBSOCKET_EXTENSIONS, negotiated.answer());
     }
     Ok(response)
 }

@@ -3,9 +3,6 @@
 //! The numbers are those of "Amazon API Gateway quotas and important notes", section "API Gateway quotas for configuring
 //! and running a WebSocket API"; below they are named as that page names them. KB there means 1024 bytes. All of them
 //! can be changed here, also those that AWS does not raise: a test that waits ten minutes is not run.
-//!
-//! There is no flag to negotiate permessage-deflate, which API Gateway does: the WebSocket library that is used here
-//! cannot, and any server may decline.
 
 use std::num::NonZeroU32;
 use std::str::FromStr;
@@ -50,10 +47,11 @@ pub const AUTHORIZER_RESULT_LIMIT: usize = 8 * 1024;
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 #[command(next_help_heading = "Limits of API Gateway")]
 pub struct Limits {
-    /// Bytes in a frame; a longer one closes its connection with 1009.
+    /// Bytes in a frame, compressed or not; a longer one closes its connection with 1009.
     #[arg(long, value_name = "BYTES", default_value_t = FRAME_LIMIT)]
     pub frame_limit: usize,
-    /// Bytes in a message, from a client or to one; a longer one closes with 1009, or is a 413 of @connections.
+    /// Bytes in a message without its compression, from a client or to one; a longer one closes with 1009, or is a 413 of
+    /// @connections.
     #[arg(long, value_name = "BYTES", default_value_t = MESSAGE_LIMIT)]
     pub message_limit: usize,
     /// Characters in the URL of a handshake; a longer one is refused with 414.
@@ -124,9 +122,12 @@ impl FromStr for Clock {
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 #[command(next_help_heading = "Where the behaviour of API Gateway is unknown")]
 pub struct Knobs {
-    /// The longest frame that a client is sent, in bytes; 0 sends every message in one frame.
+    /// The longest frame that a client is sent, in bytes, compressed or not; 0 sends every message in one frame.
     #[arg(long, value_name = "BYTES", default_value_t = FRAME_LIMIT)]
     pub outbound_fragment: usize,
+    /// What becomes of a client's offer to compress messages (permessage-deflate).
+    #[arg(long, value_name = "HOW", value_enum, default_value_t)]
+    pub deflate: Deflate,
     /// What a POST to @connections does with bytes that are not UTF-8.
     #[arg(long, value_name = "HOW", value_enum, default_value_t)]
     pub non_utf8_post: NonUtf8Post,
@@ -181,6 +182,16 @@ pub struct Knobs {
     /// The domainName of events, in place of the handshake's Host.
     #[arg(long, value_name = "NAME")]
     pub domain_name: Option<String>,
+}
+
+/// See [`Knobs::deflate`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum Deflate {
+    /// It is declined, as any server may.
+    #[default]
+    Never,
+    /// It is accepted, as once recorded, and messages are compressed both ways.
+    Negotiate,
 }
 
 /// See [`Knobs::non_utf8_post`].

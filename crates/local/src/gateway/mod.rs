@@ -2,11 +2,12 @@
 //!
 //! One listener serves both, as one host does on AWS: `ws://{host}/{stage}` for clients and
 //! `http://{host}/{stage}/@connections/{connectionId}` for callers. It implements "Working with WebSocket APIs" with
-//! Lambda proxy integrations, one-way and two-way routes, and Lambda authorizers. It does not speak TLS, has no API
-//! keys, and always declines compression, as any server may.
+//! Lambda proxy integrations, one-way and two-way routes, and Lambda authorizers. It does not speak TLS and has no API
+//! keys.
 
 mod authorizer;
 mod connection;
+mod deflate;
 mod event;
 mod handshake;
 mod id;
