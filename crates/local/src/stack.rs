@@ -139,6 +139,7 @@ impl Stack {
             credentials: of_functions.chain([developers]).collect(),
             callers: callers.clone(),
             authorizer,
+            api_keys: service.api_keys.clone(),
         };
         let front = Front::new(dynamodb_address, &service.region, callers, faults.clone());
         let gateway = Gateway::new(api, options.gateway.clone(), faults.clone());

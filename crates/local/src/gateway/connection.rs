@@ -154,7 +154,7 @@ impl Connection {
         let connection = Self {
             id: Id::new(),
             connected_at,
-            identity: Identity { user_agent, source_ip },
+            identity: Identity { api_key: None, api_key_id: None, user_agent, source_ip },
             domain_name,
             authorizer: None,
             last_active_at: AtomicI64::new(connected_at.as_millisecond()),

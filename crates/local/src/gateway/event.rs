@@ -102,6 +102,11 @@ struct RequestContext<'a> {
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Identity {
+    /// Its value, when `$connect` asked for a key; and the key's id.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) api_key: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) api_key_id: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) user_agent: Option<String>,
     pub(super) source_ip: IpAddr,

@@ -3,7 +3,8 @@
 //! Implements "Manage connected users and client apps: $connect and $disconnect routes" and "WebSocket subprotocols"
 //! ("Set up routes that require a WebSocket subprotocol"). Nothing is answered before `$connect` has ended. Of its
 //! response the client sees the status and the subprotocol, never another header or the body. Before it come the checks of
-//! the request itself, then the rate of new connections, then the authorizer; that order is inferred.
+//! the request itself, then the rate of new connections, then the API key, then the authorizer, whose result may name the
+//! key; that order is inferred.
 
 use std::collections::HashMap;
 use std::io::{self, IoSlice};
@@ -25,6 +26,7 @@ use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
+use super::api_key::KeySource;
 use super::authorizer;
 use super::connection::{self, Connection};
 use super::event::{ConnectEvent, Multi};
@@ -32,6 +34,8 @@ use super::id::Id;
 use super::integration::{IntegrationError, ProxyResponse};
 use super::knobs::{AbortDuringConnect, Knobs};
 use super::{Endpoints, Gateway, log};
+
+const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
 /// Bytes of a request's head that are kept to learn how its header names were written. Ours.
 const HEAD_LIMIT: usize = 64 * 1024;
@@ -90,9 +94,19 @@ async fn connect(
     let (mut connection, outbound) =
         Connection::new(endpoints.peer.ip().to_canonical(), user_agent, domain_name, &gateway.settings.knobs);
     let _pending = gateway.connections.announce(&connection.id);
+    let keys_from = |source| gateway.api.api_keys.as_ref().filter(|keys| keys.source == source);
+    if let Some(keys) = keys_from(KeySource::Header) {
+        let key = request.headers().get(API_KEY).and_then(|key| key.to_str().ok());
+        keys.identify(key, &mut connection.identity)?;
+    }
+    let mut usage_identifier_key = None;
     if let Some(authorizer) = &gateway.api.authorizer {
-        let context = authorizer::authorize(gateway, authorizer, &connection, &headers, query.as_ref()).await?;
-        connection.authorizer = Some(context);
+        let allowed = authorizer::authorize(gateway, authorizer, &connection, &headers, query.as_ref()).await?;
+        connection.authorizer = Some(allowed.context);
+        usage_identifier_key = allowed.usage_identifier_key;
+    }
+    if let Some(keys) = keys_from(KeySource::Authorizer) {
+        keys.identify(usage_identifier_key.as_deref(), &mut connection.identity)?;
     }
     let connection = Arc::new(connection);
 

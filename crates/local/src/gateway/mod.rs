@@ -2,10 +2,11 @@
 //!
 //! One listener serves both, as one host does on AWS: `ws://{host}/{stage}` for clients and
 //! `http://{host}/{stage}/@connections/{connectionId}` for callers. It implements "Working with WebSocket APIs" with
-//! Lambda proxy integrations, one-way and two-way routes, and Lambda authorizers. It does not speak TLS, has no API
-//! keys, and always declines compression, as any server may. It never closes with 1008, since nobody knows what AWS takes
-//! for too many requests of one client.
+//! Lambda proxy integrations, one-way and two-way routes, Lambda authorizers and API keys. It does not speak TLS, and
+//! always declines compression, as any server may. It never closes with 1008, since nobody knows what AWS takes for too
+//! many requests of one client.
 
+mod api_key;
 mod authorizer;
 mod connection;
 mod event;
@@ -39,6 +40,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+pub use self::api_key::{ApiKey, ApiKeys, KeySource};
 pub use self::authorizer::Authorizer;
 use self::connection::Registry;
 use self::event::Source;
@@ -83,6 +85,8 @@ pub struct Api {
     pub callers: Callers,
     /// Runs before `$connect`, even if there is no such route.
     pub authorizer: Option<Authorizer>,
+    /// Of which a client must have one, if there are any; an empty list refuses everybody.
+    pub api_keys: Option<ApiKeys>,
 }
 
 impl fmt::Debug for Api {
@@ -95,6 +99,7 @@ impl fmt::Debug for Api {
             .field("routes", &self.routes.keys())
             .field("two_way", &self.two_way)
             .field("authorizer", &self.authorizer)
+            .field("api_keys", &self.api_keys)
             .finish()
     }
 }

@@ -28,6 +28,38 @@ pub(super) const ROLE: &str = "AWS::IAM::Role";
 /// Read for the roles that they are attached to.
 pub(super) const POLICIES: [&str; 3] = ["AWS::IAM::ManagedPolicy", "AWS::IAM::Policy", "AWS::IAM::RolePolicy"];
 
+/// A key of clients.
+pub(super) const API_KEY: &str = "AWS::ApiGateway::ApiKey";
+
+/// What a key is good for.
+pub(super) const USAGE_PLAN: &str = "AWS::ApiGateway::UsagePlan";
+
+/// That a key is good for a plan.
+pub(super) const USAGE_PLAN_KEY: &str = "AWS::ApiGateway::UsagePlanKey";
+
+/// Read as far as they belong to the WebSocket API.
+pub(super) const GATEWAY: [&str; 3] = [API_KEY, USAGE_PLAN, USAGE_PLAN_KEY];
+
+/// The framework's logical ids of the API and its stage.
+pub(super) const API: &str = "WebsocketsApi";
+pub(super) const STAGE: &str = "WebsocketsDeploymentStage";
+
+/// The framework's logical id of a route.
+pub(super) fn route_id(route: &str) -> String {
+    let replaced = [("$", "S"), ("/", "Slash"), ("-", "Dash"), ("_", "Underscore"), (".", "Period")];
+    let key = replaced.iter().fold(route.to_owned(), |key, (from, to)| key.replace(from, to));
+    format!("{key}WebsocketsRoute")
+}
+
+/// The properties that change nothing here of a generated resource whose other properties are read.
+fn ignored_properties(id: &str) -> Option<&'static [&'static str]> {
+    match id {
+        API => Some(API_PROPERTIES),
+        STAGE => Some(STAGE_PROPERTIES),
+        _ => id.ends_with("WebsocketsRoute").then_some(&["OperationName"]),
+    }
+}
+
 /// What happens to `key` of the mapping `siblings`, which stands at `parent` of the resolved document.
 ///
 /// An ignored value is not even resolved: it may use variables that only a deployment can know.
@@ -46,17 +78,25 @@ pub(super) fn treatment(parent: &KeyPath, key: &str, siblings: &Map<String, Valu
             (&[], &["consumer", "filterPatterns", "startingPositionTimestamp", "tumblingWindowInSeconds"])
         }
         ["resources"] => (TEMPLATE, &["Transform"]),
-        // Throttling, access logs and who may invoke: a local stack has none of them.
-        ["resources", "extensions"] => {
-            let ignored = key == "WebsocketsDeploymentStage" || key.ends_with("LambdaPermissionWebsockets");
-            return if ignored { Treatment::Ignore } else { Treatment::Refuse };
+        ["resources", "extensions"] => match ignored_properties(key) {
+            Some(_) => (&[], &[]),
+            // Who may invoke: everybody here.
+            None if key.ends_with("LambdaPermissionWebsockets") => return Treatment::Ignore,
+            None => return Treatment::Refuse,
+        },
+        ["resources", "extensions", _] => (RESOURCE, &["Condition"]),
+        ["resources", "Resources", id] if ignored_properties(id).is_some() => (RESOURCE, &["Condition"]),
+        ["resources", "extensions" | "Resources", id, "Properties"] if ignored_properties(id).is_some() => {
+            (ignored_properties(id).unwrap_or_default(), &[])
         }
         ["resources", "Resources", _] if kind == Some(TABLE) => (RESOURCE, &["Condition"]),
         ["resources", "Resources", _] => {
             let is_iam = kind.is_some_and(|kind| kind == ROLE || POLICIES.contains(&kind));
+            let is_gateway = kind.is_some_and(|kind| GATEWAY.contains(&kind));
             return match key {
                 "Type" => Treatment::Read,
-                "Properties" if is_iam => Treatment::ReadLeniently,
+                "Condition" if is_gateway => Treatment::Read,
+                "Properties" if is_iam || is_gateway => Treatment::ReadLeniently,
                 _ => Treatment::Ignore,
             };
         }
@@ -200,6 +240,21 @@ const TEMPLATE: &[&str] =
 
 const RESOURCE: &[&str] =
     &["CreationPolicy", "DeletionPolicy", "DependsOn", "Metadata", "UpdatePolicy", "UpdateReplacePolicy"];
+
+const API_PROPERTIES: &[&str] =
+    &["Description", "DisableSchemaValidation", "FailOnWarnings", "IpAddressType", "Name", "Tags", "Version"];
+
+/// Throttling and access logs: a local stack has a rate for all routes, and a log in the terminal.
+const STAGE_PROPERTIES: &[&str] = &[
+    "AccessLogSettings",
+    "AccessPolicyId",
+    "AutoDeploy",
+    "ClientCertificateId",
+    "DefaultRouteSettings",
+    "Description",
+    "RouteSettings",
+    "Tags",
+];
 
 const TABLE_PROPERTIES: &[&str] = &[
     "ContributorInsightsSpecification",

@@ -10,6 +10,7 @@ mod keys;
 mod roles;
 mod schema;
 mod variables;
+mod websocket;
 mod yaml;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,6 +26,8 @@ pub use self::error::{Location, ServiceError};
 use self::cloudformation::{Names, Stack};
 use self::error::{KeyPath, Problem};
 use self::variables::Document;
+use self::websocket::Authorization;
+use crate::gateway::ApiKeys;
 use crate::iam::Role;
 
 /// The id of the local WebSocket API, in the form of API Gateway's own.
@@ -98,6 +101,8 @@ pub struct Service {
     pub two_way_routes: BTreeSet<String>,
     /// The `authorizer` of the `$connect` event.
     pub authorizer: Option<Authorizer>,
+    /// The keys of which `$connect` asks clients for one, when its route has `ApiKeyRequired`.
+    pub api_keys: Option<ApiKeys>,
     /// By template, in each by logical id.
     pub tables: Vec<Table>,
 }
@@ -227,12 +232,16 @@ impl Service {
             (key.clone(), name)
         });
         let names: BTreeMap<String, String> = names.collect();
+        let websocket = |event: &schema::Event| event.websocket.as_ref().map(|websocket| websocket.route.clone());
+        let route_keys: BTreeSet<String> =
+            definitions.values().flat_map(|(definition, _)| definition.events.iter().filter_map(websocket)).collect();
         let stack_names = Names {
             service: &root.service,
             stage,
             region,
             stack: provider.stack_name.clone().unwrap_or_else(|| format!("{}-{stage}", root.service)),
             functions: &names,
+            routes: &route_keys,
         };
         let (stack, tables) = Stack::load(&document, &root.resources, &stack_names)?;
 
@@ -258,13 +267,22 @@ impl Service {
         if routes.is_empty() {
             return Err(document.error(Problem::new(&top.key("functions"), "no function has a websocket event")));
         }
-        let route_selection_expression = provider.websockets_api_route_selection_expression.as_deref();
+        let gateway = stack.gateway(&document, &route_keys, stage)?;
+        match gateway.authorization {
+            Some((Authorization::Custom, at)) if authorizer.is_none() => {
+                return Err(document.error(Problem::new(&at, "the `$connect` event has no `authorizer`")));
+            }
+            Some((Authorization::None, _)) => authorizer = None,
+            Some((Authorization::Custom, _)) | None => {}
+        }
+        let route_selection_expression =
+            gateway.route_selection_expression.or(provider.websockets_api_route_selection_expression.clone());
         Ok(Self {
             stage: stage.to_owned(),
             region: region.to_owned(),
             route_selection_expression: route_selection_expression
-                .unwrap_or(DEFAULT_ROUTE_SELECTION_EXPRESSION)
-                .to_owned(),
+                .unwrap_or_else(|| DEFAULT_ROUTE_SELECTION_EXPRESSION.to_owned()),
+            api_keys: gateway.api_keys,
             functions,
             routes,
             two_way_routes,

@@ -47,7 +47,7 @@ impl Stack {
             (_, Some([Value::String(id), Value::String(attribute)])) if attribute == "Arn" => id,
             _ => return Ok(None),
         };
-        let Some((properties, role_at)) = self.permissions.get(id) else { return Ok(None) };
+        let Some((properties, role_at)) = self.definitions.get(id) else { return Ok(None) };
         let name = |problem| document.error(problem);
         let (resource, default_name) = self.resource(id, at).map_err(name)?;
         if resource.kind != ROLE {
@@ -76,7 +76,7 @@ impl Stack {
                 None => statements.extend(aws_policy(&arn).ok_or_else(|| document.error(unknown(&at)))?),
             }
         }
-        for (policy_id, (properties, policy_at)) in &self.permissions {
+        for (policy_id, (properties, policy_at)) in &self.definitions {
             let (resource, _) = self.resource(policy_id, policy_at).map_err(name)?;
             if !POLICIES.contains(&resource.kind.as_str()) {
                 continue;
@@ -101,7 +101,7 @@ impl Stack {
 
     /// The document of a managed policy of the templates.
     fn managed(&self, arn: &str) -> Option<(&Value, KeyPath)> {
-        self.permissions.iter().find_map(|(id, (properties, at))| {
+        self.definitions.iter().find_map(|(id, (properties, at))| {
             let (resource, name) = self.resource(id, at).ok()?;
             let is_meant = resource.kind == "AWS::IAM::ManagedPolicy" && name == arn;
             is_meant.then(|| (&properties["PolicyDocument"], at.key("PolicyDocument")))

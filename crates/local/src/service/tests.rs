@@ -1,6 +1,7 @@
 //! A service's files in, a [`Service`] or an error text out.
 
 use super::*;
+use crate::gateway::KeySource;
 use crate::iam::Patterns;
 use serde_json::json;
 
@@ -433,8 +434,8 @@ fn broken_files_are_refused_with_file_and_key() {
         ("name: aws", "name: aws\n  vpc: {subnetIds: []}", "provider.vpc: not supported by the local stack"),
         (
             "resources:\n",
-            "resources:\n  extensions: {WebsocketsDeploymentStage: {}, WebsocketsApi: {}}\n",
-            "resources.extensions.WebsocketsApi: not supported by the local stack",
+            "resources:\n  extensions: {WebsocketsDeploymentStage: {}, ConnectWebsocketsIntegration: {}}\n",
+            "resources.extensions.ConnectWebsocketsIntegration: not supported by the local stack",
         ),
         (
             "name: aws",
@@ -794,4 +795,202 @@ fn roles_that_nobody_uses_and_roles_from_elsewhere_are_not_read() {
     role_of("{}", others, &Options::default()).unwrap();
     let text = service_with("      X: x", "").replace("    handler:", "    role: '${ssm:/role}'\n    handler:");
     assert_eq!(load(&[("serverless.yml", &text)]).functions["connect"].role, None);
+}
+
+/// A service with the routes `$connect` and `chat/a-b_c.d` and these resources.
+fn with_resources(resources: &str) -> Result<Service, ServiceError> {
+    let text = format!(
+        "service: chat
+provider: {{name: aws}}
+params: {{default: {{domain: ''}}}}
+functions:
+  auth: {{handler: auth}}
+  connect: {{handler: connect, events: [websocket: {{route: $connect, authorizer: auth}}]}}
+  other: {{handler: other, events: [websocket: chat/a-b_c.d]}}
+resources:
+{resources}"
+    );
+    load_with(&[("serverless.yml", &text)], &Options::default())
+}
+
+/// What is wrong with these resources, below `serverless.yml: resources`.
+fn resources_error(resources: &str) -> String {
+    let error = with_resources(resources).unwrap_err().to_string();
+    error.strip_prefix("serverless.yml: resources").unwrap_or(&error).to_owned()
+}
+
+/// Keys, plans and what joins them; `$connect` asks for a key.
+const KEYS: &str = "
+  extensions: {SconnectWebsocketsRoute: {Properties: {ApiKeyRequired: true}}}
+  Conditions: {Never: !Equals [a, b]}
+  Resources:
+    Alice: {Type: AWS::ApiGateway::ApiKey, Properties: {Value: alices-key-is-her-own, Enabled: true, Tags: []}}
+    Bob: {Type: AWS::ApiGateway::ApiKey, Properties: {Name: bob, Enabled: 'true'}}
+    Disabled: {Type: AWS::ApiGateway::ApiKey, Properties: {Value: carols-key-is-disabled}}
+    Elsewhere: {Type: AWS::ApiGateway::ApiKey, Properties: {Value: daves-key-is-elsewhere, Enabled: true}}
+    Unplanned: {Type: AWS::ApiGateway::ApiKey, Properties: {Value: erins-key-is-unplanned, Enabled: true}}
+    Absent: {Type: AWS::ApiGateway::ApiKey, Condition: Never, Properties: {Value: '${ssm:/x}', Enabled: true}}
+    Rest: {Type: AWS::ApiGateway::RestApi}
+    Ours:
+      Type: AWS::ApiGateway::UsagePlan
+      Properties:
+        Quota: {Limit: 5, Period: DAY}
+        ApiStages: [{ApiId: !Ref WebsocketsApi, Stage: !Ref WebsocketsDeploymentStage}]
+    Theirs: {Type: AWS::ApiGateway::UsagePlan, Properties: {ApiStages: [{ApiId: !Ref Rest, Stage: dev}]}}
+    A: {Type: AWS::ApiGateway::UsagePlanKey, Properties: {KeyId: !Ref Alice, KeyType: API_KEY, UsagePlanId: !Ref Ours}}
+    B: {Type: AWS::ApiGateway::UsagePlanKey, Properties: {KeyId: !GetAtt Bob.APIKeyId, KeyType: API_KEY, UsagePlanId: !GetAtt Ours.Id}}
+    C: {Type: AWS::ApiGateway::UsagePlanKey, Properties: {KeyId: !Ref Disabled, KeyType: API_KEY, UsagePlanId: !Ref Ours}}
+    D: {Type: AWS::ApiGateway::UsagePlanKey, Properties: {KeyId: !Ref Elsewhere, KeyType: API_KEY, UsagePlanId: !Ref Theirs}}
+    E: {Type: AWS::ApiGateway::UsagePlanKey, Properties: {KeyId: !Ref Absent, KeyType: API_KEY, UsagePlanId: !Ref Ours}}
+";
+
+#[test]
+fn api_keys_are_those_that_a_usage_plan_of_the_stage_has() {
+    let api_keys = with_resources(KEYS).unwrap().api_keys.unwrap();
+    assert_eq!(api_keys.source, KeySource::Header);
+    let mut keys = api_keys.keys;
+    keys.sort_by_key(|key| key.value != "alices-key-is-her-own");
+    let [alice, bob] = keys.as_slice() else { panic!("{keys:?}") };
+    assert_eq!(alice.value, "alices-key-is-her-own");
+    // A key without a value is given one, as by API Gateway; the same every time.
+    assert_eq!(bob.value.len(), 40);
+    assert_eq!(
+        with_resources(KEYS).unwrap().api_keys.unwrap().keys.iter().filter(|key| key.value == bob.value).count(),
+        1
+    );
+    for key in [alice, bob] {
+        assert!(
+            key.id.len() == 10 && key.id.bytes().all(|it| it.is_ascii_lowercase() || it.is_ascii_digit()),
+            "{key:?}"
+        );
+    }
+    // Nobody asks for them.
+    let unused =
+        KEYS.replace("ApiKeyRequired: true", "ApiKeyRequired: false").replace("alices-key-is-her-own", "'${ssm:/x}'");
+    assert_eq!(with_resources(&unused).unwrap().api_keys, None);
+}
+
+#[test]
+fn a_route_is_extended_in_either_of_the_frameworks_ways() {
+    for resources in [
+        "  Resources: {SconnectWebsocketsRoute: {Properties: {ApiKeyRequired: true}}}",
+        "  Resources: {SconnectWebsocketsRoute: {Type: AWS::ApiGatewayV2::Route, Properties: {ApiKeyRequired: true}}}",
+        "  extensions: {SconnectWebsocketsRoute: {DependsOn: [], Properties: {ApiKeyRequired: true, OperationName: x}}}",
+        // The extension wins, wherever it stands.
+        "  - extensions: {SconnectWebsocketsRoute: {Properties: {ApiKeyRequired: true}}}
+  - Resources: {SconnectWebsocketsRoute: {Properties: {ApiKeyRequired: false}}}",
+        "  Resources: {SconnectWebsocketsRoute: {Properties: {ApiKeyRequired: !If [Yes, true, !Ref AWS::NoValue]}}}
+  Conditions: {Yes: !Equals [a, a]}",
+    ] {
+        assert!(with_resources(resources).unwrap().api_keys.is_some(), "{resources}");
+    }
+    let other =
+        "  extensions: {chatSlashaDashbUnderscorecPerioddWebsocketsRoute: {Properties: {ApiKeyRequired: false}}}";
+    assert_eq!(with_resources(other).unwrap().api_keys, None);
+}
+
+#[test]
+fn an_authorizer_is_used_as_its_route_says() {
+    let authorization = |kind: &str| {
+        with_resources(&format!(
+            "  extensions: {{SconnectWebsocketsRoute: {{Properties: {{AuthorizationType: {kind}}}}}}}"
+        ))
+    };
+    assert!(authorization("CUSTOM").unwrap().authorizer.is_some());
+    assert!(authorization("NONE").unwrap().authorizer.is_none());
+    assert!(authorization("!Ref AWS::NoValue").unwrap().authorizer.is_some());
+    let text = service_with(
+        "      X: x",
+        "resources: {extensions: {SconnectWebsocketsRoute: {Properties: {AuthorizationType: CUSTOM}}}}",
+    );
+    let expected = "serverless.yml: resources.extensions.SconnectWebsocketsRoute.Properties.AuthorizationType: the \
+                    `$connect` event has no `authorizer`";
+    assert_eq!(error(&[("serverless.yml", &text)]), expected);
+}
+
+#[test]
+fn the_api_says_where_keys_are_and_what_selects_routes() {
+    let resources = "
+  extensions:
+    SconnectWebsocketsRoute: {Properties: {ApiKeyRequired: true}}
+    WebsocketsApi:
+      Properties:
+        ApiKeySelectionExpression: $context.authorizer.usageIdentifierKey
+        RouteSelectionExpression: $request.body.type
+        Description: !ImportValue ignored
+";
+    let service = with_resources(resources).unwrap();
+    assert_eq!(service.api_keys.unwrap().source, KeySource::Authorizer);
+    assert_eq!(service.route_selection_expression, "$request.body.type");
+    let header = resources.replace("$context.authorizer.usageIdentifierKey", "$request.header.x-api-key");
+    assert_eq!(with_resources(&header).unwrap().api_keys.unwrap().source, KeySource::Header);
+}
+
+#[test]
+fn what_is_not_imitated_of_the_gateway_is_named() {
+    let extensions = |text: &str| resources_error(&format!("  extensions: {{{text}}}"));
+    let route = "SconnectWebsocketsRoute: {Properties: ";
+    for (text, expected) in [
+        (
+            format!("{route}{{AuthorizerId: x}}}}"),
+            ".SconnectWebsocketsRoute.Properties.AuthorizerId: unknown field `AuthorizerId`, expected `ApiKey",
+        ),
+        (
+            format!("{route}{{AuthorizationType: JWT}}}}"),
+            ".SconnectWebsocketsRoute.Properties.AuthorizationType: `JWT` is not one of",
+        ),
+        (
+            format!("{route}{{ApiKeyRequired: maybe}}}}"),
+            ".SconnectWebsocketsRoute.Properties.ApiKeyRequired: `maybe` is neither true nor false",
+        ),
+        ("SconnectWebsocketsRoute: {Condition: Yes}".to_owned(), ".SconnectWebsocketsRoute.Condition: not supported"),
+        ("SconnectWebsocketsRoute: {Typo: {}}".to_owned(), ".SconnectWebsocketsRoute.Typo: unknown field `Typo`"),
+        (
+            "chatSlashaDashbUnderscorecPerioddWebsocketsRoute: {Properties: {ApiKeyRequired: true}}".to_owned(),
+            ".chatSlashaDashbUnderscorecPerioddWebsocketsRoute.Properties.ApiKeyRequired: only `$connect` can ask",
+        ),
+        (
+            "SdefaultWebsocketsRoute: {Properties: {}}".to_owned(),
+            ".SdefaultWebsocketsRoute: the framework generates no resource of this logical id",
+        ),
+        (
+            "WebsocketsApi: {Properties: {ApiKeySelectionExpression: $request.header.key}}".to_owned(),
+            ".WebsocketsApi.Properties.ApiKeySelectionExpression: `$request.header.key` is neither",
+        ),
+        (
+            "WebsocketsApi: {Properties: {ProtocolType: HTTP}}".to_owned(),
+            ".WebsocketsApi.Properties.ProtocolType: unknown field `ProtocolType`",
+        ),
+        (
+            "WebsocketsDeploymentStage: {Properties: {StageName: x}}".to_owned(),
+            ".WebsocketsDeploymentStage.Properties.StageName: unknown field `StageName`",
+        ),
+    ] {
+        let error = extensions(&text);
+        assert!(error.starts_with(&format!(".extensions{expected}")), "{text}: {error}");
+    }
+    let error = resources_error("  Resources: {SconnectWebsocketsRoute: {Type: AWS::SNS::Topic}}");
+    assert_eq!(error, ".Resources.SconnectWebsocketsRoute: the stack has a resource of this logical id already");
+}
+
+#[test]
+fn keys_that_cannot_be_used_here_are_named() {
+    for (from, to, expected) in [
+        ("alices-key-is-her-own", "short", "Alice.Properties.Value: a key has 20 to 128 characters"),
+        ("alices-key-is-her-own", "'${ssm:/key}'", "Alice.Properties.Value: `${ssm:/key}` has no value"),
+        (
+            "Value: alices",
+            "Valu: alices",
+            "Alice.Properties.Valu: unknown field `Valu`, expected one of `Value`, `Enabled`",
+        ),
+        ("Stage: dev", "Stag: dev", "Theirs.Properties.ApiStages[0].Stag: unknown field `Stag`"),
+        ("KeyType: API_KEY", "KeyType: KEY", "A.Properties.KeyType: unknown variant `KEY`, expected `API_KEY`"),
+        ("KeyId: !Ref Alice", "KeyId: !Ref Nobody", "A.Properties.KeyId.Ref: the stack has no resource `Nobody`"),
+        ("Condition: Never", "Condition: Sometimes", "Absent.Condition: the stack has no condition `Sometimes`"),
+        ("Name: bob", "Value: alices-key-is-her-own", "Bob.Properties.Value: another key has this value already"),
+    ] {
+        assert!(KEYS.contains(from), "{from}");
+        let error = resources_error(&KEYS.replacen(from, to, 1));
+        assert!(error.starts_with(&format!(".Resources.{expected}")), "{to}: {error}");
+    }
 }

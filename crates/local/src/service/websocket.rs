@@ -1,0 +1,259 @@
+//! What only CloudFormation says of the WebSocket API: properties that are added to the API, its stage and its routes, and
+//! resources of its own.
+//!
+//! [AWS::ApiGatewayV2::Api, Route and Stage](https://docs.aws.amazon.com/AWSCloudFormation/latest/TemplateReference/AWS_ApiGatewayV2.html),
+//! and of [API Gateway V1](https://docs.aws.amazon.com/AWSCloudFormation/latest/TemplateReference/AWS_ApiGateway.html)
+//! the keys of clients, which are read when a route asks for one. Quotas and throttles of usage plans are not imitated.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+use serde_json::Value;
+
+use super::API_ID;
+use super::cloudformation::{Properties, Stack, sha256};
+use super::error::{KeyPath, Problem, ServiceError};
+use super::keys::{API, API_KEY, STAGE, USAGE_PLAN, USAGE_PLAN_KEY, route_id};
+use super::variables::Document;
+use crate::gateway::{ApiKey, ApiKeys, KeySource};
+
+/// Characters of [an API key](https://docs.aws.amazon.com/apigateway/latest/developerguide/api-gateway-setup-api-keys.html).
+const KEY_LENGTH: std::ops::RangeInclusive<usize> = 20..=128;
+
+/// Of the keys that API Gateway makes.
+const GENERATED_KEY_LENGTH: usize = 40;
+
+/// What the templates say of the API.
+#[derive(Debug, Default)]
+pub(super) struct Gateway {
+    /// Over `provider.websocketsApiRouteSelectionExpression`.
+    pub(super) route_selection_expression: Option<String>,
+    /// What `$connect` asks of clients, over its event's `authorizer`, and where that stands.
+    pub(super) authorization: Option<(Authorization, KeyPath)>,
+    pub(super) api_keys: Option<ApiKeys>,
+}
+
+/// A route's `AuthorizationType`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Authorization {
+    None,
+    Custom,
+}
+
+/// [AWS::ApiGateway::ApiKey](https://docs.aws.amazon.com/AWSCloudFormation/latest/TemplateReference/aws-resource-apigateway-apikey.html)
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields)]
+struct ApiKeyProperties {
+    value: Option<Value>,
+    enabled: Option<Value>,
+    #[serde(rename = "CustomerId")]
+    _customer_id: Option<IgnoredAny>,
+    #[serde(rename = "Description")]
+    _description: Option<IgnoredAny>,
+    #[serde(rename = "GenerateDistinctId")]
+    _generate_distinct_id: Option<IgnoredAny>,
+    #[serde(rename = "Name")]
+    _name: Option<IgnoredAny>,
+}
+
+/// [AWS::ApiGateway::UsagePlan](https://docs.aws.amazon.com/AWSCloudFormation/latest/TemplateReference/aws-resource-apigateway-usageplan.html)
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields)]
+struct UsagePlanProperties {
+    #[serde(default)]
+    api_stages: Vec<ApiStage>,
+    #[serde(rename = "Description")]
+    _description: Option<IgnoredAny>,
+    #[serde(rename = "Quota")]
+    _quota: Option<IgnoredAny>,
+    #[serde(rename = "Throttle")]
+    _throttle: Option<IgnoredAny>,
+    #[serde(rename = "UsagePlanName")]
+    _usage_plan_name: Option<IgnoredAny>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields)]
+struct ApiStage {
+    api_id: Value,
+    stage: Value,
+    #[serde(rename = "Throttle")]
+    _throttle: Option<IgnoredAny>,
+}
+
+/// [AWS::ApiGateway::UsagePlanKey](https://docs.aws.amazon.com/AWSCloudFormation/latest/TemplateReference/aws-resource-apigateway-usageplankey.html)
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields)]
+struct UsagePlanKeyProperties {
+    key_id: Value,
+    #[serde(rename = "KeyType")]
+    _key_type: KeyType,
+    usage_plan_id: Value,
+}
+
+#[derive(Debug, Deserialize)]
+enum KeyType {
+    #[serde(rename = "API_KEY")]
+    ApiKey,
+}
+
+impl Stack {
+    /// Reads what the templates say of the API with these routes.
+    pub(super) fn gateway(
+        &self,
+        document: &Document,
+        routes: &BTreeSet<String>,
+        stage: &str,
+    ) -> Result<Gateway, ServiceError> {
+        let wrong = |problem| document.error(problem);
+        let mut gateway = Gateway::default();
+        let api = self.added(API, &["ApiKeySelectionExpression", "RouteSelectionExpression"]).map_err(wrong)?;
+        gateway.route_selection_expression =
+            self.texts(&api, "RouteSelectionExpression").map_err(wrong)?.map(|(text, _)| text);
+        let source = match self.texts(&api, "ApiKeySelectionExpression").map_err(wrong)? {
+            None => KeySource::Header,
+            Some((text, at)) => match text.as_str() {
+                "$request.header.x-api-key" => KeySource::Header,
+                "$context.authorizer.usageIdentifierKey" => KeySource::Authorizer,
+                _ => {
+                    let reason = format!(
+                        "`{text}` is neither `$request.header.x-api-key` nor `$context.authorizer.usageIdentifierKey`"
+                    );
+                    return Err(wrong(Problem::new(&at, reason)));
+                }
+            },
+        };
+        self.added(STAGE, &[]).map_err(wrong)?;
+        for route in routes {
+            let properties = self.added(&route_id(route), &["ApiKeyRequired", "AuthorizationType"]).map_err(wrong)?;
+            let key_required = self.boolean(&properties, "ApiKeyRequired").map_err(wrong)?;
+            let authorization = self.authorization(&properties).map_err(wrong)?;
+            for (key, is_there) in [
+                ("ApiKeyRequired", key_required),
+                ("AuthorizationType", authorization.as_ref().is_some_and(|(it, _)| *it != Authorization::None)),
+            ] {
+                if is_there && route != "$connect" {
+                    let at = &properties[key].1;
+                    return Err(wrong(Problem::new(at, "only `$connect` can ask this of clients")));
+                }
+            }
+            if route == "$connect" {
+                gateway.authorization = authorization;
+                if key_required {
+                    gateway.api_keys = Some(ApiKeys { source, keys: self.keys(document, stage)? });
+                }
+            }
+        }
+        Ok(gateway)
+    }
+
+    /// What the templates add to a generated resource, which may be these properties.
+    fn added(&self, id: &str, expected: &[&str]) -> Result<Properties, Problem> {
+        let properties = self.additions.get(id).cloned().unwrap_or_default();
+        match properties.iter().find(|(key, _)| !expected.contains(&key.as_str())) {
+            Some((key, (_, at))) => {
+                Err(Problem::new(at, format!("unknown field `{key}`, expected `{}`", expected.join("` or `"))))
+            }
+            None => Ok(properties),
+        }
+    }
+
+    /// A property that is a text in the end, unless it is not there.
+    fn texts(&self, properties: &Properties, key: &str) -> Result<Option<(String, KeyPath)>, Problem> {
+        let Some((value, at)) = properties.get(key) else { return Ok(None) };
+        Ok(self.text_of(value, at)?.map(|text| (text, at.clone())))
+    }
+
+    /// A text, unless it is `AWS::NoValue`.
+    fn text_of(&self, value: &Value, at: &KeyPath) -> Result<Option<String>, Problem> {
+        let text = self.optional(value, at)?.map(|value| self.text(&value, at)).transpose()?;
+        match text {
+            Some(text) if text.contains("${") => Err(Problem::new(at, format!("`{text}` has no value"))),
+            text => Ok(text),
+        }
+    }
+
+    fn boolean(&self, properties: &Properties, key: &str) -> Result<bool, Problem> {
+        let Some((value, at)) = properties.get(key) else { return Ok(false) };
+        self.boolean_of(value, at)
+    }
+
+    fn boolean_of(&self, value: &Value, at: &KeyPath) -> Result<bool, Problem> {
+        match self.text_of(value, at)?.as_deref() {
+            Some("true") => Ok(true),
+            Some("false") | None => Ok(false),
+            Some(other) => Err(Problem::new(at, format!("`{other}` is neither true nor false"))),
+        }
+    }
+
+    fn authorization(&self, properties: &Properties) -> Result<Option<(Authorization, KeyPath)>, Problem> {
+        let Some((text, at)) = self.texts(properties, "AuthorizationType")? else { return Ok(None) };
+        let authorization = match text.as_str() {
+            "NONE" => Authorization::None,
+            "CUSTOM" => Authorization::Custom,
+            _ => return Err(Problem::new(&at, format!("`{text}` is not one of `NONE`, `CUSTOM`"))),
+        };
+        Ok(Some((authorization, at)))
+    }
+
+    /// The keys that a usage plan lets clients of the stage use.
+    fn keys(&self, document: &Document, stage: &str) -> Result<Vec<ApiKey>, ServiceError> {
+        let wrong = |problem| document.error(problem);
+        let mut plans = BTreeSet::new();
+        for (name, properties, at) in self.of_kind::<UsagePlanProperties>(document, USAGE_PLAN)? {
+            let at = at.key("ApiStages");
+            for (index, api_stage) in properties.api_stages.iter().enumerate() {
+                let at = at.index(index);
+                let api_id = self.text_of(&api_stage.api_id, &at.key("ApiId")).map_err(wrong)?;
+                if api_id.as_deref() == Some(API_ID)
+                    && self.text_of(&api_stage.stage, &at.key("Stage")).map_err(wrong)?.as_deref() == Some(stage)
+                {
+                    plans.insert(name.clone());
+                }
+            }
+        }
+        let mut usable = BTreeSet::new();
+        for (_, properties, at) in self.of_kind::<UsagePlanKeyProperties>(document, USAGE_PLAN_KEY)? {
+            let plan = self.text_of(&properties.usage_plan_id, &at.key("UsagePlanId")).map_err(wrong)?;
+            if plan.is_some_and(|plan| plans.contains(&plan)) {
+                usable.extend(self.text_of(&properties.key_id, &at.key("KeyId")).map_err(wrong)?);
+            }
+        }
+        let mut keys: BTreeMap<String, ApiKey> = BTreeMap::new();
+        for (id, properties, at) in self.of_kind::<ApiKeyProperties>(document, API_KEY)? {
+            // Without `Enabled` it is not: that is the default of CreateApiKey.
+            let enabled = properties.enabled.map_or(Ok(false), |it| self.boolean_of(&it, &at.key("Enabled")));
+            if !usable.contains(&id) || !enabled.map_err(wrong)? {
+                continue;
+            }
+            let at = at.key("Value");
+            let value = properties.value.map_or(Ok(None), |value| self.text_of(&value, &at)).map_err(wrong)?;
+            let value = value.unwrap_or_else(|| sha256(&id)[..GENERATED_KEY_LENGTH].to_owned());
+            if !KEY_LENGTH.contains(&value.len()) {
+                let reason = format!("a key has {} to {} characters", KEY_LENGTH.start(), KEY_LENGTH.end());
+                return Err(wrong(Problem::new(&at, reason)));
+            }
+            if keys.insert(value.clone(), ApiKey { id, value }).is_some() {
+                return Err(wrong(Problem::new(&at, "another key has this value already")));
+            }
+        }
+        Ok(keys.into_values().collect())
+    }
+
+    /// The resources of a kind: each one's `Ref`, properties and place.
+    fn of_kind<T: serde::de::DeserializeOwned>(
+        &self,
+        document: &Document,
+        kind: &str,
+    ) -> Result<Vec<(String, T, KeyPath)>, ServiceError> {
+        let mut found = Vec::new();
+        for (id, (properties, at)) in &self.definitions {
+            let (resource, name) = self.resource(id, at).map_err(|problem| document.error(problem))?;
+            if resource.kind == kind {
+                found.push((name.to_owned(), document.parse(properties, at)?, at.clone()));
+            }
+        }
+        Ok(found)
+    }
+}
