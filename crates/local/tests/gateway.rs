@@ -151,6 +151,7 @@ impl Script {
             credentials: Vec::new(),
             callers: Callers::default(),
             authorizer: self.authorizer,
+            is_iam_authorized: false,
             api_keys: None,
         };
         let gateway = Gateway::new(api, self.settings, Arc::new(Faults::new(&self.faults)));

@@ -24,7 +24,7 @@ use super::{Gateway, log};
 const UNAUTHORIZED: &str = "Unauthorized";
 
 /// What a policy must allow ("Controlling access for invoking an API").
-const ACTION: &str = "execute-api:Invoke";
+pub(super) const ACTION: &str = "execute-api:Invoke";
 
 /// A Lambda function that decides who may connect.
 #[derive(Clone)]
@@ -62,7 +62,7 @@ pub(super) async fn authorize(
     query: Option<&Multi>,
 ) -> Result<Allowed, Refused> {
     let request_id = Id::new();
-    let method_arn = format!("{}/{}/$connect", gateway.api.arn, gateway.api.stage);
+    let method_arn = gateway.api.connect_arn();
     let event = AuthorizerEvent::new(gateway.source(), connection, &request_id, &method_arn, headers, query);
     let identity = serde_json::to_value(&event).unwrap_or_default();
     if !authorizer.identity_sources.iter().all(|source| has_identity(&identity, source)) {

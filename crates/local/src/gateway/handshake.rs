@@ -3,8 +3,9 @@
 //! Implements "Manage connected users and client apps: $connect and $disconnect routes" and "WebSocket subprotocols"
 //! ("Set up routes that require a WebSocket subprotocol"). Nothing is answered before `$connect` has ended. Of its
 //! response the client sees the status and the subprotocol, never another header or the body. Before it come the checks of
-//! the request itself, then the rate of new connections, then the API key, then the authorizer, whose result may name the
-//! key; that order is inferred.
+//! the request itself, then the rate of new connections, then the API key, then the signature or the authorizer, whose result
+//! may name the key; that order is inferred. The `identity` of a client that has signed is not known, and says no more than
+//! that of others.
 
 use std::collections::HashMap;
 use std::io::{self, IoSlice};
@@ -21,19 +22,20 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Status
 use http_body_util::Full;
 use hyper::body::Incoming;
 use percent_encoding::percent_decode_str;
+use sha2::{Digest, Sha256};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::api_key::KeySource;
-use super::authorizer;
+use super::authorizer::{self, ACTION};
 use super::connection::{self, Connection};
 use super::event::{ConnectEvent, Multi};
 use super::id::Id;
 use super::integration::{IntegrationError, ProxyResponse};
 use super::knobs::{AbortDuringConnect, Knobs};
-use super::{Endpoints, Gateway, log};
+use super::{Endpoints, Gateway, log, signature};
 
 const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
@@ -99,6 +101,9 @@ async fn connect(
         let key = request.headers().get(API_KEY).and_then(|key| key.to_str().ok());
         keys.identify(key, &mut connection.identity)?;
     }
+    if gateway.api.is_iam_authorized {
+        request = check_iam(gateway, request)?;
+    }
     let mut usage_identifier_key = None;
     if let Some(authorizer) = &gateway.api.authorizer {
         let allowed = authorizer::authorize(gateway, authorizer, &connection, &headers, query.as_ref()).await?;
@@ -144,6 +149,21 @@ async fn connect(
         response.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, subprotocol);
     }
     Ok(response)
+}
+
+/// Refuses a client that has not signed its handshake, or whose role does not let it connect.
+fn check_iam<B>(gateway: &Gateway, request: Request<B>) -> Result<Request<B>, Refused> {
+    let (parts, body) = request.into_parts();
+    let how = gateway.settings.knobs.sigv4();
+    // A handshake has no body.
+    signature::check(&parts, Sha256::new(), how, &gateway.api.credentials).map_err(|error| {
+        log(format_args!("the signature of a handshake: {error}"));
+        Refused(StatusCode::FORBIDDEN, "the handshake is not signed as it should be")
+    })?;
+    let caller = signature::access_key_id(&parts.headers, parts.uri.query());
+    let allowed = gateway.api.callers.check(caller.as_deref(), ACTION, &gateway.api.connect_arn());
+    allowed.map_err(|_| Refused(StatusCode::FORBIDDEN, "its role does not let the client connect"))?;
+    Ok(Request::from_parts(parts, body))
 }
 
 /// What the result of `$connect`, or its absence, means for the client.

@@ -2,9 +2,9 @@
 //!
 //! One listener serves both, as one host does on AWS: `ws://{host}/{stage}` for clients and
 //! `http://{host}/{stage}/@connections/{connectionId}` for callers. It implements "Working with WebSocket APIs" with
-//! Lambda proxy integrations, one-way and two-way routes, Lambda authorizers and API keys. It does not speak TLS, and
-//! always declines compression, as any server may. It never closes with 1008, since nobody knows what AWS takes for too
-//! many requests of one client.
+//! Lambda proxy integrations, one-way and two-way routes, Lambda authorizers, signed handshakes and API keys. It does not
+//! speak TLS, and always declines compression, as any server may. It never closes with 1008, since nobody knows what AWS
+//! takes for too many requests of one client.
 
 mod api_key;
 mod authorizer;
@@ -79,14 +79,23 @@ pub struct Api {
     /// The keys of the routes that have a route response: the body of a result is sent to the sender of the message.
     /// `$connect` and `$disconnect` have nobody to send it to.
     pub two_way: HashSet<String>,
-    /// Those that calls of the management API may be signed with, when signatures are verified.
+    /// Those that calls of the management API and handshakes may be signed with, when signatures are verified.
     pub credentials: Vec<Credentials>,
-    /// What functions may do with the management API.
+    /// What functions may do with the management API, and whether they may connect.
     pub callers: Callers,
     /// Runs before `$connect`, even if there is no such route.
     pub authorizer: Option<Authorizer>,
+    /// Whether handshakes must be signed, and allowed by the role of whoever signed them.
+    pub is_iam_authorized: bool,
     /// Of which a client must have one, if there are any; an empty list refuses everybody.
     pub api_keys: Option<ApiKeys>,
+}
+
+impl Api {
+    /// What a policy must allow for a client to connect.
+    fn connect_arn(&self) -> String {
+        format!("{}/{}/$connect", self.arn, self.stage)
+    }
 }
 
 impl fmt::Debug for Api {
@@ -99,6 +108,7 @@ impl fmt::Debug for Api {
             .field("routes", &self.routes.keys())
             .field("two_way", &self.two_way)
             .field("authorizer", &self.authorizer)
+            .field("is_iam_authorized", &self.is_iam_authorized)
             .field("api_keys", &self.api_keys)
             .finish()
     }

@@ -101,6 +101,8 @@ pub struct Service {
     pub two_way_routes: BTreeSet<String>,
     /// The `authorizer` of the `$connect` event.
     pub authorizer: Option<Authorizer>,
+    /// Whether `$connect` has the `AuthorizationType` `AWS_IAM`: handshakes must be signed.
+    pub is_iam_authorized: bool,
     /// The keys of which `$connect` asks clients for one, when its route has `ApiKeyRequired`.
     pub api_keys: Option<ApiKeys>,
     /// By template, in each by logical id.
@@ -268,11 +270,11 @@ impl Service {
             return Err(document.error(Problem::new(&top.key("functions"), "no function has a websocket event")));
         }
         let gateway = stack.gateway(&document, &route_keys, stage)?;
-        match gateway.authorization {
+        match &gateway.authorization {
             Some((Authorization::Custom, at)) if authorizer.is_none() => {
-                return Err(document.error(Problem::new(&at, "the `$connect` event has no `authorizer`")));
+                return Err(document.error(Problem::new(at, "the `$connect` event has no `authorizer`")));
             }
-            Some((Authorization::None, _)) => authorizer = None,
+            Some((Authorization::None | Authorization::Iam, _)) => authorizer = None,
             Some((Authorization::Custom, _)) | None => {}
         }
         let route_selection_expression =
@@ -282,6 +284,7 @@ impl Service {
             region: region.to_owned(),
             route_selection_expression: route_selection_expression
                 .unwrap_or_else(|| DEFAULT_ROUTE_SELECTION_EXPRESSION.to_owned()),
+            is_iam_authorized: gateway.authorization.is_some_and(|(it, _)| it == Authorization::Iam),
             api_keys: gateway.api_keys,
             functions,
             routes,

@@ -898,6 +898,9 @@ fn an_authorizer_is_used_as_its_route_says() {
     };
     assert!(authorization("CUSTOM").unwrap().authorizer.is_some());
     assert!(authorization("NONE").unwrap().authorizer.is_none());
+    let signed = authorization("AWS_IAM").unwrap();
+    assert_eq!((signed.is_iam_authorized, signed.authorizer), (true, None));
+    assert!(!authorization("CUSTOM").unwrap().is_iam_authorized);
     assert!(authorization("!Ref AWS::NoValue").unwrap().authorizer.is_some());
     let text = service_with(
         "      X: x",

@@ -39,6 +39,7 @@ pub(super) struct Gateway {
 pub(super) enum Authorization {
     None,
     Custom,
+    Iam,
 }
 
 /// [AWS::ApiGateway::ApiKey](https://docs.aws.amazon.com/AWSCloudFormation/latest/TemplateReference/aws-resource-apigateway-apikey.html)
@@ -192,7 +193,8 @@ impl Stack {
         let authorization = match text.as_str() {
             "NONE" => Authorization::None,
             "CUSTOM" => Authorization::Custom,
-            _ => return Err(Problem::new(&at, format!("`{text}` is not one of `NONE`, `CUSTOM`"))),
+            "AWS_IAM" => Authorization::Iam,
+            _ => return Err(Problem::new(&at, format!("`{text}` is not one of `NONE`, `CUSTOM`, `AWS_IAM`"))),
         };
         Ok(Some((authorization, at)))
     }
