@@ -14,7 +14,7 @@ async fn bed(identity_sources: &str, flags: &[&str]) -> Bed {
 }
 
 /// The same with more edits.
-async fn bed_edited(identity_sources: &str, edits: &[(&str, &str)], flags: &[&str]) -> Bed {
+pub async fn bed_edited(identity_sources: &str, edits: &[(&str, &str)], flags: &[&str]) -> Bed {
     let authorizer = format!("authorizer: {{name: authorizer, identitySource: [{identity_sources}]}}");
     let event = format!("- websocket: {{route: $connect, {authorizer}}}");
     let function = "functions:\n  authorizer:\n    handler: fixture\n    timeout: 2\n";
@@ -26,7 +26,7 @@ async fn usual_bed() -> Bed {
     bed("route.request.header.Auth", &[]).await
 }
 
-fn policy(effect: &str, resource: &str) -> Value {
+pub fn policy(effect: &str, resource: &str) -> Value {
     let statement = json!({"Effect": effect, "Action": "execute-api:Invoke", "Resource": resource});
     json!({"principalId": "user", "policyDocument": {"Version": "2012-10-17", "Statement": [statement]}})
 }

@@ -5,9 +5,10 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 use switchboard_local::lambda::{Configuration, Function};
 
-use crate::bed::Bed;
+use crate::authorizers::{bed_edited, policy};
+use crate::bed::{Bed, encoded};
 use crate::stack::{binaries, root};
-use crate::table::{FLAGS, LOG, Row, row};
+use crate::table::{FLAGS, LOG, Row, SERVICE, row};
 use crate::wire::{CLOSE, Client};
 
 /// `requestContext` of `$connect`.
@@ -351,8 +352,24 @@ pub fn rows() -> Vec<Row> {
                 );
             },
         ),
-        row("EV-30", "I", "none", "the stage's variables come with events")
-            .untold("neither serverless.yml nor the stack has stage variables"),
+        row("EV-30", "I", "none", "the stage's variables come with every event, and can be an identity").ours(
+            SERVICE,
+            |_| async move {
+                let variables = "{colour: blue, url: 'https://example.com/?a=1', size: 7}";
+                let stage = format!("WebsocketsDeploymentStage: {{Properties: {{StageVariables: {variables}}}}}");
+                let extensions = format!("resources:\n  extensions: {{{stage}}}\n");
+                let bed = bed_edited("stageVariables.colour", &[("resources:\n", &extensions)], &[]).await;
+                let allow = json!({"do": "respond", "response": policy("Allow", "{methodArn}")});
+                let query = format!("?authorizer={}", encoded(&allow.to_string()));
+                let mut client = bed.connect_with(&query, &[]).await;
+                client.close(1000, "").await;
+                bed.stack().logged(4, &[&client.id, "\"fixture\":\"event\""]).await;
+                for event in bed.events(&client.id) {
+                    let expected = json!({"colour": "blue", "url": "https://example.com/?a=1", "size": "7"});
+                    assert_eq!(event["stageVariables"], expected, "{event}");
+                }
+            },
+        ),
         row("EV-31", "S", "S 2.6", "the three events are read by the Rust type").proved(&[
             "tests/e2e/chat.rs::user_1_writes_to_user_2",
             "tests/e2e/lifecycle.rs::rows_are_there_after_connect_and_gone_after_disconnect",

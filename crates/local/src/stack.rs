@@ -139,6 +139,7 @@ impl Stack {
             credentials: of_functions.chain([developers]).collect(),
             callers: callers.clone(),
             authorizer,
+            stage_variables: service.stage_variables.clone(),
             is_iam_authorized: service.is_iam_authorized,
             api_keys: service.api_keys.clone(),
         };

@@ -5,7 +5,7 @@
 //! inferred, not documented or observed on AWS, says so.
 #![expect(clippy::unwrap_used, reason = "a test's helpers fail as its assertions do")]
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -151,6 +151,7 @@ impl Script {
             credentials: Vec::new(),
             callers: Callers::default(),
             authorizer: self.authorizer,
+            stage_variables: BTreeMap::new(),
             is_iam_authorized: false,
             api_keys: None,
         };

@@ -19,7 +19,7 @@ mod route;
 mod signature;
 mod throttle;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::convert::Infallible;
 use std::fmt;
 use std::io;
@@ -85,6 +85,8 @@ pub struct Api {
     pub callers: Callers,
     /// Runs before `$connect`, even if there is no such route.
     pub authorizer: Option<Authorizer>,
+    /// `stageVariables` of events, which have none when there are none.
+    pub stage_variables: BTreeMap<String, String>,
     /// Whether handshakes must be signed, and allowed by the role of whoever signed them.
     pub is_iam_authorized: bool,
     /// Of which a client must have one, if there are any; an empty list refuses everybody.
@@ -108,6 +110,7 @@ impl fmt::Debug for Api {
             .field("routes", &self.routes.keys())
             .field("two_way", &self.two_way)
             .field("authorizer", &self.authorizer)
+            .field("stage_variables", &self.stage_variables)
             .field("is_iam_authorized", &self.is_iam_authorized)
             .field("api_keys", &self.api_keys)
             .finish()
@@ -237,7 +240,7 @@ impl Gateway {
     }
 
     fn source(&self) -> Source<'_> {
-        Source { api_id: &self.api.api_id, stage: &self.api.stage }
+        Source { api_id: &self.api.api_id, stage: &self.api.stage, stage_variables: &self.api.stage_variables }
     }
 }
 

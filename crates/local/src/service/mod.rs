@@ -105,6 +105,8 @@ pub struct Service {
     pub is_iam_authorized: bool,
     /// The keys of which `$connect` asks clients for one, when its route has `ApiKeyRequired`.
     pub api_keys: Option<ApiKeys>,
+    /// `stageVariables` of events.
+    pub stage_variables: BTreeMap<String, String>,
     /// By template, in each by logical id.
     pub tables: Vec<Table>,
 }
@@ -286,6 +288,7 @@ impl Service {
                 .unwrap_or_else(|| DEFAULT_ROUTE_SELECTION_EXPRESSION.to_owned()),
             is_iam_authorized: gateway.authorization.is_some_and(|(it, _)| it == Authorization::Iam),
             api_keys: gateway.api_keys,
+            stage_variables: gateway.stage_variables,
             functions,
             routes,
             two_way_routes,

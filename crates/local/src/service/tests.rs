@@ -930,6 +930,23 @@ fn the_api_says_where_keys_are_and_what_selects_routes() {
 }
 
 #[test]
+fn stage_variables_are_merged_as_the_framework_does_it() {
+    let variables = |resources: &str| {
+        let variables = with_resources(resources).unwrap().stage_variables;
+        variables.into_iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>()
+    };
+    let stage =
+        |variables: &str| format!("{{WebsocketsDeploymentStage: {{Properties: {{StageVariables: {variables}}}}}}}");
+    let (one, two) = (stage("{a: 1, b: !Ref AuthLambdaFunction}"), stage("{b: 2, c: !Ref AWS::NoValue}"));
+    // Level by level in resources, as a whole in extensions.
+    assert_eq!(variables(&format!("  - Resources: {one}\n  - Resources: {two}")), ["a=1", "b=2"]);
+    assert_eq!(variables(&format!("  - extensions: {two}\n  - Resources: {one}")), ["b=2"]);
+    assert_eq!(variables(&format!("  - extensions: {one}\n  - extensions: {two}")), ["a=1", "b=2"]);
+    assert_eq!(variables(&format!("  extensions: {one}")), ["a=1", "b=chat-dev-auth"]);
+    assert!(variables("  Resources: {}").is_empty());
+}
+
+#[test]
 fn what_is_not_imitated_of_the_gateway_is_named() {
     let extensions = |text: &str| resources_error(&format!("  extensions: {{{text}}}"));
     let route = "SconnectWebsocketsRoute: {Properties: ";
@@ -963,6 +980,18 @@ fn what_is_not_imitated_of_the_gateway_is_named() {
         (
             "WebsocketsApi: {Properties: {ProtocolType: HTTP}}".to_owned(),
             ".WebsocketsApi.Properties.ProtocolType: unknown field `ProtocolType`",
+        ),
+        (
+            "WebsocketsDeploymentStage: {Properties: {StageVariables: {a-b: x}}}".to_owned(),
+            ".WebsocketsDeploymentStage.Properties.StageVariables.a-b: `a-b: x` is not what a stage variable can be",
+        ),
+        (
+            "WebsocketsDeploymentStage: {Properties: {StageVariables: {a: 'x y'}}}".to_owned(),
+            ".WebsocketsDeploymentStage.Properties.StageVariables.a: `a: x y` is not what a stage variable can be",
+        ),
+        (
+            "WebsocketsDeploymentStage: {Properties: {StageVariables: [a]}}".to_owned(),
+            ".WebsocketsDeploymentStage.Properties.StageVariables: expected a mapping",
         ),
         (
             "WebsocketsDeploymentStage: {Properties: {StageName: x}}".to_owned(),

@@ -18,6 +18,10 @@ use super::keys::{API, API_KEY, STAGE, USAGE_PLAN, USAGE_PLAN_KEY, route_id};
 use super::variables::Document;
 use crate::gateway::{ApiKey, ApiKeys, KeySource};
 
+/// What the value of [a stage variable](https://docs.aws.amazon.com/apigatewayv2/latest/api-reference/apis-apiid-stages.html)
+/// may have besides letters and digits. Its name has those and `_`.
+const STAGE_VARIABLE: &[u8] = b"-._~:/?#&=,";
+
 /// Characters of [an API key](https://docs.aws.amazon.com/apigateway/latest/developerguide/api-gateway-setup-api-keys.html).
 const KEY_LENGTH: std::ops::RangeInclusive<usize> = 20..=128;
 
@@ -32,6 +36,7 @@ pub(super) struct Gateway {
     /// What `$connect` asks of clients, over its event's `authorizer`, and where that stands.
     pub(super) authorization: Option<(Authorization, KeyPath)>,
     pub(super) api_keys: Option<ApiKeys>,
+    pub(super) stage_variables: BTreeMap<String, String>,
 }
 
 /// A route's `AuthorizationType`.
@@ -125,7 +130,8 @@ impl Stack {
                 }
             },
         };
-        self.added(STAGE, &[]).map_err(wrong)?;
+        let properties = self.added(STAGE, &["StageVariables"]).map_err(wrong)?;
+        gateway.stage_variables = self.stage_variables(&properties).map_err(wrong)?;
         for route in routes {
             let properties = self.added(&route_id(route), &["ApiKeyRequired", "AuthorizationType"]).map_err(wrong)?;
             let key_required = self.boolean(&properties, "ApiKeyRequired").map_err(wrong)?;
@@ -197,6 +203,29 @@ impl Stack {
             _ => return Err(Problem::new(&at, format!("`{text}` is not one of `NONE`, `CUSTOM`, `AWS_IAM`"))),
         };
         Ok(Some((authorization, at)))
+    }
+
+    fn stage_variables(&self, properties: &Properties) -> Result<BTreeMap<String, String>, Problem> {
+        let mut variables = BTreeMap::new();
+        let Some((value, at)) = properties.get("StageVariables") else { return Ok(variables) };
+        match self.optional(value, at)? {
+            Some(Value::Object(entries)) => {
+                for (name, value) in entries {
+                    let at = at.key(&name);
+                    let value = self.text(&value, &at)?;
+                    let is_name = |name: &str| name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+                    let is_value = |byte: u8| byte.is_ascii_alphanumeric() || STAGE_VARIABLE.contains(&byte);
+                    if name.is_empty() || !is_name(&name) || value.is_empty() || !value.bytes().all(is_value) {
+                        let reason = format!("`{name}: {value}` is not what a stage variable can be");
+                        return Err(Problem::new(&at, reason));
+                    }
+                    variables.insert(name, value);
+                }
+                Ok(variables)
+            }
+            None => Ok(variables),
+            Some(_) => Err(Problem::new(at, "expected a mapping of names to texts")),
+        }
     }
 
     /// The keys that a usage plan lets clients of the stage use.
