@@ -100,7 +100,7 @@ impl Stack {
             ("AWS_ENDPOINT_URL_DYNAMODB".to_owned(), format!("http://{front_address}")),
             (
                 "AWS_ENDPOINT_URL_APIGATEWAYMANAGEMENTAPI".to_owned(),
-                format!("http://{gateway_address}/{}", service.stage),
+                format!("http://{gateway_address}{}", service.paths.usual()),
             ),
         ]);
         endpoints.extend(options.environment.clone());
@@ -133,6 +133,7 @@ impl Stack {
             api_id: service::API_ID.to_owned(),
             arn: format!("arn:aws:execute-api:{}:{}:{}", service.region, service::ACCOUNT_ID, service::API_ID),
             stage: service.stage.clone(),
+            paths: service.paths.clone(),
             route_selection_expression: service.route_selection_expression.clone(),
             routes,
             two_way: service.two_way_routes.iter().cloned().collect(),

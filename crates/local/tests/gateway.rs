@@ -18,7 +18,7 @@ use switchboard_local::gateway::knobs::{
     AbortDuringConnect, IdValidation, MissingStatusCode, NonUtf8Post, NullStyle, OnewayErrorStatus, PostToPending,
     Sigv4, ThrottleFrame,
 };
-use switchboard_local::gateway::{Api, Authorizer, Gateway, Integration, Settings};
+use switchboard_local::gateway::{Api, Authorizer, Gateway, Integration, Paths, Settings};
 use switchboard_local::iam::Callers;
 use switchboard_local::lambda::FunctionError;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -145,6 +145,7 @@ impl Script {
             api_id: "abcdef1234".to_owned(),
             arn: "arn:aws:execute-api:us-east-1:123456789012:abcdef1234".to_owned(),
             stage: "dev".to_owned(),
+            paths: Paths { stage: Some("dev".to_owned()) },
             route_selection_expression: self.expression.to_owned(),
             routes: self.routes,
             two_way: self.two_way,

@@ -35,7 +35,7 @@ use super::event::{ConnectEvent, Multi};
 use super::id::Id;
 use super::integration::{IntegrationError, ProxyResponse};
 use super::knobs::{AbortDuringConnect, Knobs};
-use super::{Endpoints, Gateway, log, signature};
+use super::{Endpoints, Gateway, Paths, log, signature};
 
 const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
@@ -85,7 +85,7 @@ async fn connect(
     endpoints: Endpoints,
     head: &Head,
 ) -> Result<Response<Full<Bytes>>, Refused> {
-    let Upgrade { accept, host } = check(&gateway.api.stage, gateway.settings.limits.url_limit, &request)?;
+    let Upgrade { accept, host } = check(&gateway.api.paths, gateway.settings.limits.url_limit, &request)?;
     let domain_name = gateway.settings.knobs.domain_name.clone().unwrap_or(host);
     if !gateway.handshakes.admits() {
         return Err(Refused(StatusCode::TOO_MANY_REQUESTS, "too many new connections"));
@@ -197,7 +197,7 @@ fn decision(result: Option<Result<ProxyResponse, IntegrationError>>, knobs: &Kno
 }
 
 /// The checks that need no function, in their order. Which of two failing ones AWS reports is inferred.
-fn check<B>(stage: &str, url_limit: usize, request: &Request<B>) -> Result<Upgrade, Refused> {
+fn check<B>(paths: &Paths, url_limit: usize, request: &Request<B>) -> Result<Upgrade, Refused> {
     let (headers, path) = (request.headers(), request.uri().path());
     let is_upgrade = request.method() == Method::GET
         && has_token(headers, &CONNECTION, "upgrade")
@@ -215,10 +215,10 @@ fn check<B>(stage: &str, url_limit: usize, request: &Request<B>) -> Result<Upgra
     let accept = accept.ok_or(bad_request("Sec-WebSocket-Key is not 16 bytes in Base64"))?;
     let host = headers.get(HOST).map(text).ok_or(bad_request("there is no Host"))?;
 
-    // The stage, or the root as a custom domain with an empty API mapping key has it.
     let segment = path.strip_prefix('/').unwrap_or(path);
-    if path != "/" && segment.strip_suffix('/').unwrap_or(segment) != stage {
-        return Err(Refused(StatusCode::FORBIDDEN, "the path is not the stage"));
+    let segment = segment.strip_suffix('/').filter(|segment| !segment.is_empty()).unwrap_or(segment);
+    if !paths.connect(segment) {
+        return Err(Refused(StatusCode::FORBIDDEN, "the API is not at this path"));
     }
 
     let path_and_query = request.uri().path_and_query().map_or(0, |path| path.as_str().len());
@@ -400,7 +400,11 @@ mod tests {
     }
 
     fn refused(request: http::request::Builder) -> Option<u16> {
-        check("dev", 4096, &request.body(()).unwrap()).err().map(|Refused(status, _)| status.as_u16())
+        refused_by(&Paths { stage: Some("dev".to_owned()) }, request)
+    }
+
+    fn refused_by(paths: &Paths, request: http::request::Builder) -> Option<u16> {
+        check(paths, 4096, &request.body(()).unwrap()).err().map(|Refused(status, _)| status.as_u16())
     }
 
     #[test]
@@ -411,6 +415,13 @@ mod tests {
         for path in ["/nostage", "/dev/extra", "/dev//", "/de", "/Dev", "//", "//dev"] {
             assert_eq!(refused(upgrade(path)), Some(403), "{path}");
         }
+    }
+
+    #[test]
+    fn a_disabled_endpoint_has_no_stage() {
+        let paths = Paths::default();
+        assert_eq!(refused_by(&paths, upgrade("/")), None);
+        assert_eq!((refused_by(&paths, upgrade("/dev")), refused_by(&paths, upgrade("//"))), (Some(403), Some(403)));
     }
 
     #[test]

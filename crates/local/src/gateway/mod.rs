@@ -1,7 +1,7 @@
 //! API Gateway: the WebSocket side and the management API.
 //!
 //! One listener serves both, as one host does on AWS: `ws://{host}/{stage}` for clients and
-//! `http://{host}/{stage}/@connections/{connectionId}` for callers. It implements "Working with WebSocket APIs" with
+//! `http://{host}/{stage}/@connections/{connectionId}` for callers, and custom domains are other paths of it. It implements "Working with WebSocket APIs" with
 //! Lambda proxy integrations, one-way and two-way routes, Lambda authorizers, signed handshakes and API keys. It does not
 //! speak TLS, and always declines compression, as any server may. It never closes with 1008, since nobody knows what AWS
 //! takes for too many requests of one client.
@@ -15,6 +15,7 @@ mod id;
 mod integration;
 pub mod knobs;
 mod management;
+mod paths;
 mod route;
 mod signature;
 mod throttle;
@@ -50,6 +51,7 @@ pub use self::integration::Integration;
 use self::integration::{IntegrationError, ProxyResponse};
 use self::knobs::NullStyle;
 pub use self::knobs::Settings;
+pub use self::paths::Paths;
 use self::route::SelectionExpression;
 pub(crate) use self::signature::access_key_id;
 use self::throttle::Throttle;
@@ -70,8 +72,10 @@ pub struct Api {
     pub api_id: String,
     /// `arn:aws:execute-api:{region}:{account}:{api-id}`, what policies name.
     pub arn: String,
-    /// The one stage, and the first segment of every path.
+    /// The one stage.
     pub stage: String,
+    /// Where clients and callers reach it.
+    pub paths: Paths,
     /// Such as `$request.body.action`.
     pub route_selection_expression: String,
     /// What to invoke, by route key; `$connect`, `$disconnect` and `$default` are optional.
@@ -106,6 +110,7 @@ impl fmt::Debug for Api {
             .field("api_id", &self.api_id)
             .field("arn", &self.arn)
             .field("stage", &self.stage)
+            .field("paths", &self.paths)
             .field("route_selection_expression", &self.route_selection_expression)
             .field("routes", &self.routes.keys())
             .field("two_way", &self.two_way)

@@ -27,7 +27,7 @@ use self::cloudformation::{Names, Stack};
 use self::error::{KeyPath, Problem};
 use self::variables::Document;
 use self::websocket::Authorization;
-use crate::gateway::ApiKeys;
+use crate::gateway::{ApiKeys, Paths};
 use crate::iam::Role;
 
 /// The id of the local WebSocket API, in the form of API Gateway's own.
@@ -105,6 +105,8 @@ pub struct Service {
     pub is_iam_authorized: bool,
     /// The keys of which `$connect` asks clients for one, when its route has `ApiKeyRequired`.
     pub api_keys: Option<ApiKeys>,
+    /// Where the API is reached: at its stage, unless the API has `DisableExecuteApiEndpoint`.
+    pub paths: Paths,
     /// `stageVariables` of events.
     pub stage_variables: BTreeMap<String, String>,
     /// By template, in each by logical id.
@@ -289,6 +291,7 @@ impl Service {
             is_iam_authorized: gateway.authorization.is_some_and(|(it, _)| it == Authorization::Iam),
             api_keys: gateway.api_keys,
             stage_variables: gateway.stage_variables,
+            paths: gateway.paths,
             functions,
             routes,
             two_way_routes,

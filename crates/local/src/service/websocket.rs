@@ -16,7 +16,7 @@ use super::cloudformation::{Properties, Stack, sha256};
 use super::error::{KeyPath, Problem, ServiceError};
 use super::keys::{API, API_KEY, STAGE, USAGE_PLAN, USAGE_PLAN_KEY, route_id};
 use super::variables::Document;
-use crate::gateway::{ApiKey, ApiKeys, KeySource};
+use crate::gateway::{ApiKey, ApiKeys, KeySource, Paths};
 
 /// What the value of [a stage variable](https://docs.aws.amazon.com/apigatewayv2/latest/api-reference/apis-apiid-stages.html)
 /// may have besides letters and digits. Its name has those and `_`.
@@ -37,6 +37,7 @@ pub(super) struct Gateway {
     pub(super) authorization: Option<(Authorization, KeyPath)>,
     pub(super) api_keys: Option<ApiKeys>,
     pub(super) stage_variables: BTreeMap<String, String>,
+    pub(super) paths: Paths,
 }
 
 /// A route's `AuthorizationType`.
@@ -114,9 +115,13 @@ impl Stack {
     ) -> Result<Gateway, ServiceError> {
         let wrong = |problem| document.error(problem);
         let mut gateway = Gateway::default();
-        let api = self.added(API, &["ApiKeySelectionExpression", "RouteSelectionExpression"]).map_err(wrong)?;
+        let api = self
+            .added(API, &["ApiKeySelectionExpression", "DisableExecuteApiEndpoint", "RouteSelectionExpression"])
+            .map_err(wrong)?;
         gateway.route_selection_expression =
             self.texts(&api, "RouteSelectionExpression").map_err(wrong)?.map(|(text, _)| text);
+        let is_disabled = self.boolean(&api, "DisableExecuteApiEndpoint").map_err(wrong)?;
+        gateway.paths.stage = (!is_disabled).then(|| stage.to_owned());
         let source = match self.texts(&api, "ApiKeySelectionExpression").map_err(wrong)? {
             None => KeySource::Header,
             Some((text, at)) => match text.as_str() {
