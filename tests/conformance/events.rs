@@ -384,15 +384,36 @@ pub fn rows() -> Vec<Row> {
                 assert!(error.error_message.contains("missing field `connectedAt`"), "{error:?}");
             },
         ),
-        row("EV-33", "O", "aws-lambda-graphql#112", "domainName is the custom domain, and stage is the stage").ours(
-            FLAGS,
-            |_| async move {
-                let bed = Bed::ours(&["--domain-name", "ws.example.com"]).await;
-                let mut client = bed.handshake_path("/", &[]).await;
+        row(
+            "EV-33",
+            "O",
+            "aws-lambda-graphql#112",
+            "of a custom domain with the mapping key chat domainName is the domain, and stage is the stage",
+        )
+        .ours(SERVICE, |_| async move {
+            let mapping = "  Resources:
+    Mapping:
+      Type: AWS::ApiGatewayV2::ApiMapping
+      Properties:
+        ApiId: !Ref WebsocketsApi
+        DomainName: ws.example.com
+        Stage: !Ref WebsocketsDeploymentStage
+        ApiMappingKey: chat
+";
+            let bed = Bed::edited(&[("  Resources:\n", mapping)], &["--domain-name", "ws.example.com"]).await;
+            for path in ["/chat", "/chat/", "/chat?a=1"] {
+                let mut client = bed.handshake_path(path, &[]).await;
                 let event = client.ask(&json!({"action": "echo"})).await;
                 assert_eq!(event["requestContext"]["domainName"], "ws.example.com");
                 assert_eq!(event["requestContext"]["stage"], "dev");
-            },
-        ),
+                let id = event["requestContext"]["connectionId"].as_str().unwrap();
+                let calls = format!("/chat/@connections/{id}");
+                assert_eq!(bed.call_path("POST", &calls, Some("execute-api"), b"hello").await.status, 200);
+                assert_eq!(client.hears().await, "hello");
+            }
+            for path in ["/", "/chat/x", "/Chat"] {
+                assert_eq!(bed.handshake_path(path, &[]).await.reply.status, 403, "{path}");
+            }
+        }),
     ]
 }

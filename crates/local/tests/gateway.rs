@@ -145,7 +145,7 @@ impl Script {
             api_id: "abcdef1234".to_owned(),
             arn: "arn:aws:execute-api:us-east-1:123456789012:abcdef1234".to_owned(),
             stage: "dev".to_owned(),
-            paths: Paths { stage: Some("dev".to_owned()) },
+            paths: Paths { stage: Some("dev".to_owned()), ..Paths::default() },
             route_selection_expression: self.expression.to_owned(),
             routes: self.routes,
             two_way: self.two_way,

@@ -400,7 +400,7 @@ mod tests {
     }
 
     fn refused(request: http::request::Builder) -> Option<u16> {
-        refused_by(&Paths { stage: Some("dev".to_owned()) }, request)
+        refused_by(&Paths { stage: Some("dev".to_owned()), ..Paths::default() }, request)
     }
 
     fn refused_by(paths: &Paths, request: http::request::Builder) -> Option<u16> {

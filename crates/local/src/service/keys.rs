@@ -37,8 +37,11 @@ pub(super) const USAGE_PLAN: &str = "AWS::ApiGateway::UsagePlan";
 /// That a key is good for a plan.
 pub(super) const USAGE_PLAN_KEY: &str = "AWS::ApiGateway::UsagePlanKey";
 
+/// Where a custom domain leads to an API.
+pub(super) const API_MAPPING: &str = "AWS::ApiGatewayV2::ApiMapping";
+
 /// Read as far as they belong to the WebSocket API.
-pub(super) const GATEWAY: [&str; 3] = [API_KEY, USAGE_PLAN, USAGE_PLAN_KEY];
+pub(super) const GATEWAY: [&str; 4] = [API_KEY, API_MAPPING, USAGE_PLAN, USAGE_PLAN_KEY];
 
 /// The framework's logical ids of the API and its stage.
 pub(super) const API: &str = "WebsocketsApi";

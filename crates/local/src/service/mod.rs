@@ -105,7 +105,8 @@ pub struct Service {
     pub is_iam_authorized: bool,
     /// The keys of which `$connect` asks clients for one, when its route has `ApiKeyRequired`.
     pub api_keys: Option<ApiKeys>,
-    /// Where the API is reached: at its stage, unless the API has `DisableExecuteApiEndpoint`.
+    /// Where the API is reached: at its stage, unless the API has `DisableExecuteApiEndpoint`, and at the keys of its
+    /// mappings.
     pub paths: Paths,
     /// `stageVariables` of events.
     pub stage_variables: BTreeMap<String, String>,

@@ -932,6 +932,52 @@ fn the_api_says_where_keys_are_and_what_selects_routes() {
     assert_eq!(with_resources(&header).unwrap().api_keys.unwrap().source, KeySource::Header);
 }
 
+/// Mappings of this API and of another; the first has this key.
+fn mappings(key: &str) -> String {
+    format!(
+        "
+  Conditions: {{Domain: !Not [!Equals ['${{param:domain}}', '']]}}
+  Resources:
+    Other: {{Type: AWS::ApiGatewayV2::Api}}
+    Domain: {{Type: AWS::ApiGatewayV2::DomainName, Properties: {{DomainName: '${{ssm:/domain}}'}}}}
+    Keyed:
+      Type: AWS::ApiGatewayV2::ApiMapping
+      Properties: {{ApiId: !Ref WebsocketsApi, DomainName: !Ref Domain, Stage: dev, ApiMappingKey: {key}}}
+    Root:
+      Type: AWS::ApiGatewayV2::ApiMapping
+      Condition: Domain
+      Properties: {{ApiId: !Ref WebsocketsApi, DomainName: !Ref Domain, Stage: !Ref WebsocketsDeploymentStage}}
+    Theirs:
+      Type: AWS::ApiGatewayV2::ApiMapping
+      Properties: {{ApiId: !Ref Other, DomainName: !Ref Domain, Stage: dev, ApiMappingKey: a/b}}
+    Elsewhere:
+      Type: AWS::ApiGatewayV2::ApiMapping
+      Properties: {{ApiId: !Ref WebsocketsApi, DomainName: !Ref Domain, Stage: prod, ApiMappingKey: prod}}
+"
+    )
+}
+
+#[test]
+fn mappings_of_the_stage_are_paths() {
+    let keys = |resources: &str| with_resources(resources).unwrap().paths.mapping_keys.into_iter().collect::<Vec<_>>();
+    assert_eq!(keys(&mappings("chat")), ["chat"]);
+    assert_eq!(keys(&mappings("\"c$-_.+!*'()1\"")), ["c$-_.+!*'()1"]);
+    assert_eq!(keys(&mappings("!Ref AWS::NoValue")), [""]);
+    assert_eq!(keys(&mappings("chat").replace("!Not [!Equals", "!And [!Equals")), ["", "chat"]);
+    let at = ".Resources.Keyed.Properties.ApiMappingKey";
+    for (key, reason) in [
+        ("a/b", "the local stack knows no mappings of several levels"),
+        ("'a b'", "`a b` is not what a mapping's key can be"),
+        ("'${ssm:/key}'", "`${ssm:/key}` has no value"),
+        ("!Ref Nothing", "the stack has no resource `Nothing`"),
+    ] {
+        let at = if key.starts_with('!') { format!("{at}.Ref") } else { at.to_owned() };
+        assert_eq!(resources_error(&mappings(key)), format!("{at}: {reason}"));
+    }
+    let error = resources_error(&mappings("chat, Key: x"));
+    assert!(error.starts_with(".Resources.Keyed.Properties.Key: unknown field `Key`"), "{error}");
+}
+
 #[test]
 fn stage_variables_are_merged_as_the_framework_does_it() {
     let variables = |resources: &str| {

@@ -14,13 +14,20 @@ use serde_json::Value;
 use super::API_ID;
 use super::cloudformation::{Properties, Stack, sha256};
 use super::error::{KeyPath, Problem, ServiceError};
-use super::keys::{API, API_KEY, STAGE, USAGE_PLAN, USAGE_PLAN_KEY, route_id};
+use super::keys::{API, API_KEY, API_MAPPING, STAGE, USAGE_PLAN, USAGE_PLAN_KEY, route_id};
 use super::variables::Document;
 use crate::gateway::{ApiKey, ApiKeys, KeySource, Paths};
 
 /// What the value of [a stage variable](https://docs.aws.amazon.com/apigatewayv2/latest/api-reference/apis-apiid-stages.html)
 /// may have besides letters and digits. Its name has those and `_`.
 const STAGE_VARIABLE: &[u8] = b"-._~:/?#&=,";
+
+/// What [a mapping's key](https://docs.aws.amazon.com/apigateway/latest/developerguide/websocket-api-mappings.html) may have
+/// besides letters and digits.
+const MAPPING_KEY: &[u8] = b"$-_.+!*'()";
+
+/// Of the same.
+const MAX_MAPPING_KEY_LENGTH: usize = 300;
 
 /// Characters of [an API key](https://docs.aws.amazon.com/apigateway/latest/developerguide/api-gateway-setup-api-keys.html).
 const KEY_LENGTH: std::ops::RangeInclusive<usize> = 20..=128;
@@ -62,6 +69,17 @@ struct ApiKeyProperties {
     _generate_distinct_id: Option<IgnoredAny>,
     #[serde(rename = "Name")]
     _name: Option<IgnoredAny>,
+}
+
+/// [AWS::ApiGatewayV2::ApiMapping](https://docs.aws.amazon.com/AWSCloudFormation/latest/TemplateReference/aws-resource-apigatewayv2-apimapping.html)
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields)]
+struct ApiMappingProperties {
+    api_id: Value,
+    stage: Value,
+    api_mapping_key: Option<Value>,
+    #[serde(rename = "DomainName")]
+    _domain_name: IgnoredAny,
 }
 
 /// [AWS::ApiGateway::UsagePlan](https://docs.aws.amazon.com/AWSCloudFormation/latest/TemplateReference/aws-resource-apigateway-usageplan.html)
@@ -121,6 +139,7 @@ impl Stack {
         gateway.route_selection_expression =
             self.texts(&api, "RouteSelectionExpression").map_err(wrong)?.map(|(text, _)| text);
         let is_disabled = self.boolean(&api, "DisableExecuteApiEndpoint").map_err(wrong)?;
+        gateway.paths.mapping_keys = self.mapping_keys(document, stage)?;
         gateway.paths.stage = (!is_disabled).then(|| stage.to_owned());
         let source = match self.texts(&api, "ApiKeySelectionExpression").map_err(wrong)? {
             None => KeySource::Header,
@@ -208,6 +227,31 @@ impl Stack {
             _ => return Err(Problem::new(&at, format!("`{text}` is not one of `NONE`, `CUSTOM`, `AWS_IAM`"))),
         };
         Ok(Some((authorization, at)))
+    }
+
+    /// The keys of the mappings that lead to the stage.
+    fn mapping_keys(&self, document: &Document, stage: &str) -> Result<BTreeSet<String>, ServiceError> {
+        let wrong = |problem| document.error(problem);
+        let mut keys = BTreeSet::new();
+        for (_, properties, at) in self.of_kind::<ApiMappingProperties>(document, API_MAPPING)? {
+            let api_id = self.text_of(&properties.api_id, &at.key("ApiId")).map_err(wrong)?;
+            let mapped = self.text_of(&properties.stage, &at.key("Stage")).map_err(wrong)?;
+            if api_id.as_deref() != Some(API_ID) || mapped.as_deref() != Some(stage) {
+                continue;
+            }
+            let at = at.key("ApiMappingKey");
+            let key = properties.api_mapping_key.map_or(Ok(None), |key| self.text_of(&key, &at)).map_err(wrong)?;
+            let key = key.unwrap_or_default();
+            if key.contains('/') {
+                return Err(wrong(Problem::new(&at, "the local stack knows no mappings of several levels")));
+            }
+            let may_stand = |byte: u8| byte.is_ascii_alphanumeric() || MAPPING_KEY.contains(&byte);
+            if key.len() > MAX_MAPPING_KEY_LENGTH || !key.bytes().all(may_stand) {
+                return Err(wrong(Problem::new(&at, format!("`{key}` is not what a mapping's key can be"))));
+            }
+            keys.insert(key);
+        }
+        Ok(keys)
     }
 
     fn stage_variables(&self, properties: &Properties) -> Result<BTreeMap<String, String>, Problem> {
