@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
 use super::error::{KeyPath, Problem, ServiceError};
-use super::keys::{API, API_KEY, GATEWAY, POLICIES, ROLE, STAGE, TABLE, USAGE_PLAN, route_id};
+use super::keys::{API, API_KEY, DEFAULT_ROLE, GATEWAY, POLICIES, ROLE, STAGE, TABLE, USAGE_PLAN, route_id};
 use super::variables::Document;
 use super::{ACCOUNT_ID, API_ID, Table};
 
@@ -212,7 +212,10 @@ impl Stack {
                         merge(stack.additions.entry(id).or_default(), definition.properties, &at.key("Properties"));
                         continue;
                     }
-                    // A log group's retention is harmless.
+                    // A log group's retention is harmless; a role that is changed is not imitated.
+                    if known.kind == ROLE {
+                        stack.additions.entry(id.clone()).or_default();
+                    }
                     if HARMLESS.contains(&known.kind.as_str()) {
                         continue;
                     }
@@ -546,7 +549,7 @@ fn generated_resources(names: &Names<'_>) -> BTreeMap<String, Resource> {
     let mut generated = vec![
         (API.to_owned(), "AWS::ApiGatewayV2::Api", API_ID.to_owned()),
         (STAGE.to_owned(), "AWS::ApiGatewayV2::Stage", (*stage).to_owned()),
-        ("IamRoleLambdaExecution".to_owned(), "AWS::IAM::Role", format!("{service}-{stage}-{region}-lambdaRole")),
+        (DEFAULT_ROLE.to_owned(), "AWS::IAM::Role", format!("{service}-{stage}-{region}-lambdaRole")),
         ("ServerlessDeploymentBucket".to_owned(), "AWS::S3::Bucket", format!("{service}-{stage}-deployment")),
     ];
     for route in *routes {

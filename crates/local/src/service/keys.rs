@@ -25,6 +25,9 @@ pub(super) const TABLE: &str = "AWS::DynamoDB::Table";
 /// Read for the functions that have it as their `role`.
 pub(super) const ROLE: &str = "AWS::IAM::Role";
 
+/// The framework's logical id of the role of functions without one.
+pub(super) const DEFAULT_ROLE: &str = "IamRoleLambdaExecution";
+
 /// Read for the roles that they are attached to.
 pub(super) const POLICIES: [&str; 3] = ["AWS::IAM::ManagedPolicy", "AWS::IAM::Policy", "AWS::IAM::RolePolicy"];
 
@@ -71,6 +74,7 @@ pub(super) fn treatment(parent: &KeyPath, key: &str, siblings: &Map<String, Valu
     let (ignored, refused): (&[&str], &[&str]) = match parent.keys().as_slice() {
         ["functions", _] if key == "role" => return Treatment::ReadLeniently,
         ["resources"] if key == "Conditions" => return Treatment::ReadLeniently,
+        ["provider"] if PROVIDER_ROLE.contains(&key) => return Treatment::ReadLeniently,
         [] => (TOP_LEVEL, &[]),
         ["provider"] => (PROVIDER, &["vpc"]),
         ["provider", "logs"] => (&["frameworkLambda", "httpApi", "restApi", "websocket"], &[]),
@@ -156,9 +160,6 @@ const PROVIDER: &[&str] = &[
     "ecr",
     "endpointType",
     "httpApi",
-    "iam",
-    "iamManagedPolicies",
-    "iamRoleStatements",
     "kinesis",
     "kmsKeyArn",
     "layers",
@@ -167,8 +168,6 @@ const PROVIDER: &[&str] = &[
     "notificationArns",
     "profile",
     "pruneFunctionVersions",
-    "role",
-    "rolePermissionsBoundary",
     "rollbackConfiguration",
     "runtime",
     "runtimeManagement",
@@ -183,6 +182,9 @@ const PROVIDER: &[&str] = &[
     "websocketsApiName",
     "websocketsDescription",
 ];
+
+/// What the role of functions without one of their own is made of.
+const PROVIDER_ROLE: &[&str] = &["iam", "iamManagedPolicies", "iamRoleStatements", "role", "rolePermissionsBoundary"];
 
 /// `destinations`, `maximumEventAge`, `maximumRetryAttempts` and `onError` are about asynchronous invocations, of which
 /// there are none here.

@@ -130,7 +130,8 @@ pub struct Function {
     pub name: String,
     /// The name of its binary.
     pub handler: String,
-    /// Its `role`, when that is an `AWS::IAM::Role` of the resources; without one it may do everything.
+    /// Its `role`, else the provider's, when that is an `AWS::IAM::Role` of the resources or made of statements and managed
+    /// policies; without one it may do everything.
     pub role: Option<Arc<Role>>,
     /// `memorySize`, else the provider's, else 1024 (the framework's default).
     pub memory_size_mb: u32,
@@ -252,6 +253,8 @@ impl Service {
         };
         let (stack, tables) = Stack::load(&document, &root.resources, &stack_names)?;
 
+        let has_default_role = !options.no_iam && definitions.values().any(|(definition, _)| definition.role.is_null());
+        let default_role = if has_default_role { stack.default_role(&document, provider)? } else { None }.map(Arc::new);
         let mut functions = BTreeMap::new();
         let mut routes = BTreeMap::new();
         let mut two_way_routes = BTreeSet::new();
@@ -261,7 +264,10 @@ impl Service {
             let mut function =
                 function(name, definition, at, provider, &stack).map_err(|problem| document.error(problem))?;
             if !options.no_iam {
-                function.role = stack.role(&document, &definition.role, &at.key("role"))?.map(Arc::new);
+                function.role = match &definition.role {
+                    Value::Null => default_role.clone(),
+                    role => stack.role(&document, role, &at.key("role"))?.map(Arc::new),
+                };
             }
             functions.insert(key.clone(), function);
             add_routes(&mut routes, key, definition, at).map_err(|problem| document.error(problem))?;

@@ -743,6 +743,82 @@ fn policies_that_are_attached_to_a_role_are_its_own() {
     assert_eq!(allowed(properties, &others), [b, r#"Allow Of(["dynamodb:*"]) Of(["*"])"#, b, b]);
 }
 
+/// The service of [`with_role`] with more of the provider.
+fn with_provider(provider: &str, options: &Options) -> Result<Service, ServiceError> {
+    let statement = "{Statement: {Effect: Allow, Action: 'attached:*', Resource: '*'}}";
+    let others = format!(
+        "  Attached:
+    Type: AWS::IAM::ManagedPolicy
+    Properties: {{Roles: [!Ref IamRoleLambdaExecution], PolicyDocument: {statement}}}
+"
+    );
+    let mut files = with_role(&policies("[{Effect: Allow, Action: 'own:*', Resource: '*'}]"), &others);
+    files[0].1 = files[0].1.replace("provider: {name: aws}", &format!("provider: {{name: aws, {provider}}}"));
+    let files: Vec<_> = files.iter().map(|(name, text)| (*name, text.as_str())).collect();
+    load_with(&files, options)
+}
+
+#[test]
+fn functions_without_a_role_have_the_providers() {
+    let actions = |provider: &str, function: &str| {
+        let service = with_provider(provider, &Options::default()).unwrap();
+        let role = service.functions[function].role.clone()?;
+        let actions = role.statements.iter().map(|it| format!("{:?}", it.actions)).collect::<Vec<_>>().join(" ");
+        Some(format!("{}: {actions}", role.name))
+    };
+    let statements = "[{Effect: Allow, Action: 'a:*', Resource: !GetAtt Birds.Arn}]";
+    let connections = r#"Of(["execute-api:ManageConnections"])"#;
+    let attached = r#"Of(["attached:*"])"#;
+    let a = r#"Of(["a:*"])"#;
+    let expected = format!("chat-dev-us-east-1-lambdaRole: {connections} {a} {attached}");
+    for provider in
+        [format!("iam: {{role: {{statements: {statements}, tags: {{}}}}}}"), format!("iamRoleStatements: {statements}")]
+    {
+        assert_eq!(actions(&provider, "other").as_deref(), Some(expected.as_str()), "{provider}");
+        assert_eq!(actions(&provider, "connect").unwrap(), r#"chat-dev-Role: Of(["own:*"])"#);
+    }
+    let managed = "iam: {role: {name: flock, managedPolicies: ['arn:aws:iam::aws:policy/AmazonDynamoDBFullAccess']}}";
+    let expected = format!(r#"flock: {connections} Of(["dynamodb:*"]) {attached}"#);
+    assert_eq!(actions(managed, "other").as_deref(), Some(expected.as_str()));
+    for provider in
+        ["iam: {role: Role}", "iam: {role: !GetAtt Role.Arn}", "role: Role", "iam: {role: {tags: {}}}, role: Role"]
+    {
+        assert_eq!(actions(provider, "other").unwrap(), r#"chat-dev-Role: Of(["own:*"])"#, "{provider}");
+    }
+    for provider in [
+        "iam: {deploymentRole: x}",
+        "iam: {role: 'arn:aws:iam::1:role/x'}",
+        "role: '${ssm:/x}'",
+        "iam: {role: {tags: {}}}",
+    ] {
+        assert_eq!(actions(provider, "other"), None, "{provider}");
+    }
+}
+
+#[test]
+fn what_is_not_understood_in_the_providers_role_is_named() {
+    let at = "serverless.yml: provider";
+    for (provider, expected) in [
+        (
+            "iam: {role: {statements: [{Effect: Allow, Action: a, Resource: '*', Condition: {}}]}}",
+            "iam.role.statements[0].Condition: unknown",
+        ),
+        (
+            "iam: {role: {statements: [], permissionsBoundary: x}}",
+            "iam.role.permissionsBoundary: the local stack does not",
+        ),
+        ("iam: {role: {statments: []}}", "iam.role.statments: unknown field `statments`"),
+        ("iamManagedPolicies: ['arn:aws:iam::aws:policy/X']", "iamManagedPolicies[0]: the local stack does not"),
+        ("iam: {roles: x}", "iam.roles: unknown field `roles`"),
+    ] {
+        let error = with_provider(provider, &Options::default()).unwrap_err().to_string();
+        assert!(error.starts_with(&format!("{at}.{expected}")), "{provider}: {error}");
+    }
+    let no_iam = Options { no_iam: true, ..Options::default() };
+    let boundary = "iam: {role: {statements: [], permissionsBoundary: x}}";
+    assert_eq!(with_provider(boundary, &no_iam).unwrap().functions["other"].role, None);
+}
+
 #[test]
 fn what_is_not_understood_in_a_used_role_is_named() {
     let at = "roles.yml: Resources.Role.Properties";
