@@ -238,6 +238,8 @@ pub fn rows() -> Vec<Row> {
                     let query = format!("?authorizer={}", encoded(&command));
                     let mut client = bed.connect_with(&query, &headers).await;
                     client.close(1000, "").await;
+                    let printed = bed.stack().log(&["wscat", &format!("-H 'x-api-key: {KEY}'")]);
+                    assert_eq!(printed.is_empty(), !source.starts_with("$request"), "{printed:?}");
                     let parts = [client.id.as_str(), "\"fixture\":\"event\""];
                     bed.stack().logged(4, &parts).await;
                     for event in bed.events(&client.id).iter().filter(|event| event["type"] != "REQUEST") {

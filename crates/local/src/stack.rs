@@ -137,6 +137,7 @@ impl Stack {
             route_selection_expression: service.route_selection_expression.clone(),
             routes,
             two_way: service.two_way_routes.iter().cloned().collect(),
+            request_models: service.request_models.clone().into_iter().collect(),
             credentials: of_functions.chain([developers]).collect(),
             callers: callers.clone(),
             authorizer,

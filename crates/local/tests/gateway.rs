@@ -149,6 +149,7 @@ impl Script {
             route_selection_expression: self.expression.to_owned(),
             routes: self.routes,
             two_way: self.two_way,
+            request_models: HashMap::new(),
             credentials: Vec::new(),
             callers: Callers::default(),
             authorizer: self.authorizer,

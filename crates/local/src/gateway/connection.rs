@@ -432,6 +432,10 @@ async fn route(gateway: Arc<Gateway>, connection: Arc<Connection>, body: Utf8Byt
             log(format_args!("{} no route for a message, request {request_id}", connection.id));
             error_frame("Forbidden", &connection.id, &request_id)
         }
+        Some(route_key) if gateway.api.request_models.get(&route_key).is_some_and(|models| !models.accept(&body)) => {
+            log(format_args!("{} sent {route_key} what is not as its model, request {request_id}", connection.id));
+            bad_request_body(&connection.id, &Id::new())
+        }
         Some(route_key) => {
             let event = MessageEvent::new(gateway.source(), &connection, &request_id, &route_key, &body);
             match gateway.invoke(&route_key, &request_id, &event).await {
@@ -467,6 +471,12 @@ async fn route(gateway: Arc<Gateway>, connection: Arc<Connection>, body: Utf8Byt
 /// Spaced as recorded.
 fn error_frame(message: &str, connection_id: &Id, request_id: &Id) -> Bytes {
     format!(r#"{{"message": "{message}", "connectionId":"{connection_id}", "requestId":"{request_id}"}}"#).into()
+}
+
+/// Spaced as documented, which is otherwise than other frames are recorded.
+fn bad_request_body(connection_id: &Id, message_id: &Id) -> Bytes {
+    format!(r#"{{"message" : "Bad request body", "connectionId": "{connection_id}", "messageId": "{message_id}"}}"#)
+        .into()
 }
 
 /// Runs `$disconnect` for a client that left before it was connected (`--abort-during-connect disconnect`).

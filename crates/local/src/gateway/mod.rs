@@ -1,10 +1,10 @@
 //! API Gateway: the WebSocket side and the management API.
 //!
 //! One listener serves both, as one host does on AWS: `ws://{host}/{stage}` for clients and
-//! `http://{host}/{stage}/@connections/{connectionId}` for callers, and custom domains are other paths of it. It implements "Working with WebSocket APIs" with
-//! Lambda proxy integrations, one-way and two-way routes, Lambda authorizers, signed handshakes and API keys. It does not
-//! speak TLS, and always declines compression, as any server may. It never closes with 1008, since nobody knows what AWS
-//! takes for too many requests of one client.
+//! `http://{host}/{stage}/@connections/{connectionId}` for callers; custom domains are other paths of it. It implements
+//! "Working with WebSocket APIs" with Lambda proxy integrations, one-way and two-way routes, request models, Lambda
+//! authorizers, signed handshakes and API keys. It does not speak TLS, and always declines compression, as any server may.
+//! It never closes with 1008, since nobody knows what AWS takes for too many requests of one client.
 
 mod api_key;
 mod authorizer;
@@ -15,6 +15,7 @@ mod id;
 mod integration;
 pub mod knobs;
 mod management;
+mod model;
 mod paths;
 mod route;
 mod signature;
@@ -51,6 +52,7 @@ pub use self::integration::Integration;
 use self::integration::{IntegrationError, ProxyResponse};
 use self::knobs::NullStyle;
 pub use self::knobs::Settings;
+pub use self::model::{Model, RequestModels};
 pub use self::paths::Paths;
 use self::route::SelectionExpression;
 pub(crate) use self::signature::access_key_id;
@@ -83,6 +85,8 @@ pub struct Api {
     /// The keys of the routes that have a route response: the body of a result is sent to the sender of the message.
     /// `$connect` and `$disconnect` have nobody to send it to.
     pub two_way: HashSet<String>,
+    /// By the keys of the routes that have a `ModelSelectionExpression`.
+    pub request_models: HashMap<String, RequestModels>,
     /// Those that calls of the management API and handshakes may be signed with, when signatures are verified.
     pub credentials: Vec<Credentials>,
     /// What functions may do with the management API, and whether they may connect.
@@ -114,6 +118,7 @@ impl fmt::Debug for Api {
             .field("route_selection_expression", &self.route_selection_expression)
             .field("routes", &self.routes.keys())
             .field("two_way", &self.two_way)
+            .field("request_models", &self.request_models)
             .field("authorizer", &self.authorizer)
             .field("stage_variables", &self.stage_variables)
             .field("is_iam_authorized", &self.is_iam_authorized)

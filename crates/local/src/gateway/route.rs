@@ -11,7 +11,7 @@ use serde_json::Value;
 /// The route that takes what no other route takes.
 pub(super) const DEFAULT_ROUTE: &str = "$default";
 
-/// A parsed route selection expression, such as `$request.body.action`.
+/// A parsed route selection expression, or one that selects a model, such as `$request.body.action`.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct SelectionExpression(Vec<Part>);
 
@@ -72,7 +72,7 @@ impl SelectionExpression {
     }
 
     /// `None` when there is nothing to evaluate: the message is not JSON.
-    fn evaluate(&self, body: &str) -> Option<String> {
+    pub(super) fn evaluate(&self, body: &str) -> Option<String> {
         let is_static = self.0.iter().all(|part| matches!(part, Part::Text(_)));
         let body = if is_static { Value::Null } else { serde_json::from_str(body).ok()? };
         let mut key = String::new();

@@ -43,8 +43,11 @@ pub(super) const USAGE_PLAN_KEY: &str = "AWS::ApiGateway::UsagePlanKey";
 /// Where a custom domain leads to an API.
 pub(super) const API_MAPPING: &str = "AWS::ApiGatewayV2::ApiMapping";
 
+/// What messages look like.
+pub(super) const MODEL: &str = "AWS::ApiGatewayV2::Model";
+
 /// Read as far as they belong to the WebSocket API.
-pub(super) const GATEWAY: [&str; 4] = [API_KEY, API_MAPPING, USAGE_PLAN, USAGE_PLAN_KEY];
+pub(super) const GATEWAY: [&str; 5] = [API_KEY, API_MAPPING, MODEL, USAGE_PLAN, USAGE_PLAN_KEY];
 
 /// The framework's logical ids of the API and its stage.
 pub(super) const API: &str = "WebsocketsApi";

@@ -27,7 +27,7 @@ use self::cloudformation::{Names, Stack};
 use self::error::{KeyPath, Problem};
 use self::variables::Document;
 use self::websocket::Authorization;
-use crate::gateway::{ApiKeys, Paths};
+use crate::gateway::{ApiKeys, Paths, RequestModels};
 use crate::iam::Role;
 
 /// The id of the local WebSocket API, in the form of API Gateway's own.
@@ -99,6 +99,8 @@ pub struct Service {
     pub routes: BTreeMap<String, String>,
     /// The keys of the routes with a `routeResponseSelectionExpression`.
     pub two_way_routes: BTreeSet<String>,
+    /// What messages must look like, by the keys of the routes that say it.
+    pub request_models: BTreeMap<String, RequestModels>,
     /// The `authorizer` of the `$connect` event.
     pub authorizer: Option<Authorizer>,
     /// Whether `$connect` has the `AuthorizationType` `AWS_IAM`: handshakes must be signed.
@@ -299,6 +301,7 @@ impl Service {
             api_keys: gateway.api_keys,
             stage_variables: gateway.stage_variables,
             paths: gateway.paths,
+            request_models: gateway.request_models,
             functions,
             routes,
             two_way_routes,

@@ -995,17 +995,59 @@ fn the_api_says_where_keys_are_and_what_selects_routes() {
     WebsocketsApi:
       Properties:
         ApiKeySelectionExpression: $context.authorizer.usageIdentifierKey
-        RouteSelectionExpression: $request.body.type
+        RouteSelectionExpression: ${request.body.type}
         Description: !ImportValue ignored
 ";
     let service = with_resources(resources).unwrap();
     assert_eq!(service.api_keys.unwrap().source, KeySource::Authorizer);
-    assert_eq!(service.route_selection_expression, "$request.body.type");
+    assert_eq!(service.route_selection_expression, "${request.body.type}");
     assert_eq!(service.paths.usual(), "/dev");
     let disabled = resources.replace("Description: !ImportValue ignored", "DisableExecuteApiEndpoint: true");
     assert_eq!(with_resources(&disabled).unwrap().paths.usual(), "");
     let header = resources.replace("$context.authorizer.usageIdentifierKey", "$request.header.x-api-key");
     assert_eq!(with_resources(&header).unwrap().api_keys.unwrap().source, KeySource::Header);
+}
+
+/// A model of the route, with this schema, and how the route refers to it.
+fn models(schema: &str, route: &str) -> String {
+    format!(
+        "
+  Resources:
+    Talk:
+      Type: AWS::ApiGatewayV2::Model
+      Properties: {{ApiId: !Ref WebsocketsApi, Name: Talk, ContentType: application/json, Schema: {schema}}}
+  extensions: {{chatSlashaDashbUnderscorecPerioddWebsocketsRoute: {{Properties: {{{route}}}}}}}
+"
+    )
+}
+
+#[test]
+fn a_route_with_a_model_selection_expression_has_models() {
+    let with = |route: &str| with_resources(&models("{type: object}", route)).unwrap().request_models;
+    let selected = with("ModelSelectionExpression: $default, RequestModels: {$default: Talk}");
+    assert_eq!(selected.into_keys().collect::<Vec<_>>(), ["chat/a-b_c.d"]);
+    assert_eq!(with("ModelSelectionExpression: '${request.body.a}', RequestModels: {a: Talk}").len(), 1);
+    assert!(with("RequestModels: {$default: Talk}").is_empty());
+    let route = "chatSlashaDashbUnderscorecPerioddWebsocketsRoute.Properties";
+    let used = "ModelSelectionExpression: $default, RequestModels: {$default: Talk}";
+    for (schema, refers, expected) in [
+        (
+            "{type: object}",
+            used.replace("Talk", "Walk"),
+            format!("extensions.{route}.RequestModels.$default: the API has no model `Walk`"),
+        ),
+        ("{type: objct}", used.to_owned(), "Resources.Talk.Properties.Schema: \"objct\" is not valid".to_owned()),
+        (
+            "{type: object}, Scheme: {}",
+            used.to_owned(),
+            "Resources.Talk.Properties.Scheme: unknown field `Scheme`".to_owned(),
+        ),
+    ] {
+        let error = resources_error(&models(schema, &refers));
+        assert!(error.starts_with(&format!(".{expected}")), "{error}");
+    }
+    let connect = models("{}", used).replace("chatSlashaDashbUnderscorecPeriodd", "Sconnect");
+    assert!(resources_error(&connect).ends_with("ModelSelectionExpression: `$connect` has no messages"));
 }
 
 /// Mappings of this API and of another; the first has this key.

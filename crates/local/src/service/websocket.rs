@@ -14,9 +14,9 @@ use serde_json::Value;
 use super::API_ID;
 use super::cloudformation::{Properties, Stack, sha256};
 use super::error::{KeyPath, Problem, ServiceError};
-use super::keys::{API, API_KEY, API_MAPPING, STAGE, USAGE_PLAN, USAGE_PLAN_KEY, route_id};
+use super::keys::{API, API_KEY, API_MAPPING, MODEL, STAGE, USAGE_PLAN, USAGE_PLAN_KEY, route_id};
 use super::variables::Document;
-use crate::gateway::{ApiKey, ApiKeys, KeySource, Paths};
+use crate::gateway::{ApiKey, ApiKeys, KeySource, Model, Paths, RequestModels};
 
 /// What the value of [a stage variable](https://docs.aws.amazon.com/apigatewayv2/latest/api-reference/apis-apiid-stages.html)
 /// may have besides letters and digits. Its name has those and `_`.
@@ -26,14 +26,20 @@ const STAGE_VARIABLE: &[u8] = b"-._~:/?#&=,";
 /// besides letters and digits.
 const MAPPING_KEY: &[u8] = b"$-_.+!*'()";
 
-/// Of the same.
+/// In characters; of the same page.
 const MAX_MAPPING_KEY_LENGTH: usize = 300;
 
 /// Characters of [an API key](https://docs.aws.amazon.com/apigateway/latest/developerguide/api-gateway-setup-api-keys.html).
 const KEY_LENGTH: std::ops::RangeInclusive<usize> = 20..=128;
 
-/// Of the keys that API Gateway makes.
+/// Characters of the keys that API Gateway makes.
 const GENERATED_KEY_LENGTH: usize = 40;
+
+/// What says which of a route's models a message has.
+const MODEL_SELECTION: &str = "ModelSelectionExpression";
+
+/// What is read of a route.
+const ROUTE_PROPERTIES: [&str; 4] = ["ApiKeyRequired", "AuthorizationType", MODEL_SELECTION, "RequestModels"];
 
 /// What the templates say of the API.
 #[derive(Debug, Default)]
@@ -45,6 +51,7 @@ pub(super) struct Gateway {
     pub(super) api_keys: Option<ApiKeys>,
     pub(super) stage_variables: BTreeMap<String, String>,
     pub(super) paths: Paths,
+    pub(super) request_models: BTreeMap<String, RequestModels>,
 }
 
 /// A route's `AuthorizationType`.
@@ -80,6 +87,25 @@ struct ApiMappingProperties {
     api_mapping_key: Option<Value>,
     #[serde(rename = "DomainName")]
     _domain_name: IgnoredAny,
+}
+
+/// [AWS::ApiGatewayV2::Model](https://docs.aws.amazon.com/AWSCloudFormation/latest/TemplateReference/aws-resource-apigatewayv2-model.html)
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields)]
+struct ModelProperties {
+    api_id: Value,
+    name: Value,
+    schema: Value,
+    #[serde(rename = "ContentType")]
+    _content_type: Option<ContentType>,
+    #[serde(rename = "Description")]
+    _description: Option<IgnoredAny>,
+}
+
+#[derive(Debug, Deserialize)]
+enum ContentType {
+    #[serde(rename = "application/json")]
+    Json,
 }
 
 /// [AWS::ApiGateway::UsagePlan](https://docs.aws.amazon.com/AWSCloudFormation/latest/TemplateReference/aws-resource-apigateway-usageplan.html)
@@ -157,7 +183,14 @@ impl Stack {
         let properties = self.added(STAGE, &["StageVariables"]).map_err(wrong)?;
         gateway.stage_variables = self.stage_variables(&properties).map_err(wrong)?;
         for route in routes {
-            let properties = self.added(&route_id(route), &["ApiKeyRequired", "AuthorizationType"]).map_err(wrong)?;
+            let properties = self.added(&route_id(route), &ROUTE_PROPERTIES).map_err(wrong)?;
+            if let Some(models) = self.request_models(document, &properties)? {
+                if ["$connect", "$disconnect"].contains(&route.as_str()) {
+                    let at = &properties[MODEL_SELECTION].1;
+                    return Err(wrong(Problem::new(at, format!("`{route}` has no messages"))));
+                }
+                gateway.request_models.insert(route.clone(), models);
+            }
             let key_required = self.boolean(&properties, "ApiKeyRequired").map_err(wrong)?;
             let authorization = self.authorization(&properties).map_err(wrong)?;
             for (key, is_there) in [
@@ -193,13 +226,15 @@ impl Stack {
     /// A property that is a text in the end, unless it is not there.
     fn texts(&self, properties: &Properties, key: &str) -> Result<Option<(String, KeyPath)>, Problem> {
         let Some((value, at)) = properties.get(key) else { return Ok(None) };
-        Ok(self.text_of(value, at)?.map(|text| (text, at.clone())))
+        let text = self.optional(value, at)?.map(|value| self.text(&value, at)).transpose()?;
+        Ok(text.map(|text| (text, at.clone())))
     }
 
-    /// A text, unless it is `AWS::NoValue`.
+    /// A text of a resource that is read leniently, unless it is `AWS::NoValue`.
     fn text_of(&self, value: &Value, at: &KeyPath) -> Result<Option<String>, Problem> {
         let text = self.optional(value, at)?.map(|value| self.text(&value, at)).transpose()?;
         match text {
+            // A variable of the framework's that has no value here.
             Some(text) if text.contains("${") => Err(Problem::new(at, format!("`{text}` has no value"))),
             text => Ok(text),
         }
@@ -229,14 +264,54 @@ impl Stack {
         Ok(Some((authorization, at)))
     }
 
+    /// The models of a route, if it says how to select one; without that it has none ("Request validation").
+    fn request_models(
+        &self,
+        document: &Document,
+        properties: &Properties,
+    ) -> Result<Option<RequestModels>, ServiceError> {
+        let wrong = |problem| document.error(problem);
+        let Some((expression, _)) = self.texts(properties, MODEL_SELECTION).map_err(wrong)? else { return Ok(None) };
+        let mut models = BTreeMap::new();
+        if let Some((value, at)) = properties.get("RequestModels") {
+            let value = self.optional(value, at).map_err(wrong)?.unwrap_or_default();
+            let names: BTreeMap<String, Value> = document.parse(&value, at)?;
+            for (key, name) in names {
+                let at = at.key(&key);
+                let name = self.text(&name, &at).map_err(wrong)?;
+                let model = self.model(document, &name)?;
+                let unknown = || wrong(Problem::new(&at, format!("the API has no model `{name}`")));
+                models.insert(key, model.ok_or_else(unknown)?);
+            }
+        }
+        Ok(Some(RequestModels::new(&expression, models)))
+    }
+
+    /// The model of the API that has this name.
+    fn model(&self, document: &Document, name: &str) -> Result<Option<Model>, ServiceError> {
+        let wrong = |problem| document.error(problem);
+        for (_, properties, at) in self.of_kind::<ModelProperties>(document, MODEL)? {
+            let api_id = self.text_of(&properties.api_id, &at.key("ApiId")).map_err(wrong)?;
+            let known = self.text_of(&properties.name, &at.key("Name")).map_err(wrong)?;
+            if api_id.as_deref() == Some(API_ID) && known.as_deref() == Some(name) {
+                let at = at.key("Schema");
+                let schema = self.evaluate(&properties.schema, &at).map_err(wrong)?;
+                let model = Model::new(&schema).map_err(|reason| wrong(Problem::new(&at, reason)))?;
+                return Ok(Some(model));
+            }
+        }
+        Ok(None)
+    }
+
     /// The keys of the mappings that lead to the stage.
     fn mapping_keys(&self, document: &Document, stage: &str) -> Result<BTreeSet<String>, ServiceError> {
         let wrong = |problem| document.error(problem);
         let mut keys = BTreeSet::new();
         for (_, properties, at) in self.of_kind::<ApiMappingProperties>(document, API_MAPPING)? {
             let api_id = self.text_of(&properties.api_id, &at.key("ApiId")).map_err(wrong)?;
-            let mapped = self.text_of(&properties.stage, &at.key("Stage")).map_err(wrong)?;
-            if api_id.as_deref() != Some(API_ID) || mapped.as_deref() != Some(stage) {
+            if api_id.as_deref() != Some(API_ID)
+                || self.text_of(&properties.stage, &at.key("Stage")).map_err(wrong)?.as_deref() != Some(stage)
+            {
                 continue;
             }
             let at = at.key("ApiMappingKey");
