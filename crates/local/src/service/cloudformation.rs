@@ -208,7 +208,12 @@ impl Stack {
                 let at = at.key("Resources").key(&id);
                 let problem = |reason: String| document.error(Problem::new(&at, reason));
                 if let Some(known) = stack.resources.get(&id) {
-                    if EXTENSIBLE.contains(&known.kind.as_str()) && definition.kind.is_none_or(|it| it == known.kind) {
+                    let is_extensible = EXTENSIBLE.contains(&known.kind.as_str());
+                    if is_extensible && definition.kind.is_none() {
+                        // The framework's own check.
+                        return Err(problem("missing field `Type`".to_owned()));
+                    }
+                    if is_extensible && definition.kind.as_ref() == Some(&known.kind) {
                         merge(stack.additions.entry(id).or_default(), definition.properties, &at.key("Properties"));
                         continue;
                     }

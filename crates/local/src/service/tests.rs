@@ -949,13 +949,12 @@ fn api_keys_are_those_that_a_usage_plan_of_the_stage_has() {
 #[test]
 fn a_route_is_extended_in_either_of_the_frameworks_ways() {
     for resources in [
-        "  Resources: {SconnectWebsocketsRoute: {Properties: {ApiKeyRequired: true}}}",
         "  Resources: {SconnectWebsocketsRoute: {Type: AWS::ApiGatewayV2::Route, Properties: {ApiKeyRequired: true}}}",
         "  extensions: {SconnectWebsocketsRoute: {DependsOn: [], Properties: {ApiKeyRequired: true, OperationName: x}}}",
         // The extension wins, wherever it stands.
         "  - extensions: {SconnectWebsocketsRoute: {Properties: {ApiKeyRequired: true}}}
-  - Resources: {SconnectWebsocketsRoute: {Properties: {ApiKeyRequired: false}}}",
-        "  Resources: {SconnectWebsocketsRoute: {Properties: {ApiKeyRequired: !If [Yes, true, !Ref AWS::NoValue]}}}
+  - Resources: {SconnectWebsocketsRoute: {Type: AWS::ApiGatewayV2::Route, Properties: {ApiKeyRequired: false}}}",
+        "  extensions: {SconnectWebsocketsRoute: {Properties: {ApiKeyRequired: !If [Yes, true, !Ref AWS::NoValue]}}}
   Conditions: {Yes: !Equals [a, a]}",
     ] {
         assert!(with_resources(resources).unwrap().api_keys.is_some(), "{resources}");
@@ -1105,9 +1104,11 @@ fn stage_variables_are_merged_as_the_framework_does_it() {
     let stage =
         |variables: &str| format!("{{WebsocketsDeploymentStage: {{Properties: {{StageVariables: {variables}}}}}}}");
     let (one, two) = (stage("{a: 1, b: !Ref AuthLambdaFunction}"), stage("{b: 2, c: !Ref AWS::NoValue}"));
+    let typed = |stage: &str| stage.replacen("Properties", "Type: AWS::ApiGatewayV2::Stage, Properties", 1);
+    let (resource, other) = (typed(&one), typed(&two));
     // Level by level in resources, as a whole in extensions.
-    assert_eq!(variables(&format!("  - Resources: {one}\n  - Resources: {two}")), ["a=1", "b=2"]);
-    assert_eq!(variables(&format!("  - extensions: {two}\n  - Resources: {one}")), ["b=2"]);
+    assert_eq!(variables(&format!("  - Resources: {resource}\n  - Resources: {other}")), ["a=1", "b=2"]);
+    assert_eq!(variables(&format!("  - extensions: {two}\n  - Resources: {resource}")), ["b=2"]);
     assert_eq!(variables(&format!("  - extensions: {one}\n  - extensions: {two}")), ["a=1", "b=2"]);
     assert_eq!(variables(&format!("  extensions: {one}")), ["a=1", "b=chat-dev-auth"]);
     assert!(variables("  Resources: {}").is_empty());
@@ -1168,6 +1169,8 @@ fn what_is_not_imitated_of_the_gateway_is_named() {
         let error = extensions(&text);
         assert!(error.starts_with(&format!(".extensions{expected}")), "{text}: {error}");
     }
+    let error = resources_error("  Resources: {SconnectWebsocketsRoute: {Properties: {ApiKeyRequired: true}}}");
+    assert_eq!(error, ".Resources.SconnectWebsocketsRoute: missing field `Type`");
     let error = resources_error("  Resources: {SconnectWebsocketsRoute: {Type: AWS::SNS::Topic}}");
     assert_eq!(error, ".Resources.SconnectWebsocketsRoute: the stack has a resource of this logical id already");
 }
