@@ -10,17 +10,23 @@ const AUTH: [(&str, &str); 1] = [("Auth", "token")];
 
 /// The test bed with an authorizer that takes its identity from these sources.
 async fn bed(identity_sources: &str, flags: &[&str]) -> Bed {
+    bed_edited(identity_sources, &[], flags).await
+}
+
+/// The same with more edits.
+pub async fn bed_edited(identity_sources: &str, edits: &[(&str, &str)], flags: &[&str]) -> Bed {
     let authorizer = format!("authorizer: {{name: authorizer, identitySource: [{identity_sources}]}}");
     let event = format!("- websocket: {{route: $connect, {authorizer}}}");
     let function = "functions:\n  authorizer:\n    handler: fixture\n    timeout: 2\n";
-    Bed::edited(&[("- websocket: $connect", &event), ("functions:\n", function)], flags).await
+    let ours = [("- websocket: $connect", event.as_str()), ("functions:\n", function)];
+    Bed::edited(&[&ours[..], edits].concat(), flags).await
 }
 
 async fn usual_bed() -> Bed {
     bed("route.request.header.Auth", &[]).await
 }
 
-fn policy(effect: &str, resource: &str) -> Value {
+pub fn policy(effect: &str, resource: &str) -> Value {
     let statement = json!({"Effect": effect, "Action": "execute-api:Invoke", "Resource": resource});
     json!({"principalId": "user", "policyDocument": {"Version": "2012-10-17", "Statement": [statement]}})
 }
@@ -195,8 +201,55 @@ pub fn rows() -> Vec<Row> {
             result["context"] = json!({"a": {}});
             assert_decision(&result, 500).await;
         }),
-        row("AU-15", "I", "D-gwresp", "no API key where one is required is a 403").untold(NO_KEYS),
-        row("AU-16", "D+O", "D-ctx; Feb 2022 capture", "a valid API key comes with the event").untold(NO_KEYS),
+        row("AU-15", "I", "D-gwresp", "no API key where one is required is a 403 and reaches no function").ours(
+            SERVICE,
+            |_| async move {
+                let bed = bed_with_keys("$request.header.x-api-key").await;
+                for keys in [&[][..], &[("x-api-key", "")], &[("x-api-key", UNKNOWN)], &[("x-api-key", DISABLED)]] {
+                    let headers = [&AUTH[..], keys].concat();
+                    assert_eq!(bed.handshake("?key=refused", &headers).await.reply.status, 403, "{keys:?}");
+                }
+                // Neither asked the authorizer nor reached a route: what it is told about this one comes first.
+                bed.handshake("?key=last", &[AUTH[0], ("X-API-Key", KEY)]).await;
+                bed.event_with("\"key\":\"last\"").await;
+                assert_eq!(bed.events("requestContext").len(), 1);
+
+                let bed = bed_with_keys("$context.authorizer.usageIdentifierKey").await;
+                for key in [json!(null), json!(UNKNOWN), json!(DISABLED)] {
+                    let mut result = policy("Allow", "{methodArn}");
+                    result["usageIdentifierKey"] = key;
+                    assert_eq!(decides(&bed, &result).await.reply.status, 403, "{result}");
+                }
+                assert_only_authorized(&bed, 3).await;
+            },
+        ),
+        row("AU-16", "D+O", "D-ctx; Feb 2022 capture", "a valid API key and its id are in every event's identity")
+            .ours(SERVICE, |_| async move {
+                for source in ["$request.header.x-api-key", "$context.authorizer.usageIdentifierKey"] {
+                    let bed = bed_with_keys(source).await;
+                    let mut result = policy("Allow", "{methodArn}");
+                    let mut headers = AUTH.to_vec();
+                    if source.starts_with("$request") {
+                        headers.push(("X-Api-Key", KEY));
+                    } else {
+                        result["usageIdentifierKey"] = json!(KEY);
+                    }
+                    let command = json!({"do": "respond", "response": result}).to_string();
+                    let query = format!("?authorizer={}", encoded(&command));
+                    let mut client = bed.connect_with(&query, &headers).await;
+                    client.close(1000, "").await;
+                    let printed = bed.stack().log(&["wscat", &format!("-H 'x-api-key: {KEY}'")]);
+                    assert_eq!(printed.is_empty(), !source.starts_with("$request"), "{printed:?}");
+                    let parts = [client.id.as_str(), "\"fixture\":\"event\""];
+                    bed.stack().logged(4, &parts).await;
+                    for event in bed.events(&client.id).iter().filter(|event| event["type"] != "REQUEST") {
+                        let identity = &event["requestContext"]["identity"];
+                        assert_eq!(identity["apiKey"], KEY, "{event}");
+                        assert_eq!(identity["apiKeyId"].as_str().map(str::len), Some(10), "{event}");
+                        assert_eq!(event["requestContext"]["authorizer"], json!({"principalId": "user"}));
+                    }
+                }
+            }),
         row("AU-17", "I", "state machine", "who the authorizer refuses gets no $disconnect").ours(
             SERVICE,
             |_| async move {
@@ -208,4 +261,34 @@ pub fn rows() -> Vec<Row> {
     ]
 }
 
-const NO_KEYS: &str = "serverless.yml cannot require API keys of WebSocket routes, and the stack has none";
+const KEY: &str = "a-key-that-may-be-used";
+const DISABLED: &str = "a-key-that-is-disabled";
+const UNKNOWN: &str = "a-key-that-nobody-has";
+
+/// The test bed with an authorizer, and with keys of which `$connect` asks for one, wherever that is.
+async fn bed_with_keys(source: &str) -> Bed {
+    let extensions = format!(
+        "resources:
+  extensions:
+    WebsocketsApi: {{Properties: {{ApiKeySelectionExpression: {source}}}}}
+    SconnectWebsocketsRoute: {{Properties: {{ApiKeyRequired: true}}}}
+"
+    );
+    let key = |id: &str, value: &str, enabled: bool| {
+        format!(
+            "    {id}: {{Type: AWS::ApiGateway::ApiKey, Properties: {{Value: {value}, Enabled: {enabled}}}}}
+    {id}InPlan:
+      Type: AWS::ApiGateway::UsagePlanKey
+      Properties: {{KeyId: !Ref {id}, KeyType: API_KEY, UsagePlanId: !Ref Plan}}
+"
+        )
+    };
+    let plan = "  Resources:
+    Plan:
+      Type: AWS::ApiGateway::UsagePlan
+      Properties: {ApiStages: [{ApiId: !Ref WebsocketsApi, Stage: !Ref WebsocketsDeploymentStage}]}
+";
+    let resources = [plan, &key("Usable", KEY, true), &key("Disabled", DISABLED, false)].concat();
+    let edits = [("resources:\n", extensions.as_str()), ("  Resources:\n", resources.as_str())];
+    bed_edited("route.request.header.Auth", &edits, &[]).await
+}

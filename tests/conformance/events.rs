@@ -5,9 +5,10 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 use switchboard_local::lambda::{Configuration, Function};
 
-use crate::bed::Bed;
+use crate::authorizers::{bed_edited, policy};
+use crate::bed::{Bed, encoded};
 use crate::stack::{binaries, root};
-use crate::table::{FLAGS, LOG, Row, row};
+use crate::table::{FLAGS, LOG, Row, SERVICE, row};
 use crate::wire::{CLOSE, Client};
 
 /// `requestContext` of `$connect`.
@@ -351,8 +352,24 @@ pub fn rows() -> Vec<Row> {
                 );
             },
         ),
-        row("EV-30", "I", "none", "the stage's variables come with events")
-            .untold("neither serverless.yml nor the stack has stage variables"),
+        row("EV-30", "I", "none", "the stage's variables come with every event, and can be an identity").ours(
+            SERVICE,
+            |_| async move {
+                let variables = "{colour: blue, url: 'https://example.com/?a=1', size: 7}";
+                let stage = format!("WebsocketsDeploymentStage: {{Properties: {{StageVariables: {variables}}}}}");
+                let extensions = format!("resources:\n  extensions: {{{stage}}}\n");
+                let bed = bed_edited("stageVariables.colour", &[("resources:\n", &extensions)], &[]).await;
+                let allow = json!({"do": "respond", "response": policy("Allow", "{methodArn}")});
+                let query = format!("?authorizer={}", encoded(&allow.to_string()));
+                let mut client = bed.connect_with(&query, &[]).await;
+                client.close(1000, "").await;
+                bed.stack().logged(4, &[&client.id, "\"fixture\":\"event\""]).await;
+                for event in bed.events(&client.id) {
+                    let expected = json!({"colour": "blue", "url": "https://example.com/?a=1", "size": "7"});
+                    assert_eq!(event["stageVariables"], expected, "{event}");
+                }
+            },
+        ),
         row("EV-31", "S", "S 2.6", "the three events are read by the Rust type").proved(&[
             "tests/e2e/chat.rs::user_1_writes_to_user_2",
             "tests/e2e/lifecycle.rs::rows_are_there_after_connect_and_gone_after_disconnect",
@@ -367,15 +384,36 @@ pub fn rows() -> Vec<Row> {
                 assert!(error.error_message.contains("missing field `connectedAt`"), "{error:?}");
             },
         ),
-        row("EV-33", "O", "aws-lambda-graphql#112", "domainName is the custom domain, and stage is the stage").ours(
-            FLAGS,
-            |_| async move {
-                let bed = Bed::ours(&["--domain-name", "ws.example.com"]).await;
-                let mut client = bed.handshake_path("/", &[]).await;
+        row(
+            "EV-33",
+            "O",
+            "aws-lambda-graphql#112",
+            "of a custom domain with the mapping key chat domainName is the domain, and stage is the stage",
+        )
+        .ours(SERVICE, |_| async move {
+            let mapping = "  Resources:
+    Mapping:
+      Type: AWS::ApiGatewayV2::ApiMapping
+      Properties:
+        ApiId: !Ref WebsocketsApi
+        DomainName: ws.example.com
+        Stage: !Ref WebsocketsDeploymentStage
+        ApiMappingKey: chat
+";
+            let bed = Bed::edited(&[("  Resources:\n", mapping)], &["--domain-name", "ws.example.com"]).await;
+            for path in ["/chat", "/chat/", "/chat?a=1"] {
+                let mut client = bed.handshake_path(path, &[]).await;
                 let event = client.ask(&json!({"action": "echo"})).await;
                 assert_eq!(event["requestContext"]["domainName"], "ws.example.com");
                 assert_eq!(event["requestContext"]["stage"], "dev");
-            },
-        ),
+                let id = event["requestContext"]["connectionId"].as_str().unwrap();
+                let calls = format!("/chat/@connections/{id}");
+                assert_eq!(bed.call_path("POST", &calls, Some("execute-api"), b"hello").await.status, 200);
+                assert_eq!(client.hears().await, "hello");
+            }
+            for path in ["/", "/chat/x", "/Chat"] {
+                assert_eq!(bed.handshake_path(path, &[]).await.reply.status, 403, "{path}");
+            }
+        }),
     ]
 }

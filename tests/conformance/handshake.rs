@@ -277,8 +277,37 @@ pub fn rows() -> Vec<Row> {
                 assert!((400..500).contains(&status), "{status}");
                 bed.assert_invoked(&token, &[]).await;
             }),
-        row("HS-27", "D+O", "D-endpoint; aws-sdk-net#1860", "a disabled default endpoint is a 403")
-            .untold("neither stack nor test bed can disable an endpoint"),
+        row(
+            "HS-27",
+            "D+O",
+            "D-endpoint; aws-sdk-net#1860",
+            "a disabled default endpoint is a 403, and its domain is not",
+        )
+        .ours(SERVICE, |_| async move {
+            let api = "WebsocketsApi: {Properties: {DisableExecuteApiEndpoint: true}}";
+            let resources = format!("resources:\n  extensions: {{{api}}}\n");
+            let bed = Bed::edited(&[("resources:\n", &resources)], &[]).await;
+            let refused = bed.handshake("?refused=1", &[]).await.reply;
+            assert_eq!((refused.status, refused.body.as_str()), (403, r#"{"message":"Forbidden"}"#));
+
+            // Its custom domain, which is the root here.
+            let mut client = bed.handshake_path("/", &[]).await;
+            bed.learn_id(&mut client).await;
+            assert_eq!(bed.event(&client.id, "$connect").await["requestContext"]["stage"], "dev");
+            assert!(bed.events("refused").is_empty());
+            let path = format!("/@connections/{}", client.id);
+            let refused = bed.call_path("POST", &format!("/dev{path}"), Some("execute-api"), b"no").await;
+            assert_eq!((refused.status, refused.body.as_str()), (403, r#"{"message":"Forbidden"}"#));
+            assert_eq!(refused.header("x-amzn-errortype"), Some("ForbiddenException"));
+            assert_eq!(bed.call_path("POST", &path, Some("execute-api"), b"yes").await.status, 200);
+            assert_eq!(client.hears().await, "yes");
+
+            // What functions and people are told is where it is.
+            client.send(&json!({"action": "echo", "do": "post", "data": "from a function"})).await;
+            assert_eq!((client.hears().await, client.hears().await), ("from a function".to_owned(), "200".to_owned()));
+            let (_, port) = bed.endpoint.authority.split_once(':').unwrap();
+            assert_eq!(bed.stack().log(&[&format!("wscat -c 'ws://localhost:{port}/'")]).len(), 1);
+        }),
         row(
             "HS-28",
             "D+O",

@@ -184,10 +184,48 @@ pub fn rows() -> Vec<Row> {
                 assert_eq!(route(&mut bed.connect().await, r#"{"action":"a","action":"echo"}"#).await, "echo");
             },
         ),
-        row("RT-25", "D", "D-integ", "a body that its route's model refuses is answered Bad request body")
-            .untold("serverless.yml has no models of WebSocket routes"),
+        row("RT-25", "D", "D-integ", "a body that its route's model refuses is answered Bad request body").ours(
+            SERVICE,
+            |_| async move {
+                let bed = Bed::edited(&[("resources:\n", EXTENSIONS), ("  Resources:\n", MODEL)], &[]).await;
+                let mut client = bed.connect_with("", &[]).await;
+                for body in [json!({"action": "subscribe"}), json!({"action": "subscribe", "topic": 7})] {
+                    client.send(&body).await;
+                    let frame = client.hears().await;
+                    let parsed: Value = serde_json::from_str(&frame).unwrap();
+                    let (id, message_id) = (&client.id, parsed["messageId"].as_str().unwrap());
+                    let expected = format!(
+                        r#"{{"message" : "Bad request body", "connectionId": "{id}", "messageId": "{message_id}"}}"#
+                    );
+                    assert_eq!((frame, message_id.len()), (expected, 16));
+                }
+                let event = client.ask(&json!({"action": "subscribe", "topic": "news"})).await;
+                assert_eq!(event["requestContext"]["routeKey"], "subscribe");
+                bed.assert_invoked(&client.id, &["echo", "subscribe"]).await;
+            },
+        ),
     ]
 }
+
+/// `subscribe` wants a model.
+const EXTENSIONS: &str = "resources:
+  extensions:
+    subscribeWebsocketsRoute:
+      Properties: {ModelSelectionExpression: $request.body.action, RequestModels: {subscribe: Subscription}}
+";
+
+const MODEL: &str = "  Resources:
+    SubscriptionModel:
+      Type: AWS::ApiGatewayV2::Model
+      Properties:
+        ApiId: !Ref WebsocketsApi
+        Name: Subscription
+        Schema:
+          $schema: http://json-schema.org/draft-04/schema#
+          type: object
+          required: [topic]
+          properties: {topic: {type: string}}
+";
 
 async fn without_default() -> Bed {
     let route = "websocket: {route: $default, routeResponseSelectionExpression: $default}";

@@ -47,6 +47,26 @@ async fn a_post_that_the_role_does_not_allow_is_refused() {
 }
 
 #[tokio::test]
+async fn a_function_without_a_role_has_the_one_that_the_provider_makes() {
+    let folder = copied();
+    let path = folder.path().join("serverless.yml");
+    let statement = "{Effect: Allow, Action: 'dynamodb:UpdateItem', Resource: '*'}";
+    let provider = format!("provider:\n  name: aws\n  iam: {{role: {{statements: [{statement}]}}}}\n");
+    let service = std::fs::read_to_string(&path).unwrap();
+    let edits = [("    role: DefaultRole\n", ""), ("provider:\n  name: aws\n", provider.as_str())];
+    assert!(edits.iter().all(|(from, _)| service.contains(from)), "{service}");
+    let changed = edits.iter().fold(service, |service, (from, to)| service.replace(from, to));
+    std::fs::write(&path, changed).unwrap();
+    let stack = Stack::with(&["--config", path.to_str().unwrap()]).await;
+    let mut client = stack.connect("?userId=1").await;
+    let error = client.ask(json!({"type": "subscribe", "topic": "t", "id": "s"})).await;
+    assert_eq!(error["message"], "Internal server error");
+    let refused = "default: the role switchboard-dev-us-east-1-lambdaRole does not allow dynamodb:";
+    let lines = stack.logged(1, &["iam |", refused]).await;
+    assert!(lines.iter().all(|line| !line.contains("UpdateItem")), "{lines:?}");
+}
+
+#[tokio::test]
 async fn without_iam_the_roles_do_not_count() {
     let (_folder, config) = with_roles("dynamodb:UpdateItem", "dynamodb:DescribeTable");
     let stack = Stack::with(&["--config", &config, "--no-iam"]).await;

@@ -1,9 +1,16 @@
-//! Calls of `@connections` whose signatures are verified, signed by the SDK.
+//! Calls of `@connections` and handshakes whose signatures are verified, signed by AWS's own crates.
+
+use std::time::{Duration, SystemTime};
 
 use aws_sdk_apigatewaymanagement::config::{Builder, Credentials};
 use aws_sdk_apigatewaymanagement::error::ProvideErrorMetadata;
+use aws_sigv4::http_request::{SignableBody, SignableRequest, SignatureLocation, SigningSettings, sign};
+use aws_sigv4::sign::v4;
 use serde_json::json;
+use tokio_tungstenite::tungstenite::Error;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
+use crate::client::Client;
 use crate::stack::{Stack, sdk};
 
 #[tokio::test]
@@ -28,4 +35,83 @@ async fn functions_sign_right_and_others_are_refused() {
         let get = management.get_connection().connection_id(id).send().await;
         assert_eq!(get.err().and_then(|error| error.code().map(str::to_owned)).as_deref(), refusal);
     }
+}
+
+/// A handshake's request with the key of a function, signed for a service so long ago: in its headers, or in its query for
+/// a minute.
+fn handshake(
+    stack: &Stack,
+    function: &str,
+    secret: &str,
+    service: &str,
+    age: Duration,
+    in_query: bool,
+) -> http::Request<()> {
+    let credentials = Credentials::new(format!("local-{function}"), secret, Some("local".to_owned()), None, "test");
+    let mut settings = SigningSettings::default();
+    if in_query {
+        settings.signature_location = SignatureLocation::QueryParams;
+        settings.expires_in = Some(Duration::from_secs(60));
+    }
+    let identity = credentials.into();
+    let params = v4::SigningParams::builder()
+        .identity(&identity)
+        .region("us-east-1")
+        .name(service)
+        .time(SystemTime::now() - age)
+        .settings(settings)
+        .build()
+        .unwrap();
+    let url = format!("ws://{}/test?name=a%20b", stack.gateway);
+    let headers = [("host", stack.gateway.as_str())];
+    let signable = SignableRequest::new("GET", url.clone(), headers.into_iter(), SignableBody::Bytes(b"")).unwrap();
+    let (instructions, _) = sign(signable, &params.into()).unwrap().into_parts();
+    let mut request = url.into_client_request().unwrap();
+    instructions.apply_to_request_http1x(&mut request);
+    request
+}
+
+/// The status of a handshake.
+async fn status(request: http::Request<()>) -> u16 {
+    match tokio_tungstenite::connect_async(request).await {
+        Ok((_, response)) => response.status().as_u16(),
+        Err(Error::Http(response)) => response.status().as_u16(),
+        Err(error) => panic!("{error}"),
+    }
+}
+
+const NOW: Duration = Duration::ZERO;
+const HOUR: Duration = Duration::from_secs(3600);
+
+#[tokio::test]
+async fn a_handshake_is_signed_in_its_headers_or_in_its_query_where_the_route_asks_for_it() {
+    let stack = Stack::with(&["--config", "tests/fixture/signed.yml", "--sigv4", "verify"]).await;
+    assert_eq!(Client::connect(&format!("ws://{}/test", stack.gateway)).await.err(), Some(403));
+    for in_query in [false, true] {
+        let status =
+            |function, secret, service, age| status(handshake(&stack, function, secret, service, age, in_query));
+        assert_eq!(status("member", "local", "execute-api", NOW).await, 101);
+        assert_eq!(status("member", "guess", "execute-api", NOW).await, 403);
+        assert_eq!(status("member", "local", "apigateway", NOW).await, 403);
+        assert_eq!(status("member", "local", "execute-api", HOUR).await, 403);
+        assert_eq!(status("nobody", "local", "execute-api", NOW).await, 403);
+        assert_eq!(status("stranger", "local", "execute-api", NOW).await, 403);
+    }
+    let denied = "stranger: the role signed-test-StrangerRole does not allow execute-api:Invoke on \
+                  arn:aws:execute-api:us-east-1:123456789012:local0ws01/test/$connect";
+    stack.logged(2, &["iam |", denied]).await;
+    // Only those that may have reached the function, which learns no more about them than about others.
+    let events = stack.logged(2, &["hello |", "CONNECT"]).await;
+    assert!(events.iter().all(|event| event.contains(r#""identity":{"sourceIp":"127.0.0.1"}"#)), "{events:?}");
+    assert_eq!(stack.log(&["hello |", "CONNECT"]).len(), 2);
+}
+
+#[tokio::test]
+async fn the_signature_of_a_handshake_is_asked_for_as_that_of_a_call_is() {
+    let stack = Stack::with(&["--config", "tests/fixture/signed.yml"]).await;
+    assert_eq!(status(handshake(&stack, "member", "guess", "execute-api", HOUR, true)).await, 101);
+    assert_eq!(status(handshake(&stack, "stranger", "guess", "execute-api", HOUR, true)).await, 403);
+    assert_eq!(status(handshake(&stack, "member", "local", "apigateway", NOW, true)).await, 403);
+    let stack = Stack::with(&["--config", "tests/fixture/signed.yml", "--sigv4", "off"]).await;
+    Client::connect(&format!("ws://{}/test", stack.gateway)).await.unwrap();
 }

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use switchboard_local::faults;
-use switchboard_local::gateway;
+use switchboard_local::gateway::{self, KeySource};
 use switchboard_local::lambda;
 use switchboard_local::service::{self, Service};
 use switchboard_local::stack::{Options, Stack};
@@ -136,7 +136,10 @@ fn announce(service: &Service, stack: &Stack, options: &Options, query: Option<&
     let tables = service.tables.iter().filter_map(|table| table.create_table["TableName"].as_str());
     println!("{name}, stage {stage}: {functions} (from {})\n", options.binaries.display());
     let query = query.map(|query| format!("?{query}")).unwrap_or_default();
-    println!("  wscat -c 'ws://localhost:{gateway}/{stage}{query}'");
+    let path = Some(service.paths.usual()).filter(|path| !path.is_empty()).unwrap_or_else(|| "/".to_owned());
+    let key = service.api_keys.as_ref().filter(|keys| keys.source == KeySource::Header);
+    let key = key.and_then(|keys| keys.keys.first()).map(|key| format!("-H 'x-api-key: {}' ", key.value));
+    println!("  wscat {}-c 'ws://localhost:{gateway}{path}{query}'", key.unwrap_or_default());
     for table in tables {
         println!("  aws dynamodb scan --endpoint-url http://localhost:{dynamodb} --table-name {table}");
     }

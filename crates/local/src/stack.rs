@@ -100,7 +100,7 @@ impl Stack {
             ("AWS_ENDPOINT_URL_DYNAMODB".to_owned(), format!("http://{front_address}")),
             (
                 "AWS_ENDPOINT_URL_APIGATEWAYMANAGEMENTAPI".to_owned(),
-                format!("http://{gateway_address}/{}", service.stage),
+                format!("http://{gateway_address}{}", service.paths.usual()),
             ),
         ]);
         endpoints.extend(options.environment.clone());
@@ -135,12 +135,17 @@ impl Stack {
             api_id: service::API_ID.to_owned(),
             arn: format!("arn:aws:execute-api:{}:{}:{}", service.region, service::ACCOUNT_ID, service::API_ID),
             stage: service.stage.clone(),
+            paths: service.paths.clone(),
             route_selection_expression: service.route_selection_expression.clone(),
             routes,
             two_way: service.two_way_routes.iter().cloned().collect(),
+            request_models: service.request_models.clone().into_iter().collect(),
             credentials: of_functions.chain([developers]).collect(),
             callers: callers.clone(),
             authorizer,
+            stage_variables: service.stage_variables.clone(),
+            is_iam_authorized: service.is_iam_authorized,
+            api_keys: service.api_keys.clone(),
         };
         let front = Front::new(dynamodb_address, &service.region, callers, faults.clone());
         let gateway = Gateway::new(api, options.gateway.clone(), faults.clone());

@@ -5,7 +5,7 @@
 //! inferred, not documented or observed on AWS, says so.
 #![expect(clippy::unwrap_used, reason = "a test's helpers fail as its assertions do")]
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -18,7 +18,7 @@ use switchboard_local::gateway::knobs::{
     AbortDuringConnect, Deflate, IDLE_TIMEOUT, IdValidation, MissingStatusCode, NonUtf8Post, NullStyle,
     OnewayErrorStatus, PostToPending, Sigv4, ThrottleFrame,
 };
-use switchboard_local::gateway::{Api, Authorizer, Gateway, Integration, Settings};
+use switchboard_local::gateway::{Api, Authorizer, Gateway, Integration, Paths, Settings};
 use switchboard_local::iam::Callers;
 use switchboard_local::lambda::FunctionError;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -145,12 +145,17 @@ impl Script {
             api_id: "abcdef1234".to_owned(),
             arn: "arn:aws:execute-api:us-east-1:123456789012:abcdef1234".to_owned(),
             stage: "dev".to_owned(),
+            paths: Paths { stage: Some("dev".to_owned()), ..Paths::default() },
             route_selection_expression: self.expression.to_owned(),
             routes: self.routes,
             two_way: self.two_way,
+            request_models: HashMap::new(),
             credentials: Vec::new(),
             callers: Callers::default(),
             authorizer: self.authorizer,
+            stage_variables: BTreeMap::new(),
+            is_iam_authorized: false,
+            api_keys: None,
         };
         let gateway = Gateway::new(api, self.settings, Arc::new(Faults::new(&self.faults)));
         let (stop, stopped) = oneshot::channel::<()>();

@@ -3,7 +3,7 @@
 //! Implements "Create an API Gateway Lambda REQUEST authorizer function" for WebSocket APIs: it runs at every handshake,
 //! never at a message, and its result is not cached. Statuses that are those of "Gateway response types", a page of REST
 //! APIs, are inferred. Of policies it knows `Action`, `Resource` and their wildcards, not `Condition`s and the `Not…`
-//! elements, which are refused rather than ignored. There are no API keys, so `usageIdentifierKey` means nothing.
+//! elements, which are refused rather than ignored.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -24,7 +24,7 @@ use super::{Gateway, log};
 const UNAUTHORIZED: &str = "Unauthorized";
 
 /// What a policy must allow ("Controlling access for invoking an API").
-const ACTION: &str = "execute-api:Invoke";
+pub(super) const ACTION: &str = "execute-api:Invoke";
 
 /// A Lambda function that decides who may connect.
 #[derive(Clone)]
@@ -45,6 +45,14 @@ impl fmt::Debug for Authorizer {
 /// `requestContext.authorizer` of every event of a connection: `principalId` and the authorizer's `context`, as text.
 pub(super) type Context = BTreeMap<String, String>;
 
+/// What an authorizer says of a client that may connect.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Allowed {
+    pub(super) context: Context,
+    /// The client's API key, if it is the authorizer that names it.
+    pub(super) usage_identifier_key: Option<String>,
+}
+
 /// Lets a client pass, with what its functions learn about it.
 pub(super) async fn authorize(
     gateway: &Gateway,
@@ -52,9 +60,9 @@ pub(super) async fn authorize(
     connection: &Connection,
     headers: &Multi,
     query: Option<&Multi>,
-) -> Result<Context, Refused> {
+) -> Result<Allowed, Refused> {
     let request_id = Id::new();
-    let method_arn = format!("{}/{}/$connect", gateway.api.arn, gateway.api.stage);
+    let method_arn = gateway.api.connect_arn();
     let event = AuthorizerEvent::new(gateway.source(), connection, &request_id, &method_arn, headers, query);
     let identity = serde_json::to_value(&event).unwrap_or_default();
     if !authorizer.identity_sources.iter().all(|source| has_identity(&identity, source)) {
@@ -69,7 +77,7 @@ pub(super) async fn authorize(
         Ok(result) => decide(&result, gateway.settings.limits.authorizer_result_limit, &method_arn),
     };
     match decision {
-        Ok(Some(context)) => Ok(context),
+        Ok(Some(allowed)) => Ok(allowed),
         Ok(None) => Err(Refused(StatusCode::FORBIDDEN, "the authorizer does not allow it")),
         Err(error) => {
             log(format_args!("the authorizer failed, request {request_id}: {error}"));
@@ -105,6 +113,8 @@ struct Output {
     policy_document: Policy,
     #[serde(default)]
     context: Option<Map<String, Value>>,
+    #[serde(default)]
+    usage_identifier_key: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -153,8 +163,8 @@ impl Statement {
     }
 }
 
-/// The context if the result allows `arn`, nothing if it does not, and an error if it says neither.
-fn decide(result: &[u8], limit: usize, arn: &str) -> Result<Option<Context>, String> {
+/// What is said of the client if the result allows `arn`, nothing if it does not, and an error if it says neither.
+fn decide(result: &[u8], limit: usize, arn: &str) -> Result<Option<Allowed>, String> {
     if result.len() > limit {
         return Err(format!("its result has {} bytes, and may have {limit}", result.len()));
     }
@@ -176,7 +186,7 @@ fn decide(result: &[u8], limit: usize, arn: &str) -> Result<Option<Context>, Str
     let effects = output.policy_document.statement;
     let effects: Vec<_> = effects.as_slice().iter().filter(|it| it.matches(arn)).map(|it| &it.effect).collect();
     let is_allowed = effects.contains(&&Effect::Allow) && !effects.contains(&&Effect::Deny);
-    Ok(is_allowed.then_some(context))
+    Ok(is_allowed.then_some(Allowed { context, usage_identifier_key: output.usage_identifier_key }))
 }
 
 /// Whether `text` is of a pattern in which `*` stands for any characters, `/` and none included, and `?` for one.
@@ -209,7 +219,7 @@ mod tests {
 
     const ARN: &str = "arn:aws:execute-api:us-east-1:123456789012:abcdef1234/dev/$connect";
 
-    fn decide_on(result: &Value) -> Result<Option<Context>, String> {
+    fn decide_on(result: &Value) -> Result<Option<Allowed>, String> {
         decide(result.to_string().as_bytes(), 8192, ARN)
     }
 
@@ -271,8 +281,8 @@ mod tests {
         let mut result = statement("Allow", &json!("*"), &json!("*"));
         result["context"] = json!({ "userId": "7", "n": 1, "b": true, "nothing": null, "principalId": "not this" });
         let expected = [("userId", "7"), ("n", "1"), ("b", "true"), ("principalId", "user")];
-        let expected = expected.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
-        assert_eq!(decide_on(&result), Ok(Some(expected)));
+        let expected: Context = expected.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
+        assert_eq!(decide_on(&result).map(|allowed| allowed.unwrap().context), Ok(expected));
         for nested in [json!({ "a": {} }), json!({ "a": [] })] {
             result["context"] = nested;
             assert!(decide_on(&result).unwrap_err().starts_with("`a` of its context"));

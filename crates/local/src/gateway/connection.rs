@@ -167,7 +167,7 @@ impl Connection {
         let connection = Self {
             id: Id::new(),
             connected_at,
-            identity: Identity { user_agent, source_ip },
+            identity: Identity { api_key: None, api_key_id: None, user_agent, source_ip },
             domain_name,
             authorizer: None,
             last_active_at: AtomicI64::new(connected_at.as_millisecond()),
@@ -499,68 +499,74 @@ async fn close<S>(
     }
 }
 
-/// Gives a message to the function of its route. Of a one-way route the client hears only failures; a two-way route
-/// ("Set up route responses for a WebSocket API") sends it the body of the result, whatever the status.
+/// Sees a message through, up to what its sender hears of it.
 async fn route(gateway: Arc<Gateway>, connection: Arc<Connection>, body: Utf8Bytes, mut turn: Option<Turn>) {
-    let request_id = Id::new();
     tokio::time::sleep(gateway.faults.random_delay(Delay::MessageDelay)).await;
     if let Some(turn) = &mut turn {
         turn.come().await;
     }
-    if !gateway.requests.admits() {
-        drop(turn);
-        log(format_args!("{} sent too many messages, request {request_id}", connection.id));
-        if gateway.settings.knobs.throttle_frame == ThrottleFrame::TooManyRequests {
-            connection.post(error_frame("Too Many Requests", &connection.id, &request_id)).await;
-        }
-        return;
+    if let Some(frame) = answer(&gateway, &connection, &body, turn).await {
+        // Dropped when the client has left meanwhile.
+        connection.post(frame).await;
     }
-    let lenient_json = gateway.settings.knobs.lenient_json;
-    let selected = gateway.expression.select(&body, lenient_json, |key| gateway.api.routes.contains_key(key));
-    let frame = match selected {
-        None => {
-            drop(turn);
-            log(format_args!("{} no route for a message, request {request_id}", connection.id));
-            error_frame("Forbidden", &connection.id, &request_id)
-        }
-        Some(route_key) => {
-            let event = MessageEvent::new(gateway.source(), &connection, &request_id, &route_key, &body);
-            // The turn ends when the invocation has been polled, which is when it begins.
-            let invocation = gateway.invoke(&route_key, &request_id, &event);
-            let (result, ()) = tokio::join!(biased; invocation, async { drop(turn) });
-            match result {
-                Some(Ok(response)) if gateway.api.two_way.contains(&route_key) => {
-                    let body = response.body.unwrap_or_default();
-                    if body.len() > gateway.settings.limits.message_limit {
-                        // Inferred: no message can be that long.
-                        log(format_args!("{route_key} failed, request {request_id}: its body is too long to be sent"));
-                        error_frame("Internal server error", &connection.id, &request_id)
-                    } else {
-                        body.into()
-                    }
-                }
-                Some(Ok(response))
-                    if response.status_code >= 400
-                        && gateway.settings.knobs.oneway_error_status == OnewayErrorStatus::ErrorFrame =>
-                {
-                    error_frame("Internal server error", &connection.id, &request_id)
-                }
-                // "Won't send any information about the result".
-                None | Some(Ok(_)) => return,
-                Some(Err(IntegrationError::TimedOut)) => {
-                    error_frame("Endpoint request timed out", &connection.id, &request_id)
-                }
-                Some(Err(_)) => error_frame("Internal server error", &connection.id, &request_id),
-            }
-        }
+}
+
+/// Gives a message to the function of its route. Of a one-way route the client hears only failures; a two-way route
+/// ("Set up route responses for a WebSocket API") sends it the body of the result, whatever the status.
+async fn answer(gateway: &Gateway, connection: &Connection, body: &str, turn: Option<Turn>) -> Option<Bytes> {
+    let request_id = Id::new();
+    let knobs = &gateway.settings.knobs;
+    let error = |message| Some(error_frame(message, &connection.id, &request_id));
+    if !gateway.requests.admits() {
+        log(format_args!("{} sent too many messages, request {request_id}", connection.id));
+        return match knobs.throttle_frame {
+            ThrottleFrame::TooManyRequests => error("Too Many Requests"),
+            ThrottleFrame::None => None,
+        };
+    }
+    let routes = &gateway.api.routes;
+    let Some(route_key) = gateway.expression.select(body, knobs.lenient_json, |key| routes.contains_key(key)) else {
+        log(format_args!("{} no route for a message, request {request_id}", connection.id));
+        return error("Forbidden");
     };
-    // Dropped when the client has left meanwhile.
-    connection.post(frame).await;
+    let models = gateway.api.request_models.get(&route_key);
+    if models.is_some_and(|models| !models.accept(body, knobs.lenient_json)) {
+        log(format_args!("{} sent {route_key} what is not as its model, request {request_id}", connection.id));
+        return Some(bad_request_body(&connection.id, &Id::new()));
+    }
+    let event = MessageEvent::new(gateway.source(), connection, &request_id, &route_key, body);
+    // The turn ends when the invocation has been polled, which is when it begins.
+    let invocation = gateway.invoke(&route_key, &request_id, &event);
+    let (result, ()) = tokio::join!(biased; invocation, async { drop(turn) });
+    match result? {
+        Ok(response) if gateway.api.two_way.contains(&route_key) => {
+            let body = response.body.unwrap_or_default();
+            if body.len() > gateway.settings.limits.message_limit {
+                // Inferred: no message can be that long.
+                log(format_args!("{route_key} failed, request {request_id}: its body is too long to be sent"));
+                return error("Internal server error");
+            }
+            Some(body.into())
+        }
+        Ok(response) if response.status_code >= 400 && knobs.oneway_error_status == OnewayErrorStatus::ErrorFrame => {
+            error("Internal server error")
+        }
+        // "Won't send any information about the result".
+        Ok(_) => None,
+        Err(IntegrationError::TimedOut) => error("Endpoint request timed out"),
+        Err(_) => error("Internal server error"),
+    }
 }
 
 /// Spaced as recorded.
 fn error_frame(message: &str, connection_id: &Id, request_id: &Id) -> Bytes {
     format!(r#"{{"message": "{message}", "connectionId":"{connection_id}", "requestId":"{request_id}"}}"#).into()
+}
+
+/// Spaced as documented, which is otherwise than other frames are recorded.
+fn bad_request_body(connection_id: &Id, message_id: &Id) -> Bytes {
+    format!(r#"{{"message" : "Bad request body", "connectionId": "{connection_id}", "messageId": "{message_id}"}}"#)
+        .into()
 }
 
 /// Runs `$disconnect` for a client that left before it was connected (`--abort-during-connect disconnect`).

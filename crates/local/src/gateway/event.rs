@@ -3,7 +3,7 @@
 //! Implements "Setting up a WebSocket API integration request in API Gateway" and the `$context` variables of
 //! "API Gateway WebSocket API mapping template reference". Shares no type with the functions on purpose: a wrong belief
 //! about AWS would agree with itself. What recorded events leave out is absent here too, and null only with
-//! `--null-style explicit`. There are no stage variables.
+//! `--null-style explicit`. That stage variables come with all events, and not only with the first, is inferred.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -31,6 +31,8 @@ pub(super) struct ConnectEvent<'a> {
     query_string_parameters: Option<Single>,
     #[serde(skip_serializing_if = "Option::is_none")]
     multi_value_query_string_parameters: Option<Multi>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    stage_variables: &'a Single,
     request_context: RequestContext<'a>,
     is_base64_encoded: bool,
 }
@@ -47,7 +49,7 @@ pub(super) struct AuthorizerEvent<'a> {
     query_string_parameters: Option<Single>,
     #[serde(skip_serializing_if = "Option::is_none")]
     multi_value_query_string_parameters: Option<&'a Multi>,
-    stage_variables: Single,
+    stage_variables: &'a Single,
     request_context: RequestContext<'a>,
 }
 
@@ -55,6 +57,8 @@ pub(super) struct AuthorizerEvent<'a> {
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct MessageEvent<'a> {
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    stage_variables: &'a Single,
     request_context: RequestContext<'a>,
     body: &'a str,
     is_base64_encoded: bool,
@@ -66,6 +70,8 @@ pub(super) struct MessageEvent<'a> {
 pub(super) struct DisconnectEvent<'a> {
     headers: Single,
     multi_value_headers: Multi,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    stage_variables: &'a Single,
     request_context: RequestContext<'a>,
     is_base64_encoded: bool,
 }
@@ -102,6 +108,11 @@ struct RequestContext<'a> {
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Identity {
+    /// Its value, when `$connect` asked for a key; and the key's id.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) api_key: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) api_key_id: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) user_agent: Option<String>,
     pub(super) source_ip: IpAddr,
@@ -112,6 +123,7 @@ pub(super) struct Identity {
 pub(super) struct Source<'a> {
     pub(super) api_id: &'a str,
     pub(super) stage: &'a str,
+    pub(super) stage_variables: &'a Single,
 }
 
 impl<'a> ConnectEvent<'a> {
@@ -127,6 +139,7 @@ impl<'a> ConnectEvent<'a> {
             multi_value_headers: headers,
             query_string_parameters: query.as_ref().map(last_values),
             multi_value_query_string_parameters: query,
+            stage_variables: source.stage_variables,
             // Recorded events were made 0 to 2 ms after their `connectedAt`.
             request_context: RequestContext::new(
                 source,
@@ -162,7 +175,7 @@ impl<'a> AuthorizerEvent<'a> {
             multi_value_headers: headers,
             query_string_parameters: query.map(last_values),
             multi_value_query_string_parameters: query,
-            stage_variables: Single::new(),
+            stage_variables: source.stage_variables,
             request_context: RequestContext::new(
                 source,
                 connection,
@@ -184,6 +197,7 @@ impl<'a> MessageEvent<'a> {
         body: &'a str,
     ) -> Self {
         Self {
+            stage_variables: source.stage_variables,
             request_context: RequestContext {
                 message_id: Some(Id::new()),
                 ..RequestContext::new(source, connection, request_id, route_key, "MESSAGE", Timestamp::now())
@@ -210,6 +224,7 @@ impl<'a> DisconnectEvent<'a> {
         Self {
             headers: last_values(&headers),
             multi_value_headers: headers,
+            stage_variables: source.stage_variables,
             request_context: RequestContext {
                 disconnect_status_code: Some(code),
                 disconnect_reason: Some(reason),

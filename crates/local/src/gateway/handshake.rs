@@ -3,7 +3,9 @@
 //! Implements "Manage connected users and client apps: $connect and $disconnect routes" and "WebSocket subprotocols"
 //! ("Set up routes that require a WebSocket subprotocol"). Nothing is answered before `$connect` has ended. Of its
 //! response the client sees the status and the subprotocol, never another header or the body. Before it come the checks of
-//! the request itself, then the rate of new connections, then the authorizer; that order is inferred.
+//! the request itself, then the rate of new connections, then the API key, then the signature or the authorizer, whose result
+//! may name the key; that order is inferred. The `identity` of a client that has signed is not known, and says no more than
+//! that of others.
 
 use std::collections::HashMap;
 use std::io::{self, IoSlice};
@@ -20,19 +22,23 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Status
 use http_body_util::Full;
 use hyper::body::Incoming;
 use percent_encoding::percent_decode_str;
+use sha2::{Digest, Sha256};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-use super::authorizer;
+use super::api_key::KeySource;
+use super::authorizer::{self, ACTION};
 use super::connection::{self, Connection};
 use super::deflate::Negotiated;
 use super::event::{ConnectEvent, Multi};
 use super::id::Id;
 use super::integration::{IntegrationError, ProxyResponse};
 use super::knobs::{AbortDuringConnect, Deflate, Knobs};
-use super::{Endpoints, Gateway, log};
+use super::{Endpoints, Gateway, Paths, log, signature};
+
+const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
 /// Bytes of a request's head that are kept to learn how its header names were written. Ours.
 const HEAD_LIMIT: usize = 64 * 1024;
@@ -80,7 +86,7 @@ async fn connect(
     endpoints: Endpoints,
     head: &Head,
 ) -> Result<Response<Full<Bytes>>, Refused> {
-    let Upgrade { accept, host } = check(&gateway.api.stage, gateway.settings.limits.url_limit, &request)?;
+    let Upgrade { accept, host } = check(&gateway.api.paths, gateway.settings.limits.url_limit, &request)?;
     let domain_name = gateway.settings.knobs.domain_name.clone().unwrap_or(host);
     if !gateway.handshakes.admits() {
         return Err(Refused(StatusCode::TOO_MANY_REQUESTS, "too many new connections"));
@@ -91,9 +97,22 @@ async fn connect(
     let (mut connection, outbound) =
         Connection::new(endpoints.peer.ip().to_canonical(), user_agent, domain_name, &gateway.settings.knobs);
     let _pending = gateway.connections.announce(&connection.id);
+    let keys_from = |source| gateway.api.api_keys.as_ref().filter(|keys| keys.source == source);
+    if let Some(keys) = keys_from(KeySource::Header) {
+        let key = request.headers().get(API_KEY).and_then(|key| key.to_str().ok());
+        keys.identify(key, &mut connection.identity)?;
+    }
+    if gateway.api.is_iam_authorized {
+        request = check_iam(gateway, request)?;
+    }
+    let mut usage_identifier_key = None;
     if let Some(authorizer) = &gateway.api.authorizer {
-        let context = authorizer::authorize(gateway, authorizer, &connection, &headers, query.as_ref()).await?;
-        connection.authorizer = Some(context);
+        let allowed = authorizer::authorize(gateway, authorizer, &connection, &headers, query.as_ref()).await?;
+        connection.authorizer = Some(allowed.context);
+        usage_identifier_key = allowed.usage_identifier_key;
+    }
+    if let Some(keys) = keys_from(KeySource::Authorizer) {
+        keys.identify(usage_identifier_key.as_deref(), &mut connection.identity)?;
     }
     let connection = Arc::new(connection);
 
@@ -140,6 +159,21 @@ async fn connect(
     Ok(response)
 }
 
+/// Refuses a client that has not signed its handshake, or whose role does not let it connect.
+fn check_iam<B>(gateway: &Gateway, request: Request<B>) -> Result<Request<B>, Refused> {
+    let (parts, body) = request.into_parts();
+    let how = gateway.settings.knobs.sigv4();
+    // A handshake has no body.
+    signature::check(&parts, Sha256::new(), how, &gateway.api.credentials).map_err(|error| {
+        log(format_args!("the signature of a handshake: {error}"));
+        Refused(StatusCode::FORBIDDEN, "the handshake is not signed as it should be")
+    })?;
+    let caller = signature::access_key_id(&parts.headers, parts.uri.query());
+    let allowed = gateway.api.callers.check(caller.as_deref(), ACTION, &gateway.api.connect_arn());
+    allowed.map_err(|_| Refused(StatusCode::FORBIDDEN, "its role does not let the client connect"))?;
+    Ok(Request::from_parts(parts, body))
+}
+
 /// What the result of `$connect`, or its absence, means for the client.
 fn decision(result: Option<Result<ProxyResponse, IntegrationError>>, knobs: &Knobs) -> Result<Accepted, Refused> {
     let bad_gateway = |why| Refused(StatusCode::BAD_GATEWAY, why);
@@ -171,7 +205,7 @@ fn decision(result: Option<Result<ProxyResponse, IntegrationError>>, knobs: &Kno
 }
 
 /// The checks that need no function, in their order. Which of two failing ones AWS reports is inferred.
-fn check<B>(stage: &str, url_limit: usize, request: &Request<B>) -> Result<Upgrade, Refused> {
+fn check<B>(paths: &Paths, url_limit: usize, request: &Request<B>) -> Result<Upgrade, Refused> {
     let (headers, path) = (request.headers(), request.uri().path());
     let is_upgrade = request.method() == Method::GET
         && has_token(headers, &CONNECTION, "upgrade")
@@ -189,10 +223,10 @@ fn check<B>(stage: &str, url_limit: usize, request: &Request<B>) -> Result<Upgra
     let accept = accept.ok_or(bad_request("Sec-WebSocket-Key is not 16 bytes in Base64"))?;
     let host = headers.get(HOST).map(text).ok_or(bad_request("there is no Host"))?;
 
-    // The stage, or the root as a custom domain with an empty API mapping key has it.
     let segment = path.strip_prefix('/').unwrap_or(path);
-    if path != "/" && segment.strip_suffix('/').unwrap_or(segment) != stage {
-        return Err(Refused(StatusCode::FORBIDDEN, "the path is not the stage"));
+    let segment = segment.strip_suffix('/').filter(|segment| !segment.is_empty()).unwrap_or(segment);
+    if !paths.connect(segment) {
+        return Err(Refused(StatusCode::FORBIDDEN, "the API is not at this path"));
     }
 
     let path_and_query = request.uri().path_and_query().map_or(0, |path| path.as_str().len());
@@ -374,7 +408,11 @@ mod tests {
     }
 
     fn refused(request: http::request::Builder) -> Option<u16> {
-        check("dev", 4096, &request.body(()).unwrap()).err().map(|Refused(status, _)| status.as_u16())
+        refused_by(&Paths { stage: Some("dev".to_owned()), ..Paths::default() }, request)
+    }
+
+    fn refused_by(paths: &Paths, request: http::request::Builder) -> Option<u16> {
+        check(paths, 4096, &request.body(()).unwrap()).err().map(|Refused(status, _)| status.as_u16())
     }
 
     #[test]
@@ -385,6 +423,13 @@ mod tests {
         for path in ["/nostage", "/dev/extra", "/dev//", "/de", "/Dev", "//", "//dev"] {
             assert_eq!(refused(upgrade(path)), Some(403), "{path}");
         }
+    }
+
+    #[test]
+    fn a_disabled_endpoint_has_no_stage() {
+        let paths = Paths::default();
+        assert_eq!(refused_by(&paths, upgrade("/")), None);
+        assert_eq!((refused_by(&paths, upgrade("/dev")), refused_by(&paths, upgrade("//"))), (Some(403), Some(403)));
     }
 
     #[test]

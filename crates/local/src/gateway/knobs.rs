@@ -173,7 +173,7 @@ pub struct Knobs {
     /// What happens when a client leaves while its $connect, which then accepts it, still runs.
     #[arg(long, value_name = "HOW", value_enum, default_value_t)]
     pub abort_during_connect: AbortDuringConnect,
-    /// What is asked of the signatures of calls of @connections.
+    /// What is asked of the signatures of calls of @connections, and of handshakes where AWS_IAM asks for them.
     #[arg(long, value_name = "HOW", value_enum, default_value_t)]
     pub sigv4: Sigv4,
     /// The same as --sigv4 verify.
@@ -295,7 +295,7 @@ impl Knobs {
 /// See [`Knobs::sigv4`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub enum Sigv4 {
-    /// Nothing: unsigned calls are served, too.
+    /// Nothing: unsigned calls are served, and unsigned handshakes, too.
     Off,
     /// They must be there and be made for execute-api.
     #[default]

@@ -1,4 +1,4 @@
-//! The management API: `POST`, `GET` and `DELETE` of `/{stage}/@connections/{connectionId}`.
+//! The management API: `POST`, `GET` and `DELETE` of `/{stage}/@connections/{connectionId}`, or of another path of the API.
 //!
 //! Implements "Use @connections commands in your backend service" and the operations of the service model
 //! `apigatewaymanagementapi` (2018-11-29), with headers and bodies as recorded. SDKs tell errors apart by the header
@@ -30,9 +30,20 @@ use crate::iam::Denial;
 
 const ERROR_TYPE: HeaderName = HeaderName::from_static("x-amzn-errortype");
 
-/// The segments of a path, each decoded once. Right are three: the stage, `@connections` and an id.
+/// The segments of a path, each decoded once. Right are the path of the API, `@connections` and an id.
 pub(super) struct Path {
     segments: Vec<String>,
+}
+
+impl Path {
+    /// The path of the API, empty for the root, and the connection's id.
+    fn split(&self) -> Option<(&str, &str)> {
+        match self.segments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+            ["@connections", id] => Some(("", id)),
+            [base, "@connections", id] if !base.is_empty() => Some((base, id)),
+            _ => None,
+        }
+    }
 }
 
 /// The path, if it is one of the management API, right or wrong. Everything else is a client's.
@@ -57,7 +68,7 @@ enum Refusal {
     LimitExceeded,
     /// Only ever a fault on demand.
     Internal,
-    /// Another stage, or none.
+    /// Another path than the API's.
     Forbidden,
     /// The caller's role does not allow it.
     AccessDenied(Denial),
@@ -135,10 +146,8 @@ pub(super) async fn respond(gateway: &Arc<Gateway>, request: Request<Incoming>, 
 }
 
 async fn call(gateway: &Gateway, request: Request<Incoming>, path: &Path) -> Result<Response<Full<Bytes>>, Refusal> {
-    let [stage, _, id] = path.segments.as_slice() else {
-        return Err(Refusal::Forbidden);
-    };
-    if *stage != gateway.api.stage || path.segments[1] != "@connections" {
+    let (base, id) = path.split().ok_or(Refusal::Forbidden)?;
+    if !gateway.api.paths.are_called(base) {
         return Err(Refusal::Forbidden);
     }
     let knobs = &gateway.settings.knobs;
@@ -156,14 +165,15 @@ async fn call(gateway: &Gateway, request: Request<Incoming>, path: &Path) -> Res
         return Err(Refusal::Signature(SignatureError::Missing));
     }
     let caller = signature::access_key_id(&request.headers, request.uri.query());
-    let resource = format!("{}/{stage}/{}/@connections/{id}", gateway.api.arn, request.method);
+    let (arn, stage) = (&gateway.api.arn, &gateway.api.stage);
+    let resource = format!("{arn}/{stage}/{}/@connections/{id}", request.method);
     let denied = gateway.api.callers.check(caller.as_deref(), "execute-api:ManageConnections", &resource);
     denied.map_err(Refusal::AccessDenied)?;
     if !gateway.requests.admits() {
         return Err(Refusal::LimitExceeded);
     }
     let id = Id::parse(id).ok_or_else(|| match knobs.id_validation {
-        IdValidation::Form => Refusal::MalformedId(id.clone()),
+        IdValidation::Form => Refusal::MalformedId(id.to_owned()),
         IdValidation::None => Refusal::Gone,
     })?;
     if request.method == Method::DELETE {
@@ -253,6 +263,18 @@ fn answer(status: StatusCode, body: Bytes) -> Response<Full<Bytes>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn in_front_of_connections_is_the_path_of_the_api() {
+        let split = |text| path(text).unwrap().split().map(|(base, id)| format!("{base}|{id}"));
+        assert_eq!(split("/dev/@connections/a").as_deref(), Some("dev|a"));
+        assert_eq!(split("/@connections/a").as_deref(), Some("|a"));
+        for text in
+            ["//@connections/a", "/@connections", "/a/b/@connections/c", "/dev/x/@connections", "/@connections/a/b"]
+        {
+            assert_eq!(split(text), None, "{text}");
+        }
+    }
 
     #[test]
     fn a_path_is_decoded_once_and_after_it_was_split() {

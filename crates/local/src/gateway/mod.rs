@@ -1,10 +1,11 @@
 //! API Gateway: the WebSocket side and the management API.
 //!
 //! One listener serves both, as one host does on AWS: `ws://{host}/{stage}` for clients and
-//! `http://{host}/{stage}/@connections/{connectionId}` for callers. It implements "Working with WebSocket APIs" with
-//! Lambda proxy integrations, one-way and two-way routes, and Lambda authorizers. It does not speak TLS and has no API
-//! keys.
+//! `http://{host}/{stage}/@connections/{connectionId}` for callers; custom domains are other paths of it. It implements
+//! "Working with WebSocket APIs" with Lambda proxy integrations, one-way and two-way routes, request models, Lambda
+//! authorizers, signed handshakes and API keys. It does not speak TLS.
 
+mod api_key;
 mod authorizer;
 mod connection;
 mod deflate;
@@ -15,12 +16,14 @@ mod integration;
 mod json;
 pub mod knobs;
 mod management;
+mod model;
 mod order;
+mod paths;
 mod route;
 mod signature;
 mod throttle;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::convert::Infallible;
 use std::fmt;
 use std::io;
@@ -41,6 +44,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+pub use self::api_key::{ApiKey, ApiKeys, KeySource};
 pub use self::authorizer::Authorizer;
 use self::connection::Registry;
 use self::event::Source;
@@ -50,6 +54,8 @@ pub use self::integration::Integration;
 use self::integration::{IntegrationError, ProxyResponse};
 use self::knobs::NullStyle;
 pub use self::knobs::Settings;
+pub use self::model::{Model, RequestModels};
+pub use self::paths::Paths;
 use self::route::SelectionExpression;
 pub(crate) use self::signature::access_key_id;
 use self::throttle::Throttle;
@@ -70,8 +76,10 @@ pub struct Api {
     pub api_id: String,
     /// `arn:aws:execute-api:{region}:{account}:{api-id}`, what policies name.
     pub arn: String,
-    /// The one stage, and the first segment of every path.
+    /// The one stage.
     pub stage: String,
+    /// Where clients and callers reach it.
+    pub paths: Paths,
     /// Such as `$request.body.action`.
     pub route_selection_expression: String,
     /// What to invoke, by route key; `$connect`, `$disconnect` and `$default` are optional.
@@ -79,12 +87,27 @@ pub struct Api {
     /// The keys of the routes that have a route response: the body of a result is sent to the sender of the message.
     /// `$connect` and `$disconnect` have nobody to send it to.
     pub two_way: HashSet<String>,
-    /// Those that calls of the management API may be signed with, when signatures are verified.
+    /// By the keys of the routes that have a `ModelSelectionExpression`.
+    pub request_models: HashMap<String, RequestModels>,
+    /// Those that calls of the management API and handshakes may be signed with, when signatures are verified.
     pub credentials: Vec<Credentials>,
-    /// What functions may do with the management API.
+    /// What functions may do with the management API, and whether they may connect.
     pub callers: Callers,
     /// Runs before `$connect`, even if there is no such route.
     pub authorizer: Option<Authorizer>,
+    /// `stageVariables` of events, which have none when there are none.
+    pub stage_variables: BTreeMap<String, String>,
+    /// Whether handshakes must be signed, and allowed by the role of whoever signed them.
+    pub is_iam_authorized: bool,
+    /// Of which a client must have one, if there are any; an empty list refuses everybody.
+    pub api_keys: Option<ApiKeys>,
+}
+
+impl Api {
+    /// What a policy must allow for a client to connect.
+    fn connect_arn(&self) -> String {
+        format!("{}/{}/$connect", self.arn, self.stage)
+    }
 }
 
 impl fmt::Debug for Api {
@@ -93,10 +116,15 @@ impl fmt::Debug for Api {
             .field("api_id", &self.api_id)
             .field("arn", &self.arn)
             .field("stage", &self.stage)
+            .field("paths", &self.paths)
             .field("route_selection_expression", &self.route_selection_expression)
             .field("routes", &self.routes.keys())
             .field("two_way", &self.two_way)
+            .field("request_models", &self.request_models)
             .field("authorizer", &self.authorizer)
+            .field("stage_variables", &self.stage_variables)
+            .field("is_iam_authorized", &self.is_iam_authorized)
+            .field("api_keys", &self.api_keys)
             .finish()
     }
 }
@@ -225,7 +253,7 @@ impl Gateway {
     }
 
     fn source(&self) -> Source<'_> {
-        Source { api_id: &self.api.api_id, stage: &self.api.stage }
+        Source { api_id: &self.api.api_id, stage: &self.api.stage, stage_variables: &self.api.stage_variables }
     }
 }
 

@@ -13,7 +13,7 @@ use super::json;
 /// The route that takes what no other route takes.
 pub(super) const DEFAULT_ROUTE: &str = "$default";
 
-/// A parsed route selection expression, such as `$request.body.action`.
+/// A parsed route selection expression, or one that selects a model, such as `$request.body.action`.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct SelectionExpression(Vec<Part>);
 
@@ -74,7 +74,7 @@ impl SelectionExpression {
     }
 
     /// `None` when there is nothing to evaluate: the message is not JSON.
-    fn evaluate(&self, body: &str, lenient_json: bool) -> Option<String> {
+    pub(super) fn evaluate(&self, body: &str, lenient_json: bool) -> Option<String> {
         let is_static = self.0.iter().all(|part| matches!(part, Part::Text(_)));
         let body = if is_static { Value::Null } else { json::read(body, lenient_json)? };
         let mut key = String::new();

@@ -1,9 +1,10 @@
-//! Signature Version 4, as callers of the management API sign with it.
+//! Signature Version 4, as callers of the management API sign with it, and clients of a `$connect` that asks for it.
 //!
 //! Implements "Create a signed AWS API request" (IAM User Guide) the other way round. Signed requests are asked for
 //! (`--sigv4 present`), or also verified (`--sigv4 verify`) against the credentials that functions are given. Error types
-//! and texts are those of AWS services in general; that API Gateway answers with the same is inferred. Not here:
-//! Signature Version 4A, and the expiry of signatures in the query.
+//! and texts are those of AWS services in general; that API Gateway answers with the same is inferred. A
+//! signature may stand in the query, which is all that browsers can do, and is then good for as long as it says. Not
+//! here: Signature Version 4A.
 
 use std::fmt::Write;
 
@@ -26,6 +27,9 @@ const ALGORITHM: &str = "AWS4-HMAC-SHA256";
 /// How far a signature's time may be from now.
 const SKEW: SignedDuration = SignedDuration::from_mins(5);
 
+/// The longest time for which a signature in the query is good, in seconds ("X-Amz-Expires").
+const MAX_EXPIRES_S: i64 = 604_800;
+
 /// "Do not URI-encode any of the unreserved characters".
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 const RESERVED_IN_PATH: &AsciiSet = &RESERVED.remove(b'/');
@@ -45,7 +49,7 @@ pub(super) enum SignatureError {
     /// Nobody has this access key, or not with this session token.
     #[error("The security token included in the request is invalid.")]
     UnknownKey,
-    /// Signed more than five minutes ago, or ahead.
+    /// Signed more than five minutes ago or ahead, or longer ago than a signature in the query says that it is good.
     #[error("Signature expired or not yet current.")]
     Expired,
     /// Signed with another secret, or not what arrived.
@@ -76,6 +80,8 @@ struct Claim {
     time: String,
     token: Option<String>,
     in_query: bool,
+    /// Of a signature in the query: for how many seconds it is good.
+    expires: String,
 }
 
 /// Refuses a request whose signature is not as good as `how` demands. `body` is the digest of the body; nothing looks at
@@ -107,7 +113,8 @@ pub(super) fn check(
         .iter()
         .find(|known| known.access_key_id == *access_key_id && claim.token.as_ref() == Some(&known.session_token));
     let known = known.ok_or(SignatureError::UnknownKey)?;
-    if Timestamp::now().duration_since(time.timestamp()).abs() > SKEW {
+    let age = Timestamp::now().duration_since(time.timestamp());
+    if age < -SKEW || age > claim.lifetime().ok_or(SignatureError::Incomplete)? {
         return Err(SignatureError::Expired);
     }
     let expected = hex(&claim.mac(request, &hex(&body.finalize()), &known.secret_access_key));
@@ -143,12 +150,22 @@ impl Claim {
                     "X-Amz-SignedHeaders" => claim.signed_headers = value,
                     "X-Amz-Signature" => claim.signature = value,
                     "X-Amz-Date" => claim.time = value,
+                    "X-Amz-Expires" => claim.expires = value,
                     "X-Amz-Security-Token" => claim.token = Some(value),
                     _ => {}
                 }
             }
         }
         (!claim.credential.is_empty()).then_some(claim)
+    }
+
+    /// How old the signature may be. `None` when it should say so itself, and does not say it right.
+    fn lifetime(&self) -> Option<SignedDuration> {
+        if !self.in_query {
+            return Some(SKEW);
+        }
+        let seconds = self.expires.parse().ok().filter(|seconds| (1..=MAX_EXPIRES_S).contains(seconds))?;
+        Some(SignedDuration::from_secs(seconds))
     }
 
     /// The signature that the request should have.
@@ -317,6 +334,40 @@ mod tests {
         let mut no_date = request();
         no_date.headers.remove("x-amz-date");
         assert_eq!(verify(&no_date, b"hello"), Err(SignatureError::Incomplete));
+    }
+
+    /// A handshake's request that is signed in its query, so long ago.
+    fn presigned(age: SignedDuration, expires: &str) -> Parts {
+        let time = (Timestamp::now() - age).strftime("%Y%m%dT%H%M%SZ").to_string();
+        let credential = format!("AK/{}/us-east-1/execute-api/aws4_request", &time[..8]);
+        let query = format!(
+            "X-Amz-Algorithm={ALGORITHM}&X-Amz-Credential={}&X-Amz-Date={time}&X-Amz-Expires={expires}\
+             &X-Amz-Security-Token=token&X-Amz-SignedHeaders=host&userId=1",
+            credential.replace('/', "%2F")
+        );
+        let request = |query: &str| parts(Request::get(format!("/dev?{query}")).header("host", "localhost:3001"));
+        let unsigned = request(&query);
+        let claim = Claim::of(&unsigned.headers, unsigned.uri.query()).unwrap();
+        let signature = hex(&claim.mac(&unsigned, &hex(&Sha256::digest(b"")), "secret"));
+        request(&format!("{query}&X-Amz-Signature={signature}"))
+    }
+
+    #[test]
+    fn a_signature_in_the_query_is_good_for_as_long_as_it_says() {
+        let seconds = SignedDuration::from_secs;
+        let verify = |age, expires| verify(&presigned(seconds(age), expires), b"");
+        assert_eq!((verify(0, "60"), verify(50, "60"), verify(-200, "60")), (Ok(()), Ok(()), Ok(())));
+        assert_eq!(verify(604_000, "604800"), Ok(()));
+        assert_eq!(
+            (verify(70, "60"), verify(-400, "60")),
+            (Err(SignatureError::Expired), Err(SignatureError::Expired))
+        );
+        for expires in ["", "0", "-1", "604801", "x", "99999999999999999999"] {
+            assert_eq!(verify(0, expires), Err(SignatureError::Incomplete), "{expires}");
+        }
+        let mut longer = presigned(seconds(70), "60");
+        longer.uri = longer.uri.to_string().replace("Expires=60", "Expires=600").parse().unwrap();
+        assert_eq!(self::verify(&longer, b""), Err(SignatureError::Mismatch));
     }
 
     #[test]

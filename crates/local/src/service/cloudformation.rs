@@ -2,15 +2,20 @@
 //! intrinsic functions `Ref`, `Fn::GetAtt`, `Fn::Sub`, `Fn::Join` and `Fn::If`, and `AWS::DynamoDB::Table`
 //! ([intrinsic functions](https://docs.aws.amazon.com/AWSCloudFormation/latest/TemplateReference/intrinsic-function-reference.html)).
 //!
-//! Roles are in `roles.rs`. Resources that do not exist locally (queues, log groups, …) have names and ARNs of the right form, and nothing behind them.
+//! Roles are in `roles.rs`, what belongs to the WebSocket API in `websocket.rs`. Resources that do not exist locally (queues,
+//! log groups, …) have names and ARNs of the right form, and nothing behind them.
+//!
+//! A definition of a resource that the framework generates is merged into its own: those of `Resources` level by level,
+//! then the properties of `extensions`, each as a whole (`merge-custom-provider-resources.js`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
 
 use super::error::{KeyPath, Problem, ServiceError};
-use super::keys::{POLICIES, ROLE, TABLE};
+use super::keys::{API, API_KEY, DEFAULT_ROLE, GATEWAY, POLICIES, ROLE, STAGE, TABLE, USAGE_PLAN, route_id};
 use super::variables::Document;
 use super::{ACCOUNT_ID, API_ID, Table};
 
@@ -23,9 +28,14 @@ pub(super) struct Stack {
     resources: BTreeMap<String, Resource>,
     /// By name, with their places.
     conditions: BTreeMap<String, (Value, KeyPath)>,
-    /// The properties of roles and policies, by logical id, with their places.
-    pub(super) permissions: BTreeMap<String, (Value, KeyPath)>,
+    /// The properties of roles, policies and what belongs to the gateway, by logical id, with their places.
+    pub(super) definitions: BTreeMap<String, (Value, KeyPath)>,
+    /// What the templates add to resources that the framework generates, by logical id.
+    pub(super) additions: BTreeMap<String, Properties>,
 }
+
+/// Properties by name, each with its place.
+pub(super) type Properties = BTreeMap<String, (Value, KeyPath)>;
 
 #[derive(Debug)]
 pub(super) struct Resource {
@@ -44,6 +54,8 @@ pub(super) struct Names<'a> {
     pub(super) stack: String,
     /// Function key to function name.
     pub(super) functions: &'a BTreeMap<String, String>,
+    /// The route keys.
+    pub(super) routes: &'a BTreeSet<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -53,9 +65,17 @@ struct Template {
     resources: BTreeMap<String, ResourceDefinition>,
     #[serde(default)]
     conditions: BTreeMap<String, Value>,
-    /// Empty once `keys.rs` has dropped what changes nothing here and refused the rest.
+    /// Of those that `keys.rs` lets pass.
     #[serde(default, rename = "extensions")]
-    _extensions: Map<String, Value>,
+    extensions: BTreeMap<String, Extension>,
+}
+
+/// What may be added to a resource that the framework generates.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields, expecting = "a mapping with properties")]
+struct Extension {
+    #[serde(default)]
+    properties: Map<String, Value>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -65,6 +85,7 @@ struct ResourceDefinition {
     kind: Option<String>,
     #[serde(default)]
     properties: Map<String, Value>,
+    condition: Option<String>,
 }
 
 /// [AWS::DynamoDB::Table](https://docs.aws.amazon.com/AWSCloudFormation/latest/TemplateReference/aws-resource-dynamodb-table.html),
@@ -171,9 +192,12 @@ impl Stack {
             region: names.region.to_owned(),
             resources: generated_resources(names),
             conditions: BTreeMap::new(),
-            permissions: BTreeMap::new(),
+            definitions: BTreeMap::new(),
+            additions: BTreeMap::new(),
         };
         let mut tables = Vec::new();
+        let mut extensions: BTreeMap<String, Properties> = BTreeMap::new();
+        let mut conditional = Vec::new();
         for (template, at) in parts(resources, &KeyPath::default().key("resources")) {
             let template: Template = document.parse(template, &at)?;
             for (name, condition) in template.conditions {
@@ -184,8 +208,20 @@ impl Stack {
                 let at = at.key("Resources").key(&id);
                 let problem = |reason: String| document.error(Problem::new(&at, reason));
                 if let Some(known) = stack.resources.get(&id) {
-                    // The framework merges such a definition into its own; a log group's retention is harmless.
-                    if ["AWS::IAM::Role", "AWS::Logs::LogGroup", "AWS::S3::Bucket"].contains(&known.kind.as_str()) {
+                    let is_extensible = EXTENSIBLE.contains(&known.kind.as_str());
+                    if is_extensible && definition.kind.is_none() {
+                        // The framework's own check.
+                        return Err(problem("missing field `Type`".to_owned()));
+                    }
+                    if is_extensible && definition.kind.as_ref() == Some(&known.kind) {
+                        merge(stack.additions.entry(id).or_default(), definition.properties, &at.key("Properties"));
+                        continue;
+                    }
+                    // A log group's retention is harmless; a role that is changed is not imitated.
+                    if known.kind == ROLE {
+                        stack.additions.entry(id.clone()).or_default();
+                    }
+                    if HARMLESS.contains(&known.kind.as_str()) {
                         continue;
                     }
                     return Err(problem("the stack has a resource of this logical id already".to_owned()));
@@ -196,13 +232,32 @@ impl Stack {
                     tables.push((id.clone(), definition.properties, at.key("Properties")));
                     (None, has_stream)
                 } else {
-                    if kind == ROLE || POLICIES.contains(&kind.as_str()) {
+                    if kind == ROLE || POLICIES.contains(&kind.as_str()) || GATEWAY.contains(&kind.as_str()) {
                         let properties = Value::Object(definition.properties);
-                        stack.permissions.insert(id.clone(), (properties, at.key("Properties")));
+                        stack.definitions.insert(id.clone(), (properties, at.key("Properties")));
                     }
-                    (Some(format!("{}-{id}", stack.name)), false)
+                    conditional.extend(definition.condition.map(|name| (id.clone(), name, at.key("Condition"))));
+                    let name = format!("{}-{id}", stack.name);
+                    (Some(if [API_KEY, USAGE_PLAN].contains(&kind.as_str()) { short_id(&name) } else { name }), false)
                 };
                 stack.resources.insert(id, Resource { kind, name, has_stream });
+            }
+            for (id, extension) in template.extensions {
+                let at = at.key("extensions").key(&id);
+                if !stack.resources.get(&id).is_some_and(|it| EXTENSIBLE.contains(&it.kind.as_str())) {
+                    let reason = "the framework generates no resource of this logical id";
+                    return Err(document.error(Problem::new(&at, reason)));
+                }
+                merge(extensions.entry(id).or_default(), extension.properties, &at.key("Properties"));
+            }
+        }
+        for (id, properties) in extensions {
+            stack.additions.entry(id).or_default().extend(properties);
+        }
+        for (id, condition, at) in conditional {
+            let exists = stack.condition(&condition, &at, stack.conditions.len());
+            if !exists.map_err(|problem| document.error(problem))? {
+                stack.definitions.remove(&id);
             }
         }
 
@@ -282,7 +337,7 @@ impl Stack {
     }
 
     /// As [`Self::evaluate`], but nothing for `AWS::NoValue`, which removes itself from lists and mappings.
-    fn optional(&self, value: &Value, at: &KeyPath) -> Result<Option<Value>, Problem> {
+    pub(super) fn optional(&self, value: &Value, at: &KeyPath) -> Result<Option<Value>, Problem> {
         match value {
             Value::Object(entries) => match intrinsic(entries) {
                 Some(("Ref", Value::String(id))) if id == "AWS::NoValue" => Ok(None),
@@ -414,6 +469,7 @@ impl Stack {
             ("AWS::ApiGatewayV2::Api", "ApiEndpoint") => {
                 Ok(format!("wss://{name}.execute-api.{}.amazonaws.com", self.region))
             }
+            (API_KEY, "APIKeyId") | (USAGE_PLAN, "Id") => Ok(name.to_owned()),
             ("AWS::SNS::Topic", "TopicArn") | (_, "Arn") => Ok(self.arn(resource, name)),
             ("AWS::SNS::Topic", "TopicName") | ("AWS::SQS::Queue", "QueueName") => Ok(name.to_owned()),
             ("AWS::SQS::Queue", "QueueUrl") => Ok(self.queue_url(name)),
@@ -463,15 +519,47 @@ fn intrinsic(entries: &Map<String, Value>) -> Option<(&str, &Value)> {
     (name == "Ref" || name.starts_with("Fn::")).then_some((name.as_str(), argument))
 }
 
+/// The kinds of generated resources to which a service may add.
+const EXTENSIBLE: [&str; 3] = ["AWS::ApiGatewayV2::Api", "AWS::ApiGatewayV2::Route", "AWS::ApiGatewayV2::Stage"];
+
+/// The kinds of generated resources that may say anything.
+const HARMLESS: [&str; 3] = ["AWS::IAM::Role", "AWS::Logs::LogGroup", "AWS::S3::Bucket"];
+
+/// Adds properties to others; a mapping is merged with the one that is there.
+fn merge(properties: &mut Properties, added: Map<String, Value>, at: &KeyPath) {
+    for (key, value) in added {
+        let at = at.key(&key);
+        match (properties.get_mut(&key), value) {
+            (Some((Value::Object(entries), _)), Value::Object(added)) if intrinsic(&added).is_none() => {
+                entries.extend(added);
+            }
+            (_, value) => drop(properties.insert(key, (value, at))),
+        }
+    }
+}
+
+/// An id as API Gateway gives to keys and plans, ten characters; the same in every run.
+fn short_id(name: &str) -> String {
+    sha256(name)[..10].to_owned()
+}
+
+/// In hexadecimal.
+pub(super) fn sha256(text: &str) -> String {
+    Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// The resources that the framework adds and that a service may refer to; see its `naming.js`.
 fn generated_resources(names: &Names<'_>) -> BTreeMap<String, Resource> {
-    let Names { service, stage, region, functions, .. } = names;
+    let Names { service, stage, region, functions, routes, .. } = names;
     let mut generated = vec![
-        ("WebsocketsApi".to_owned(), "AWS::ApiGatewayV2::Api", API_ID.to_owned()),
-        ("WebsocketsDeploymentStage".to_owned(), "AWS::ApiGatewayV2::Stage", (*stage).to_owned()),
-        ("IamRoleLambdaExecution".to_owned(), "AWS::IAM::Role", format!("{service}-{stage}-{region}-lambdaRole")),
+        (API.to_owned(), "AWS::ApiGatewayV2::Api", API_ID.to_owned()),
+        (STAGE.to_owned(), "AWS::ApiGatewayV2::Stage", (*stage).to_owned()),
+        (DEFAULT_ROLE.to_owned(), "AWS::IAM::Role", format!("{service}-{stage}-{region}-lambdaRole")),
         ("ServerlessDeploymentBucket".to_owned(), "AWS::S3::Bucket", format!("{service}-{stage}-deployment")),
     ];
+    for route in *routes {
+        generated.push((route_id(route), "AWS::ApiGatewayV2::Route", format!("{API_ID}-{route}")));
+    }
     for (key, name) in *functions {
         let normalized = normalized(key);
         generated.push((format!("{normalized}LambdaFunction"), "AWS::Lambda::Function", name.clone()));

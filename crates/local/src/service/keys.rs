@@ -25,8 +25,49 @@ pub(super) const TABLE: &str = "AWS::DynamoDB::Table";
 /// Read for the functions that have it as their `role`.
 pub(super) const ROLE: &str = "AWS::IAM::Role";
 
+/// The framework's logical id of the role of functions without one.
+pub(super) const DEFAULT_ROLE: &str = "IamRoleLambdaExecution";
+
 /// Read for the roles that they are attached to.
 pub(super) const POLICIES: [&str; 3] = ["AWS::IAM::ManagedPolicy", "AWS::IAM::Policy", "AWS::IAM::RolePolicy"];
+
+/// A key of clients.
+pub(super) const API_KEY: &str = "AWS::ApiGateway::ApiKey";
+
+/// What a key is good for.
+pub(super) const USAGE_PLAN: &str = "AWS::ApiGateway::UsagePlan";
+
+/// That a key is good for a plan.
+pub(super) const USAGE_PLAN_KEY: &str = "AWS::ApiGateway::UsagePlanKey";
+
+/// Where a custom domain leads to an API.
+pub(super) const API_MAPPING: &str = "AWS::ApiGatewayV2::ApiMapping";
+
+/// What messages look like.
+pub(super) const MODEL: &str = "AWS::ApiGatewayV2::Model";
+
+/// Read as far as they belong to the WebSocket API.
+pub(super) const GATEWAY: [&str; 5] = [API_KEY, API_MAPPING, MODEL, USAGE_PLAN, USAGE_PLAN_KEY];
+
+/// The framework's logical ids of the API and its stage.
+pub(super) const API: &str = "WebsocketsApi";
+pub(super) const STAGE: &str = "WebsocketsDeploymentStage";
+
+/// The framework's logical id of a route.
+pub(super) fn route_id(route: &str) -> String {
+    let replaced = [("$", "S"), ("/", "Slash"), ("-", "Dash"), ("_", "Underscore"), (".", "Period")];
+    let key = replaced.iter().fold(route.to_owned(), |key, (from, to)| key.replace(from, to));
+    format!("{key}WebsocketsRoute")
+}
+
+/// The properties that change nothing here of a generated resource whose other properties are read.
+fn ignored_properties(id: &str) -> Option<&'static [&'static str]> {
+    match id {
+        API => Some(API_PROPERTIES),
+        STAGE => Some(STAGE_PROPERTIES),
+        _ => id.ends_with("WebsocketsRoute").then_some(&["OperationName"]),
+    }
+}
 
 /// What happens to `key` of the mapping `siblings`, which stands at `parent` of the resolved document.
 ///
@@ -36,6 +77,7 @@ pub(super) fn treatment(parent: &KeyPath, key: &str, siblings: &Map<String, Valu
     let (ignored, refused): (&[&str], &[&str]) = match parent.keys().as_slice() {
         ["functions", _] if key == "role" => return Treatment::ReadLeniently,
         ["resources"] if key == "Conditions" => return Treatment::ReadLeniently,
+        ["provider"] if PROVIDER_ROLE.contains(&key) => return Treatment::ReadLeniently,
         [] => (TOP_LEVEL, &[]),
         ["provider"] => (PROVIDER, &["vpc"]),
         ["provider", "logs"] => (&["frameworkLambda", "httpApi", "restApi", "websocket"], &[]),
@@ -46,17 +88,25 @@ pub(super) fn treatment(parent: &KeyPath, key: &str, siblings: &Map<String, Valu
             (&[], &["consumer", "filterPatterns", "startingPositionTimestamp", "tumblingWindowInSeconds"])
         }
         ["resources"] => (TEMPLATE, &["Transform"]),
-        // Throttling, access logs and who may invoke: a local stack has none of them.
-        ["resources", "extensions"] => {
-            let ignored = key == "WebsocketsDeploymentStage" || key.ends_with("LambdaPermissionWebsockets");
-            return if ignored { Treatment::Ignore } else { Treatment::Refuse };
+        ["resources", "extensions"] => match ignored_properties(key) {
+            Some(_) => (&[], &[]),
+            // Who may invoke: everybody here.
+            None if key.ends_with("LambdaPermissionWebsockets") => return Treatment::Ignore,
+            None => return Treatment::Refuse,
+        },
+        ["resources", "extensions", _] => (RESOURCE, &["Condition"]),
+        ["resources", "Resources", id] if ignored_properties(id).is_some() => (RESOURCE, &["Condition"]),
+        ["resources", "extensions" | "Resources", id, "Properties"] if ignored_properties(id).is_some() => {
+            (ignored_properties(id).unwrap_or_default(), &[])
         }
         ["resources", "Resources", _] if kind == Some(TABLE) => (RESOURCE, &["Condition"]),
         ["resources", "Resources", _] => {
             let is_iam = kind.is_some_and(|kind| kind == ROLE || POLICIES.contains(&kind));
+            let is_gateway = kind.is_some_and(|kind| GATEWAY.contains(&kind));
             return match key {
                 "Type" => Treatment::Read,
-                "Properties" if is_iam => Treatment::ReadLeniently,
+                "Condition" if is_gateway => Treatment::Read,
+                "Properties" if is_iam || is_gateway => Treatment::ReadLeniently,
                 _ => Treatment::Ignore,
             };
         }
@@ -113,9 +163,6 @@ const PROVIDER: &[&str] = &[
     "ecr",
     "endpointType",
     "httpApi",
-    "iam",
-    "iamManagedPolicies",
-    "iamRoleStatements",
     "kinesis",
     "kmsKeyArn",
     "layers",
@@ -124,8 +171,6 @@ const PROVIDER: &[&str] = &[
     "notificationArns",
     "profile",
     "pruneFunctionVersions",
-    "role",
-    "rolePermissionsBoundary",
     "rollbackConfiguration",
     "runtime",
     "runtimeManagement",
@@ -140,6 +185,9 @@ const PROVIDER: &[&str] = &[
     "websocketsApiName",
     "websocketsDescription",
 ];
+
+/// What the role of functions without one of their own is made of.
+const PROVIDER_ROLE: &[&str] = &["iam", "iamManagedPolicies", "iamRoleStatements", "role", "rolePermissionsBoundary"];
 
 /// `destinations`, `maximumEventAge`, `maximumRetryAttempts` and `onError` are about asynchronous invocations, of which
 /// there are none here.
@@ -200,6 +248,21 @@ const TEMPLATE: &[&str] =
 
 const RESOURCE: &[&str] =
     &["CreationPolicy", "DeletionPolicy", "DependsOn", "Metadata", "UpdatePolicy", "UpdateReplacePolicy"];
+
+const API_PROPERTIES: &[&str] =
+    &["Description", "DisableSchemaValidation", "FailOnWarnings", "IpAddressType", "Name", "Tags", "Version"];
+
+/// Throttling and access logs: a local stack has a rate for all routes, and a log in the terminal.
+const STAGE_PROPERTIES: &[&str] = &[
+    "AccessLogSettings",
+    "AccessPolicyId",
+    "AutoDeploy",
+    "ClientCertificateId",
+    "DefaultRouteSettings",
+    "Description",
+    "RouteSettings",
+    "Tags",
+];
 
 const TABLE_PROPERTIES: &[&str] = &[
     "ContributorInsightsSpecification",

@@ -10,6 +10,7 @@ mod keys;
 mod roles;
 mod schema;
 mod variables;
+mod websocket;
 mod yaml;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,6 +26,8 @@ pub use self::error::{Location, ServiceError};
 use self::cloudformation::{Names, Stack};
 use self::error::{KeyPath, Problem};
 use self::variables::Document;
+use self::websocket::Authorization;
+use crate::gateway::{ApiKeys, Paths, RequestModels};
 use crate::iam::Role;
 
 /// The id of the local WebSocket API, in the form of API Gateway's own.
@@ -104,8 +107,19 @@ pub struct Service {
     pub routes: BTreeMap<String, String>,
     /// The keys of the routes with a `routeResponseSelectionExpression`.
     pub two_way_routes: BTreeSet<String>,
+    /// What messages must look like, by the keys of the routes that say it.
+    pub request_models: BTreeMap<String, RequestModels>,
     /// The `authorizer` of the `$connect` event.
     pub authorizer: Option<Authorizer>,
+    /// Whether `$connect` has the `AuthorizationType` `AWS_IAM`: handshakes must be signed.
+    pub is_iam_authorized: bool,
+    /// The keys of which `$connect` asks clients for one, when its route has `ApiKeyRequired`.
+    pub api_keys: Option<ApiKeys>,
+    /// Where the API is reached: at its stage, unless the API has `DisableExecuteApiEndpoint`, and at the keys of its
+    /// mappings.
+    pub paths: Paths,
+    /// `stageVariables` of events.
+    pub stage_variables: BTreeMap<String, String>,
     /// By template, in each by logical id.
     pub tables: Vec<Table>,
 }
@@ -126,7 +140,8 @@ pub struct Function {
     pub name: String,
     /// The name of its binary.
     pub handler: String,
-    /// Its `role`, when that is an `AWS::IAM::Role` of the resources; without one it may do everything.
+    /// Its `role`, else the provider's, when that is an `AWS::IAM::Role` of the resources or made of statements and managed
+    /// policies; without one it may do everything.
     pub role: Option<Arc<Role>>,
     /// `memorySize`, else the provider's, else 1024 (the framework's default).
     pub memory_size_mb: u32,
@@ -235,15 +250,21 @@ impl Service {
             (key.clone(), name)
         });
         let names: BTreeMap<String, String> = names.collect();
+        let websocket = |event: &schema::Event| event.websocket.as_ref().map(|websocket| websocket.route.clone());
+        let route_keys: BTreeSet<String> =
+            definitions.values().flat_map(|(definition, _)| definition.events.iter().filter_map(websocket)).collect();
         let stack_names = Names {
             service: &root.service,
             stage,
             region,
             stack: provider.stack_name.clone().unwrap_or_else(|| format!("{}-{stage}", root.service)),
             functions: &names,
+            routes: &route_keys,
         };
         let (stack, tables) = Stack::load(&document, &root.resources, &stack_names)?;
 
+        let has_default_role = !options.no_iam && definitions.values().any(|(definition, _)| definition.role.is_null());
+        let default_role = if has_default_role { stack.default_role(&document, provider)? } else { None }.map(Arc::new);
         let mut functions = BTreeMap::new();
         let mut routes = BTreeMap::new();
         let mut two_way_routes = BTreeSet::new();
@@ -253,7 +274,10 @@ impl Service {
             let mut function =
                 function(name, definition, at, provider, &stack).map_err(|problem| document.error(problem))?;
             if !options.no_iam {
-                function.role = stack.role(&document, &definition.role, &at.key("role"))?.map(Arc::new);
+                function.role = match &definition.role {
+                    Value::Null => default_role.clone(),
+                    role => stack.role(&document, role, &at.key("role"))?.map(Arc::new),
+                };
             }
             functions.insert(key.clone(), function);
             add_routes(&mut routes, key, definition, at).map_err(|problem| document.error(problem))?;
@@ -266,13 +290,26 @@ impl Service {
         if routes.is_empty() {
             return Err(document.error(Problem::new(&top.key("functions"), "no function has a websocket event")));
         }
-        let route_selection_expression = provider.websockets_api_route_selection_expression.as_deref();
+        let gateway = stack.gateway(&document, &route_keys, stage)?;
+        match &gateway.authorization {
+            Some((Authorization::Custom, at)) if authorizer.is_none() => {
+                return Err(document.error(Problem::new(at, "the `$connect` event has no `authorizer`")));
+            }
+            Some((Authorization::None | Authorization::Iam, _)) => authorizer = None,
+            Some((Authorization::Custom, _)) | None => {}
+        }
+        let route_selection_expression =
+            gateway.route_selection_expression.or(provider.websockets_api_route_selection_expression.clone());
         Ok(Self {
             stage: stage.to_owned(),
             region: region.to_owned(),
             route_selection_expression: route_selection_expression
-                .unwrap_or(DEFAULT_ROUTE_SELECTION_EXPRESSION)
-                .to_owned(),
+                .unwrap_or_else(|| DEFAULT_ROUTE_SELECTION_EXPRESSION.to_owned()),
+            is_iam_authorized: gateway.authorization.is_some_and(|(it, _)| it == Authorization::Iam),
+            api_keys: gateway.api_keys,
+            stage_variables: gateway.stage_variables,
+            paths: gateway.paths,
+            request_models: gateway.request_models,
             functions,
             routes,
             two_way_routes,

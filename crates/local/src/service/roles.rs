@@ -1,7 +1,8 @@
 //! [AWS::IAM::Role](https://docs.aws.amazon.com/AWSCloudFormation/latest/TemplateReference/aws-resource-iam-role.html) and
 //! the policies that are attached to it, in the templates or by `ManagedPolicyArns`.
 //!
-//! Only roles that a function uses are read. What such a role says and is not imitated is an error: a permission that was
+//! Functions without a role of their own have the provider's, or the one that the framework makes from what the provider
+//! says. Only roles that a function uses are read. What such a role says and is not imitated is an error: a permission that was
 //! not understood would be missing, or be one too many.
 
 use serde::Deserialize;
@@ -9,7 +10,8 @@ use serde_json::Value;
 
 use super::cloudformation::{Stack, parts};
 use super::error::{KeyPath, Problem, ServiceError};
-use super::keys::{POLICIES, ROLE};
+use super::keys::{DEFAULT_ROLE, POLICIES, ROLE};
+use super::schema::{Provider, ProviderRole};
 use super::variables::Document;
 use crate::iam::{Effect, Patterns, Role, Statement};
 
@@ -47,7 +49,7 @@ impl Stack {
             (_, Some([Value::String(id), Value::String(attribute)])) if attribute == "Arn" => id,
             _ => return Ok(None),
         };
-        let Some((properties, role_at)) = self.permissions.get(id) else { return Ok(None) };
+        let Some((properties, role_at)) = self.definitions.get(id) else { return Ok(None) };
         let name = |problem| document.error(problem);
         let (resource, default_name) = self.resource(id, at).map_err(name)?;
         if resource.kind != ROLE {
@@ -66,8 +68,73 @@ impl Stack {
         for (policy, at) in self.list(&properties["Policies"], &policies_at).map_err(name)? {
             statements.extend(self.statements(document, &policy["PolicyDocument"], &at.key("PolicyDocument"))?);
         }
-        let attached_at = role_at.key("ManagedPolicyArns");
-        for (arn, at) in self.list(&properties["ManagedPolicyArns"], &attached_at).map_err(name)? {
+        let attached = (&properties["ManagedPolicyArns"], role_at.key("ManagedPolicyArns"));
+        statements.extend(self.attached(document, attached, &[default_name, &role_name])?);
+        Ok(Some(Role { name: role_name, statements }))
+    }
+
+    /// The role of functions without one of their own, as the framework makes it from the provider's keys. None when these
+    /// say nothing of permissions, or a template changes that role.
+    pub(super) fn default_role(&self, document: &Document, provider: &Provider) -> Result<Option<Role>, ServiceError> {
+        let name = |problem| document.error(problem);
+        let at = KeyPath::default().key("provider");
+        let iam_role = provider.iam.as_ref().map_or(&Value::Null, |iam| &iam.role);
+        let iam_at = at.key("iam").key("role");
+        // As the framework tells them apart.
+        if iam_role.is_string() || iam_role.as_object().is_some_and(|keys| keys.keys().any(|key| key.contains("::"))) {
+            return self.role(document, iam_role, &iam_at);
+        }
+        if !provider.role.is_null() {
+            return self.role(document, &provider.role, &at.key("role"));
+        }
+        let role: ProviderRole =
+            if iam_role.is_null() { ProviderRole::default() } else { document.parse(iam_role, &iam_at)? };
+        let either = |new: &'_ Value, key: &str, old: &'_ Value, old_key: &str| match new {
+            Value::Null => (old.clone(), at.key(old_key)),
+            new => (new.clone(), iam_at.key(key)),
+        };
+        let (boundary, boundary_at) = either(
+            &role.permissions_boundary,
+            "permissionsBoundary",
+            &provider.role_permissions_boundary,
+            "rolePermissionsBoundary",
+        );
+        let (own, own_at) = either(&role.statements, "statements", &provider.iam_role_statements, "iamRoleStatements");
+        let (managed, managed_at) =
+            either(&role.managed_policies, "managedPolicies", &provider.iam_managed_policies, "iamManagedPolicies");
+        if (own.is_null() && managed.is_null()) || self.additions.contains_key(DEFAULT_ROLE) {
+            return Ok(None);
+        }
+        if !boundary.is_null() {
+            return Err(document.error(unknown(&boundary_at)));
+        }
+        let (_, default_name) = self.resource(DEFAULT_ROLE, &iam_at).map_err(name)?;
+        let role_name = match &role.name {
+            Some(role_name) => self.text(role_name, &iam_at.key("name")).map_err(name)?,
+            None => default_name.to_owned(),
+        };
+        // The framework's own.
+        let mut statements = vec![Statement {
+            effect: Effect::Allow,
+            actions: Patterns::Of(vec!["execute-api:ManageConnections".to_owned()]),
+            resources: Patterns::Of(vec!["arn:aws:execute-api:*:*:*/@connections/*".to_owned()]),
+        }];
+        let own = if own.is_null() { own } else { self.evaluate(&own, &own_at).map_err(name)? };
+        statements.extend(self.statements_of(document, &own, &own_at)?);
+        statements.extend(self.attached(document, (&managed, managed_at), &[default_name, &role_name])?);
+        Ok(Some(Role { name: role_name, statements }))
+    }
+
+    /// What is allowed by the managed policies of a list, and by those that name the role.
+    fn attached(
+        &self,
+        document: &Document,
+        (managed, managed_at): (&Value, KeyPath),
+        role_names: &[&str],
+    ) -> Result<Vec<Statement>, ServiceError> {
+        let name = |problem| document.error(problem);
+        let mut statements = Vec::new();
+        for (arn, at) in self.list(managed, &managed_at).map_err(name)? {
             let arn = self.text(&arn, &at).map_err(name)?;
             match self.managed(&arn) {
                 Some((document_of, policy_at)) => {
@@ -76,21 +143,19 @@ impl Stack {
                 None => statements.extend(aws_policy(&arn).ok_or_else(|| document.error(unknown(&at)))?),
             }
         }
-        for (policy_id, (properties, policy_at)) in &self.permissions {
+        for (policy_id, (properties, policy_at)) in &self.definitions {
             let (resource, _) = self.resource(policy_id, policy_at).map_err(name)?;
             if !POLICIES.contains(&resource.kind.as_str()) {
                 continue;
             }
             let mut roles = self.list(&properties["Roles"], &policy_at.key("Roles")).map_err(name)?;
             roles.extend(self.list(&properties["RoleName"], &policy_at.key("RoleName")).map_err(name)?);
-            let is_attached =
-                |(name, _): &(Value, KeyPath)| [default_name, &role_name].contains(&name.as_str().unwrap_or(""));
-            if roles.iter().any(is_attached) {
+            if roles.iter().any(|(role, _)| role_names.contains(&role.as_str().unwrap_or(""))) {
                 let at = policy_at.key("PolicyDocument");
                 statements.extend(self.statements(document, &properties["PolicyDocument"], &at)?);
             }
         }
-        Ok(Some(Role { name: role_name, statements }))
+        Ok(statements)
     }
 
     /// The elements of a list of which some may be `AWS::NoValue`, or of the one value in its place.
@@ -101,7 +166,7 @@ impl Stack {
 
     /// The document of a managed policy of the templates.
     fn managed(&self, arn: &str) -> Option<(&Value, KeyPath)> {
-        self.permissions.iter().find_map(|(id, (properties, at))| {
+        self.definitions.iter().find_map(|(id, (properties, at))| {
             let (resource, name) = self.resource(id, at).ok()?;
             let is_meant = resource.kind == "AWS::IAM::ManagedPolicy" && name == arn;
             is_meant.then(|| (&properties["PolicyDocument"], at.key("PolicyDocument")))
@@ -110,8 +175,17 @@ impl Stack {
 
     fn statements(&self, document: &Document, policy: &Value, at: &KeyPath) -> Result<Vec<Statement>, ServiceError> {
         let policy = self.evaluate(policy, at).map_err(|problem| document.error(problem))?;
-        let at = at.key("Statement");
-        let statements = parts(&policy["Statement"], &at).into_iter().map(|(statement, at)| {
+        self.statements_of(document, &policy["Statement"], &at.key("Statement"))
+    }
+
+    /// One statement, or a list of them, whose intrinsic functions are evaluated.
+    fn statements_of(
+        &self,
+        document: &Document,
+        statements: &Value,
+        at: &KeyPath,
+    ) -> Result<Vec<Statement>, ServiceError> {
+        let statements = parts(statements, at).into_iter().map(|(statement, at)| {
             let definition: StatementDefinition = document.parse(statement, &at)?;
             let patterns = |of, not| patterns(of, not, &at).map_err(|problem| document.error(problem));
             Ok(Statement {

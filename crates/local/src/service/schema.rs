@@ -6,7 +6,7 @@ use std::fmt;
 
 use serde::Deserialize;
 use serde::de::value::MapAccessDeserializer;
-use serde::de::{Deserializer, Error, MapAccess, Visitor};
+use serde::de::{Deserializer, Error, IgnoredAny, MapAccess, Visitor};
 use serde_json::Value;
 
 use super::{LogFormat, StartingPosition};
@@ -39,6 +39,44 @@ pub(super) struct Provider {
     pub(super) websockets_api_route_selection_expression: Option<String>,
     #[serde(default)]
     pub(super) logs: ProviderLogs,
+    pub(super) iam: Option<Iam>,
+    /// As [`Iam::role`] when that is a role of the resources, and in older services.
+    #[serde(default)]
+    pub(super) role: Value,
+    /// As in [`ProviderRole`], in older services, as are the next two.
+    #[serde(default)]
+    pub(super) iam_role_statements: Value,
+    #[serde(default)]
+    pub(super) iam_managed_policies: Value,
+    #[serde(default)]
+    pub(super) role_permissions_boundary: Value,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct Iam {
+    /// A role of the resources, or a [`ProviderRole`].
+    #[serde(default)]
+    pub(super) role: Value,
+    #[serde(rename = "deploymentRole")]
+    _deployment_role: Option<IgnoredAny>,
+}
+
+/// What is added to the role that the framework makes.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct ProviderRole {
+    pub(super) name: Option<Value>,
+    #[serde(default)]
+    pub(super) statements: Value,
+    #[serde(default)]
+    pub(super) managed_policies: Value,
+    #[serde(default, alias = "permissionBoundary")]
+    pub(super) permissions_boundary: Value,
+    #[serde(rename = "path")]
+    _path: Option<IgnoredAny>,
+    #[serde(rename = "tags")]
+    _tags: Option<IgnoredAny>,
 }
 
 #[derive(Debug, Deserialize)]

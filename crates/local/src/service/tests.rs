@@ -1,6 +1,7 @@
 //! A service's files in, a [`Service`] or an error text out.
 
 use super::*;
+use crate::gateway::KeySource;
 use crate::iam::Patterns;
 use serde_json::json;
 
@@ -433,8 +434,8 @@ fn broken_files_are_refused_with_file_and_key() {
         ("name: aws", "name: aws\n  vpc: {subnetIds: []}", "provider.vpc: not supported by the local stack"),
         (
             "resources:\n",
-            "resources:\n  extensions: {WebsocketsDeploymentStage: {}, WebsocketsApi: {}}\n",
-            "resources.extensions.WebsocketsApi: not supported by the local stack",
+            "resources:\n  extensions: {WebsocketsDeploymentStage: {}, ConnectWebsocketsIntegration: {}}\n",
+            "resources.extensions.ConnectWebsocketsIntegration: not supported by the local stack",
         ),
         (
             "name: aws",
@@ -742,6 +743,82 @@ fn policies_that_are_attached_to_a_role_are_its_own() {
     assert_eq!(allowed(properties, &others), [b, r#"Allow Of(["dynamodb:*"]) Of(["*"])"#, b, b]);
 }
 
+/// The service of [`with_role`] with more of the provider.
+fn with_provider(provider: &str, options: &Options) -> Result<Service, ServiceError> {
+    let statement = "{Statement: {Effect: Allow, Action: 'attached:*', Resource: '*'}}";
+    let others = format!(
+        "  Attached:
+    Type: AWS::IAM::ManagedPolicy
+    Properties: {{Roles: [!Ref IamRoleLambdaExecution], PolicyDocument: {statement}}}
+"
+    );
+    let mut files = with_role(&policies("[{Effect: Allow, Action: 'own:*', Resource: '*'}]"), &others);
+    files[0].1 = files[0].1.replace("provider: {name: aws}", &format!("provider: {{name: aws, {provider}}}"));
+    let files: Vec<_> = files.iter().map(|(name, text)| (*name, text.as_str())).collect();
+    load_with(&files, options)
+}
+
+#[test]
+fn functions_without_a_role_have_the_providers() {
+    let actions = |provider: &str, function: &str| {
+        let service = with_provider(provider, &Options::default()).unwrap();
+        let role = service.functions[function].role.clone()?;
+        let actions = role.statements.iter().map(|it| format!("{:?}", it.actions)).collect::<Vec<_>>().join(" ");
+        Some(format!("{}: {actions}", role.name))
+    };
+    let statements = "[{Effect: Allow, Action: 'a:*', Resource: !GetAtt Birds.Arn}]";
+    let connections = r#"Of(["execute-api:ManageConnections"])"#;
+    let attached = r#"Of(["attached:*"])"#;
+    let a = r#"Of(["a:*"])"#;
+    let expected = format!("chat-dev-us-east-1-lambdaRole: {connections} {a} {attached}");
+    for provider in
+        [format!("iam: {{role: {{statements: {statements}, tags: {{}}}}}}"), format!("iamRoleStatements: {statements}")]
+    {
+        assert_eq!(actions(&provider, "other").as_deref(), Some(expected.as_str()), "{provider}");
+        assert_eq!(actions(&provider, "connect").unwrap(), r#"chat-dev-Role: Of(["own:*"])"#);
+    }
+    let managed = "iam: {role: {name: flock, managedPolicies: ['arn:aws:iam::aws:policy/AmazonDynamoDBFullAccess']}}";
+    let expected = format!(r#"flock: {connections} Of(["dynamodb:*"]) {attached}"#);
+    assert_eq!(actions(managed, "other").as_deref(), Some(expected.as_str()));
+    for provider in
+        ["iam: {role: Role}", "iam: {role: !GetAtt Role.Arn}", "role: Role", "iam: {role: {tags: {}}}, role: Role"]
+    {
+        assert_eq!(actions(provider, "other").unwrap(), r#"chat-dev-Role: Of(["own:*"])"#, "{provider}");
+    }
+    for provider in [
+        "iam: {deploymentRole: x}",
+        "iam: {role: 'arn:aws:iam::1:role/x'}",
+        "role: '${ssm:/x}'",
+        "iam: {role: {tags: {}}}",
+    ] {
+        assert_eq!(actions(provider, "other"), None, "{provider}");
+    }
+}
+
+#[test]
+fn what_is_not_understood_in_the_providers_role_is_named() {
+    let at = "serverless.yml: provider";
+    for (provider, expected) in [
+        (
+            "iam: {role: {statements: [{Effect: Allow, Action: a, Resource: '*', Condition: {}}]}}",
+            "iam.role.statements[0].Condition: unknown",
+        ),
+        (
+            "iam: {role: {statements: [], permissionsBoundary: x}}",
+            "iam.role.permissionsBoundary: the local stack does not",
+        ),
+        ("iam: {role: {statments: []}}", "iam.role.statments: unknown field `statments`"),
+        ("iamManagedPolicies: ['arn:aws:iam::aws:policy/X']", "iamManagedPolicies[0]: the local stack does not"),
+        ("iam: {roles: x}", "iam.roles: unknown field `roles`"),
+    ] {
+        let error = with_provider(provider, &Options::default()).unwrap_err().to_string();
+        assert!(error.starts_with(&format!("{at}.{expected}")), "{provider}: {error}");
+    }
+    let no_iam = Options { no_iam: true, ..Options::default() };
+    let boundary = "iam: {role: {statements: [], permissionsBoundary: x}}";
+    assert_eq!(with_provider(boundary, &no_iam).unwrap().functions["other"].role, None);
+}
+
 #[test]
 fn what_is_not_understood_in_a_used_role_is_named() {
     let at = "roles.yml: Resources.Role.Properties";
@@ -812,4 +889,328 @@ fn what_is_beyond_a_quota_is_told() {
     assert_eq!(beyond(each(300)), Vec::<String>::new());
     assert_eq!(beyond(each(301)), [routes, integrations]);
     assert_eq!(beyond(function(0, 0..301)), [routes]);
+}
+
+/// A service with the routes `$connect` and `chat/a-b_c.d` and these resources.
+fn with_resources(resources: &str) -> Result<Service, ServiceError> {
+    let text = format!(
+        "service: chat
+provider: {{name: aws}}
+params: {{default: {{domain: ''}}}}
+functions:
+  auth: {{handler: auth}}
+  connect: {{handler: connect, events: [websocket: {{route: $connect, authorizer: auth}}]}}
+  other: {{handler: other, events: [websocket: chat/a-b_c.d]}}
+resources:
+{resources}"
+    );
+    load_with(&[("serverless.yml", &text)], &Options::default())
+}
+
+/// What is wrong with these resources, below `serverless.yml: resources`.
+fn resources_error(resources: &str) -> String {
+    let error = with_resources(resources).unwrap_err().to_string();
+    error.strip_prefix("serverless.yml: resources").unwrap_or(&error).to_owned()
+}
+
+/// Keys, plans and what joins them; `$connect` asks for a key.
+const KEYS: &str = "
+  extensions: {SconnectWebsocketsRoute: {Properties: {ApiKeyRequired: true}}}
+  Conditions: {Never: !Equals [a, b]}
+  Resources:
+    Alice: {Type: AWS::ApiGateway::ApiKey, Properties: {Value: alices-key-is-her-own, Enabled: true, Tags: []}}
+    Bob: {Type: AWS::ApiGateway::ApiKey, Properties: {Name: bob, Enabled: 'true'}}
+    Disabled: {Type: AWS::ApiGateway::ApiKey, Properties: {Value: carols-key-is-disabled}}
+    Elsewhere: {Type: AWS::ApiGateway::ApiKey, Properties: {Value: daves-key-is-elsewhere, Enabled: true}}
+    Unplanned: {Type: AWS::ApiGateway::ApiKey, Properties: {Value: erins-key-is-unplanned, Enabled: true}}
+    Absent: {Type: AWS::ApiGateway::ApiKey, Condition: Never, Properties: {Value: '${ssm:/x}', Enabled: true}}
+    Rest: {Type: AWS::ApiGateway::RestApi}
+    Ours:
+      Type: AWS::ApiGateway::UsagePlan
+      Properties:
+        Quota: {Limit: 5, Period: DAY}
+        ApiStages: [{ApiId: !Ref WebsocketsApi, Stage: !Ref WebsocketsDeploymentStage}]
+    Theirs: {Type: AWS::ApiGateway::UsagePlan, Properties: {ApiStages: [{ApiId: !Ref Rest, Stage: dev}]}}
+    A: {Type: AWS::ApiGateway::UsagePlanKey, Properties: {KeyId: !Ref Alice, KeyType: API_KEY, UsagePlanId: !Ref Ours}}
+    B: {Type: AWS::ApiGateway::UsagePlanKey, Properties: {KeyId: !GetAtt Bob.APIKeyId, KeyType: API_KEY, UsagePlanId: !GetAtt Ours.Id}}
+    C: {Type: AWS::ApiGateway::UsagePlanKey, Properties: {KeyId: !Ref Disabled, KeyType: API_KEY, UsagePlanId: !Ref Ours}}
+    D: {Type: AWS::ApiGateway::UsagePlanKey, Properties: {KeyId: !Ref Elsewhere, KeyType: API_KEY, UsagePlanId: !Ref Theirs}}
+    E: {Type: AWS::ApiGateway::UsagePlanKey, Properties: {KeyId: !Ref Absent, KeyType: API_KEY, UsagePlanId: !Ref Ours}}
+";
+
+#[test]
+fn api_keys_are_those_that_a_usage_plan_of_the_stage_has() {
+    let api_keys = with_resources(KEYS).unwrap().api_keys.unwrap();
+    assert_eq!(api_keys.source, KeySource::Header);
+    let mut keys = api_keys.keys;
+    keys.sort_by_key(|key| key.value != "alices-key-is-her-own");
+    let [alice, bob] = keys.as_slice() else { panic!("{keys:?}") };
+    assert_eq!(alice.value, "alices-key-is-her-own");
+    // A key without a value is given one, as by API Gateway; the same every time.
+    assert_eq!(bob.value.len(), 40);
+    assert_eq!(
+        with_resources(KEYS).unwrap().api_keys.unwrap().keys.iter().filter(|key| key.value == bob.value).count(),
+        1
+    );
+    for key in [alice, bob] {
+        assert!(
+            key.id.len() == 10 && key.id.bytes().all(|it| it.is_ascii_lowercase() || it.is_ascii_digit()),
+            "{key:?}"
+        );
+    }
+    // Nobody asks for them.
+    let unused =
+        KEYS.replace("ApiKeyRequired: true", "ApiKeyRequired: false").replace("alices-key-is-her-own", "'${ssm:/x}'");
+    assert_eq!(with_resources(&unused).unwrap().api_keys, None);
+}
+
+#[test]
+fn a_route_is_extended_in_either_of_the_frameworks_ways() {
+    for resources in [
+        "  Resources: {SconnectWebsocketsRoute: {Type: AWS::ApiGatewayV2::Route, Properties: {ApiKeyRequired: true}}}",
+        "  extensions: {SconnectWebsocketsRoute: {DependsOn: [], Properties: {ApiKeyRequired: true, OperationName: x}}}",
+        // The extension wins, wherever it stands.
+        "  - extensions: {SconnectWebsocketsRoute: {Properties: {ApiKeyRequired: true}}}
+  - Resources: {SconnectWebsocketsRoute: {Type: AWS::ApiGatewayV2::Route, Properties: {ApiKeyRequired: false}}}",
+        "  extensions: {SconnectWebsocketsRoute: {Properties: {ApiKeyRequired: !If [Yes, true, !Ref AWS::NoValue]}}}
+  Conditions: {Yes: !Equals [a, a]}",
+    ] {
+        assert!(with_resources(resources).unwrap().api_keys.is_some(), "{resources}");
+    }
+    let other =
+        "  extensions: {chatSlashaDashbUnderscorecPerioddWebsocketsRoute: {Properties: {ApiKeyRequired: false}}}";
+    assert_eq!(with_resources(other).unwrap().api_keys, None);
+}
+
+#[test]
+fn an_authorizer_is_used_as_its_route_says() {
+    let authorization = |kind: &str| {
+        with_resources(&format!(
+            "  extensions: {{SconnectWebsocketsRoute: {{Properties: {{AuthorizationType: {kind}}}}}}}"
+        ))
+    };
+    assert!(authorization("CUSTOM").unwrap().authorizer.is_some());
+    assert!(authorization("NONE").unwrap().authorizer.is_none());
+    let signed = authorization("AWS_IAM").unwrap();
+    assert_eq!((signed.is_iam_authorized, signed.authorizer), (true, None));
+    assert!(!authorization("CUSTOM").unwrap().is_iam_authorized);
+    assert!(authorization("!Ref AWS::NoValue").unwrap().authorizer.is_some());
+    let text = service_with(
+        "      X: x",
+        "resources: {extensions: {SconnectWebsocketsRoute: {Properties: {AuthorizationType: CUSTOM}}}}",
+    );
+    let expected = "serverless.yml: resources.extensions.SconnectWebsocketsRoute.Properties.AuthorizationType: the \
+                    `$connect` event has no `authorizer`";
+    assert_eq!(error(&[("serverless.yml", &text)]), expected);
+}
+
+#[test]
+fn the_api_says_where_keys_are_and_what_selects_routes() {
+    let resources = "
+  extensions:
+    SconnectWebsocketsRoute: {Properties: {ApiKeyRequired: true}}
+    WebsocketsApi:
+      Properties:
+        ApiKeySelectionExpression: $context.authorizer.usageIdentifierKey
+        RouteSelectionExpression: ${request.body.type}
+        Description: !ImportValue ignored
+";
+    let service = with_resources(resources).unwrap();
+    assert_eq!(service.api_keys.unwrap().source, KeySource::Authorizer);
+    assert_eq!(service.route_selection_expression, "${request.body.type}");
+    assert_eq!(service.paths.usual(), "/dev");
+    let disabled = resources.replace("Description: !ImportValue ignored", "DisableExecuteApiEndpoint: true");
+    assert_eq!(with_resources(&disabled).unwrap().paths.usual(), "");
+    let header = resources.replace("$context.authorizer.usageIdentifierKey", "$request.header.x-api-key");
+    assert_eq!(with_resources(&header).unwrap().api_keys.unwrap().source, KeySource::Header);
+}
+
+/// A model of the route, with this schema, and how the route refers to it.
+fn models(schema: &str, route: &str) -> String {
+    format!(
+        "
+  Resources:
+    Talk:
+      Type: AWS::ApiGatewayV2::Model
+      Properties: {{ApiId: !Ref WebsocketsApi, Name: Talk, ContentType: application/json, Schema: {schema}}}
+  extensions: {{chatSlashaDashbUnderscorecPerioddWebsocketsRoute: {{Properties: {{{route}}}}}}}
+"
+    )
+}
+
+#[test]
+fn a_route_with_a_model_selection_expression_has_models() {
+    let with = |route: &str| with_resources(&models("{type: object}", route)).unwrap().request_models;
+    let selected = with("ModelSelectionExpression: $default, RequestModels: {$default: Talk}");
+    assert_eq!(selected.into_keys().collect::<Vec<_>>(), ["chat/a-b_c.d"]);
+    assert_eq!(with("ModelSelectionExpression: '${request.body.a}', RequestModels: {a: Talk}").len(), 1);
+    assert!(with("RequestModels: {$default: Talk}").is_empty());
+    let route = "chatSlashaDashbUnderscorecPerioddWebsocketsRoute.Properties";
+    let used = "ModelSelectionExpression: $default, RequestModels: {$default: Talk}";
+    for (schema, refers, expected) in [
+        (
+            "{type: object}",
+            used.replace("Talk", "Walk"),
+            format!("extensions.{route}.RequestModels.$default: the API has no model `Walk`"),
+        ),
+        ("{type: objct}", used.to_owned(), "Resources.Talk.Properties.Schema: \"objct\" is not valid".to_owned()),
+        (
+            "{type: object}, Scheme: {}",
+            used.to_owned(),
+            "Resources.Talk.Properties.Scheme: unknown field `Scheme`".to_owned(),
+        ),
+    ] {
+        let error = resources_error(&models(schema, &refers));
+        assert!(error.starts_with(&format!(".{expected}")), "{error}");
+    }
+    let connect = models("{}", used).replace("chatSlashaDashbUnderscorecPeriodd", "Sconnect");
+    assert!(resources_error(&connect).ends_with("ModelSelectionExpression: `$connect` has no messages"));
+}
+
+/// Mappings of this API and of another; the first has this key.
+fn mappings(key: &str) -> String {
+    format!(
+        "
+  Conditions: {{Domain: !Not [!Equals ['${{param:domain}}', '']]}}
+  Resources:
+    Other: {{Type: AWS::ApiGatewayV2::Api}}
+    Domain: {{Type: AWS::ApiGatewayV2::DomainName, Properties: {{DomainName: '${{ssm:/domain}}'}}}}
+    Keyed:
+      Type: AWS::ApiGatewayV2::ApiMapping
+      Properties: {{ApiId: !Ref WebsocketsApi, DomainName: !Ref Domain, Stage: dev, ApiMappingKey: {key}}}
+    Root:
+      Type: AWS::ApiGatewayV2::ApiMapping
+      Condition: Domain
+      Properties: {{ApiId: !Ref WebsocketsApi, DomainName: !Ref Domain, Stage: !Ref WebsocketsDeploymentStage}}
+    Theirs:
+      Type: AWS::ApiGatewayV2::ApiMapping
+      Properties: {{ApiId: !Ref Other, DomainName: !Ref Domain, Stage: dev, ApiMappingKey: a/b}}
+    Elsewhere:
+      Type: AWS::ApiGatewayV2::ApiMapping
+      Properties: {{ApiId: !Ref WebsocketsApi, DomainName: !Ref Domain, Stage: prod, ApiMappingKey: prod}}
+"
+    )
+}
+
+#[test]
+fn mappings_of_the_stage_are_paths() {
+    let keys = |resources: &str| with_resources(resources).unwrap().paths.mapping_keys.into_iter().collect::<Vec<_>>();
+    assert_eq!(keys(&mappings("chat")), ["chat"]);
+    assert_eq!(keys(&mappings("\"c$-_.+!*'()1\"")), ["c$-_.+!*'()1"]);
+    assert_eq!(keys(&mappings("!Ref AWS::NoValue")), [""]);
+    assert_eq!(keys(&mappings("chat").replace("!Not [!Equals", "!And [!Equals")), ["", "chat"]);
+    let at = ".Resources.Keyed.Properties.ApiMappingKey";
+    for (key, reason) in [
+        ("a/b", "the local stack knows no mappings of several levels"),
+        ("'a b'", "`a b` is not what a mapping's key can be"),
+        ("'${ssm:/key}'", "`${ssm:/key}` has no value"),
+        ("!Ref Nothing", "the stack has no resource `Nothing`"),
+    ] {
+        let at = if key.starts_with('!') { format!("{at}.Ref") } else { at.to_owned() };
+        assert_eq!(resources_error(&mappings(key)), format!("{at}: {reason}"));
+    }
+    let error = resources_error(&mappings("chat, Key: x"));
+    assert!(error.starts_with(".Resources.Keyed.Properties.Key: unknown field `Key`"), "{error}");
+}
+
+#[test]
+fn stage_variables_are_merged_as_the_framework_does_it() {
+    let variables = |resources: &str| {
+        let variables = with_resources(resources).unwrap().stage_variables;
+        variables.into_iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>()
+    };
+    let stage =
+        |variables: &str| format!("{{WebsocketsDeploymentStage: {{Properties: {{StageVariables: {variables}}}}}}}");
+    let (one, two) = (stage("{a: 1, b: !Ref AuthLambdaFunction}"), stage("{b: 2, c: !Ref AWS::NoValue}"));
+    let typed = |stage: &str| stage.replacen("Properties", "Type: AWS::ApiGatewayV2::Stage, Properties", 1);
+    let (resource, other) = (typed(&one), typed(&two));
+    // Level by level in resources, as a whole in extensions.
+    assert_eq!(variables(&format!("  - Resources: {resource}\n  - Resources: {other}")), ["a=1", "b=2"]);
+    assert_eq!(variables(&format!("  - extensions: {two}\n  - Resources: {resource}")), ["b=2"]);
+    assert_eq!(variables(&format!("  - extensions: {one}\n  - extensions: {two}")), ["a=1", "b=2"]);
+    assert_eq!(variables(&format!("  extensions: {one}")), ["a=1", "b=chat-dev-auth"]);
+    assert!(variables("  Resources: {}").is_empty());
+}
+
+#[test]
+fn what_is_not_imitated_of_the_gateway_is_named() {
+    let extensions = |text: &str| resources_error(&format!("  extensions: {{{text}}}"));
+    let route = "SconnectWebsocketsRoute: {Properties: ";
+    for (text, expected) in [
+        (
+            format!("{route}{{AuthorizerId: x}}}}"),
+            ".SconnectWebsocketsRoute.Properties.AuthorizerId: unknown field `AuthorizerId`, expected `ApiKey",
+        ),
+        (
+            format!("{route}{{AuthorizationType: JWT}}}}"),
+            ".SconnectWebsocketsRoute.Properties.AuthorizationType: `JWT` is not one of",
+        ),
+        (
+            format!("{route}{{ApiKeyRequired: maybe}}}}"),
+            ".SconnectWebsocketsRoute.Properties.ApiKeyRequired: `maybe` is neither true nor false",
+        ),
+        ("SconnectWebsocketsRoute: {Condition: Yes}".to_owned(), ".SconnectWebsocketsRoute.Condition: not supported"),
+        ("SconnectWebsocketsRoute: {Typo: {}}".to_owned(), ".SconnectWebsocketsRoute.Typo: unknown field `Typo`"),
+        (
+            "chatSlashaDashbUnderscorecPerioddWebsocketsRoute: {Properties: {ApiKeyRequired: true}}".to_owned(),
+            ".chatSlashaDashbUnderscorecPerioddWebsocketsRoute.Properties.ApiKeyRequired: only `$connect` can ask",
+        ),
+        (
+            "SdefaultWebsocketsRoute: {Properties: {}}".to_owned(),
+            ".SdefaultWebsocketsRoute: the framework generates no resource of this logical id",
+        ),
+        (
+            "WebsocketsApi: {Properties: {ApiKeySelectionExpression: $request.header.key}}".to_owned(),
+            ".WebsocketsApi.Properties.ApiKeySelectionExpression: `$request.header.key` is neither",
+        ),
+        (
+            "WebsocketsApi: {Properties: {ProtocolType: HTTP}}".to_owned(),
+            ".WebsocketsApi.Properties.ProtocolType: unknown field `ProtocolType`",
+        ),
+        (
+            "WebsocketsDeploymentStage: {Properties: {StageVariables: {a-b: x}}}".to_owned(),
+            ".WebsocketsDeploymentStage.Properties.StageVariables.a-b: `a-b: x` is not what a stage variable can be",
+        ),
+        (
+            "WebsocketsDeploymentStage: {Properties: {StageVariables: {a: 'x y'}}}".to_owned(),
+            ".WebsocketsDeploymentStage.Properties.StageVariables.a: `a: x y` is not what a stage variable can be",
+        ),
+        (
+            "WebsocketsDeploymentStage: {Properties: {StageVariables: [a]}}".to_owned(),
+            ".WebsocketsDeploymentStage.Properties.StageVariables: expected a mapping",
+        ),
+        (
+            "WebsocketsDeploymentStage: {Properties: {StageName: x}}".to_owned(),
+            ".WebsocketsDeploymentStage.Properties.StageName: unknown field `StageName`",
+        ),
+    ] {
+        let error = extensions(&text);
+        assert!(error.starts_with(&format!(".extensions{expected}")), "{text}: {error}");
+    }
+    let error = resources_error("  Resources: {SconnectWebsocketsRoute: {Properties: {ApiKeyRequired: true}}}");
+    assert_eq!(error, ".Resources.SconnectWebsocketsRoute: missing field `Type`");
+    let error = resources_error("  Resources: {SconnectWebsocketsRoute: {Type: AWS::SNS::Topic}}");
+    assert_eq!(error, ".Resources.SconnectWebsocketsRoute: the stack has a resource of this logical id already");
+}
+
+#[test]
+fn keys_that_cannot_be_used_here_are_named() {
+    for (from, to, expected) in [
+        ("alices-key-is-her-own", "short", "Alice.Properties.Value: a key has 20 to 128 characters"),
+        ("alices-key-is-her-own", "'${ssm:/key}'", "Alice.Properties.Value: `${ssm:/key}` has no value"),
+        (
+            "Value: alices",
+            "Valu: alices",
+            "Alice.Properties.Valu: unknown field `Valu`, expected one of `Value`, `Enabled`",
+        ),
+        ("Stage: dev", "Stag: dev", "Theirs.Properties.ApiStages[0].Stag: unknown field `Stag`"),
+        ("KeyType: API_KEY", "KeyType: KEY", "A.Properties.KeyType: unknown variant `KEY`, expected `API_KEY`"),
+        ("KeyId: !Ref Alice", "KeyId: !Ref Nobody", "A.Properties.KeyId.Ref: the stack has no resource `Nobody`"),
+        ("Condition: Never", "Condition: Sometimes", "Absent.Condition: the stack has no condition `Sometimes`"),
+        ("Name: bob", "Value: alices-key-is-her-own", "Bob.Properties.Value: another key has this value already"),
+    ] {
+        assert!(KEYS.contains(from), "{from}");
+        let error = resources_error(&KEYS.replacen(from, to, 1));
+        assert!(error.starts_with(&format!(".Resources.{expected}")), "{to}: {error}");
+    }
 }
