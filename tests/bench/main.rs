@@ -310,7 +310,7 @@ async fn starts() {
     started(&stack, Event::Ping).await;
     client.ask(json!({"action": "sendMessage", "destinationUserId": "1", "body": "hello there!"})).await;
     started(&stack, Event::SendMessage).await;
-    put_item(&stack.dynamodb().await, "@1", "1").await;
+    put_item(&stack.dynamodb().await, "INITIAL_CONNECTION", "1").await;
     client.next().await;
     started(&stack, Event::PutItem).await;
     client.close().await;

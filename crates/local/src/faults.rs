@@ -187,18 +187,20 @@ impl Faults {
             .is_some_and(|(_, decisions)| decisions.lock().unwrap_or_else(PoisonError::into_inner).random.bool())
     }
 
-    /// How late something is: by all of the time.
-    #[must_use]
-    pub fn delay(&self, delay: Delay) -> Duration {
-        self.delays.get(&delay).map_or(Duration::ZERO, |(time, _)| *time)
+    /// Waits as long as something is late: all of the time. At once without the fault, where a timer of no time would
+    /// take a millisecond.
+    pub async fn delay(&self, delay: Delay) {
+        if let Some((time, _)) = self.delays.get(&delay) {
+            tokio::time::sleep(*time).await;
+        }
     }
 
-    /// How late something is: by a part of the time.
-    #[must_use]
-    pub fn random_delay(&self, delay: Delay) -> Duration {
-        self.delays.get(&delay).map_or(Duration::ZERO, |(time, decisions)| {
-            time.mul_f64(decisions.lock().unwrap_or_else(PoisonError::into_inner).random.f64())
-        })
+    /// Waits as long as something is late: a part of the time.
+    pub async fn random_delay(&self, delay: Delay) {
+        if let Some((time, decisions)) = self.delays.get(&delay) {
+            let part = decisions.lock().unwrap_or_else(PoisonError::into_inner).random.f64();
+            tokio::time::sleep(time.mul_f64(part)).await;
+        }
     }
 }
 
@@ -218,6 +220,9 @@ fn decisions(seed: u64, kind: &impl ValueEnum) -> Mutex<Decisions> {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
+    use tokio::time::Instant;
+
     use super::*;
 
     fn settings(seed: u64, faults: &[&str]) -> Settings {
@@ -258,16 +263,27 @@ mod tests {
         assert_eq!(faults.strikes_part(Chance::Gone, 3), None);
     }
 
-    #[test]
-    fn a_delay_is_whole_or_up_to_its_time() {
-        let faults = Faults::new(&settings(7, &["post-delay=200ms", "message-delay=1s"]));
-        assert_eq!(faults.delay(Delay::PostDelay), Duration::from_millis(200));
-        assert_eq!(faults.delay(Delay::DisconnectDelay), Duration::ZERO);
-        let again = Faults::new(&settings(7, &["message-delay=1s"]));
-        let delays = |faults: &Faults| -> Vec<_> { (0..9).map(|_| faults.random_delay(Delay::MessageDelay)).collect() };
-        let made = delays(&faults);
-        assert_eq!(made, delays(&again));
-        assert!(made.iter().all(|delay| *delay < Duration::from_secs(1)) && made[0] != made[1], "{made:?}");
+    #[tokio::test(start_paused = true)]
+    async fn a_delay_is_whole_or_up_to_its_time_or_none() {
+        let settings = settings(7, &["post-delay=200ms", "message-delay=1s"]);
+        let delays = async || {
+            let faults = Faults::new(&settings);
+            let start = Instant::now();
+            faults.delay(Delay::PostDelay).await;
+            let whole = start.elapsed();
+            faults.random_delay(Delay::MessageDelay).await;
+            let one = start.elapsed() - whole;
+            faults.random_delay(Delay::MessageDelay).await;
+            (whole, one, start.elapsed() - whole - one)
+        };
+        let (whole, one, other) = delays().await;
+        assert_eq!(whole, Duration::from_millis(200));
+        assert!(one != other && one.max(other) <= Duration::from_secs(1), "{one:?} {other:?}");
+        assert_eq!(delays().await, (whole, one, other));
+
+        let faults = Faults::new(&settings);
+        assert!(faults.delay(Delay::DisconnectDelay).now_or_never().is_some());
+        assert!(Faults::default().random_delay(Delay::MessageDelay).now_or_never().is_some());
     }
 
     #[test]

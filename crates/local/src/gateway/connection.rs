@@ -501,7 +501,7 @@ async fn close<S>(
 
 /// Sees a message through, up to what its sender hears of it.
 async fn route(gateway: Arc<Gateway>, connection: Arc<Connection>, body: Utf8Bytes, mut turn: Option<Turn>) {
-    tokio::time::sleep(gateway.faults.random_delay(Delay::MessageDelay)).await;
+    gateway.faults.random_delay(Delay::MessageDelay).await;
     if let Some(turn) = &mut turn {
         turn.come().await;
     }
@@ -587,7 +587,7 @@ async fn disconnect(gateway: &Gateway, connection: &Connection, end: &End) {
     if gateway.faults.strikes(Chance::LostDisconnect) {
         return;
     }
-    tokio::time::sleep(gateway.faults.delay(Delay::DisconnectDelay)).await;
+    gateway.faults.delay(Delay::DisconnectDelay).await;
     let request_id = Id::new();
     let event = DisconnectEvent::new(gateway.source(), connection, &request_id, code, reason);
     gateway.invoke("$disconnect", &request_id, &event).await;

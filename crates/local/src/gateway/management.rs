@@ -202,7 +202,7 @@ async fn call(gateway: &Gateway, request: Request<Incoming>, path: &Path) -> Res
 
 /// What goes wrong with a POST to an open connection, if anything does.
 async fn suffer(gateway: &Gateway) -> Result<(), Refusal> {
-    tokio::time::sleep(gateway.faults.delay(Delay::PostDelay)).await;
+    gateway.faults.delay(Delay::PostDelay).await;
     for (chance, refusal) in
         [(Chance::Gone, Refusal::Gone), (Chance::Throttle, Refusal::LimitExceeded), (Chance::Error, Refusal::Internal)]
     {

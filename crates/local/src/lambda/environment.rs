@@ -144,7 +144,7 @@ impl Environment {
             event,
             answer,
         };
-        self.process.frozen.send_replace(false);
+        self.process.freeze(false);
         let is_killed = self.faults.strikes(Chance::Kill);
         if is_killed && !self.faults.second_way(Chance::Kill) {
             self.process.kill().await;
@@ -177,7 +177,7 @@ impl Environment {
     pub(super) async fn ready(&mut self) -> Result<(), FunctionError> {
         if let Ok(polled) = tokio::time::timeout_at(self.deadline, self.polled()).await {
             self.idle_since = Instant::now();
-            self.process.frozen.send_replace(polled.is_ok() && self.freezes);
+            self.process.freeze(polled.is_ok() && self.freezes);
             return polled;
         }
         self.process.kill().await;
@@ -251,6 +251,11 @@ impl Process {
         let wishes = Wishes { leased, frozen: frozen.subscribe() };
         tokio::spawn(supervise(child, configuration.key.clone(), wishes, guarded, alive, exited));
         Ok(Self { exit, lease: Some(lease), frozen })
+    }
+
+    /// Stops it, or lets it go on.
+    fn freeze(&self, frozen: bool) {
+        self.frozen.send_if_modified(|now| std::mem::replace(now, frozen) != frozen);
     }
 
     async fn exited(&mut self) -> FunctionError {

@@ -326,7 +326,7 @@ impl Mapping {
         let report = self.settings.report_batch_item_failures;
         let faults = Arc::clone(&self.faults);
         async move {
-            tokio::time::sleep(faults.delay(Delay::StreamDelay)).await;
+            faults.delay(Delay::StreamDelay).await;
             let event = Bytes::from(event);
             if faults.strikes(Chance::DuplicateStreamRecord) {
                 // As if its answer had been lost: that of the second delivery counts.
