@@ -46,8 +46,9 @@ soak: build ## Two thousand connections, faults and an account at the end; SECON
 
 # The memory and CPU time of processes are read from Linux's /proc.
 bench: ## What events cost: CPU time, calls, bytes, memory
-	cargo build --release --workspace --bins
-	SWITCHBOARD_BINARIES=target/release cargo test -p switchboard-tests --test bench -- --run
+	cargo build --workspace --bins
+	cargo build --release --bins --workspace --exclude switchboard-local
+	cargo test -p switchboard-tests --test bench -- --run
 
 lint: ## Clippy, warnings are errors
 	cargo clippy --workspace --all-targets -- -D warnings

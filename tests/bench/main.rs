@@ -1,5 +1,5 @@
-//! The benchmark: what events cost, in calls, bytes and CPU time. `make bench` runs it on release builds; `cargo test`
-//! compiles it and runs nothing, because there is no `--run`.
+//! The benchmark: what events cost, in calls, bytes and CPU time. `make bench` runs it on release builds of the functions,
+//! in the local stack as `make run` has it; `cargo test` compiles it and runs nothing, because there is no `--run`.
 //!
 //! CPU time is that of the processes that serve the events, so it does not depend on what else the machine does, and each
 //! is also given as a multiple of what the same event costs a function that answers at once and does nothing. Times on
@@ -24,13 +24,19 @@ use serde_json::json;
 
 use client::Client;
 use proxy::Proxy;
-use stack::{Stack, binaries, children, table_name};
+use stack::{Stack, children, root, table_name};
 
 /// Events that are served before those that are measured, so that everything is warm.
 const WARM_UP: usize = 20;
 
 /// Subscribers of the large topic.
 const MANY: usize = 100;
+
+/// More connections a second than AWS accepts.
+const FAST: [&str; 2] = ["--connection-rate", "100000"];
+
+/// Where the functions' release builds are.
+const FUNCTIONS: [&str; 2] = ["--binaries", "target/release"];
 
 /// Connections that are only open.
 const IDLE: usize = 2000;
@@ -44,7 +50,7 @@ async fn main() {
     println!("{:42} {:>11} {:>7} {:>14} {:>11} {:>11}", "", "CPU", "x bare", "of the stack", "p50", "p99");
     let bare = bare().await;
     bare.print("a function that does nothing", &bare);
-    let stack = Stack::with(&["--connection-rate", "100000"]).await;
+    let stack = Stack::with(&[&FUNCTIONS[..], &FAST].concat()).await;
     let mut room = Room::open(&stack).await;
     for event in EVENTS {
         room.cost(event).await.print(&event.name(), &bare);
@@ -115,10 +121,9 @@ impl Event {
         if self == Self::SendMessage { "sendMessage" } else { self.binary() }
     }
 
-    /// What is in the line that its function logs of it.
-    fn served(self) -> [String; 2] {
-        let done = if self == Self::PutItem { "published" } else { "served" };
-        [format!("{} |", self.function()), done.to_owned()]
+    /// What is in the last line that its function logs of it.
+    fn logged(self) -> [String; 2] {
+        [format!("{} |", self.function()), "\"Duration\"".to_owned()]
     }
 
     /// How often it is measured. A stream is polled four times a second.
@@ -195,16 +200,15 @@ impl<'a> Room<'a> {
 
     /// Makes an event happen this often, one after the other, and returns how long each took.
     async fn repeat(&mut self, event: Event, count: usize) -> Vec<Duration> {
-        let [function, done] = event.served();
-        let served = [function.as_str(), done.as_str()];
-        let before = self.stack.log(&served).len();
+        let [function, last] = event.logged();
+        let before = self.stack.log(&[&function, &last]).len();
         let mut times = Vec::new();
         for _ in 0..count {
             let start = Instant::now();
             self.happens(event).await;
             times.push(start.elapsed());
         }
-        self.stack.logged(before + count, &served).await;
+        self.stack.logged(before + count, &[&function, &last]).await;
         times
     }
 
@@ -283,7 +287,7 @@ fn memory_kib(process: u32, name: &str) -> u64 {
 
 /// What an event costs a function that answers at once, on a route that sends its answer to the client.
 async fn bare() -> Cost {
-    let stack = Stack::with(&["--config", "tests/fixture/serverless.yml"]).await;
+    let stack = Stack::with(&[&FUNCTIONS[..], &["--config", "tests/fixture/serverless.yml"]].concat()).await;
     let mut client = Client::connect(&format!("ws://{}/test?name=polly", stack.gateway)).await.unwrap();
     let frame = json!({"service": "duet", "do": "respond", "response": {"statusCode": 200, "body": "{}"}});
     let mut repeat = async |count: usize| {
@@ -303,7 +307,7 @@ async fn bare() -> Cost {
 
 /// What it costs until a function has served its first event.
 async fn starts() {
-    let stack = Stack::start().await;
+    let stack = Stack::with(&FUNCTIONS).await;
     let mut client = stack.connect("?userId=1").await;
     started(&stack, Event::Connect).await;
     client.hears_nothing().await;
@@ -318,11 +322,11 @@ async fn starts() {
 }
 
 async fn started(stack: &Stack, event: Event) {
-    let [function, done] = event.served();
-    stack.logged(1, &[&function, &done]).await;
+    let [function, last] = event.logged();
+    stack.logged(1, &[&function, &last]).await;
     let binary = event.binary();
     let (process, _) = children(stack.process_id()).await.into_iter().find(|(_, command)| command == binary).unwrap();
-    let size = fs::metadata(binaries().join(binary)).unwrap().len();
+    let size = fs::metadata(root().join(FUNCTIONS[1]).join(binary)).unwrap().len();
     println!(
         "{binary:42} {:>8.1} ms {:>8.1} MB {:>10.1} MB",
         cpu_time(process).as_secs_f64() * 1e3,
@@ -341,7 +345,7 @@ async fn put_item(dynamodb: &aws_sdk_dynamodb::Client, topic: &str, id: &str) {
 
 /// What a function exchanges with AWS for an event.
 async fn calls() {
-    let (proxy, stack) = Proxy::in_front(&[], |_| None).await;
+    let (proxy, stack) = Proxy::in_front(&FUNCTIONS, |_| None).await;
     let mut room = Room::open(&stack).await;
     for event in EVENTS {
         room.repeat(event, 1).await;
@@ -365,8 +369,7 @@ async fn calls() {
 
 /// What the stack holds for a connection on which nothing happens.
 async fn idle() {
-    // Faster than AWS lets connections come.
-    let stack = Stack::with(&["--connection-rate", "100000"]).await;
+    let stack = Stack::with(&[&FUNCTIONS[..], &FAST].concat()).await;
     stack.connect("").await.close().await;
     let before = memory_kib(stack.process_id(), "VmRSS");
     let mut connections = Vec::new();

@@ -130,7 +130,10 @@ async fn serve(State(shared): State<Arc<Shared>>, request: Request) -> Response<
     let upstream = if target.is_some() { dynamodb } else { gateway };
     parts.uri = format!("http://{upstream}{}", parts.uri).parse().unwrap();
     shared.bytes.fetch_add(body.len(), Ordering::Relaxed);
-    let answer = shared.client.request(axum::http::Request::from_parts(parts, Full::new(body))).await.unwrap();
+    let Ok(answer) = shared.client.request(axum::http::Request::from_parts(parts, Full::new(body))).await else {
+        // The stack has ended, and its functions, who are answered, are about to.
+        return Response::builder().status(502).body(Body::empty()).unwrap();
+    };
     let length = answer.headers().get("content-length").and_then(|length| length.to_str().ok()?.parse().ok());
     shared.bytes.fetch_add(length.unwrap_or(0), Ordering::Relaxed);
     answer.map(Body::new)
