@@ -144,7 +144,7 @@ fn announce(service: &Service, stack: &Stack, options: &Options, query: Option<&
         println!("  aws dynamodb scan --endpoint-url http://localhost:{dynamodb} --table-name {table}");
     }
     println!("\nCtrl-C stops everything.\n");
-    for excess in service.beyond_quotas() {
+    for excess in service.beyond_quotas(&options.gateway.limits) {
         terminal::line("service", &excess);
     }
 }

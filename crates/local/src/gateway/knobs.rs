@@ -43,6 +43,12 @@ pub const REQUEST_BURST: u32 = 5_000;
 /// "Maximum Lambda authorizer result size", in bytes. Not adjustable on AWS.
 pub const AUTHORIZER_RESULT_LIMIT: usize = 8 * 1024;
 
+/// "Routes per API".
+pub const ROUTES: usize = 300;
+
+/// "Integrations per API". The Serverless Framework makes one for each function with a route.
+pub const INTEGRATIONS: usize = 300;
+
 /// Connections and requests that are refused beyond, and times after which a connection or a request ends.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 #[command(next_help_heading = "Limits of API Gateway")]
@@ -83,6 +89,12 @@ pub struct Limits {
     /// How many of them may come at once.
     #[arg(long, value_name = "N", default_value_t = REQUEST_BURST)]
     pub request_burst: u32,
+    /// Routes of the API, beyond which the start says that AWS has to be asked for more.
+    #[arg(long, value_name = "N", default_value_t = ROUTES)]
+    pub max_routes: usize,
+    /// Functions with routes, beyond which the start says so, too.
+    #[arg(long, value_name = "N", default_value_t = INTEGRATIONS)]
+    pub max_integrations: usize,
 }
 
 impl Limits {

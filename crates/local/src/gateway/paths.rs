@@ -3,8 +3,9 @@
 //! Implements ["Disable the default endpoint for WebSocket
 //! APIs"](https://docs.aws.amazon.com/apigateway/latest/developerguide/websocket-api-disable-default-endpoint.html) and ["Map
 //! API stages to a custom domain name for WebSocket
-//! APIs"](https://docs.aws.amazon.com/apigateway/latest/developerguide/websocket-api-mappings.html). On AWS the default endpoint, whose path is the stage, is a host, and each custom domain, whose paths are the keys of its
-//! mappings, is another; here all of them are paths of one port.
+//! APIs"](https://docs.aws.amazon.com/apigateway/latest/developerguide/websocket-api-mappings.html). On AWS the default
+//! endpoint, whose path is the stage, is a host, and each custom domain, whose paths are the keys of its mappings, is
+//! another; here all of them are paths of one port.
 
 use std::collections::BTreeSet;
 

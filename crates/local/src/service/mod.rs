@@ -27,6 +27,7 @@ use self::cloudformation::{Names, Stack};
 use self::error::{KeyPath, Problem};
 use self::variables::Document;
 use self::websocket::Authorization;
+use crate::gateway::knobs::Limits;
 use crate::gateway::{ApiKeys, Paths, RequestModels};
 use crate::iam::Role;
 
@@ -67,14 +68,6 @@ const MAX_STAGE_LENGTH: usize = 128;
 
 /// Of [a function's name](https://docs.aws.amazon.com/lambda/latest/api/API_CreateFunction.html).
 const MAX_FUNCTION_NAME_LENGTH: usize = 64;
-
-/// "Routes per API", of
-/// [the quotas](https://docs.aws.amazon.com/apigateway/latest/developerguide/apigateway-execution-service-websocket-limits-table.html).
-/// Adjustable.
-const ROUTES_QUOTA: usize = 300;
-
-/// "Integrations per API", of the same page. Adjustable. The framework makes one for each function with a route.
-const INTEGRATIONS_QUOTA: usize = 300;
 
 /// The least `maximumRecordAgeInSeconds`, but for -1.
 const MIN_RECORD_AGE_S: i32 = 60;
@@ -322,10 +315,12 @@ impl Service {
     /// What there is more of than an account may have that has not asked AWS for more, one sentence each. Authorizers
     /// never are: only `$connect` has one, and the quota is ten.
     #[must_use]
-    pub fn beyond_quotas(&self) -> Vec<String> {
+    pub fn beyond_quotas(&self, limits: &Limits) -> Vec<String> {
         let integrations: BTreeSet<_> = self.routes.values().collect();
-        let counts =
-            [("routes", self.routes.len(), ROUTES_QUOTA), ("integrations", integrations.len(), INTEGRATIONS_QUOTA)];
+        let counts = [
+            ("routes", self.routes.len(), limits.max_routes),
+            ("integrations", integrations.len(), limits.max_integrations),
+        ];
         let beyond = counts.into_iter().filter(|(_, count, quota)| count > quota);
         beyond
             .map(|(what, count, quota)| format!("{count} {what}: AWS allows {quota} unless it is asked for more"))

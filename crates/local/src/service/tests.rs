@@ -881,7 +881,7 @@ fn what_is_beyond_a_quota_is_told() {
     };
     let beyond = |functions: String| {
         let text = format!("service: chat\nprovider: {{name: aws}}\nfunctions:\n{functions}");
-        load(&[("serverless.yml", &text)]).beyond_quotas()
+        load(&[("serverless.yml", &text)]).beyond_quotas(&crate::gateway::Settings::default().limits)
     };
     let each = |count: usize| (0..count).map(|key| function(key, key..key + 1)).collect::<String>();
     let routes = "301 routes: AWS allows 300 unless it is asked for more";
