@@ -22,4 +22,5 @@ mod readme;
 mod signatures;
 mod stack;
 mod tidy;
+mod tokens;
 mod topics;

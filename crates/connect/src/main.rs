@@ -1,6 +1,7 @@
 //! The function behind the route `$connect`: says who connects, stores the connection, or refuses the handshake.
 
 mod handler;
+mod token;
 
 use switchboard_core::function::{Backend, run, start_log};
 
@@ -8,6 +9,6 @@ use switchboard_core::function::{Backend, run, start_log};
 async fn main() -> Result<(), lambda_runtime::Error> {
     start_log();
     let backend = Backend::from_env().await?;
-    handler::announce(backend.config.identity_mode);
-    run(|event| handler::handle(&backend, event)).await
+    let identity = handler::Identity::new(&backend.config)?;
+    run(|event| handler::handle(&backend, &identity, event)).await
 }

@@ -1,5 +1,6 @@
 //! The only reader of environment variables.
 
+use std::fmt;
 use std::time::Duration;
 
 use crate::Error;
@@ -20,8 +21,14 @@ pub struct Config {
     /// `CONNECTION_TTL_S`, seconds, default 7200: how long a connection's rows count, from its `$connect`. The
     /// gateway closes every connection after two hours (Amazon API Gateway quotas, WebSocket APIs).
     pub connection_ttl: Duration,
-    /// `IDENTITY_MODE`, `authorizer` (the default) or `open`.
+    /// `IDENTITY_MODE`, `verified` (the default) or `open`.
     pub identity_mode: IdentityMode,
+    /// `TOKEN_KEYS`: the keys that sign users' tokens, as a JWK Set (RFC 7517). Without it there are no tokens.
+    pub token_keys: Option<Secret>,
+    /// `TOKEN_AUDIENCE`: the `aud` that every token must have. Without it a token must have none.
+    pub token_audience: Option<String>,
+    /// `TOKEN_ISSUER`: the `iss` that every token must have. Without it any will do.
+    pub token_issuer: Option<String>,
     /// `METRICS_NAMESPACE`: CloudWatch's namespace of the functions' own metrics; without it none are written.
     pub metrics_namespace: Option<String>,
 }
@@ -29,10 +36,29 @@ pub struct Config {
 /// Who may say which user a connection belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum IdentityMode {
-    /// Only a Lambda authorizer in front of `$connect`, through its `principalId`. Without one a handshake is refused.
-    Authorizer,
-    /// Besides an authorizer the client itself, through `?userId=`; nobody checks it. For demos.
+    /// Only a Lambda authorizer in front of `$connect`, through its `principalId`, or a token that is signed with one of
+    /// `TOKEN_KEYS`. Without either a handshake is refused.
+    Verified,
+    /// Besides these the client itself, through `?userId=`; nobody checks it. For demos.
     Open,
+}
+
+/// What no log shows.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// The secret.
+    #[must_use]
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Secret(…)")
+    }
 }
 
 /// The gateway's limit on a connection's life: 2 hours.
@@ -81,11 +107,11 @@ impl Config {
             }
         };
         let identity_mode = match variable("IDENTITY_MODE").as_deref() {
-            None | Some("authorizer") => IdentityMode::Authorizer,
+            None | Some("verified") => IdentityMode::Verified,
             Some("open") => IdentityMode::Open,
             Some(_) => {
-                problems.push("IDENTITY_MODE is neither `authorizer` nor `open`".to_owned());
-                IdentityMode::Authorizer
+                problems.push("IDENTITY_MODE is neither `verified` nor `open`".to_owned());
+                IdentityMode::Verified
             }
         };
         let config = Self {
@@ -97,6 +123,9 @@ impl Config {
                 .find_map(variable),
             connection_ttl: Duration::from_secs(connection_ttl_s),
             identity_mode,
+            token_keys: variable("TOKEN_KEYS").map(Secret),
+            token_audience: variable("TOKEN_AUDIENCE"),
+            token_issuer: variable("TOKEN_ISSUER"),
             metrics_namespace: variable("METRICS_NAMESPACE"),
         };
         if problems.is_empty() { Ok(config) } else { Err(Error::Config { problems: problems.join("; ") }) }
@@ -124,8 +153,16 @@ mod tests {
     #[test]
     fn identity_is_not_open_unless_somebody_opens_it() {
         let config = read(&[("CONNECTIONS_TABLE", "c"), ("TOPICS_TABLE", "t"), ("EVENTS_TABLE", "e")]).unwrap();
-        assert_eq!(config.identity_mode, IdentityMode::Authorizer);
+        assert_eq!(config.identity_mode, IdentityMode::Verified);
         assert_eq!(config.connection_ttl, Duration::from_secs(7200));
+    }
+
+    #[test]
+    fn a_key_is_in_no_log() {
+        let tables = [("CONNECTIONS_TABLE", "c"), ("TOPICS_TABLE", "t"), ("EVENTS_TABLE", "e")];
+        let config = read(&[&tables[..], &[("TOKEN_KEYS", "hush")]].concat()).unwrap();
+        assert_eq!(config.token_keys.as_ref().unwrap().reveal(), "hush");
+        assert!(!format!("{config:?}").contains("hush"));
     }
 
     #[test]

@@ -44,7 +44,7 @@ pub struct Options {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A port is taken or may not be used.
-    #[error("port {port} cannot be used ({source}): stop what listens there, or choose another one with {flag}")]
+    #[error("port {port} cannot be used: stop what listens there, or choose another one with {flag}")]
     Listen {
         /// The port.
         port: u16,

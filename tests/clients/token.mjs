@@ -1,0 +1,17 @@
+// npm's jose as the issuer of tokens: a JWK Set of public keys and secrets, and tokens that are signed with them.
+import { exportJWK, generateKeyPair, generateSecret, SignJWT } from "jose";
+
+const keys = [];
+const tokens = {};
+for (const alg of ["HS256", "RS256", "PS384", "ES256", "EdDSA"]) {
+  const { privateKey, publicKey } =
+    alg === "HS256"
+      ? await generateSecret(alg, { extractable: true }).then((key) => ({ privateKey: key, publicKey: key }))
+      : await generateKeyPair(alg, { extractable: true });
+  keys.push({ ...(await exportJWK(publicKey)), kid: alg, alg, use: "sig" });
+  const sign = (claims, expires) =>
+    new SignJWT(claims).setProtectedHeader({ alg, kid: alg }).setIssuedAt().setExpirationTime(expires).sign(privateKey);
+  tokens[alg] = await sign({ sub: `user of ${alg}` }, "2h");
+  tokens[`expired ${alg}`] = await sign({ sub: "late" }, "-1h");
+}
+console.log(JSON.stringify({ keys: { keys }, tokens }));
