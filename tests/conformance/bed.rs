@@ -12,8 +12,9 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::io::AsyncWriteExt;
 
+use crate::endpoint::Endpoint;
 use crate::stack::{Stack, root};
-use crate::wire::{Client, Endpoint, Reply};
+use crate::wire::{Client, Reply};
 
 const SERVICE: &str = "tests/fixture/conformance.yml";
 

@@ -4,6 +4,9 @@
 //! hide what is tested here: fragments, broken frames, close codes, the exact handshake. A test whose expectation is
 //! inferred, not documented or observed on AWS, says so.
 #![expect(clippy::unwrap_used, reason = "a test's helpers fail as its assertions do")]
+#![expect(unreachable_pub, reason = "in a test binary nothing is reachable, and `pub` is what its modules share")]
+
+mod wire;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::SocketAddr;
@@ -21,25 +24,17 @@ use switchboard_local::gateway::knobs::{
 use switchboard_local::gateway::{Api, Authorizer, Gateway, Integration, Paths, Settings};
 use switchboard_local::iam::Callers;
 use switchboard_local::lambda::FunctionError;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
-/// For what must happen.
-const SOON: Duration = Duration::from_secs(10);
-/// For what must not happen.
-const A_WHILE: Duration = Duration::from_millis(150);
+use wire::{
+    A_WHILE, BINARY, CLOSE, CONTINUATION, Client, Frame, PING, PONG, RSV1, Reply, SOON, TEXT, Tcp, close_code, masked,
+};
 
 const OK: &str = r#"{"statusCode":200}"#;
 const KIB: usize = 1024;
-
-const TEXT: u8 = 0x1;
-const CONTINUATION: u8 = 0x0;
-const BINARY: u8 = 0x2;
-const CLOSE: u8 = 0x8;
-const PING: u8 = 0x9;
-const PONG: u8 = 0xa;
 
 type Answer = Result<Bytes, FunctionError>;
 
@@ -192,10 +187,45 @@ impl Bed {
         let _client = self.connect().await;
     }
 
+    async fn dial(&self) -> TcpStream {
+        TcpStream::connect(self.address).await.unwrap()
+    }
+
+    /// Sends the request of a handshake and does not wait for the answer.
+    async fn request(&self, path: &str, headers: &[(&str, &str)]) -> Tcp {
+        self.request_on(self.dial().await, path, headers).await
+    }
+
+    /// The same, of a client that ends TCP with a reset when it is dropped.
+    async fn request_to_reset(&self, path: &str) -> Tcp {
+        let tcp = self.dial().await;
+        tcp.set_zero_linger().unwrap();
+        self.request_on(tcp, path, &[]).await
+    }
+
+    async fn request_on(&self, tcp: TcpStream, path: &str, headers: &[(&str, &str)]) -> Tcp {
+        wire::request(BufReader::new(Box::new(tcp)), &self.address.to_string(), path, headers).await
+    }
+
+    /// A handshake, whatever its outcome.
+    async fn handshake(&self, path: &str, headers: &[(&str, &str)]) -> Client {
+        Client::accept(self.request(path, headers).await).await
+    }
+
     /// Connects a client and consumes its `$connect` event.
     async fn connect(&mut self) -> Client {
-        let mut client = Client::handshake(self.address, "/dev", &[]).await;
-        assert_eq!(client.status, 101, "{}", client.body);
+        self.connect_with(&[]).await
+    }
+
+    async fn connect_with(&mut self, headers: &[(&str, &str)]) -> Client {
+        let tcp = self.request("/dev", headers).await;
+        self.connect_on(tcp).await
+    }
+
+    /// Connects the client that has sent its request on `tcp`.
+    async fn connect_on(&mut self, tcp: Tcp) -> Client {
+        let mut client = Client::accept(tcp).await;
+        assert_eq!(client.reply.status, 101, "{}", client.reply.body);
         client.id = self.event_of("$connect").await["requestContext"]["connectionId"].as_str().unwrap().to_owned();
         client
     }
@@ -214,9 +244,9 @@ impl Bed {
             self.address,
             body.len()
         );
-        let mut tcp = TcpStream::connect(self.address).await.unwrap();
+        let mut tcp = self.dial().await;
         tcp.write_all(&[head.as_bytes(), body].concat()).await.unwrap();
-        Reply::read(&mut BufReader::new(tcp)).await
+        Reply::read(&mut BufReader::new(Box::new(tcp))).await
     }
 
     async fn assert_gone(&self, method: &str, id: &str) {
@@ -227,157 +257,15 @@ impl Bed {
     }
 }
 
-/// An HTTP response.
-struct Reply {
-    status: u16,
-    headers: Vec<(String, String)>,
-    body: String,
-}
-
-impl Reply {
-    async fn read(tcp: &mut BufReader<TcpStream>) -> Self {
-        tokio::time::timeout(SOON, async {
-            let mut lines = Vec::new();
-            loop {
-                let mut line = String::new();
-                tcp.read_line(&mut line).await.unwrap();
-                match line.trim_end() {
-                    "" => break,
-                    line => lines.push(line.to_owned()),
-                }
-            }
-            let status = lines[0].split(' ').nth(1).unwrap().parse().unwrap();
-            let header =
-                |line: &String| line.split_once(": ").map(|(name, value)| (name.to_lowercase(), value.to_owned()));
-            let mut reply =
-                Self { status, headers: lines[1..].iter().filter_map(header).collect(), body: String::new() };
-            let length = reply.header("content-length").map_or(0, |length| length.parse().unwrap());
-            let mut body = vec![0; length];
-            tcp.read_exact(&mut body).await.unwrap();
-            reply.body = String::from_utf8(body).unwrap();
-            reply
-        })
-        .await
-        .expect("no HTTP response")
-    }
-
-    fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(header, _)| header == name).map(|(_, value)| value.as_str())
-    }
-}
-
-/// A frame as a client sends it.
-fn masked(fin: bool, opcode: u8, payload: &[u8]) -> Vec<u8> {
-    let mut frame = vec![u8::from(fin) << 7 | opcode];
-    match payload.len() {
-        length @ 0..126 => frame.push(0x80 | u8::try_from(length).unwrap()),
-        length @ 126..0x1_0000 => {
-            frame.push(0x80 | 126);
-            frame.extend(u16::try_from(length).unwrap().to_be_bytes());
-        }
-        length => {
-            frame.push(0x80 | 127);
-            frame.extend(u64::try_from(length).unwrap().to_be_bytes());
-        }
-    }
-    let mask = [0x11, 0x22, 0x33, 0x44];
-    frame.extend(mask);
-    frame.extend(payload.iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask));
-    frame
-}
-
-/// A WebSocket client that does nothing by itself.
-struct Client {
-    id: String,
-    status: u16,
-    headers: Vec<(String, String)>,
-    body: String,
-    tcp: BufReader<TcpStream>,
-}
-
-#[derive(Debug, PartialEq)]
-struct Frame {
-    fin: bool,
-    /// With the reserved bits in front, which are zero unless a test expects them.
-    opcode: u8,
-    payload: Vec<u8>,
-}
-
+/// What only this client may expect: our gateway ends TCP in good order, and needs no echo for that.
 impl Client {
-    /// Sends the request of a handshake and does not wait for the answer.
-    async fn request(address: SocketAddr, path: &str, headers: &[(&str, &str)]) -> BufReader<TcpStream> {
-        let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
-        let request = format!(
-            "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{headers}\r\n"
-        );
-        let mut tcp = TcpStream::connect(address).await.unwrap();
-        tcp.write_all(request.as_bytes()).await.unwrap();
-        BufReader::new(tcp)
-    }
-
-    async fn handshake(address: SocketAddr, path: &str, headers: &[(&str, &str)]) -> Self {
-        let mut tcp = Self::request(address, path, headers).await;
-        let Reply { status, headers, body } = Reply::read(&mut tcp).await;
-        Self { id: String::new(), status, headers, body, tcp }
-    }
-
-    fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(header, _)| header == name).map(|(_, value)| value.as_str())
-    }
-
-    async fn text(&mut self, text: &str) {
-        self.frame(true, TEXT, text.as_bytes()).await;
-    }
-
-    async fn frame(&mut self, fin: bool, opcode: u8, payload: &[u8]) {
-        self.raw(&masked(fin, opcode, payload)).await;
-    }
-
-    async fn raw(&mut self, bytes: &[u8]) {
-        self.tcp.get_mut().write_all(bytes).await.unwrap();
-    }
-
-    /// The next frame, whatever it is.
-    async fn receive(&mut self) -> Frame {
-        tokio::time::timeout(SOON, async {
-            let first = self.tcp.read_u8().await.unwrap();
-            let length = match self.tcp.read_u8().await.unwrap() {
-                126 => usize::from(self.tcp.read_u16().await.unwrap()),
-                127 => usize::try_from(self.tcp.read_u64().await.unwrap()).unwrap(),
-                length => usize::from(length),
-            };
-            let mut payload = vec![0; length];
-            self.tcp.read_exact(&mut payload).await.unwrap();
-            Frame { fin: first & 0x80 != 0, opcode: first & 0x7f, payload }
-        })
-        .await
-        .expect("no frame")
-    }
-
-    /// The next message, which must be text, and the sizes of its frames.
-    async fn message(&mut self) -> (String, Vec<usize>) {
-        let mut message = Vec::new();
-        let mut sizes = Vec::new();
-        loop {
-            let frame = self.receive().await;
-            assert_eq!(frame.opcode, if sizes.is_empty() { TEXT } else { CONTINUATION }, "{frame:?}");
-            sizes.push(frame.payload.len());
-            message.extend(frame.payload);
-            if frame.fin {
-                return (String::from_utf8(message).unwrap(), sizes);
-            }
-        }
-    }
-
     /// The close frame, which must be next, and then the end of TCP.
     async fn closed(&mut self) -> Option<u16> {
-        let frame = self.receive().await;
-        assert_eq!((frame.fin, frame.opcode), (true, CLOSE), "{frame:?}");
+        let payload = self.close_frame().await;
         let mut rest = Vec::new();
         tokio::time::timeout(SOON, self.tcp.read_to_end(&mut rest)).await.expect("TCP still open").unwrap();
         assert_eq!(rest, b"");
-        frame.payload.first_chunk().map(|code| u16::from_be_bytes(*code))
+        close_code(&payload)
     }
 }
 
@@ -435,7 +323,7 @@ mod handshake {
         });
         let mut bed = script.start().await;
         for path in ["/dev", "/dev/", "/"] {
-            let mut tcp = Client::request(bed.address, path, &[]).await;
+            let mut tcp = bed.request_to_reset(path).await;
             let event = bed.event_of("$connect").await;
             assert!(tokio::time::timeout(A_WHILE, tcp.read_u8()).await.is_err(), "answered before $connect ended");
             // Until then nobody can post to the connection either.
@@ -444,7 +332,7 @@ mod handshake {
             let reply = Reply::read(&mut tcp).await;
             assert_eq!(reply.status, 101, "{path}");
             assert_eq!(reply.header("sec-websocket-accept"), Some("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="));
-            tcp.into_inner().set_zero_linger().unwrap();
+            drop(tcp);
             bed.event_of("$disconnect").await;
         }
     }
@@ -454,10 +342,10 @@ mod handshake {
         let mut bed = Script::new().start().await;
         let long = format!("/dev?q={}", "x".repeat(4096));
         for (path, status) in [("/nostage", 403), ("/dev/extra", 403), (long.as_str(), 414)] {
-            let client = Client::handshake(bed.address, path, &[]).await;
-            assert_eq!(client.status, status, "{path}");
+            let client = bed.handshake(path, &[]).await;
+            assert_eq!(client.reply.status, status, "{path}");
         }
-        assert_eq!(Client::handshake(bed.address, "/nostage", &[]).await.body, r#"{"message":"Forbidden"}"#);
+        assert_eq!(bed.handshake("/nostage", &[]).await.reply.body, r#"{"message":"Forbidden"}"#);
         assert_eq!(bed.call_path("GET", "/dev", None, b"").await.status, 426);
         bed.assert_nothing_invoked().await;
     }
@@ -481,15 +369,15 @@ mod handshake {
             ("", 502),
         ] {
             let mut bed = Script::new().on("$connect", answer).start().await;
-            let client = Client::handshake(bed.address, "/dev", &[]).await;
-            assert_eq!(client.status, status, "{answer}");
-            assert_eq!(client.header("location"), None);
-            assert!(!client.body.contains("secret"), "{}", client.body);
+            let client = bed.handshake("/dev", &[]).await;
+            assert_eq!(client.reply.status, status, "{answer}");
+            assert_eq!(client.reply.header("location"), None);
+            assert!(!client.reply.body.contains("secret"), "{}", client.reply.body);
             let event = bed.event_of("$connect").await;
             if status != 101 {
                 bed.assert_gone("POST", event["requestContext"]["connectionId"].as_str().unwrap()).await;
                 // The next event is another handshake's, so there was no $disconnect.
-                Client::handshake(bed.address, "/dev", &[]).await;
+                bed.handshake("/dev", &[]).await;
                 bed.event_of("$connect").await;
             }
         }
@@ -498,18 +386,18 @@ mod handshake {
     #[tokio::test]
     async fn a_failing_connect_is_a_502() {
         let mut bed = Script::new().on_async("$connect", |_| async { error() }).start().await;
-        let client = Client::handshake(bed.address, "/dev", &[]).await;
-        assert_eq!((client.status, client.body.as_str()), (502, r#"{"message":"Internal server error"}"#));
+        let client = bed.handshake("/dev", &[]).await;
+        assert_eq!((client.reply.status, client.reply.body.as_str()), (502, r#"{"message":"Internal server error"}"#));
         bed.event_of("$connect").await;
-        assert_eq!(Client::handshake(bed.address, "/dev", &[]).await.status, 502);
+        assert_eq!(bed.handshake("/dev", &[]).await.reply.status, 502);
         bed.event_of("$connect").await;
     }
 
     #[tokio::test]
     async fn an_api_without_connect_accepts_everybody() {
         let mut bed = Script::new().without("$connect").start().await;
-        let mut client = Client::handshake(bed.address, "/dev", &[]).await;
-        assert_eq!(client.status, 101);
+        let mut client = bed.handshake("/dev", &[]).await;
+        assert_eq!(client.reply.status, 101);
         client.text("hello").await;
         bed.event_of("$default").await;
         client.frame(true, CLOSE, b"").await;
@@ -526,9 +414,9 @@ mod handshake {
         ] {
             let mut bed = Script::new().on("$connect", answer).start().await;
             let offer = [("Sec-WebSocket-Protocol", "chat1,myprotocol")];
-            let client = Client::handshake(bed.address, "/dev", &offer).await;
-            assert_eq!((client.status, client.header("sec-websocket-protocol")), (101, chosen), "{answer}");
-            let names: BTreeSet<_> = client.headers.iter().map(|(name, _)| name.as_str()).collect();
+            let client = bed.handshake("/dev", &offer).await;
+            assert_eq!((client.reply.status, client.reply.header("sec-websocket-protocol")), (101, chosen), "{answer}");
+            let names: BTreeSet<_> = client.reply.headers.iter().map(|(name, _)| name.as_str()).collect();
             let allowed = ["connection", "date", "sec-websocket-accept", "sec-websocket-protocol", "upgrade"];
             assert!(names.is_subset(&BTreeSet::from(allowed)), "{names:?}");
             let event = bed.event_of("$connect").await;
@@ -540,8 +428,8 @@ mod handshake {
     async fn compression_is_declined() {
         let bed = Script::new().start().await;
         let offer = [("Sec-WebSocket-Extensions", "permessage-deflate; client_max_window_bits")];
-        let client = Client::handshake(bed.address, "/dev", &offer).await;
-        assert_eq!((client.status, client.header("sec-websocket-extensions")), (101, None));
+        let client = bed.handshake("/dev", &offer).await;
+        assert_eq!((client.reply.status, client.reply.header("sec-websocket-extensions")), (101, None));
     }
 
     /// Inferred; AWS's behaviour is unknown.
@@ -559,7 +447,7 @@ mod handshake {
             }
         });
         let mut bed = script.start().await;
-        let tcp = Client::request(bed.address, "/dev", &[]).await;
+        let tcp = bed.request("/dev", &[]).await;
         let id = bed.event_of("$connect").await["requestContext"]["connectionId"].as_str().unwrap().to_owned();
         drop(tcp);
         // Nothing tells when the gateway has seen the client leave.
@@ -595,7 +483,7 @@ mod events {
         let mut bed = Script::new().start().await;
         let headers = [("Foo", "bar"), ("x-lOWER", "1"), ("X-Twice", "1"), ("X-Twice", "2"), ("User-Agent", "me/1")];
         let path = "/dev?userId=2&a=1&a=2&x=%20y";
-        assert_eq!(Client::handshake(bed.address, path, &headers).await.status, 101);
+        assert_eq!(bed.handshake(path, &headers).await.reply.status, 101);
         let event = bed.event().await;
         assert_common(&event);
         let expected = [
@@ -644,7 +532,7 @@ mod events {
     async fn connect_without_query_and_user_agent_has_neither() {
         let mut bed = Script::new().start().await;
         for path in ["/dev", "/dev?"] {
-            Client::handshake(bed.address, path, &[]).await;
+            bed.handshake(path, &[]).await;
             let event = bed.event_of("$connect").await;
             let expected = ["headers", "multiValueHeaders", "requestContext", "isBase64Encoded"];
             assert_eq!(keys(&event), BTreeSet::from(expected));
@@ -719,15 +607,11 @@ mod events {
     async fn a_lost_client_disconnects_with_1006() {
         let mut bed = Script::new().start().await;
         for reset in [true, false] {
-            let client = bed.connect().await;
-            let tcp = client.tcp.into_inner();
-            if reset {
-                tcp.set_zero_linger().unwrap();
-            }
-            drop(tcp);
+            let tcp = if reset { bed.request_to_reset("/dev").await } else { bed.request("/dev", &[]).await };
+            let Client { id, .. } = bed.connect_on(tcp).await;
             let event = bed.event_of("$disconnect").await;
             assert_eq!(event["requestContext"]["disconnectStatusCode"], 1006);
-            bed.assert_gone("POST", &client.id).await;
+            bed.assert_gone("POST", &id).await;
         }
     }
 }
@@ -756,8 +640,8 @@ mod authorizers {
     #[tokio::test]
     async fn the_authorizer_is_asked_before_connect_and_told_of_the_request() {
         let mut bed = bed(|| Ok(policy("Allow", METHOD_ARN).to_string().into())).await;
-        let client = Client::handshake(bed.address, "/dev?userId=2", &AUTH).await;
-        assert_eq!(client.status, 101);
+        let client = bed.handshake("/dev?userId=2", &AUTH).await;
+        assert_eq!(client.reply.status, 101);
         let event = bed.event().await;
         let expected = [
             "type",
@@ -798,7 +682,7 @@ mod authorizers {
         let expected = json!({ "userId": "7", "n": "1", "b": "true", "principalId": "user" });
         // Asked again by the second handshake: there is no cache.
         for _ in 0..2 {
-            let mut client = Client::handshake(bed.address, "/dev", &AUTH).await;
+            let mut client = bed.handshake("/dev", &AUTH).await;
             assert_eq!(bed.event().await["type"], "REQUEST");
             assert_eq!(bed.event_of("$connect").await["requestContext"]["authorizer"], expected);
             for _ in 0..2 {
@@ -819,9 +703,9 @@ mod authorizers {
         for (path, headers) in
             [("/dev", &[][..]), ("/dev", &AUTH), ("/dev?key=1", &[]), ("/dev?key=1", &[("Auth", "")])]
         {
-            assert_eq!(Client::handshake(bed.address, path, headers).await.status, 401, "{path} {headers:?}");
+            assert_eq!(bed.handshake(path, headers).await.reply.status, 401, "{path} {headers:?}");
         }
-        assert_eq!(Client::handshake(bed.address, "/dev?key=1", &[("AUTH", "x")]).await.status, 101);
+        assert_eq!(bed.handshake("/dev?key=1", &[("AUTH", "x")]).await.reply.status, 101);
         assert_eq!(bed.event().await["type"], "REQUEST");
     }
 
@@ -856,7 +740,7 @@ mod authorizers {
             })
             .await;
             for _ in 0..2 {
-                assert_eq!(Client::handshake(bed.address, "/dev", &AUTH).await.status, status, "{answer:?}");
+                assert_eq!(bed.handshake("/dev", &AUTH).await.reply.status, status, "{answer:?}");
                 // Nothing but the authorizer, so neither $connect nor $disconnect.
                 assert_eq!(bed.event().await["type"], "REQUEST");
             }
@@ -868,7 +752,7 @@ mod authorizers {
         let script = Script::new().authorizer(&[], |_| std::future::pending());
         let mut bed =
             script.set(|settings| settings.limits.integration_timeout = Duration::from_millis(50)).start().await;
-        assert_eq!(Client::handshake(bed.address, "/dev", &[]).await.status, 500);
+        assert_eq!(bed.handshake("/dev", &[]).await.reply.status, 500);
         assert_eq!(bed.event().await["type"], "REQUEST");
     }
 }
@@ -930,7 +814,7 @@ mod routing {
         let mut bed = Script::new().without("$default").start().await;
         let mut client = bed.connect().await;
         client.text(r#"{"action":"unknown"}"#).await;
-        let (frame, _) = client.message().await;
+        let frame = client.hears().await;
         let request_id = serde_json::from_str::<Value>(&frame).unwrap()["requestId"].clone();
         assert_eq!(frame, error_frame("Forbidden", &client.id, &request_id));
         client.text(r#"{"action":"sendMessage"}"#).await;
@@ -964,10 +848,10 @@ mod routing {
         client.text(r#"{"action":"boom"}"#).await;
         let quick = bed.event_of("boom").await;
         let expected = error_frame("Internal server error", &client.id, &quick["requestContext"]["requestId"]);
-        assert_eq!(client.message().await.0, expected);
+        assert_eq!(client.hears().await, expected);
         opened.add_permits(1);
         let expected = error_frame("Internal server error", &client.id, &slow["requestContext"]["requestId"]);
-        assert_eq!(client.message().await.0, expected);
+        assert_eq!(client.hears().await, expected);
     }
 }
 
@@ -990,7 +874,7 @@ mod responses {
             client.text(r#"{"action":"boom"}"#).await;
             let event = bed.event_of("boom").await;
             let expected = error_frame("Internal server error", &client.id, &event["requestContext"]["requestId"]);
-            assert_eq!(client.message().await.0, expected, "{answer}");
+            assert_eq!(client.hears().await, expected, "{answer}");
             client.frame(true, CLOSE, b"").await;
             assert_eq!(client.closed().await, None, "{answer}");
         }
@@ -1007,7 +891,7 @@ mod responses {
             let mut bed = Script::new().on("sendMessage", answer).two_way("sendMessage").start().await;
             let mut client = bed.connect().await;
             client.text(r#"{"action":"sendMessage"}"#).await;
-            assert_eq!(client.message().await.0, received, "{answer}");
+            assert_eq!(client.hears().await, received, "{answer}");
         }
     }
 
@@ -1031,7 +915,7 @@ mod responses {
             client.text(r#"{"action":"sendMessage"}"#).await;
             let event = bed.event_of("sendMessage").await;
             let expected = error_frame("Internal server error", &client.id, &event["requestContext"]["requestId"]);
-            assert_eq!(client.message().await.0, expected);
+            assert_eq!(client.hears().await, expected);
         }
     }
 
@@ -1044,7 +928,7 @@ mod responses {
             client.text(r#"{"action":"sendMessage"}"#).await;
             let event = bed.event_of("sendMessage").await;
             let expected = error_frame("Internal server error", &client.id, &event["requestContext"]["requestId"]);
-            assert_eq!(client.message().await.0, expected, "{answer}");
+            assert_eq!(client.hears().await, expected, "{answer}");
         }
     }
 
@@ -1057,11 +941,11 @@ mod responses {
             client.text(r#"{"action":"boom"}"#).await;
             let event = bed.event_of("boom").await;
             let expected = error_frame("Internal server error", &client.id, &event["requestContext"]["requestId"]);
-            assert_eq!(client.message().await.0, expected);
+            assert_eq!(client.hears().await, expected);
         }
         bed.assert_nothing_invoked().await;
         bed.call("POST", &other.id, b"only this").await;
-        assert_eq!(other.message().await.0, "only this");
+        assert_eq!(other.hears().await, "only this");
     }
 
     #[tokio::test]
@@ -1116,7 +1000,7 @@ mod management {
                 assert_eq!(reply.header("x-amzn-requestid").map(str::len), Some(36));
                 assert_eq!(reply.header("x-amz-apigw-id").map(str::len), Some(16));
                 assert!(reply.header("x-amzn-trace-id").is_some() && reply.header("date").is_some());
-                assert_eq!(client.message().await.0, body);
+                assert_eq!(client.hears().await, body);
             }
         }
     }
@@ -1140,7 +1024,7 @@ mod management {
             assert!(serde_json::from_str::<Value>(&reply.body).unwrap()["message"].is_string());
         }
         bed.call("POST", &client.id, b"still open").await;
-        assert_eq!(client.message().await.0, "still open");
+        assert_eq!(client.hears().await, "still open");
     }
 
     #[tokio::test]
@@ -1194,14 +1078,14 @@ mod management {
             bed.assert_gone(method, "PJqB0fHsqRcCHlw=").await;
         }
         bed.call("POST", &id, b"the only one").await;
-        assert_eq!(client.message().await.0, "the only one");
+        assert_eq!(client.hears().await, "the only one");
     }
 
     #[tokio::test]
     async fn get_describes_an_open_connection() {
         let mut bed = Script::new().start().await;
-        let client = Client::handshake(bed.address, "/dev", &[("User-Agent", "Mozilla/5.0 \"x\"")]).await;
-        assert_eq!(client.status, 101);
+        let client = bed.handshake("/dev", &[("User-Agent", "Mozilla/5.0 \"x\"")]).await;
+        assert_eq!(client.reply.status, 101);
         let event = bed.event_of("$connect").await;
         let id = event["requestContext"]["connectionId"].as_str().unwrap();
         let connected_at = event["requestContext"]["connectedAt"].as_i64().unwrap();
@@ -1232,12 +1116,12 @@ mod management {
         bed.call("POST", &client.id, b"last words").await;
         let reply = bed.call("DELETE", &client.id, b"").await;
         assert_eq!((reply.status, reply.body.as_str()), (204, ""));
-        assert_eq!(reply.header("content-type"), None);
+        assert_eq!((reply.header("content-type"), reply.header("content-length")), (None, None));
         assert!(reply.header("x-amzn-requestid").is_some() && reply.header("x-amzn-trace-id").is_some());
         for method in ["DELETE", "GET", "POST"] {
             bed.assert_gone(method, &client.id).await;
         }
-        assert_eq!(client.message().await.0, "last words");
+        assert_eq!(client.hears().await, "last words");
         let frame = client.receive().await;
         assert_eq!((frame.opcode, &frame.payload[..2]), (CLOSE, 1000_u16.to_be_bytes().as_slice()));
         client.frame(true, CLOSE, &1000_u16.to_be_bytes()).await;
@@ -1274,7 +1158,7 @@ mod management {
             bed.call("POST", &client.id, format!("{number}").as_bytes()).await;
         }
         for number in 0..10 {
-            assert_eq!(client.message().await.0, format!("{number}"));
+            assert_eq!(client.hears().await, format!("{number}"));
         }
 
         let id = client.id.clone();
@@ -1283,7 +1167,7 @@ mod management {
         let received = async {
             let mut received = BTreeSet::new();
             for _ in 0..100 {
-                received.insert(client.message().await.0);
+                received.insert(client.hears().await);
             }
             received
         };
@@ -1305,7 +1189,7 @@ mod management {
         let waiting = bed.call("POST", &deaf.id, &body);
         let others = async {
             assert_eq!(bed.call("POST", &client.id, b"hello").await.status, 200);
-            assert_eq!(client.message().await.0, "hello");
+            assert_eq!(client.hears().await, "hello");
             assert_eq!(bed.call("DELETE", &deaf.id, b"").await.status, 204);
         };
         let (waiting, ()) = tokio::join!(waiting, others);
@@ -1325,9 +1209,7 @@ mod quotas {
         let frame = "x".repeat(32 * KIB);
         client.text(&frame).await;
         assert_eq!(bed.event_of("$default").await["body"], frame);
-        for part in 0..4 {
-            client.frame(part == 3, if part == 0 { TEXT } else { CONTINUATION }, frame.as_bytes()).await;
-        }
+        client.fragments(&[frame.as_bytes(); 4]).await;
         assert_eq!(bed.event_of("$default").await["body"], frame.repeat(4));
         bed.assert_nothing_invoked().await;
     }
@@ -1405,7 +1287,7 @@ mod quotas {
             let mut bed = script.on_async("slow", slow).two_way("slow").start().await;
             let mut client = bed.connect().await;
             client.text(r#"{"action":"slow"}"#).await;
-            assert_eq!(client.message().await.0, "in time");
+            assert_eq!(client.hears().await, "in time");
             let frame = client.receive().await;
             assert_eq!((frame.opcode, frame.payload.as_slice()), (CLOSE, b"\x03\xe9Going away".as_slice()));
             bed.event_of("slow").await;
@@ -1420,7 +1302,7 @@ mod quotas {
         let mut bed = Script::new().set(|settings| settings.limits.connection_rate = 2).start().await;
         let mut statuses = Vec::new();
         for _ in 0..10 {
-            statuses.push(Client::handshake(bed.address, "/dev", &[]).await.status);
+            statuses.push(bed.handshake("/dev", &[]).await.reply.status);
         }
         let accepted = statuses.iter().filter(|status| **status == 101).count();
         assert!((2..10).contains(&accepted) && statuses.contains(&429), "{statuses:?}");
@@ -1443,10 +1325,10 @@ mod quotas {
         client.text(r#"{"action":"sendMessage"}"#).await;
         bed.event_of("sendMessage").await;
         assert_eq!(bed.call("POST", &client.id, b"hello").await.status, 200);
-        assert_eq!(client.message().await.0, "hello");
+        assert_eq!(client.hears().await, "hello");
 
         client.text(r#"{"action":"sendMessage"}"#).await;
-        let (frame, _) = client.message().await;
+        let frame = client.hears().await;
         let request_id = serde_json::from_str::<Value>(&frame).unwrap()["requestId"].clone();
         assert_eq!(frame, error_frame("Too Many Requests", &client.id, &request_id));
         let reply = bed.call("POST", &client.id, b"never").await;
@@ -1462,7 +1344,7 @@ mod quotas {
     async fn a_throttled_function_is_a_500_or_an_error_frame() {
         let throttled = |_| async { Err(FunctionError::throttled()) };
         let mut bed = Script::new().on_async("$connect", throttled).start().await;
-        assert_eq!(Client::handshake(bed.address, "/dev", &[]).await.status, 500);
+        assert_eq!(bed.handshake("/dev", &[]).await.reply.status, 500);
         bed.event_of("$connect").await;
 
         let mut bed = Script::new().on_async("sendMessage", throttled).start().await;
@@ -1470,7 +1352,7 @@ mod quotas {
         client.text(r#"{"action":"sendMessage"}"#).await;
         let event = bed.event_of("sendMessage").await;
         let expected = error_frame("Internal server error", &client.id, &event["requestContext"]["requestId"]);
-        assert_eq!(client.message().await.0, expected);
+        assert_eq!(client.hears().await, expected);
     }
 
     /// That a handshake is answered with 504 is inferred.
@@ -1483,12 +1365,12 @@ mod quotas {
         client.text(r#"{"action":"sendMessage"}"#).await;
         let event = bed.event_of("sendMessage").await;
         let expected = error_frame("Endpoint request timed out", &client.id, &event["requestContext"]["requestId"]);
-        assert_eq!(client.message().await.0, expected);
+        assert_eq!(client.hears().await, expected);
 
         for (knob, status) in [(504, 504), (502, 502)] {
             let script = Script::new().on_async("$connect", slow).set(quick);
             let mut bed = script.set(|settings| settings.knobs.connect_timeout_status = knob).start().await;
-            assert_eq!(Client::handshake(bed.address, "/dev", &[]).await.status, status);
+            assert_eq!(bed.handshake("/dev", &[]).await.reply.status, status);
             bed.event_of("$connect").await;
         }
     }
@@ -1570,16 +1452,13 @@ mod knobs {
             settings.knobs.outbound_fragment = 5;
         });
         let mut bed = script.start().await;
-        assert_eq!(Client::handshake(bed.address, &format!("/dev?{}", "x".repeat(100)), &[]).await.status, 414);
+        assert_eq!(bed.handshake(&format!("/dev?{}", "x".repeat(100)), &[]).await.reply.status, 414);
         for frames in [&[b"12345678901".as_slice()][..], &[b"1234567890", b"123"]] {
             let mut client = bed.connect().await;
             assert_eq!(bed.call("POST", &client.id, b"123456789012").await.status, 200);
             assert_eq!(client.message().await, ("123456789012".to_owned(), vec![5, 5, 2]));
             assert_eq!(bed.call("POST", &client.id, b"1234567890123").await.status, 413);
-            for (index, frame) in frames.iter().enumerate() {
-                let opcode = if index == 0 { TEXT } else { CONTINUATION };
-                client.frame(index + 1 == frames.len(), opcode, frame).await;
-            }
+            client.fragments(frames).await;
             assert_eq!(client.closed().await, Some(1009));
             bed.event_of("$disconnect").await;
         }
@@ -1599,7 +1478,7 @@ mod knobs {
             let mut client = bed.connect().await;
             assert_eq!(bed.call("POST", &client.id, b"a\xffb").await.status, status);
             bed.call("POST", &client.id, b"the next").await;
-            assert_eq!(client.message().await.0, received);
+            assert_eq!(client.hears().await, received);
         }
     }
 
@@ -1646,7 +1525,7 @@ mod knobs {
         client.text(r#"{"action":"sendMessage"}"#).await;
         bed.event_of("sendMessage").await;
         bed.call("POST", &client.id, b"no error before this").await;
-        assert_eq!(client.message().await.0, "no error before this");
+        assert_eq!(client.hears().await, "no error before this");
     }
 
     #[tokio::test]
@@ -1672,7 +1551,7 @@ mod knobs {
         client.text(r#"{"action":"sendMessage"}"#).await;
         let event = bed.event_of("sendMessage").await;
         let expected = error_frame("Internal server error", &client.id, &event["requestContext"]["requestId"]);
-        assert_eq!(client.message().await.0, expected);
+        assert_eq!(client.hears().await, expected);
     }
 
     #[tokio::test]
@@ -1770,7 +1649,7 @@ mod knobs {
             }
         });
         let mut bed = script.set(|settings| settings.knobs.post_to_pending = PostToPending::Hang).start().await;
-        let mut tcp = Client::request(bed.address, "/dev", &[]).await;
+        let mut tcp = bed.request("/dev", &[]).await;
         let id = bed.event_of("$connect").await["requestContext"]["connectionId"].as_str().unwrap().to_owned();
         let mut post = std::pin::pin!(bed.call("POST", &id, b"hello"));
         assert!(tokio::time::timeout(A_WHILE, &mut post).await.is_err(), "answered before $connect ended");
@@ -1792,7 +1671,7 @@ mod knobs {
         });
         let knob = AbortDuringConnect::Disconnect;
         let mut bed = script.set(|settings| settings.knobs.abort_during_connect = knob).start().await;
-        let tcp = Client::request(bed.address, "/dev", &[]).await;
+        let tcp = bed.request("/dev", &[]).await;
         bed.event_of("$connect").await;
         drop(tcp);
         // Nothing tells when the gateway has seen the client leave; should it be later than this, the 101 fails and the
@@ -1821,7 +1700,7 @@ mod knobs {
     async fn the_domain_name_can_be_fixed() {
         let domain_name = Some("ws.example.com".to_owned());
         let mut bed = Script::new().set(|settings| settings.knobs.domain_name = domain_name).start().await;
-        drop(Client::handshake(bed.address, "/dev", &[]).await);
+        drop(bed.handshake("/dev", &[]).await);
         assert_eq!(bed.event_of("$connect").await["requestContext"]["domainName"], "ws.example.com");
         let event = bed.event_of("$disconnect").await;
         assert_eq!(event["requestContext"]["domainName"], "ws.example.com");
@@ -1835,7 +1714,6 @@ mod compression {
 
     use super::*;
 
-    const RSV1: u8 = 0x40;
     /// What browsers and npm's ws offer.
     const USUAL: &str = "permessage-deflate; client_max_window_bits";
     const ANSWER: &str = "permessage-deflate;server_max_window_bits=12";
@@ -1845,10 +1723,7 @@ mod compression {
     }
 
     async fn connect(bed: &mut Bed, offer: &str) -> (Client, Codec) {
-        let mut client = Client::handshake(bed.address, "/dev", &[("Sec-WebSocket-Extensions", offer)]).await;
-        assert_eq!(client.status, 101, "{}", client.body);
-        client.id = bed.event_of("$connect").await["requestContext"]["connectionId"].as_str().unwrap().to_owned();
-        (client, Codec::new())
+        (bed.connect_with(&[("Sec-WebSocket-Extensions", offer)]).await, Codec::new())
     }
 
     /// A client's side: a compressor and a decompressor for all messages of a connection.
@@ -1879,16 +1754,8 @@ mod compression {
 
         /// The next message, which must be compressed, and the sizes of its frames.
         async fn message(&mut self, client: &mut Client) -> (String, Vec<usize>) {
-            let (mut payload, mut sizes) = (Vec::new(), Vec::new());
-            loop {
-                let frame = client.receive().await;
-                assert_eq!(frame.opcode, if sizes.is_empty() { RSV1 | TEXT } else { CONTINUATION }, "{frame:?}");
-                sizes.push(frame.payload.len());
-                payload.extend(frame.payload);
-                if frame.fin {
-                    return (self.inflated(&payload), sizes);
-                }
-            }
+            let (payload, sizes) = client.frames(RSV1 | TEXT).await;
+            (self.inflated(&payload), sizes)
         }
     }
 
@@ -1909,19 +1776,19 @@ mod compression {
             ("permessage-bzip2", None),
         ] {
             let (mut client, mut codec) = connect(&mut bed, offer).await;
-            assert_eq!(client.header("sec-websocket-extensions"), answer, "{offer}");
+            assert_eq!(client.reply.header("sec-websocket-extensions"), answer, "{offer}");
             client.text("not compressed").await;
             assert_eq!(bed.event_of("$default").await["body"], "not compressed");
             bed.call("POST", &client.id, b"hello").await;
             if answer.is_some() {
                 assert_eq!(codec.message(&mut client).await.0, "hello");
             } else {
-                assert_eq!(client.message().await.0, "hello");
+                assert_eq!(client.hears().await, "hello");
             }
             drop(client);
             bed.event_of("$disconnect").await;
         }
-        assert_eq!(bed.connect().await.header("sec-websocket-extensions"), None);
+        assert_eq!(bed.connect().await.reply.header("sec-websocket-extensions"), None);
     }
 
     #[tokio::test]
@@ -1955,7 +1822,7 @@ mod compression {
         let offer = "permessage-deflate; server_no_context_takeover; server_max_window_bits=9";
         let (mut client, _) = connect(&mut bed, offer).await;
         let answer = "permessage-deflate;server_max_window_bits=9;server_no_context_takeover";
-        assert_eq!(client.header("sec-websocket-extensions"), Some(answer));
+        assert_eq!(client.reply.header("sec-websocket-extensions"), Some(answer));
         let message = noise(2 * KIB).repeat(40);
         for _ in 0..3 {
             bed.call("POST", &client.id, message.as_bytes()).await;
@@ -2150,9 +2017,8 @@ mod faults_on_demand {
     async fn a_client_that_is_gone_can_go_unnoticed_until_it_is_idle() {
         let script = Script::new().fault("half-open=1");
         let mut bed = script.set(|settings| settings.limits.idle_timeout = Duration::from_millis(500)).start().await;
-        let client = bed.connect().await;
-        let id = client.id.clone();
-        client.tcp.into_inner().set_zero_linger().unwrap();
+        let tcp = bed.request_to_reset("/dev").await;
+        let Client { id, .. } = bed.connect_on(tcp).await;
         let mut posts = 0;
         while posts < 40 {
             assert_eq!(bed.call("POST", &id, b"hello").await.status, 200);
@@ -2168,7 +2034,7 @@ mod faults_on_demand {
         let mut bed = Script::new().fault("internal-error=1").start().await;
         let mut client = bed.connect().await;
         assert_eq!(bed.call("POST", &client.id, b"hello").await.status, 200);
-        assert_eq!(client.message().await.0, "hello");
+        assert_eq!(client.hears().await, "hello");
         client.text("hello").await;
         assert_eq!(client.receive().await.payload, b"\x03\xf3Internal server error");
         let event = bed.event_of("$disconnect").await;
