@@ -21,6 +21,8 @@ mod endpoint;
 mod events;
 mod functions;
 mod handshake;
+#[path = "../../crates/local/tests/gateway/keys.rs"]
+mod keys;
 mod management;
 mod order;
 mod quotas;

@@ -89,6 +89,11 @@ impl Reply {
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(header, _)| header == name).map(|(_, value)| value.as_str())
     }
+
+    /// The status, and the type of the error in AWS's header.
+    pub fn error(&self) -> (u16, Option<&str>) {
+        (self.status, self.header("x-amzn-errortype"))
+    }
 }
 
 #[derive(Debug, PartialEq)]

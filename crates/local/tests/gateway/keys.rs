@@ -1,0 +1,26 @@
+//! The keys of events, for these tests and for the conformance suite.
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+
+/// Those of `requestContext` at `$connect`.
+pub const CONTEXT: [&str; 13] = [
+    "routeKey",
+    "eventType",
+    "extendedRequestId",
+    "requestTime",
+    "messageDirection",
+    "stage",
+    "connectedAt",
+    "requestTimeEpoch",
+    "identity",
+    "requestId",
+    "domainName",
+    "connectionId",
+    "apiId",
+];
+
+pub fn keys(object: &Value) -> BTreeSet<&str> {
+    object.as_object().unwrap().keys().map(String::as_str).collect()
+}
