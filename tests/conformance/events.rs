@@ -7,7 +7,7 @@ use switchboard_local::lambda::{Configuration, Function};
 
 use crate::authorizers::{bed_edited, policy};
 use crate::bed::{Bed, encoded};
-use crate::keys::{CONTEXT, keys};
+use crate::keys::{CONTEXT, has_null, keys};
 use crate::stack::{binaries, root};
 use crate::table::{FLAGS, LOG, Row, SERVICE, row};
 use crate::wire::{CLOSE, Client};
@@ -47,15 +47,6 @@ async fn every_event(bed: &Bed) -> Vec<Value> {
 fn reason(event: &Value) -> (u64, &str) {
     let context = &event["requestContext"];
     (context["disconnectStatusCode"].as_u64().unwrap(), context["disconnectReason"].as_str().unwrap())
-}
-
-fn has_null(value: &Value) -> bool {
-    match value {
-        Value::Null => true,
-        Value::Array(items) => items.iter().any(has_null),
-        Value::Object(members) => members.values().any(has_null),
-        _ => false,
-    }
 }
 
 fn is_id(id: &str) -> bool {

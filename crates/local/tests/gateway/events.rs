@@ -5,19 +5,11 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 
 use crate::bed::Script;
-use crate::keys::{CONTEXT, keys};
+use crate::keys::{CONTEXT, has_null, keys};
 use crate::wire::{CLOSE, Client};
 
 /// What is true of every event.
 fn assert_common(event: &Value) {
-    fn has_null(value: &Value) -> bool {
-        match value {
-            Value::Null => true,
-            Value::Array(items) => items.iter().any(has_null),
-            Value::Object(members) => members.values().any(has_null),
-            _ => false,
-        }
-    }
     assert!(!has_null(event), "{event}");
     assert_eq!(event["isBase64Encoded"], false);
     let context = &event["requestContext"];

@@ -1,4 +1,4 @@
-//! The keys of events, for these tests and for the conformance suite.
+//! Which keys events have, and whether nulls, for these tests and for the conformance suite.
 
 use std::collections::BTreeSet;
 
@@ -23,4 +23,14 @@ pub const CONTEXT: [&str; 13] = [
 
 pub fn keys(object: &Value) -> BTreeSet<&str> {
     object.as_object().unwrap().keys().map(String::as_str).collect()
+}
+
+/// Whether there is a null anywhere.
+pub fn has_null(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Array(items) => items.iter().any(has_null),
+        Value::Object(members) => members.values().any(has_null),
+        _ => false,
+    }
 }
