@@ -12,8 +12,9 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::io::AsyncWriteExt;
 
+use crate::endpoint::Endpoint;
 use crate::stack::{Stack, root};
-use crate::wire::{Client, Endpoint, Reply};
+use crate::wire::{Client, Reply};
 
 const SERVICE: &str = "tests/fixture/conformance.yml";
 
@@ -222,7 +223,7 @@ impl Bed {
     /// That a connection's id is answered as those of closed connections are.
     pub async fn assert_gone(&self, method: &str, connection_id: &str) {
         let reply = self.call(method, connection_id, b"hello").await;
-        assert_eq!((reply.status, reply.header("x-amzn-errortype")), (410, Some("GoneException")), "{method}");
+        assert_eq!(reply.error(), (410, Some("GoneException")), "{method}");
         assert_eq!(reply.body, "", "{method}");
     }
 

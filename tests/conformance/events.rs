@@ -7,32 +7,12 @@ use switchboard_local::lambda::{Configuration, Function};
 
 use crate::authorizers::{bed_edited, policy};
 use crate::bed::{Bed, encoded};
+use crate::keys::{CONTEXT, has_null, keys};
 use crate::stack::{binaries, root};
 use crate::table::{FLAGS, LOG, Row, SERVICE, row};
 use crate::wire::{CLOSE, Client};
 
-/// `requestContext` of `$connect`.
-const CONTEXT: [&str; 13] = [
-    "routeKey",
-    "eventType",
-    "extendedRequestId",
-    "requestTime",
-    "messageDirection",
-    "stage",
-    "connectedAt",
-    "requestTimeEpoch",
-    "identity",
-    "requestId",
-    "domainName",
-    "connectionId",
-    "apiId",
-];
-
 const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
-
-fn keys(object: &Value) -> BTreeSet<&str> {
-    object.as_object().unwrap().keys().map(String::as_str).collect()
-}
 
 /// The `$connect` event of a client that connects like this.
 async fn connect_event(bed: &Bed, query: &str, headers: &[(&str, &str)]) -> Value {
@@ -67,15 +47,6 @@ async fn every_event(bed: &Bed) -> Vec<Value> {
 fn reason(event: &Value) -> (u64, &str) {
     let context = &event["requestContext"];
     (context["disconnectStatusCode"].as_u64().unwrap(), context["disconnectReason"].as_str().unwrap())
-}
-
-fn has_null(value: &Value) -> bool {
-    match value {
-        Value::Null => true,
-        Value::Array(items) => items.iter().any(has_null),
-        Value::Object(members) => members.values().any(has_null),
-        _ => false,
-    }
 }
 
 fn is_id(id: &str) -> bool {

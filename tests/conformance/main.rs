@@ -17,9 +17,12 @@ mod bed;
 #[path = "../e2e/client.rs"]
 mod client;
 mod clients;
+mod endpoint;
 mod events;
 mod functions;
 mod handshake;
+#[path = "../../crates/local/tests/gateway/keys.rs"]
+mod keys;
 mod management;
 mod order;
 mod quotas;
@@ -29,6 +32,7 @@ mod routing;
 #[path = "../e2e/stack.rs"]
 mod stack;
 mod table;
+#[path = "../../crates/local/tests/gateway/wire.rs"]
 mod wire;
 
 use std::collections::BTreeMap;
@@ -40,8 +44,8 @@ use tokio::runtime::Runtime;
 use tokio::sync::OnceCell;
 
 use bed::Bed;
+use endpoint::Endpoint;
 use table::{Row, Seen, Way};
-use wire::Endpoint;
 
 /// How long a row may take.
 const PATIENCE: Duration = Duration::from_secs(90);

@@ -180,7 +180,7 @@ pub fn rows() -> Vec<Row> {
             .anywhere(|bed| async move {
                 for id in ["abc", "d8a1c8a1-3ee5-4c0e-9d3a-5b7bb1bdbd1b"] {
                     let reply = bed.call("POST", id, b"hello").await;
-                    assert_eq!((reply.status, reply.header("x-amzn-errortype")), (400, Some("BadRequestException")));
+                    assert_eq!(reply.error(), (400, Some("BadRequestException")));
                     assert_eq!(reply.body, format!(r#"{{"message":"Invalid connectionId: {id}"}}"#));
                 }
                 if bed.is_ours() {
@@ -202,7 +202,7 @@ pub fn rows() -> Vec<Row> {
         .anywhere(|bed| async move {
             let mut client = bed.connect().await;
             let reply = bed.call("POST", &client.id, &vec![b'x'; LIMIT + 1]).await;
-            assert_eq!((reply.status, reply.header("x-amzn-errortype")), (413, Some("PayloadTooLargeException")));
+            assert_eq!(reply.error(), (413, Some("PayloadTooLargeException")));
             client.hears_nothing().await;
             client.ask(&json!({"action": "echo"})).await;
         }),
@@ -318,7 +318,7 @@ pub fn rows() -> Vec<Row> {
                 let path = format!("{}/@connections/{}", bed.endpoint.stage_path, client.id.replace('=', "%3D"));
                 let reply = bed.call_path("POST", &path, None, b"hello").await;
                 let expected = (403, Some("MissingAuthenticationTokenException"));
-                assert_eq!((reply.status, reply.header("x-amzn-errortype")), expected);
+                assert_eq!(reply.error(), expected);
                 if bed.is_ours() {
                     let bed = Bed::ours(&["--sigv4", "off"]).await;
                     let client = bed.connect().await;

@@ -19,6 +19,7 @@ use super::handshake::Refused;
 use super::id::Id;
 use super::integration::{Integration, IntegrationError};
 use super::{Gateway, log};
+use crate::iam::{self, Effect, Patterns};
 
 /// The error text with which an authorizer refuses a client as unknown, not as forbidden.
 const UNAUTHORIZED: &str = "Unauthorized";
@@ -133,12 +134,6 @@ struct Statement {
     resource: OneOrMany<String>,
 }
 
-#[derive(Deserialize, PartialEq, Eq)]
-enum Effect {
-    Allow,
-    Deny,
-}
-
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum OneOrMany<T> {
@@ -146,20 +141,18 @@ enum OneOrMany<T> {
     One(T),
 }
 
-impl<T> OneOrMany<T> {
-    fn as_slice(&self) -> &[T] {
-        match self {
-            Self::Many(items) => items,
-            Self::One(item) => std::slice::from_ref(item),
+impl<T> From<OneOrMany<T>> for Vec<T> {
+    fn from(value: OneOrMany<T>) -> Self {
+        match value {
+            OneOrMany::Many(items) => items,
+            OneOrMany::One(item) => vec![item],
         }
     }
 }
 
-impl Statement {
-    fn matches(&self, arn: &str) -> bool {
-        let is_action = |pattern: &String| matches(&pattern.to_ascii_lowercase(), &ACTION.to_ascii_lowercase());
-        self.action.as_slice().iter().any(is_action)
-            && self.resource.as_slice().iter().any(|pattern| matches(pattern, arn))
+impl From<Statement> for iam::Statement {
+    fn from(Statement { effect, action, resource, .. }: Statement) -> Self {
+        Self { effect, actions: Patterns::Of(action.into()), resources: Patterns::Of(resource.into()) }
     }
 }
 
@@ -183,32 +176,10 @@ fn decide(result: &[u8], limit: usize, arn: &str) -> Result<Option<Allowed>, Str
     }
     context.insert("principalId".to_owned(), output.principal_id);
 
-    let effects = output.policy_document.statement;
-    let effects: Vec<_> = effects.as_slice().iter().filter(|it| it.matches(arn)).map(|it| &it.effect).collect();
-    let is_allowed = effects.contains(&&Effect::Allow) && !effects.contains(&&Effect::Deny);
+    let statements: Vec<Statement> = output.policy_document.statement.into();
+    let statements: Vec<_> = statements.into_iter().map(Into::into).collect();
+    let is_allowed = iam::decide(&statements, ACTION, arn) == Some(Effect::Allow);
     Ok(is_allowed.then_some(Allowed { context, usage_identifier_key: output.usage_identifier_key }))
-}
-
-/// Whether `text` is of a pattern in which `*` stands for any characters, `/` and none included, and `?` for one.
-fn matches(pattern: &str, text: &str) -> bool {
-    let (pattern, text): (Vec<char>, Vec<char>) = (pattern.chars().collect(), text.chars().collect());
-    let (mut at, mut position) = (0, 0);
-    // The latest star, and where in the text what follows it was tried last.
-    let mut star = None;
-    while position < text.len() {
-        if pattern.get(at) == Some(&'*') {
-            star = Some((at, position));
-            at += 1;
-        } else if pattern.get(at).is_some_and(|wanted| *wanted == '?' || *wanted == text[position]) {
-            (at, position) = (at + 1, position + 1);
-        } else if let Some((star_at, tried)) = star {
-            star = Some((star_at, tried + 1));
-            (at, position) = (star_at + 1, tried + 1);
-        } else {
-            return false;
-        }
-    }
-    pattern[at..].iter().all(|rest| *rest == '*')
 }
 
 #[cfg(test)]

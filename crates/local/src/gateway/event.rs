@@ -140,15 +140,7 @@ impl<'a> ConnectEvent<'a> {
             query_string_parameters: query.as_ref().map(last_values),
             multi_value_query_string_parameters: query,
             stage_variables: source.stage_variables,
-            // Recorded events were made 0 to 2 ms after their `connectedAt`.
-            request_context: RequestContext::new(
-                source,
-                connection,
-                request_id,
-                "$connect",
-                "CONNECT",
-                connection.connected_at,
-            ),
+            request_context: RequestContext::connect(source, connection, request_id),
             is_base64_encoded: false,
         }
     }
@@ -176,14 +168,7 @@ impl<'a> AuthorizerEvent<'a> {
             query_string_parameters: query.map(last_values),
             multi_value_query_string_parameters: query,
             stage_variables: source.stage_variables,
-            request_context: RequestContext::new(
-                source,
-                connection,
-                request_id,
-                "$connect",
-                "CONNECT",
-                connection.connected_at,
-            ),
+            request_context: RequestContext::connect(source, connection, request_id),
         }
     }
 }
@@ -236,6 +221,11 @@ impl<'a> DisconnectEvent<'a> {
 }
 
 impl<'a> RequestContext<'a> {
+    /// That of a handshake, whoever is told. Recorded events were made 0 to 2 ms after their `connectedAt`.
+    fn connect(source: Source<'a>, connection: &'a Connection, request_id: &'a Id) -> Self {
+        Self::new(source, connection, request_id, "$connect", "CONNECT", connection.connected_at)
+    }
+
     fn new(
         source: Source<'a>,
         connection: &'a Connection,

@@ -8,10 +8,7 @@
 //! that of others.
 
 use std::collections::HashMap;
-use std::io::{self, IoSlice};
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::header::{
@@ -23,8 +20,6 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use percent_encoding::percent_decode_str;
 use sha2::{Digest, Sha256};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
@@ -318,6 +313,22 @@ fn text(value: &HeaderValue) -> String {
 pub(super) struct Head(Arc<Mutex<Vec<u8>>>);
 
 impl Head {
+    /// Keeps what is read of a TCP connection, until the head is complete or too long.
+    pub(super) fn recorder(&self) -> impl FnMut(&[u8]) + use<> {
+        let mut head = Some(self.clone());
+        move |read| {
+            let Some(Self(bytes)) = &head else { return };
+            let mut bytes = bytes.lock().unwrap_or_else(PoisonError::into_inner);
+            let unsearched = bytes.len().saturating_sub(3);
+            let room = HEAD_LIMIT - bytes.len();
+            bytes.extend_from_slice(&read[..read.len().min(room)]);
+            if bytes.len() == HEAD_LIMIT || bytes[unsearched..].windows(4).any(|window| window == b"\r\n\r\n") {
+                drop(bytes);
+                head = None;
+            }
+        }
+    }
+
     /// How the client wrote its header names, by their lower-case form, which is all that hyper keeps. Forgets the
     /// head, so a second request of the same TCP connection has lower-case names; WebSocket clients send one.
     fn header_names(&self) -> HashMap<String, String> {
@@ -330,67 +341,6 @@ impl Head {
             Err(_) => return HashMap::new(),
         }
         .collect()
-    }
-}
-
-/// A TCP connection that records the head of its first request.
-#[derive(Debug)]
-pub(super) struct Recorder {
-    tcp: TcpStream,
-    /// `None` once the head is complete or too long.
-    head: Option<Head>,
-}
-
-impl Recorder {
-    pub(super) fn new(tcp: TcpStream, head: Head) -> Self {
-        Self { tcp, head: Some(head) }
-    }
-
-    fn record(&mut self, read: &[u8]) {
-        let Some(head) = &self.head else { return };
-        let mut bytes = head.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let unsearched = bytes.len().saturating_sub(3);
-        let room = HEAD_LIMIT - bytes.len();
-        bytes.extend_from_slice(&read[..read.len().min(room)]);
-        if bytes.len() == HEAD_LIMIT || bytes[unsearched..].windows(4).any(|window| window == b"\r\n\r\n") {
-            drop(bytes);
-            self.head = None;
-        }
-    }
-}
-
-impl AsyncRead for Recorder {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        let poll = Pin::new(&mut self.tcp).poll_read(cx, buffer);
-        self.record(&buffer.filled()[before..]);
-        poll
-    }
-}
-
-impl AsyncWrite for Recorder {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.tcp).poll_write(cx, bytes)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.tcp).poll_write_vectored(cx, slices)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.tcp.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tcp).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tcp).poll_shutdown(cx)
     }
 }
 

@@ -43,12 +43,13 @@ use serde::Serialize;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio_util::io::InspectReader;
 
 pub use self::api_key::{ApiKey, ApiKeys, KeySource};
 pub use self::authorizer::Authorizer;
 use self::connection::Registry;
 use self::event::Source;
-use self::handshake::{Head, Recorder};
+use self::handshake::Head;
 use self::id::Id;
 pub use self::integration::Integration;
 use self::integration::{IntegrationError, ProxyResponse};
@@ -276,8 +277,8 @@ async fn serve_tcp(gateway: Arc<Gateway>, tcp: TcpStream, endpoints: Endpoints) 
     });
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new());
-    let mut serving =
-        pin!(http.serve_connection(TokioIo::new(Recorder::new(tcp, head.clone())), service).with_upgrades());
+    let tcp = TokioIo::new(InspectReader::new(tcp, head.recorder()));
+    let mut serving = pin!(http.serve_connection(tcp, service).with_upgrades());
     let served = tokio::select! {
         served = &mut serving => served,
         () = gateway.stopped() => {

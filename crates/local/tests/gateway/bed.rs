@@ -1,0 +1,341 @@
+//! The test bed: a gateway whose functions are scripted, and what its clients and callers do again and again.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde_json::{Value, json};
+use switchboard_local::faults::{self, Faults};
+use switchboard_local::gateway::knobs::{Knobs, Limits};
+use switchboard_local::gateway::{Api, Authorizer, Gateway, Integration, Paths, Settings};
+use switchboard_local::iam::Callers;
+use switchboard_local::lambda::FunctionError;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::task::JoinHandle;
+
+use crate::wire::{self, Client, Reply, SOON, Tcp, close_code};
+
+pub const OK: &str = r#"{"statusCode":200}"#;
+pub const KIB: usize = 1024;
+
+/// What a function answers.
+pub type Answer = Result<Bytes, FunctionError>;
+
+pub fn ok() -> Answer {
+    Ok(OK.into())
+}
+
+pub fn error() -> Answer {
+    Err(FunctionError { error_type: "Runtime.ExitError".to_owned(), error_message: "exit status 1".to_owned() })
+}
+
+/// An API whose functions answer by a script and record what they were invoked with.
+pub struct Script {
+    settings: Settings,
+    pub faults: faults::Settings,
+    two_way: HashSet<String>,
+    authorizer: Option<Authorizer>,
+    expression: &'static str,
+    routes: HashMap<String, Arc<dyn Integration>>,
+    record: mpsc::UnboundedSender<Value>,
+    events: mpsc::UnboundedReceiver<Value>,
+}
+
+impl Script {
+    /// The usual routes, all answering 200, and `boom`, which fails.
+    pub fn new() -> Self {
+        let (record, events) = mpsc::unbounded_channel();
+        let settings = Settings::default();
+        let script = Self {
+            settings,
+            faults: faults::Settings::default(),
+            two_way: HashSet::new(),
+            authorizer: None,
+            expression: "$request.body.action",
+            routes: HashMap::new(),
+            record,
+            events,
+        };
+        let script = script.on("$connect", OK).on("$disconnect", OK).on("$default", OK).on("sendMessage", OK);
+        script.on_async("boom", |_| async { error() })
+    }
+
+    pub fn expression(mut self, expression: &'static str) -> Self {
+        self.expression = expression;
+        self
+    }
+
+    pub fn limits(mut self, set: impl FnOnce(&mut Limits)) -> Self {
+        set(&mut self.settings.limits);
+        self
+    }
+
+    pub fn knobs(mut self, set: impl FnOnce(&mut Knobs)) -> Self {
+        set(&mut self.settings.knobs);
+        self
+    }
+
+    pub fn authorizer<R>(
+        mut self,
+        identity_sources: &[&str],
+        function: impl Fn(Value) -> R + Send + Sync + 'static,
+    ) -> Self
+    where
+        R: Future<Output = Answer> + Send + 'static,
+    {
+        let integration = self.recorded(function);
+        let identity_sources = identity_sources.iter().map(|source| (*source).to_owned()).collect();
+        self.authorizer = Some(Authorizer { integration, identity_sources });
+        self
+    }
+
+    pub fn fault(mut self, fault: &str) -> Self {
+        self.faults.faults.push(fault.parse().unwrap());
+        self
+    }
+
+    pub fn two_way(mut self, route_key: &str) -> Self {
+        self.two_way.insert(route_key.to_owned());
+        self
+    }
+
+    pub fn without(mut self, route_key: &str) -> Self {
+        self.routes.remove(route_key);
+        self
+    }
+
+    pub fn on(self, route_key: &str, answer: &'static str) -> Self {
+        self.on_async(route_key, move |_| async move { Ok(Bytes::from(answer)) })
+    }
+
+    pub fn on_async<R>(mut self, route_key: &str, function: impl Fn(Value) -> R + Send + Sync + 'static) -> Self
+    where
+        R: Future<Output = Answer> + Send + 'static,
+    {
+        let integration = self.recorded(function);
+        self.routes.insert(route_key.to_owned(), integration);
+        self
+    }
+
+    /// Has the function of a route wait for a permit of `gate` before it answers.
+    pub fn on_held(self, route_key: &str, gate: &Arc<Semaphore>, answer: fn() -> Answer) -> Self {
+        let gate = gate.clone();
+        self.on_async(route_key, move |_| {
+            let gate = gate.clone();
+            async move {
+                gate.acquire().await.unwrap().forget();
+                answer()
+            }
+        })
+    }
+
+    fn recorded<R>(&self, function: impl Fn(Value) -> R + Send + Sync + 'static) -> Arc<dyn Integration>
+    where
+        R: Future<Output = Answer> + Send + 'static,
+    {
+        let record = self.record.clone();
+        Arc::new(move |event: Bytes| {
+            let event: Value = serde_json::from_slice(&event).unwrap();
+            let _ = record.send(event.clone());
+            function(event)
+        })
+    }
+
+    /// A gateway of this API, and a client that has connected to it.
+    pub async fn connected(self) -> (Bed, Client) {
+        let mut bed = self.start().await;
+        let client = bed.connect().await;
+        (bed, client)
+    }
+
+    pub async fn start(self) -> Bed {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let api = Api {
+            api_id: "abcdef1234".to_owned(),
+            arn: "arn:aws:execute-api:us-east-1:123456789012:abcdef1234".to_owned(),
+            stage: "dev".to_owned(),
+            paths: Paths { stage: Some("dev".to_owned()), ..Paths::default() },
+            route_selection_expression: self.expression.to_owned(),
+            routes: self.routes,
+            two_way: self.two_way,
+            request_models: HashMap::new(),
+            credentials: Vec::new(),
+            callers: Callers::default(),
+            authorizer: self.authorizer,
+            stage_variables: BTreeMap::new(),
+            is_iam_authorized: false,
+            api_keys: None,
+        };
+        let gateway = Gateway::new(api, self.settings, Arc::new(Faults::new(&self.faults)));
+        let (stop, stopped) = oneshot::channel::<()>();
+        let server = tokio::spawn(gateway.serve(listener, async {
+            let _ = stopped.await;
+        }));
+        Bed { address, events: self.events, stop: Some(stop), server }
+    }
+}
+
+/// A running gateway.
+pub struct Bed {
+    pub address: SocketAddr,
+    /// What functions were invoked with and no test has consumed.
+    pub events: mpsc::UnboundedReceiver<Value>,
+    stop: Option<oneshot::Sender<()>>,
+    server: JoinHandle<std::io::Result<()>>,
+}
+
+impl Bed {
+    /// The event of the next invocation.
+    pub async fn event(&mut self) -> Value {
+        tokio::time::timeout(SOON, self.events.recv()).await.expect("no invocation").unwrap()
+    }
+
+    /// The same, which must be of this route.
+    pub async fn event_of(&mut self, route_key: &str) -> Value {
+        let event = self.event().await;
+        assert_eq!(event["requestContext"]["routeKey"], route_key, "{event}");
+        event
+    }
+
+    /// `requestContext` of the next event, which must be of a `$disconnect`.
+    pub async fn disconnected(&mut self) -> Value {
+        self.event_of("$disconnect").await["requestContext"].take()
+    }
+
+    /// Has a client send a message for this route, and returns its event.
+    pub async fn invoke(&mut self, client: &mut Client, route_key: &str) -> Value {
+        client.text(&json!({ "action": route_key }).to_string()).await;
+        self.event_of(route_key).await
+    }
+
+    /// What a client is told when it sends a message for this route, whose function fails.
+    pub async fn failure(&mut self, client: &mut Client, route_key: &str) -> String {
+        let event = self.invoke(client, route_key).await;
+        let (message, request_id) = client.hears_error().await;
+        assert_eq!(event["requestContext"]["requestId"], request_id);
+        message
+    }
+
+    /// That the gateway closes the client with this code, and that this is the one in `$disconnect`.
+    pub async fn assert_closes(&mut self, client: &mut Client, code: u16, why: &str) {
+        assert_eq!(client.closed().await, Some(code), "{why}");
+        assert_eq!(self.disconnected().await["disconnectStatusCode"], code, "{why}");
+    }
+
+    /// Proves that no function has been invoked since the last recorded event, by the order of invocations: the next
+    /// one is the `$connect` of a client made for it.
+    pub async fn assert_nothing_invoked(&mut self) {
+        let _client = self.connect().await;
+    }
+
+    pub async fn dial(&self) -> TcpStream {
+        TcpStream::connect(self.address).await.unwrap()
+    }
+
+    /// Sends the request of a handshake and does not wait for the answer.
+    pub async fn request(&self, path: &str, headers: &[(&str, &str)]) -> Tcp {
+        self.request_on(self.dial().await, path, headers).await
+    }
+
+    /// The same, of a client that ends TCP with a reset when it is dropped.
+    pub async fn request_to_reset(&self, path: &str) -> Tcp {
+        let tcp = self.dial().await;
+        tcp.set_zero_linger().unwrap();
+        self.request_on(tcp, path, &[]).await
+    }
+
+    async fn request_on(&self, tcp: TcpStream, path: &str, headers: &[(&str, &str)]) -> Tcp {
+        wire::request(BufReader::new(Box::new(tcp)), &self.address.to_string(), path, headers).await
+    }
+
+    /// A handshake, whatever its outcome.
+    pub async fn handshake(&self, path: &str, headers: &[(&str, &str)]) -> Client {
+        Client::accept(self.request(path, headers).await).await
+    }
+
+    /// Connects a client and consumes its `$connect` event.
+    pub async fn connect(&mut self) -> Client {
+        self.connect_with(&[]).await
+    }
+
+    pub async fn connect_with(&mut self, headers: &[(&str, &str)]) -> Client {
+        let tcp = self.request("/dev", headers).await;
+        self.connect_on(tcp).await
+    }
+
+    /// Connects the client that has sent its request on `tcp`.
+    pub async fn connect_on(&mut self, tcp: Tcp) -> Client {
+        let mut client = Client::accept(tcp).await;
+        assert_eq!(client.reply.status, 101, "{}", client.reply.body);
+        client.id = connection_id(&self.event_of("$connect").await);
+        client
+    }
+
+    /// Calls the management API with a signature.
+    pub async fn call(&self, method: &str, id: &str, body: &[u8]) -> Reply {
+        self.call_path(method, &format!("/dev/@connections/{id}"), Some("execute-api"), body).await
+    }
+
+    pub async fn call_path(&self, method: &str, path: &str, service: Option<&str>, body: &[u8]) -> Reply {
+        let authorization = service.map_or(String::new(), |service| {
+            format!("authorization: AWS4-HMAC-SHA256 Credential=AK/20240120/us-east-1/{service}/aws4_request\r\n")
+        });
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nhost: {}\r\n{authorization}connection: close\r\ncontent-length: {}\r\n\r\n",
+            self.address,
+            body.len()
+        );
+        let mut tcp = self.dial().await;
+        tcp.write_all(&[head.as_bytes(), body].concat()).await.unwrap();
+        Reply::read(&mut BufReader::new(Box::new(tcp))).await
+    }
+
+    pub async fn assert_gone(&self, method: &str, id: &str) {
+        let reply = self.call(method, id, b"hello").await;
+        assert_eq!(reply.error(), (410, Some("GoneException")), "{method}");
+        assert_eq!(reply.header("content-type"), Some("application/json"));
+        assert_eq!((reply.header("content-length"), reply.body.as_str()), (Some("0"), ""));
+    }
+
+    /// Has the gateway end, as Ctrl-C does.
+    pub fn interrupt(&mut self) {
+        self.stop = None;
+    }
+
+    /// Waits for the end of the gateway.
+    pub async fn ended(&mut self) {
+        tokio::time::timeout(SOON, &mut self.server).await.expect("still serving").unwrap().unwrap();
+    }
+}
+
+/// What only our gateway's clients may expect: that it ends TCP in good order without an echo, and words its errors so.
+impl Client {
+    /// The close frame, which must be next, and then the end of TCP.
+    pub async fn closed(&mut self) -> Option<u16> {
+        let payload = self.close_frame().await;
+        let mut rest = Vec::new();
+        tokio::time::timeout(SOON, self.tcp.read_to_end(&mut rest)).await.expect("TCP still open").unwrap();
+        assert_eq!(rest, b"");
+        close_code(&payload)
+    }
+
+    /// The message and the request id of the error frame, which must be next and be to the letter as AWS writes it.
+    pub async fn hears_error(&mut self) -> (String, String) {
+        let frame = self.hears().await;
+        let parsed: Value = serde_json::from_str(&frame).unwrap();
+        let text = |key: &str| parsed[key].as_str().unwrap().to_owned();
+        let (message, request_id) = (text("message"), text("requestId"));
+        let id = &self.id;
+        let expected = format!(r#"{{"message": "{message}", "connectionId":"{id}", "requestId":"{request_id}"}}"#);
+        assert_eq!(frame, expected);
+        (message, request_id)
+    }
+}
+
+pub fn connection_id(event: &Value) -> String {
+    event["requestContext"]["connectionId"].as_str().unwrap().to_owned()
+}

@@ -1,0 +1,215 @@
+//! A client that does nothing by itself: bytes, frames and HTTP, over whatever carries bytes.
+//!
+//! Client libraries hide what is looked at here: fragments, broken frames, close codes, the exact handshake. The
+//! conformance suite uses it, too.
+
+use std::time::Duration;
+
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
+
+/// For what must happen. It costs time only in a failing test.
+pub const SOON: Duration = Duration::from_secs(20);
+/// For what must not happen.
+pub const A_WHILE: Duration = Duration::from_millis(300);
+
+pub const CONTINUATION: u8 = 0x0;
+pub const TEXT: u8 = 0x1;
+pub const BINARY: u8 = 0x2;
+pub const CLOSE: u8 = 0x8;
+pub const PING: u8 = 0x9;
+pub const PONG: u8 = 0xa;
+/// In front of the opcode of a compressed message's first frame.
+pub const RSV1: u8 = 0x40;
+
+pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
+
+/// What carries bytes to a server and back.
+pub type Tcp = BufReader<Box<dyn Stream>>;
+
+/// Sends the request of a handshake and does not wait for the answer. `path` is the whole one, with its query.
+pub async fn request(mut tcp: Tcp, host: &str, path: &str, headers: &[(&str, &str)]) -> Tcp {
+    let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    let request = format!(
+        "GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{headers}\r\n"
+    );
+    tcp.write_all(request.as_bytes()).await.unwrap();
+    tcp
+}
+
+/// An HTTP response.
+#[derive(Debug)]
+pub struct Reply {
+    pub status: u16,
+    pub headers: Vec<(String, String)>,
+    pub body: String,
+}
+
+impl Reply {
+    pub async fn read(tcp: &mut Tcp) -> Self {
+        tokio::time::timeout(SOON, Self::parse(tcp)).await.expect("no HTTP response came")
+    }
+
+    async fn parse(tcp: &mut Tcp) -> Self {
+        let mut lines = Vec::new();
+        loop {
+            let mut line = String::new();
+            assert!(tcp.read_line(&mut line).await.unwrap() > 0, "TCP was closed after {lines:?}");
+            match line.trim_end() {
+                "" => break,
+                line => lines.push(line.to_owned()),
+            }
+        }
+        let status = lines[0].split(' ').nth(1).unwrap().parse().unwrap();
+        let header =
+            |line: &String| line.split_once(':').map(|(name, value)| (name.to_lowercase(), value.trim().to_owned()));
+        let mut reply = Self { status, headers: lines[1..].iter().filter_map(header).collect(), body: String::new() };
+        let mut body = Vec::new();
+        if reply.header("transfer-encoding").is_some_and(|it| it.eq_ignore_ascii_case("chunked")) {
+            loop {
+                let mut size = String::new();
+                tcp.read_line(&mut size).await.unwrap();
+                let size = usize::from_str_radix(size.trim(), 16).unwrap();
+                let mut chunk = vec![0; size + 2];
+                tcp.read_exact(&mut chunk).await.unwrap();
+                body.extend(&chunk[..size]);
+                if size == 0 {
+                    break;
+                }
+            }
+        } else if status != 101 && status != 204 {
+            body.resize(reply.header("content-length").map_or(0, |length| length.parse().unwrap()), 0);
+            tcp.read_exact(&mut body).await.unwrap();
+        }
+        reply.body = String::from_utf8(body).unwrap();
+        reply
+    }
+
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(header, _)| header == name).map(|(_, value)| value.as_str())
+    }
+
+    /// The status, and the type of the error in AWS's header.
+    pub fn error(&self) -> (u16, Option<&str>) {
+        (self.status, self.header("x-amzn-errortype"))
+    }
+}
+
+#[derive(Debug, PartialEq)]
+pub struct Frame {
+    pub fin: bool,
+    /// With the reserved bits in front, which are zero unless compression was negotiated.
+    pub opcode: u8,
+    pub payload: Vec<u8>,
+}
+
+/// A frame as a client sends it.
+pub fn masked(fin: bool, opcode: u8, payload: &[u8]) -> Vec<u8> {
+    let mut frame = vec![u8::from(fin) << 7 | opcode];
+    match payload.len() {
+        length @ 0..126 => frame.push(0x80 | u8::try_from(length).unwrap()),
+        length @ 126..0x1_0000 => {
+            frame.push(0x80 | 126);
+            frame.extend(u16::try_from(length).unwrap().to_be_bytes());
+        }
+        length => {
+            frame.push(0x80 | 127);
+            frame.extend(u64::try_from(length).unwrap().to_be_bytes());
+        }
+    }
+    let mask = [0x11, 0x22, 0x33, 0x44];
+    frame.extend(mask);
+    frame.extend(payload.iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask));
+    frame
+}
+
+/// A WebSocket client.
+pub struct Client {
+    /// The answer to its handshake.
+    pub reply: Reply,
+    /// Its connection's id, once that is known.
+    pub id: String,
+    pub tcp: Tcp,
+}
+
+impl Client {
+    pub async fn accept(mut tcp: Tcp) -> Self {
+        Self { reply: Reply::read(&mut tcp).await, id: String::new(), tcp }
+    }
+
+    pub async fn raw(&mut self, bytes: &[u8]) {
+        self.tcp.write_all(bytes).await.unwrap();
+    }
+
+    pub async fn frame(&mut self, fin: bool, opcode: u8, payload: &[u8]) {
+        self.raw(&masked(fin, opcode, payload)).await;
+        self.tcp.flush().await.unwrap();
+    }
+
+    pub async fn text(&mut self, text: &str) {
+        self.frame(true, TEXT, text.as_bytes()).await;
+    }
+
+    /// A text message of several frames.
+    pub async fn fragments(&mut self, fragments: &[&[u8]]) {
+        for (index, fragment) in fragments.iter().enumerate() {
+            let opcode = if index == 0 { TEXT } else { CONTINUATION };
+            self.frame(index + 1 == fragments.len(), opcode, fragment).await;
+        }
+    }
+
+    /// The next frame, whatever it is.
+    pub async fn receive(&mut self) -> Frame {
+        tokio::time::timeout(SOON, read_frame(&mut self.tcp)).await.expect("no frame came").expect("TCP was closed")
+    }
+
+    /// The next message, which must be text, and the sizes of its frames.
+    pub async fn message(&mut self) -> (String, Vec<usize>) {
+        let (message, sizes) = self.frames(TEXT).await;
+        (String::from_utf8(message).unwrap(), sizes)
+    }
+
+    /// The payload of the next message, whose first frame must have this opcode, and the sizes of its frames.
+    pub async fn frames(&mut self, opcode: u8) -> (Vec<u8>, Vec<usize>) {
+        let mut message = Vec::new();
+        let mut sizes = Vec::new();
+        loop {
+            let frame = self.receive().await;
+            assert_eq!(frame.opcode, if sizes.is_empty() { opcode } else { CONTINUATION }, "{frame:?}");
+            sizes.push(frame.payload.len());
+            message.extend(frame.payload);
+            if frame.fin {
+                return (message, sizes);
+            }
+        }
+    }
+
+    pub async fn hears(&mut self) -> String {
+        self.message().await.0
+    }
+
+    /// The payload of the close frame, which must be next.
+    pub async fn close_frame(&mut self) -> Vec<u8> {
+        let Frame { fin, opcode, payload } = self.receive().await;
+        assert_eq!((fin, opcode), (true, CLOSE), "{}", String::from_utf8_lossy(&payload));
+        payload
+    }
+}
+
+pub async fn read_frame(tcp: &mut Tcp) -> std::io::Result<Frame> {
+    let first = tcp.read_u8().await?;
+    let length = match tcp.read_u8().await? {
+        126 => usize::from(tcp.read_u16().await?),
+        127 => usize::try_from(tcp.read_u64().await?).unwrap(),
+        length => usize::from(length),
+    };
+    let mut payload = vec![0; length];
+    tcp.read_exact(&mut payload).await?;
+    Ok(Frame { fin: first & 0x80 != 0, opcode: first & 0x7f, payload })
+}
+
+/// The code in the payload of a close frame, which may be empty.
+pub fn close_code(payload: &[u8]) -> Option<u16> {
+    payload.first_chunk().map(|code| u16::from_be_bytes(*code))
+}

@@ -1,0 +1,133 @@
+//! Where an API is, reached over TCP or TLS, and what its clients say when it is JSON.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
+use tokio_rustls::rustls::pki_types::ServerName;
+use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+
+use crate::wire::{A_WHILE, CLOSE, Client, SOON, Stream, Tcp, close_code, masked, request};
+
+/// Where an API is: `ws://localhost:3001/dev` or `wss://….amazonaws.com/dev`.
+#[derive(Debug, Clone)]
+pub struct Endpoint {
+    pub secure: bool,
+    /// What stands in `Host`.
+    pub authority: String,
+    /// `/dev`
+    pub stage_path: String,
+}
+
+impl Endpoint {
+    /// Reads a URL; `None` when it is not one of an API.
+    pub fn parse(url: &str) -> Option<Self> {
+        let (scheme, rest) = url.split_once("://")?;
+        let (authority, stage) = rest.trim_end_matches('/').split_once('/').unwrap_or((rest, ""));
+        let secure = match scheme {
+            "ws" | "http" => false,
+            "wss" | "https" => true,
+            _ => return None,
+        };
+        Some(Self { secure, authority: authority.to_owned(), stage_path: format!("/{stage}") })
+    }
+
+    /// `http` or `https`, authority and stage: what callers of `@connections` use.
+    pub fn http(&self) -> String {
+        format!("{}://{}{}", if self.secure { "https" } else { "http" }, self.authority, self.stage_path)
+    }
+
+    /// The URL for clients.
+    pub fn ws(&self) -> String {
+        self.http().replacen("http", "ws", 1)
+    }
+
+    /// An open connection, of which nothing has been sent.
+    pub async fn dial(&self) -> Tcp {
+        BufReader::new(self.tls(self.tcp().await).await)
+    }
+
+    /// A connection that ends in a TCP reset, not in an orderly close, when it is dropped.
+    pub async fn dial_to_reset(&self) -> Tcp {
+        let tcp = self.tcp().await;
+        tcp.set_zero_linger().unwrap();
+        BufReader::new(self.tls(tcp).await)
+    }
+
+    async fn tcp(&self) -> TcpStream {
+        let (host, port) = self.authority.split_once(':').unwrap_or((&self.authority, self.default_port()));
+        let tcp = TcpStream::connect((host, port.parse().unwrap())).await.unwrap();
+        tcp.set_nodelay(true).unwrap();
+        tcp
+    }
+
+    fn default_port(&self) -> &'static str {
+        if self.secure { "443" } else { "80" }
+    }
+
+    async fn tls(&self, tcp: TcpStream) -> Box<dyn Stream> {
+        if !self.secure {
+            return Box::new(tcp);
+        }
+        let mut roots = RootCertStore::empty();
+        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        let config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+        let host = self.authority.split(':').next().unwrap().to_owned();
+        let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+        Box::new(connector.connect(ServerName::try_from(host).unwrap(), tcp).await.unwrap())
+    }
+
+    /// Sends the request of a handshake and does not wait for the answer. `path` is the whole one, with its query.
+    pub async fn request(&self, path: &str, headers: &[(&str, &str)]) -> Tcp {
+        self.request_on(self.dial().await, path, headers).await
+    }
+
+    pub async fn request_on(&self, tcp: Tcp, path: &str, headers: &[(&str, &str)]) -> Tcp {
+        request(tcp, &self.authority, path, headers).await
+    }
+}
+
+impl Client {
+    pub async fn send(&mut self, message: &Value) {
+        self.text(&message.to_string()).await;
+    }
+
+    /// Sends a close frame with this code and reason, and waits for the echo and the end of TCP.
+    pub async fn close(&mut self, code: u16, reason: &str) -> Option<u16> {
+        self.frame(true, CLOSE, &[&code.to_be_bytes(), reason.as_bytes()].concat()).await;
+        self.closed().await
+    }
+
+    pub async fn hears_json(&mut self) -> Value {
+        let text = self.hears().await;
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
+    }
+
+    pub async fn ask(&mut self, message: &Value) -> Value {
+        self.send(message).await;
+        self.hears_json().await
+    }
+
+    /// That nothing comes for a while.
+    pub async fn hears_nothing(&mut self) {
+        if let Ok(byte) = tokio::time::timeout(A_WHILE, self.tcp.read_u8()).await {
+            panic!("something came: {byte:?}");
+        }
+    }
+
+    /// The close frame, which must be next, and then the end of TCP.
+    pub async fn closed(&mut self) -> Option<u16> {
+        self.closed_with_reason().await.0
+    }
+
+    pub async fn closed_with_reason(&mut self) -> (Option<u16>, String) {
+        let payload = self.close_frame().await;
+        // A server that closes for a broken frame need not wait for the echo.
+        let _ = self.tcp.write_all(&masked(true, CLOSE, &payload)).await;
+        let mut rest = Vec::new();
+        let end = tokio::time::timeout(SOON, self.tcp.read_to_end(&mut rest)).await.expect("TCP stays open");
+        assert!(end.is_err() || rest.is_empty(), "{rest:?} came after the close frame");
+        (close_code(&payload), String::from_utf8_lossy(payload.get(2..).unwrap_or_default()).into_owned())
+    }
+}
