@@ -164,7 +164,8 @@ content-length: 2
             let mut client = bed.connect().await;
             let error = client.ask(&json!({"action": "echo", "do": "exit"})).await;
             assert_eq!(error["message"], "Internal server error");
-            environment(&mut client).await;
+            let next = environment(&mut client).await;
+            assert!(next["pid"].is_u64(), "{next}");
         }),
         row("RA-19", "D", "L-env", "an init of more than ten seconds is tried again at the first event")
             .proved(&["crates/local/tests/lambda.rs::an_init_of_more_than_ten_seconds_is_tried_again_under_the_functions_timeout"]),

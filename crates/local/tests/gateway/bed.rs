@@ -21,6 +21,10 @@ use crate::wire::{self, Client, Reply, SOON, Tcp, close_code};
 pub const OK: &str = r#"{"statusCode":200}"#;
 pub const KIB: usize = 1024;
 
+/// The handshake key of the RFC's example (section 1.3), and what answers it.
+pub const RFC_6455_KEY: (&str, &str) = ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ==");
+pub const RFC_6455_ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
+
 /// What a function answers.
 pub type Answer = Result<Bytes, FunctionError>;
 
@@ -241,11 +245,11 @@ impl Bed {
         self.request_on(self.dial().await, path, headers).await
     }
 
-    /// The same, of a client that ends TCP with a reset when it is dropped.
+    /// The same, of a client that ends TCP with a reset when it is dropped, and whose key is the RFC's.
     pub async fn request_to_reset(&self, path: &str) -> Tcp {
         let tcp = self.dial().await;
         tcp.set_zero_linger().unwrap();
-        self.request_on(tcp, path, &[]).await
+        self.request_on(tcp, path, &[RFC_6455_KEY]).await
     }
 
     async fn request_on(&self, tcp: TcpStream, path: &str, headers: &[(&str, &str)]) -> Tcp {

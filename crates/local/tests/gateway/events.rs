@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use crate::bed::Script;
+use crate::bed::{RFC_6455_KEY, Script};
 use crate::keys::{CONTEXT, has_null, keys};
 use crate::wire::{CLOSE, Client};
 
@@ -32,7 +32,8 @@ fn assert_common(event: &Value) {
 #[tokio::test]
 async fn connect_tells_of_the_request_as_the_client_wrote_it() {
     let mut bed = Script::new().start().await;
-    let headers = [("Foo", "bar"), ("x-lOWER", "1"), ("X-Twice", "1"), ("X-Twice", "2"), ("User-Agent", "me/1")];
+    let headers =
+        [RFC_6455_KEY, ("Foo", "bar"), ("x-lOWER", "1"), ("X-Twice", "1"), ("X-Twice", "2"), ("User-Agent", "me/1")];
     let path = "/dev?userId=2&a=1&a=2&x=%20y";
     assert_eq!(bed.handshake(path, &headers).await.reply.status, 101);
     let event = bed.event().await;
@@ -63,7 +64,7 @@ async fn connect_tells_of_the_request_as_the_client_wrote_it() {
     let expected = json!({
         "Host": bed.address.to_string(),
         "Sec-WebSocket-Version": "13",
-        "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+        "Sec-WebSocket-Key": RFC_6455_KEY.1,
         "Foo": "bar",
         "x-lOWER": "1",
         "X-Twice": "2",

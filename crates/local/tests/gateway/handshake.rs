@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio::io::AsyncReadExt;
 use tokio::sync::Semaphore;
 
-use crate::bed::{Script, connection_id, error, ok};
+use crate::bed::{RFC_6455_ACCEPT, Script, connection_id, error, ok};
 use crate::wire::{A_WHILE, CLOSE, Reply, SOON};
 
 #[tokio::test]
@@ -22,7 +22,7 @@ async fn the_101_comes_when_connect_has_answered_and_not_before() {
         gate.add_permits(1);
         let reply = Reply::read(&mut tcp).await;
         assert_eq!(reply.status, 101, "{path}");
-        assert_eq!(reply.header("sec-websocket-accept"), Some("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="));
+        assert_eq!(reply.header("sec-websocket-accept"), Some(RFC_6455_ACCEPT));
         drop(tcp);
         bed.event_of("$disconnect").await;
     }

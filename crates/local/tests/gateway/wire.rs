@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
+use tokio_tungstenite::tungstenite::handshake::client::generate_key;
 
 /// For what must happen. It costs time only in a failing test.
 pub const SOON: Duration = Duration::from_secs(20);
@@ -29,10 +30,14 @@ pub type Tcp = BufReader<Box<dyn Stream>>;
 
 /// Sends the request of a handshake and does not wait for the answer. `path` is the whole one, with its query.
 pub async fn request(mut tcp: Tcp, host: &str, path: &str, headers: &[(&str, &str)]) -> Tcp {
-    let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    let mut headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    if !headers.contains("Sec-WebSocket-Key") {
+        // RFC 6455, section 4.1: a new one each time.
+        headers.push_str(&format!("Sec-WebSocket-Key: {}\r\n", generate_key()));
+    }
     let request = format!(
         "GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{headers}\r\n"
+         Sec-WebSocket-Version: 13\r\n{headers}\r\n"
     );
     tcp.write_all(request.as_bytes()).await.unwrap();
     tcp
