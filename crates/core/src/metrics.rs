@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use serde_json::{Value, json};
 
 use crate::config::Config;
-use crate::publisher::Fanout;
+use crate::publication::Fanout;
 use crate::store::now_ms;
 
 /// What is measured. The names are CloudWatch's too: dashboard and alarms use them.

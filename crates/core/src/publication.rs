@@ -1,7 +1,8 @@
-//! What is published: to whom, what, and from where on.
+//! What is published: to whom, what, from where on, and what became of it.
 
 use serde_json::value::RawValue;
 
+use crate::Error;
 use crate::connection::{ConnectionId, UserId};
 use crate::frame;
 use crate::topic::{Subscriber, Topic};
@@ -80,6 +81,35 @@ impl Publication {
                 frame::data(id, data)
             }
             Content::DirectMessage { sender, body } => frame::direct_message(sender, body),
+        }
+    }
+}
+
+/// How many receivers met which fate.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Fanout {
+    /// The gateway took their frame.
+    pub delivered: usize,
+    /// Gone, and forgotten.
+    pub stale: usize,
+    /// Gone or not open yet, and kept.
+    pub pending: usize,
+    /// Given up.
+    pub failed: usize,
+    /// Whether the rest was left to a continuation.
+    pub continued: bool,
+}
+
+impl Fanout {
+    /// How many connections took a message to `topic`; none at all is only right when no post failed.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Undelivered`].
+    pub fn reached(&self, topic: &str) -> Result<usize, Error> {
+        match (self.delivered, self.failed) {
+            (0, failed @ 1..) => Err(Error::Undelivered { topic: topic.to_owned(), failed }),
+            (delivered, _) => Ok(delivered),
         }
     }
 }

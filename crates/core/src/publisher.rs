@@ -28,7 +28,7 @@ use crate::connection::ConnectionId;
 use crate::deadline::{Backoff, Deadline};
 use crate::event::EventStore;
 use crate::metrics::Metrics;
-use crate::publication::{Audience, Publication, SEGMENTS};
+use crate::publication::{Audience, Fanout, Publication, SEGMENTS};
 use crate::store::{ConnectionStore, now_ms};
 use crate::topic::Subscriber;
 
@@ -60,34 +60,7 @@ enum Delivery {
     Unserved,
 }
 
-/// How many receivers met which fate.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Fanout {
-    /// The gateway took their frame.
-    pub delivered: usize,
-    /// Gone, and forgotten.
-    pub stale: usize,
-    /// Gone or not open yet, and kept.
-    pub pending: usize,
-    /// Given up.
-    pub failed: usize,
-    /// Whether the rest was left to a continuation.
-    pub continued: bool,
-}
-
 impl Fanout {
-    /// How many connections took a message to `topic`; none at all is only right when no post failed.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Undelivered`].
-    pub fn reached(&self, topic: &str) -> Result<usize, Error> {
-        match (self.delivered, self.failed) {
-            (0, failed @ 1..) => Err(Error::Undelivered { topic: topic.to_owned(), failed }),
-            (delivered, _) => Ok(delivered),
-        }
-    }
-
     fn count(&mut self, delivery: Delivery) {
         match delivery {
             Delivery::Delivered => self.delivered += 1,

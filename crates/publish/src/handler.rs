@@ -10,8 +10,7 @@ use lambda_runtime::tracing::{error, info};
 use switchboard_core::Error;
 use switchboard_core::deadline::Deadline;
 use switchboard_core::function::{Backend, milliseconds};
-use switchboard_core::publication::Publication;
-use switchboard_core::publisher::Fanout;
+use switchboard_core::publication::{Fanout, Publication};
 
 use crate::record;
 
