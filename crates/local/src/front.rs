@@ -28,8 +28,8 @@ use tokio::net::TcpListener;
 
 use crate::faults::{Chance, Faults};
 use crate::gateway::access_key_id;
+use crate::iam::ACCOUNT_ID;
 use crate::iam::{Callers, Denial};
-use crate::service::ACCOUNT_ID;
 use crate::terminal;
 
 /// Of errors that DynamoDB shares with other services.

@@ -10,8 +10,10 @@ use std::sync::Arc;
 
 use wildmatch::WildMatch;
 
-use crate::service::ACCOUNT_ID;
 use crate::terminal;
+
+/// The account in every ARN.
+pub const ACCOUNT_ID: &str = "123456789012";
 
 /// What a function may do.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -11,7 +11,7 @@ use tokio::sync::{Semaphore, oneshot};
 use crate::faults::{self, Faults};
 use crate::front::Front;
 use crate::gateway::{self, Api, Authorizer, Gateway, Integration};
-use crate::iam::{Caller, Callers};
+use crate::iam::{self, Caller, Callers};
 use crate::lambda::{self, Function, Guard};
 use crate::service::{self, LogFormat, Service};
 use crate::stream::{Mappings, StreamError};
@@ -133,7 +133,7 @@ impl Stack {
         let of_functions = service.functions.keys().map(|key| lambda::Credentials::of(key));
         let api = Api {
             api_id: service::API_ID.to_owned(),
-            arn: format!("arn:aws:execute-api:{}:{}:{}", service.region, service::ACCOUNT_ID, service::API_ID),
+            arn: format!("arn:aws:execute-api:{}:{}:{}", service.region, iam::ACCOUNT_ID, service::API_ID),
             stage: service.stage.clone(),
             paths: service.paths.clone(),
             route_selection_expression: service.route_selection_expression.clone(),

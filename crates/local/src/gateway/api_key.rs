@@ -8,8 +8,8 @@ use std::fmt;
 
 use http::StatusCode;
 
-use super::event::Identity;
-use super::handshake::Refused;
+use super::connection::Identity;
+use super::refusal::Refused;
 
 /// The keys of which a client must have one.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -5,7 +5,6 @@
 //! APIs, are inferred. Of policies it knows `Action`, `Resource` and their wildcards, not `Condition`s and the `Not…`
 //! elements, which are refused rather than ignored.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -13,11 +12,11 @@ use http::StatusCode;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::connection::Connection;
+use super::connection::{Connection, Context};
 use super::event::{AuthorizerEvent, Multi};
-use super::handshake::Refused;
 use super::id::Id;
 use super::integration::{Integration, IntegrationError};
+use super::refusal::Refused;
 use super::{Gateway, log};
 use crate::iam::{self, Effect, Patterns};
 
@@ -42,9 +41,6 @@ impl fmt::Debug for Authorizer {
         f.debug_struct("Authorizer").field("identity_sources", &self.identity_sources).finish_non_exhaustive()
     }
 }
-
-/// `requestContext.authorizer` of every event of a connection: `principalId` and the authorizer's `context`, as text.
-pub(super) type Context = BTreeMap<String, String>;
 
 /// What an authorizer says of a client that may connect.
 #[derive(Debug, PartialEq, Eq)]

@@ -6,14 +6,12 @@
 //! `--null-style explicit`. That stage variables come with all events, and not only with the first, is inferred.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 
 use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::authorizer::Context;
-use super::connection::Connection;
+use super::connection::{Connection, Context, Identity};
 use super::id::Id;
 
 /// Header or query names with one value each, which is the last where there were several.
@@ -102,20 +100,6 @@ struct RequestContext<'a> {
     api_id: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     authorizer: Option<&'a Context>,
-}
-
-/// Who the client is, as far as the handshake tells; the same for the life of the connection.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct Identity {
-    /// Its value, when `$connect` asked for a key; and the key's id.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) api_key: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) api_key_id: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) user_agent: Option<String>,
-    pub(super) source_ip: IpAddr,
 }
 
 /// What the events of one API have in common.

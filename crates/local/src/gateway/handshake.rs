@@ -12,8 +12,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use http::header::{
-    CONNECTION, CONTENT_TYPE, HOST, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_KEY,
-    SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE, USER_AGENT,
+    CONNECTION, HOST, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL,
+    SEC_WEBSOCKET_VERSION, UPGRADE, USER_AGENT,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
@@ -25,13 +25,14 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::api_key::KeySource;
 use super::authorizer::{self, ACTION};
-use super::connection::{self, Connection};
+use super::connection::Connection;
 use super::deflate::Negotiated;
 use super::event::{ConnectEvent, Multi};
 use super::id::Id;
 use super::integration::{IntegrationError, ProxyResponse};
 use super::knobs::{AbortDuringConnect, Deflate, Knobs};
-use super::{Endpoints, Gateway, Paths, log, signature};
+use super::refusal::{Refused, refusal};
+use super::{Endpoints, Gateway, Paths, log, signature, socket};
 
 const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
@@ -40,10 +41,6 @@ const HEAD_LIMIT: usize = 64 * 1024;
 
 /// hyper refuses a request with more headers.
 const HEADERS_LIMIT: usize = 100;
-
-/// The status that the client sees, and why, for the log.
-#[derive(Debug)]
-pub(super) struct Refused(pub(super) StatusCode, pub(super) &'static str);
 
 /// What the function lets a client have.
 #[derive(Debug)]
@@ -123,7 +120,7 @@ async fn connect(
             if let Err(Ok(_)) = decide.send(decision)
                 && knobs.abort_during_connect == AbortDuringConnect::Disconnect
             {
-                connection::lost(&gateway, &connection).await;
+                socket::lost(&gateway, &connection).await;
             }
         }
     });
@@ -138,7 +135,7 @@ async fn connect(
         Deflate::Negotiate => Negotiated::of(request.headers()),
     };
     let upgrade = hyper::upgrade::on(&mut request);
-    gateway.spawn(connection::run(gateway.clone(), connection, upgrade, mailbox, negotiated));
+    gateway.spawn(socket::run(gateway.clone(), connection, upgrade, mailbox, negotiated));
 
     let mut response = Response::new(Full::default());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
@@ -241,22 +238,6 @@ fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
 fn is_key(key: &[u8]) -> bool {
     let is_base64 = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/');
     key.len() == 24 && key.ends_with(b"==") && key[..22].iter().all(is_base64)
-}
-
-/// The body's form is that of API Gateway's other errors; for a handshake it is inferred.
-fn refusal(status: StatusCode) -> Response<Full<Bytes>> {
-    let message = match status {
-        StatusCode::INTERNAL_SERVER_ERROR | StatusCode::BAD_GATEWAY => "Internal server error",
-        _ => status.canonical_reason().unwrap_or(status.as_str()),
-    };
-    let mut response = Response::new(Full::from(format!(r#"{{"message":"{message}"}}"#)));
-    *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    if status == StatusCode::UPGRADE_REQUIRED {
-        // RFC 9110, section 15.5.22, demands it.
-        response.headers_mut().insert(UPGRADE, HeaderValue::from_static("websocket"));
-    }
-    response
 }
 
 /// The client's headers as it wrote them, without `Connection` and `Upgrade`, and the gateway's own.

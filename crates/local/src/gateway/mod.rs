@@ -16,11 +16,14 @@ mod integration;
 mod json;
 pub mod knobs;
 mod management;
+mod message;
 mod model;
 mod order;
 mod paths;
+mod refusal;
 mod route;
 mod signature;
+mod socket;
 mod throttle;
 
 use std::collections::{BTreeMap, HashMap, HashSet};

@@ -29,7 +29,7 @@ use super::guard::Guarded;
 use super::runtime_api::{Call, Invocation, RuntimeApi};
 use super::{Configuration, FunctionError};
 use crate::faults::{Chance, Faults};
-use crate::service::ACCOUNT_ID;
+use crate::iam::ACCOUNT_ID;
 use crate::terminal;
 
 /// What a process may print in one line; the rest of a longer one is dropped.

@@ -17,7 +17,8 @@ use sha2::{Digest, Sha256};
 use super::error::{KeyPath, Problem, ServiceError};
 use super::keys::{API, API_KEY, DEFAULT_ROLE, GATEWAY, POLICIES, ROLE, STAGE, TABLE, USAGE_PLAN, route_id};
 use super::variables::Document;
-use super::{ACCOUNT_ID, API_ID, Table};
+use super::{API_ID, Table};
+use crate::iam::ACCOUNT_ID;
 
 /// The stack that a deployment would make.
 #[derive(Debug)]

@@ -34,9 +34,6 @@ use crate::iam::Role;
 /// The id of the local WebSocket API, in the form of API Gateway's own.
 pub const API_ID: &str = "local0ws01";
 
-/// The account in every ARN.
-pub const ACCOUNT_ID: &str = "123456789012";
-
 /// The framework's default.
 const DEFAULT_STAGE: &str = "dev";
 

@@ -29,8 +29,9 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::faults::{Chance, Delay, Faults};
+use crate::iam::ACCOUNT_ID;
 use crate::lambda::Function;
-use crate::service::{ACCOUNT_ID, Service, StartingPosition, StreamMapping};
+use crate::service::{Service, StartingPosition, StreamMapping};
 use crate::table::Tables;
 use crate::terminal;
 

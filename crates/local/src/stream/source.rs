@@ -13,7 +13,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use crate::service::ACCOUNT_ID;
+use crate::iam::ACCOUNT_ID;
 use dynoxide::actions::describe_stream::DescribeStreamRequest;
 use dynoxide::actions::describe_table::DescribeTableRequest;
 use dynoxide::actions::get_records::{self, GetRecordsRequest};
