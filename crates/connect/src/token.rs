@@ -7,7 +7,7 @@
 use std::fmt;
 
 use jsonwebtoken::errors::ErrorKind;
-use jsonwebtoken::jwk::{AlgorithmParameters, Jwk, JwkSet, KeyAlgorithm};
+use jsonwebtoken::jwk::{AlgorithmParameters, Jwk, JwkSet, KeyAlgorithm, PublicKeyUse};
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use serde::Deserialize;
 use switchboard_core::ClientError;
@@ -54,12 +54,15 @@ impl Verifier {
         // What is wrong is told by its place: the text is a secret.
         let set: JwkSet = serde_json::from_str(keys)
             .map_err(|error| format!("this is no JWK Set, from line {} column {} on", error.line(), error.column()))?;
-        if set.keys.is_empty() {
-            return Err("there is no key in it".to_owned());
-        }
-        let keys = set.keys.iter().enumerate();
+        // Identity providers also publish keys that others shall encrypt with.
+        let signs = |jwk: &Jwk| jwk.common.public_key_use != Some(PublicKeyUse::Encryption);
+        let keys = set.keys.iter().enumerate().filter(|(_, jwk)| signs(jwk));
         let keys = keys.map(|(index, jwk)| Key::new(jwk).map_err(|reason| format!("keys[{index}]: {reason}")));
-        Ok(Self { keys: keys.collect::<Result<_, _>>()?, audience, issuer })
+        let keys = keys.collect::<Result<Vec<_>, _>>()?;
+        if keys.is_empty() {
+            return Err("there is no key in it that signs".to_owned());
+        }
+        Ok(Self { keys, audience, issuer })
     }
 
     /// The user whom a token names.
@@ -250,7 +253,11 @@ mod tests {
         for (keys, expected) in [
             (&[key("1").as_str(), &short][..], "keys[1]: a secret needs 32 bytes or more, and this has 1"),
             (&[&mixed], "keys[0]: its `alg` is none that its `kty` signs with"),
-            (&[], "there is no key in it"),
+            (&[], "there is no key in it that signs"),
+            (
+                &[&mixed.replace("HS256", "ECDH-ES").replace(r#""kid""#, r#""use":"enc","kid""#)],
+                "there is no key in it that signs",
+            ),
             (&[SECRET], "this is no JWK Set, from line 1 column "),
         ] {
             let error = verifier(keys).unwrap_err();
