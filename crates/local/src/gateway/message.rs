@@ -3,9 +3,11 @@
 //! Implements "Set up a WebSocket API integration": every message is an invocation of its own, and nothing is serialised
 //! per connection.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 use super::connection::Connection;
@@ -23,7 +25,11 @@ pub(super) async fn route(gateway: Arc<Gateway>, connection: Arc<Connection>, bo
     if let Some(turn) = &mut turn {
         turn.come().await;
     }
-    if let Some(frame) = answer(&gateway, &connection, &body, turn).await {
+    let request_id = Id::new();
+    let answer = AssertUnwindSafe(answer(&gateway, &connection, &request_id, &body, turn)).catch_unwind().await;
+    // A panic of ours leaves no client without an answer.
+    let answer = answer.unwrap_or_else(|_| Some(error_frame("Internal server error", &connection.id, &request_id)));
+    if let Some(frame) = answer {
         // Dropped when the client has left meanwhile.
         connection.post(frame).await;
     }
@@ -31,10 +37,15 @@ pub(super) async fn route(gateway: Arc<Gateway>, connection: Arc<Connection>, bo
 
 /// Gives a message to the function of its route. Of a one-way route the client hears only failures; a two-way route
 /// ("Set up route responses for a WebSocket API") sends it the body of the result, whatever the status.
-async fn answer(gateway: &Gateway, connection: &Connection, body: &str, turn: Option<Turn>) -> Option<Bytes> {
-    let request_id = Id::new();
+async fn answer(
+    gateway: &Gateway,
+    connection: &Connection,
+    request_id: &Id,
+    body: &str,
+    turn: Option<Turn>,
+) -> Option<Bytes> {
     let knobs = &gateway.settings.knobs;
-    let error = |message| Some(error_frame(message, &connection.id, &request_id));
+    let error = |message| Some(error_frame(message, &connection.id, request_id));
     if !gateway.requests.admits() {
         log(format_args!("{} sent too many messages, request {request_id}", connection.id));
         return match knobs.throttle_frame {
@@ -52,9 +63,9 @@ async fn answer(gateway: &Gateway, connection: &Connection, body: &str, turn: Op
         log(format_args!("{} sent {route_key} what is not as its model, request {request_id}", connection.id));
         return Some(bad_request_body(&connection.id, &Id::new()));
     }
-    let event = MessageEvent::new(gateway.source(), connection, &request_id, &route_key, body);
+    let event = MessageEvent::new(gateway.source(), connection, request_id, &route_key, body);
     // The turn ends when the invocation has been polled, which is when it begins.
-    let invocation = gateway.invoke(&route_key, &request_id, &event);
+    let invocation = gateway.invoke(&route_key, request_id, &event);
     let (result, ()) = tokio::join!(biased; invocation, async { drop(turn) });
     match result? {
         Ok(response) if gateway.api.two_way.contains(&route_key) => {

@@ -102,3 +102,12 @@ async fn nobody_minds_a_failing_disconnect() {
     assert_eq!(client.closed().await, None);
     bed.assert_nothing_invoked().await;
 }
+
+/// A panic of ours must not leave a client without an answer, either.
+#[tokio::test]
+async fn a_panic_while_a_message_is_served_shows_as_internal_server_error() {
+    let script = Script::new().on_async("$default", |event| async move { panic!("no answer to {}", event["body"]) });
+    let (mut bed, mut client) = script.connected().await;
+    assert_eq!(bed.failure(&mut client, "$default").await, "Internal server error");
+    assert_eq!(bed.failure(&mut client, "$default").await, "Internal server error");
+}
