@@ -54,6 +54,9 @@ pub enum ClientError {
         /// Which of the two.
         reason: &'static str,
     },
+    /// DynamoDB or the gateway was too busy for this frame. Nothing was done.
+    #[error("too much is going on at once; send this frame again in a moment")]
+    Busy,
     /// No connection of the destination user took the message.
     #[error("user `{user_id}` is not connected")]
     UserOffline {
@@ -75,7 +78,14 @@ impl ClientError {
             Self::TooManyTopics { .. } => "too_many_topics",
             Self::Unidentified { .. } => "unidentified",
             Self::UserOffline { .. } => "user_offline",
+            Self::Busy => "busy",
         }
+    }
+
+    /// Whether the same frame may succeed when the client sends it again in a moment.
+    #[must_use]
+    pub fn is_temporary(&self) -> bool {
+        matches!(self, Self::Busy)
     }
 
     /// The mistake of a frame whose connection is not in the connections table (any more).

@@ -188,6 +188,9 @@ pub enum Reply<'a> {
         /// How many connections a message reached; absent for anything else.
         #[serde(skip_serializing_if = "Option::is_none")]
         delivered: Option<usize>,
+        /// Whether more connections will receive the message after this acknowledgement; absent when none will.
+        #[serde(skip_serializing_if = "std::ops::Not::not")]
+        continued: bool,
     },
     /// Answers a ping.
     Pong {
@@ -201,6 +204,8 @@ pub enum Reply<'a> {
         code: &'static str,
         /// The sentence for a person.
         message: String,
+        /// [`ClientError::is_temporary`].
+        temporary: bool,
         /// The gateway's request id, to be found in our logs.
         #[serde(rename = "requestId")]
         request_id: &'a str,
@@ -341,11 +346,18 @@ mod tests {
     #[test]
     fn replies_have_the_documented_shape() {
         let text = |reply: Reply<'_>| String::from_utf8(reply.to_bytes()).unwrap();
-        assert_eq!(text(Reply::Ack { id: "7", delivered: Some(2) }), r#"{"type":"ack","id":"7","delivered":2}"#);
-        assert_eq!(text(Reply::Ack { id: "7", delivered: None }), r#"{"type":"ack","id":"7"}"#);
+        assert_eq!(
+            text(Reply::Ack { id: "7", delivered: Some(2), continued: false }),
+            r#"{"type":"ack","id":"7","delivered":2}"#
+        );
+        assert_eq!(
+            text(Reply::Ack { id: "7", delivered: Some(2), continued: true }),
+            r#"{"type":"ack","id":"7","delivered":2,"continued":true}"#
+        );
+        assert_eq!(text(Reply::Ack { id: "7", delivered: None, continued: false }), r#"{"type":"ack","id":"7"}"#);
         assert_eq!(text(Reply::Pong { id: None }), r#"{"type":"pong"}"#);
-        let error = Reply::Error { code: "c", message: "m".to_owned(), request_id: "r=", id: None };
-        assert_eq!(text(error), r#"{"type":"error","code":"c","message":"m","requestId":"r="}"#);
+        let error = Reply::Error { code: "c", message: "m".to_owned(), temporary: false, request_id: "r=", id: None };
+        assert_eq!(text(error), r#"{"type":"error","code":"c","message":"m","temporary":false,"requestId":"r="}"#);
     }
 
     #[test]

@@ -176,11 +176,11 @@ pub async fn message(
     .await;
     let (reply, outcome) = match &served {
         Ok(Served::Ping) => (Some(Reply::Pong { id: id.as_deref() }), "ok"),
-        Ok(Served::Done) => (id.as_deref().map(|id| Reply::Ack { id, delivered: None }), "ok"),
-        Ok(Served::Delivered(count)) => (id.as_deref().map(|id| Reply::Ack { id, delivered: Some(*count) }), "ok"),
+        Ok(Served::Done) => (id.as_deref().map(|id| Reply::Ack { id, delivered: None, continued: false }), "ok"),
+        Ok(Served::Delivered(count)) => (id.as_deref().map(|id| Reply::Ack { id, delivered: Some(*count), continued: false }), "ok"),
         Err(Failure::Mistake(mistake)) => {
-            let (code, message) = (mistake.code(), mistake.to_string());
-            (Some(Reply::Error { code, message, request_id: &caller.request_id, id: id.as_deref() }), code)
+            let (code, message, temporary) = (mistake.code(), mistake.to_string(), mistake.is_temporary());
+            (Some(Reply::Error { code, message, temporary, request_id: &caller.request_id, id: id.as_deref() }), code)
         }
         Err(Failure::Fault(_)) => (None, "fault"),
     };
