@@ -2,9 +2,10 @@
 
 use aws_lambda_events::apigw::{ApiGatewayProxyResponse, ApiGatewayWebsocketProxyRequest};
 use lambda_runtime::{LambdaEvent, tracing};
+use switchboard_core::backend::Backend;
 use switchboard_core::config::{Config, IdentityMode};
 use switchboard_core::connection::{Connection, UserId};
-use switchboard_core::function::{Backend, lifecycle};
+use switchboard_core::function::lifecycle;
 use switchboard_core::{ClientError, Error};
 
 use crate::token::Verifier;
@@ -89,6 +90,7 @@ pub(crate) async fn handle(
             id: caller.connection_id.clone(),
             user_id: identity.of(event)?,
             connected_at_ms: caller.connected_at_ms,
+            is_open: true,
         };
         Ok(backend.store.put(&connection, caller.deadline).await?)
     })

@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::Error;
+use crate::gateway::Endpoint;
 
 /// Everything that is configured, read once per execution environment.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,7 +18,7 @@ pub struct Config {
     /// The URL in front of `/@connections`: `PUBLISH_ENDPOINT`, else one of the SDK's own variables,
     /// `AWS_ENDPOINT_URL_APIGATEWAYMANAGEMENTAPI` and `AWS_ENDPOINT_URL`. Without any of them posts go to the domain
     /// and stage of the event, which is right unless a custom domain maps a key other than the stage.
-    pub publish_endpoint: Option<String>,
+    pub publish_endpoint: Option<Endpoint>,
     /// `CONNECTION_TTL_S`, seconds, default 7200: how long a connection's rows count, from its `$connect`. The
     /// gateway closes every connection after two hours (Amazon API Gateway quotas, WebSocket APIs).
     pub connection_ttl: Duration,
@@ -75,18 +76,6 @@ impl Config {
         Self::read(|name| std::env::var(name).ok().filter(|value| !value.is_empty()))
     }
 
-    /// For a function whose events name no domain to post to.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Config`] when there is no [`Config::publish_endpoint`].
-    pub fn require_publish_endpoint(&self) -> Result<(), Error> {
-        match self.publish_endpoint {
-            Some(_) => Ok(()),
-            None => Err(Error::Config { problems: "PUBLISH_ENDPOINT is not set".to_owned() }),
-        }
-    }
-
     fn read(variable: impl Fn(&str) -> Option<String> + Copy) -> Result<Self, Error> {
         let mut problems = Vec::new();
         let mut required = |name: &str| {
@@ -114,13 +103,17 @@ impl Config {
                 IdentityMode::Verified
             }
         };
+        let publish_endpoint = ["PUBLISH_ENDPOINT", "AWS_ENDPOINT_URL_APIGATEWAYMANAGEMENTAPI", "AWS_ENDPOINT_URL"]
+            .into_iter()
+            .find_map(|name| variable(name).map(|url| (name, url)))
+            .and_then(|(name, url)| {
+                Endpoint::parse(&url).map_err(|problem| problems.push(format!("{name} {problem}"))).ok()
+            });
         let config = Self {
             connections_table,
             topics_table,
             events_table,
-            publish_endpoint: ["PUBLISH_ENDPOINT", "AWS_ENDPOINT_URL_APIGATEWAYMANAGEMENTAPI", "AWS_ENDPOINT_URL"]
-                .into_iter()
-                .find_map(variable),
+            publish_endpoint,
             connection_ttl: Duration::from_secs(connection_ttl_s),
             identity_mode,
             token_keys: variable("TOKEN_KEYS").map(Secret),
@@ -129,6 +122,19 @@ impl Config {
             metrics_namespace: variable("METRICS_NAMESPACE"),
         };
         if problems.is_empty() { Ok(config) } else { Err(Error::Config { problems: problems.join("; ") }) }
+    }
+}
+
+#[cfg(test)]
+impl Config {
+    /// Tables that are named after their variables, and a gateway that posts may go to.
+    pub(crate) fn for_tests() -> Self {
+        let tables = ["CONNECTIONS_TABLE", "TOPICS_TABLE", "EVENTS_TABLE"];
+        Self::read(|name| match name {
+            "PUBLISH_ENDPOINT" => Some("https://gateway/dev".to_owned()),
+            _ => tables.contains(&name).then(|| name.to_owned()),
+        })
+        .unwrap()
     }
 }
 
@@ -167,14 +173,25 @@ mod tests {
 
     #[test]
     fn posts_go_where_the_most_specific_variable_says() {
+        let mut variables = vec![("CONNECTIONS_TABLE", "c"), ("TOPICS_TABLE", "t"), ("EVENTS_TABLE", "e")];
+        assert_eq!(read(&variables).unwrap().publish_endpoint, None);
+        for (name, url) in [
+            ("AWS_ENDPOINT_URL", "http://everything"),
+            ("AWS_ENDPOINT_URL_APIGATEWAYMANAGEMENTAPI", "http://gateway/dev"),
+            ("PUBLISH_ENDPOINT", "https://chat.example.com/v1"),
+        ] {
+            variables.push((name, url));
+            assert_eq!(read(&variables).unwrap().publish_endpoint.unwrap().to_string(), url);
+        }
+    }
+
+    #[test]
+    fn an_endpoint_that_cannot_take_posts_is_named() {
         let tables = [("CONNECTIONS_TABLE", "c"), ("TOPICS_TABLE", "t"), ("EVENTS_TABLE", "e")];
-        assert!(read(&tables).unwrap().require_publish_endpoint().is_err());
-        let mut variables = tables.to_vec();
         for name in ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_APIGATEWAYMANAGEMENTAPI", "PUBLISH_ENDPOINT"] {
-            variables.push((name, name));
-            let config = read(&variables).unwrap();
-            assert_eq!(config.publish_endpoint.as_deref(), Some(name));
-            config.require_publish_endpoint().unwrap();
+            let error = read(&[&tables[..], &[(name, "wss://gateway/dev")]].concat()).unwrap_err();
+            let expected = format!("{name} must begin with http:// or https://, not with wss://");
+            assert!(error.to_string().contains(&expected), "{error}");
         }
     }
 }

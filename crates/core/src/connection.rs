@@ -63,10 +63,12 @@ impl fmt::Display for UserId {
 pub struct Connection {
     /// Its key.
     pub id: ConnectionId,
-    /// Who connected; nobody, for a connection without an identity.
+    /// The user, unless the connection has none.
     pub user_id: Option<UserId>,
     /// The gateway's `connectedAt`: epoch milliseconds.
     pub connected_at_ms: i64,
+    /// Whether it is open. A connection that ended a moment ago is not, and may still be the sender of a frame.
+    pub is_open: bool,
 }
 
 /// The rule for every name that a person or a client chooses: not empty, bounded, printable.

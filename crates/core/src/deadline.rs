@@ -6,10 +6,10 @@ use backon::{BackoffBuilder, ExponentialBuilder};
 use lambda_runtime::Context;
 use tokio::time::Instant;
 
-/// What is kept of an invocation's time to put down what was left undone and to answer the sender.
-const RESERVE: Duration = Duration::from_secs(1);
+/// The end of an invocation's time that is reserved for writing a continuation and for answering the sender.
+pub(crate) const RESERVE: Duration = Duration::from_secs(1);
 
-/// What is kept of that to return.
+/// The part of the reserve that is left for returning.
 const RETURN: Duration = Duration::from_millis(100);
 
 /// The instant at which an invocation stops trying and reports.
@@ -34,6 +34,12 @@ impl Deadline {
     #[must_use]
     pub fn left(self) -> Duration {
         self.0.saturating_duration_since(Instant::now())
+    }
+
+    /// Whether there is no time left.
+    #[must_use]
+    pub fn passed(self) -> bool {
+        self.left().is_zero()
     }
 
     /// The deadline of the reply to the sender, which must be possible even after all the time for the work is spent.

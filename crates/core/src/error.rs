@@ -3,7 +3,9 @@
 //! A [`ClientError`] is written for the client that sent the frame, and the invocation succeeds. An [`Error`] is
 //! written for operators: it fails the invocation and its text never reaches a client.
 
-use aws_sdk_dynamodb::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
+use std::error::Error as _;
+
+use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
 
 use crate::connection::{ConnectionId, UserId};
 
@@ -95,6 +97,9 @@ impl ClientError {
     }
 }
 
+/// The type under which rows are counted that this code did not write. Readers skip them, so they are no [`Error`].
+pub const UNKNOWN_ITEM: &str = "Store.UnknownItem";
+
 /// What went wrong on our side.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -132,26 +137,18 @@ pub enum Error {
         /// How many items were not written or deleted.
         left: usize,
     },
-    /// DynamoDB returned an item that this code did not write.
-    #[error("an item of {table} has no usable `{attribute}`")]
-    Item {
-        /// The table's name.
-        table: String,
-        /// The attribute.
-        attribute: &'static str,
-    },
-    /// A frame for the sender itself could not be posted.
-    #[error("the reply to connection {connection_id} could not be posted")]
+    /// The gateway denies this function its posts.
+    #[error("the reply to connection {connection_id} was denied")]
     Reply {
         /// The sender's connection.
         connection_id: ConnectionId,
     },
-    /// Not one connection took a message, and at least one of them only because posting failed.
-    #[error("none of the connections on {topic} could be reached; posting failed for {failed}")]
+    /// The gateway as a whole took no post: it denied or refused every one.
+    #[error("the gateway took no post for {topic}; it denied or refused {failed}")]
     Undelivered {
         /// Where the message went.
         topic: String,
-        /// How many posts failed.
+        /// How many posts it did not take.
         failed: usize,
     },
     /// A publish could not even begin before the invocation's end.
@@ -172,7 +169,6 @@ impl Error {
             Self::Store { throttled: true, .. } => "Store.Throttled",
             Self::Store { throttled: false, .. } => "Store.Failed",
             Self::Unfinished { .. } => "Store.Unfinished",
-            Self::Item { .. } => "Store.UnknownItem",
             Self::Reply { .. } => "Publish.ReplyFailed",
             Self::Undelivered { .. } => "Publish.Undelivered",
             Self::OutOfTime { .. } => "Publish.OutOfTime",
@@ -188,7 +184,34 @@ impl Error {
             error.code(),
             Some("ProvisionedThroughputExceededException" | "ThrottlingException" | "RequestLimitExceeded")
         );
-        Self::Store { operation, table: table.to_owned(), detail: DisplayErrorContext(error).to_string(), throttled }
+        Self::Store { operation, table: table.to_owned(), detail: describe(error), throttled }
+    }
+}
+
+/// What an error of the SDK says, without any part of a request or of a response: those hold bodies, and the SDK's own
+/// texts repeat them.
+pub(crate) fn describe<E>(error: &SdkError<E>) -> String
+where
+    SdkError<E>: std::error::Error + ProvideErrorMetadata,
+{
+    match error {
+        SdkError::ServiceError(context) => {
+            let (code, status) = (error.code().unwrap_or("no code"), context.raw().status());
+            format!("{code}, status {status}")
+        }
+        SdkError::ConstructionFailure(_) => "the request could not be built".to_owned(),
+        SdkError::ResponseError(context) => {
+            format!("the response could not be read, status {}", context.raw().status())
+        }
+        _ => {
+            let mut text = error.to_string();
+            let mut cause = error.source();
+            while let Some(error) = cause {
+                text = format!("{text}: {error}");
+                cause = error.source();
+            }
+            text
+        }
     }
 }
 

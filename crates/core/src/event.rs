@@ -1,4 +1,6 @@
-//! The events table: what any backend asks to have published, and what is left of a publish that ran out of time.
+//! The events table: what a backend asks to have published, and what is left of a publish that ended early.
+//!
+//! An event, which any backend writes and the function `publish` reads:
 //!
 //! | attribute | type | meaning |
 //! |---|---|---|
@@ -8,19 +10,36 @@
 //! | `senderId`, `body` | S, any | instead of `data`, for a direct message to a user |
 //! | `json` | S | instead of `data` or `body`: JSON text that is passed on byte for byte |
 //! | `ttl` | N, epoch **seconds** | when DynamoDB may delete the item |
-//! | `after`, `segment` | S, N | of a continuation: whom the publish had served |
 //!
-//! Only the insertion of an item publishes. The stream carries it to the function `publish`.
+//! A continuation, which our functions write and the function `fan-out` reads:
+//!
+//! | attribute | type | meaning |
+//! |---|---|---|
+//! | `topic` | S, partition key | a random name. Each continuation has its own, so that it waits for nobody |
+//! | `id` | S, sort key | `-` |
+//! | `originTopic` | S | the publication's topic. Only continuations have this attribute |
+//! | `originId` | S | the id of the event, or of the client's request, that began the publication |
+//! | `segment` | N | the part of the connections table, for `INITIAL_CONNECTION` |
+//! | `after` | S | the connection behind which reading goes on; without it nothing is left to read |
+//! | `again` | L of M | receivers that have to be tried once more |
+//! | `senderId`, `json`, `ttl` | S, S, N | as in an event |
+//!
+//! Only the insertion of an item publishes. The stream carries it to the function.
 
 use aws_sdk_dynamodb::Client;
-use aws_sdk_dynamodb::types::AttributeValue;
+use aws_sdk_dynamodb::config::Builder;
+use aws_sdk_dynamodb::config::timeout::TimeoutConfig;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 
-use crate::Error;
-use crate::connection::ConnectionId;
-use crate::publication::{Audience, Content, Publication};
-use crate::store::now_s;
+use crate::clock::now_s;
+use crate::connection::{ConnectionId, UserId};
+use crate::deadline::RESERVE;
+use crate::publication::{Audience, Content, Position, Publication, SEGMENTS};
+use crate::topic::{Subscriber, Topic};
+use crate::{ClientError, Error};
 
-/// [`Event`](self) attribute names, as every writer and reader spells them.
+/// Attribute names of an [event](self), as every writer and reader spells them.
 pub mod attribute {
     #![expect(missing_docs, reason = "the table above says what each one means")]
     pub const TOPIC: &str = "topic";
@@ -29,22 +48,62 @@ pub mod attribute {
     pub const SENDER_ID: &str = "senderId";
     pub const BODY: &str = "body";
     pub const JSON: &str = "json";
-    pub const TTL: &str = "ttl";
-    pub const AFTER: &str = "after";
-    pub const SEGMENT: &str = "segment";
+    pub const ORIGIN_TOPIC: &str = "originTopic";
 }
 
-/// How long a continuation stays in the table: a day, as long as its stream record.
+/// A continuation stays in the table for a day, as long as its stream record.
 const CONTINUATION_TTL_S: i64 = 24 * 60 * 60;
-
-/// Between the name of an event and how far it got, in the name of its continuation.
-const CONTINUES: &str = " after ";
 
 /// The events table, as a writer of continuations sees it.
 #[derive(Debug, Clone)]
 pub struct EventStore {
     dynamodb: Client,
     table: String,
+}
+
+/// A continuation, as its item is laid out.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Continuation {
+    topic: String,
+    id: String,
+    origin_topic: String,
+    origin_id: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    segment: Option<u8>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    after: Option<String>,
+    again: Vec<Receiver>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sender_id: Option<String>,
+    json: String,
+    ttl: i64,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Receiver {
+    connection_id: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    subscription_id: Option<String>,
+    connected_at: i64,
+}
+
+/// Why an item is no continuation that this version understands.
+#[derive(Debug, thiserror::Error)]
+pub enum UnknownContinuation {
+    /// Attributes are missing or have the wrong type.
+    #[error(transparent)]
+    Attributes(#[from] serde_dynamo::Error),
+    /// The topic or the sender is no name.
+    #[error(transparent)]
+    Name(#[from] ClientError),
+    /// The payload is not JSON.
+    #[error("the attribute `json` must be JSON text")]
+    Json,
+    /// There is no such segment.
+    #[error("the attribute `segment` must be a number below {SEGMENTS}")]
+    Segment,
 }
 
 impl EventStore {
@@ -54,37 +113,84 @@ impl EventStore {
         Self { dynamodb, table }
     }
 
-    /// Leaves the rest of a publication to the function `publish`: one `PutItem`. The item is named after the event or
-    /// frame that began the publication, `id`, and after how far it got; so putting it again changes nothing.
+    /// Leaves the rest of a publication to the function `fan-out`: one `PutItem`, within the time that an invocation
+    /// keeps in reserve.
     ///
     /// # Errors
     ///
     /// When DynamoDB fails.
-    pub async fn put_continuation(&self, rest: &Publication, id: &str) -> Result<(), Error> {
-        let origin = id.split_once(CONTINUES).map_or(id, |(origin, _)| origin);
-        let after = rest.after.as_ref().map(ConnectionId::as_str).unwrap_or_default();
-        let name = format!("{origin}{CONTINUES}{after}");
-        let string = |text: &str| AttributeValue::S(text.to_owned());
-        let mut put = self
-            .dynamodb
-            .put_item()
-            .table_name(&self.table)
-            .item(attribute::TOPIC, string(rest.topic()))
-            .item(attribute::ID, string(&name))
-            .item(attribute::TTL, AttributeValue::N((now_s() + CONTINUATION_TTL_S).to_string()));
-        if !after.is_empty() {
-            put = put.item(attribute::AFTER, string(after));
-        }
-        if let Audience::Everybody { segment } = rest.audience {
-            put = put.item(attribute::SEGMENT, AttributeValue::N(segment.to_string()));
-        }
-        put = match &rest.content {
-            Content::Data(data) => put.item(attribute::JSON, string(data.get())),
-            Content::DirectMessage { sender, body } => {
-                put.item(attribute::SENDER_ID, string(sender.as_str())).item(attribute::JSON, string(body.get()))
-            }
-        };
+    pub async fn put_continuation(&self, rest: Publication) -> Result<(), Error> {
+        let continuation = Continuation::from(rest);
+        let item = serde_dynamo::to_item(continuation).expect("texts, numbers and lists always become attributes");
+        let timeouts =
+            TimeoutConfig::builder().operation_attempt_timeout(RESERVE * 2 / 5).operation_timeout(RESERVE * 9 / 10);
+        let put = self.dynamodb.put_item().table_name(&self.table).set_item(Some(item));
+        let put = put.customize().config_override(Builder::default().timeout_config(timeouts.build()));
         put.send().await.map_err(|error| Error::store("PutItem", &self.table, &error))?;
         Ok(())
     }
+}
+
+#[cfg(test)]
+pub(crate) fn item(rest: Publication) -> serde_dynamo::Item {
+    serde_dynamo::to_item(Continuation::from(rest)).unwrap()
+}
+
+impl From<Publication> for Continuation {
+    fn from(rest: Publication) -> Self {
+        let origin_topic = rest.topic().to_owned();
+        let (sender_id, json) = match rest.content {
+            Content::Data(data) => (None, data),
+            Content::DirectMessage { sender, body } => (Some(sender.as_str().to_owned()), body),
+        };
+        let again = rest.again.into_iter().map(|receiver| Receiver {
+            connection_id: receiver.connection_id.as_str().to_owned(),
+            subscription_id: receiver.subscription_id,
+            connected_at: receiver.connected_at_ms,
+        });
+        Self {
+            topic: format!("continuation {:032x}", fastrand::u128(..)),
+            id: "-".to_owned(),
+            origin_topic,
+            origin_id: rest.id,
+            segment: match rest.audience {
+                Audience::Topic(_) => None,
+                Audience::Everybody { segment } => Some(segment),
+            },
+            after: match rest.position {
+                Position::After(id) => Some(id.as_str().to_owned()),
+                Position::Start | Position::End => None,
+            },
+            again: again.collect(),
+            sender_id,
+            json: json.get().to_owned(),
+            ttl: now_s() + CONTINUATION_TTL_S,
+        }
+    }
+}
+
+/// Reads the item of a continuation.
+///
+/// # Errors
+///
+/// [`UnknownContinuation`].
+pub fn continuation(item: serde_dynamo::Item) -> Result<Publication, UnknownContinuation> {
+    let item: Continuation = serde_dynamo::from_item(item)?;
+    let audience = match item.segment {
+        Some(segment) if segment >= SEGMENTS => return Err(UnknownContinuation::Segment),
+        Some(segment) => Audience::Everybody { segment },
+        None => Audience::Topic(Topic::of_event(&item.origin_topic)?),
+    };
+    let json = RawValue::from_string(item.json).map_err(|_| UnknownContinuation::Json)?;
+    let content = match item.sender_id {
+        None => Content::Data(json),
+        Some(sender) => Content::DirectMessage { sender: UserId::parse(attribute::SENDER_ID, &sender)?, body: json },
+    };
+    let again = item.again.into_iter().map(|receiver| Subscriber {
+        connection_id: ConnectionId::new(receiver.connection_id),
+        subscription_id: receiver.subscription_id,
+        connected_at_ms: receiver.connected_at,
+    });
+    let position = item.after.map_or(Position::End, |id| Position::After(ConnectionId::new(id)));
+    Ok(Publication { audience, content, id: item.origin_id, position, again: again.collect() })
 }

@@ -5,63 +5,27 @@
 
 use std::time::Instant;
 
-use aws_config::BehaviorVersion;
 use aws_lambda_events::apigw::{
     ApiGatewayProxyResponse, ApiGatewayWebsocketProxyRequest, ApiGatewayWebsocketProxyRequestContext,
 };
-use aws_smithy_http_client::tls::{self, rustls_provider::CryptoMode};
-use lambda_runtime::tracing::{self, error, info};
+use lambda_runtime::tracing::{self, error, info, warn};
 use lambda_runtime::{Context, Diagnostic, LambdaEvent, Runtime, service_fn};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::config::Config;
+use crate::backend::Backend;
 use crate::connection::ConnectionId;
 use crate::deadline::Deadline;
-use crate::event::EventStore;
 use crate::frame::{Frame, Reply};
-use crate::metrics::Metrics;
-use crate::publisher::Publisher;
-use crate::store::ConnectionStore;
+use crate::gateway::Gateway;
 use crate::{ClientError, Error, Failure};
 
-/// What a function holds for the life of its execution environment.
-#[derive(Debug)]
-pub struct Backend {
-    /// How it is configured.
-    pub config: Config,
-    /// Its tables.
-    pub store: ConnectionStore,
-    /// Its way back to the clients.
-    pub publisher: Publisher,
-    /// Its numbers for CloudWatch.
-    pub metrics: Metrics,
-}
-
-impl Backend {
-    /// Reads the configuration and builds the SDK clients, all of them on one HTTP client.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Config`].
-    pub async fn from_env() -> Result<Self, Error> {
-        let config = Config::from_env()?;
-        let http =
-            aws_smithy_http_client::Builder::new().tls_provider(tls::Provider::Rustls(CryptoMode::Ring)).build_https();
-        let sdk = aws_config::defaults(BehaviorVersion::latest()).http_client(http).load().await;
-        let dynamodb = aws_sdk_dynamodb::Client::new(&sdk);
-        let store = ConnectionStore::new(dynamodb.clone(), &config);
-        let events = EventStore::new(dynamodb, config.events_table.clone());
-        let lambda = lambda_runtime::Config::from_env();
-        let metrics = Metrics::new(&config, lambda.function_name);
-        let publisher = Publisher::new(sdk, &config, store.clone(), events, metrics.clone(), lambda.memory);
-        Ok(Self { config, store, publisher, metrics })
-    }
-}
-
-/// Starts the log. First thing in every `main`, so that a wrong configuration is logged as well.
+/// Starts the log. Every `main` does this first, so that a wrong configuration is logged as well.
 pub fn start_log() {
     tracing::init_default_subscriber();
+    if tracing::enabled!(tracing::Level::TRACE) {
+        warn!("the log level is TRACE: the log shows whole events, with bodies and tokens");
+    }
 }
 
 /// Serves events until Lambda ends the execution environment.
@@ -96,11 +60,18 @@ pub struct Caller {
     pub route_key: String,
     /// When to stop trying.
     pub deadline: Deadline,
+    /// The API that the event came through.
+    pub gateway: Gateway,
 }
 
 impl Caller {
-    fn of(event: &ApiGatewayWebsocketProxyRequestContext, context: &Context) -> Result<Self, Error> {
+    fn of(
+        backend: &Backend,
+        event: &ApiGatewayWebsocketProxyRequestContext,
+        context: &Context,
+    ) -> Result<Self, Error> {
         let field = |value: &Option<String>, missing| value.clone().ok_or(Error::Event { missing });
+        let (domain_name, stage) = (field(&event.domain_name, "domainName")?, field(&event.stage, "stage")?);
         Ok(Self {
             connection_id: ConnectionId::new(field(&event.connection_id, "connectionId")?),
             connected_at_ms: event.connected_at,
@@ -108,6 +79,7 @@ impl Caller {
             invocation_id: context.request_id.clone(),
             route_key: field(&event.route_key, "routeKey")?,
             deadline: Deadline::of(context),
+            gateway: backend.gateways.of_event(&domain_name, &stage),
         })
     }
 }
@@ -117,8 +89,13 @@ impl Caller {
 pub enum Served {
     /// Done, and nothing to count.
     Done,
-    /// A message, and how many connections it reached.
-    Delivered(usize),
+    /// A message.
+    Published {
+        /// How many connections took it.
+        delivered: usize,
+        /// Whether more connections will get it later.
+        continued: bool,
+    },
     /// The sender wants to hear a pong.
     Ping,
 }
@@ -163,9 +140,6 @@ pub async fn message(
 ) -> Result<ApiGatewayProxyResponse, Error> {
     let start = Instant::now();
     let caller = caller(backend, &event, start)?;
-    let gateway = &event.payload.request_context;
-    backend.publisher.answer_through(gateway.domain_name.as_deref(), gateway.stage.as_deref());
-
     let text = event.payload.body.as_deref().unwrap_or_default();
     let mut id = None;
     let served = async {
@@ -177,7 +151,10 @@ pub async fn message(
     let (reply, outcome) = match &served {
         Ok(Served::Ping) => (Some(Reply::Pong { id: id.as_deref() }), "ok"),
         Ok(Served::Done) => (id.as_deref().map(|id| Reply::Ack { id, delivered: None, continued: false }), "ok"),
-        Ok(Served::Delivered(count)) => (id.as_deref().map(|id| Reply::Ack { id, delivered: Some(*count), continued: false }), "ok"),
+        Ok(Served::Published { delivered, continued }) => {
+            let ack = |id| Reply::Ack { id, delivered: Some(*delivered), continued: *continued };
+            (id.as_deref().map(ack), "ok")
+        }
         Err(Failure::Mistake(mistake)) => {
             let (code, message, temporary) = (mistake.code(), mistake.to_string(), mistake.is_temporary());
             (Some(Reply::Error { code, message, temporary, request_id: &caller.request_id, id: id.as_deref() }), code)
@@ -188,7 +165,7 @@ pub async fn message(
         return Err(report(backend, &caller, start, fault));
     }
     if let Some(reply) = reply {
-        let posted = backend.publisher.reply(&caller.connection_id, reply.to_bytes(), caller.deadline).await;
+        let posted = backend.publisher.reply(&caller.gateway, &caller.connection_id, reply.to_bytes(), caller.deadline).await;
         posted.map_err(|fault| report(backend, &caller, start, fault))?;
     }
     log(backend, &caller, start, outcome);
@@ -201,7 +178,7 @@ fn caller(
     event: &LambdaEvent<ApiGatewayWebsocketProxyRequest>,
     start: Instant,
 ) -> Result<Caller, Error> {
-    Caller::of(&event.payload.request_context, &event.context).inspect_err(|fault| {
+    Caller::of(backend, &event.payload.request_context, &event.context).inspect_err(|fault| {
         let (outcome, invocation) = (fault.error_type(), &event.context.request_id);
         error!(invocation.id = invocation, outcome, error = %fault, "failed");
         backend.metrics.served(milliseconds(start), Some(outcome));

@@ -9,9 +9,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::{Value, json};
 
+use crate::clock::now_ms;
 use crate::config::Config;
+use crate::error::UNKNOWN_ITEM;
 use crate::publication::Fanout;
-use crate::store::now_ms;
 
 /// What is measured. The names are CloudWatch's too: dashboard and alarms use them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,7 +21,8 @@ pub enum Metric {
     Duration,
     /// 1 for the first event of an execution environment.
     ColdStart,
-    /// 1 for an event that failed, by [`crate::Error::error_type`] instead of by function.
+    /// Faults by their type instead of by function: 1 for an event that failed, by [`crate::Error::error_type`], and the
+    /// number of rows that a publish skipped, as [`UNKNOWN_ITEM`].
     Fault,
     /// Receivers of one publish.
     FanOut,
@@ -28,22 +30,28 @@ pub enum Metric {
     Delivered,
     /// Receivers that were gone and are forgotten.
     Stale,
+    /// Receivers that the gateway called gone for the first time. Their rows stay.
+    Suspect,
     /// Receivers that may still have been opening.
     Pending,
-    /// Receivers whose frame the gateway did not take.
+    /// Receivers that did not read. Their connections were closed.
+    Dropped,
+    /// Receivers that were given up.
     Failed,
 }
 
 impl Metric {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::Duration,
         Self::ColdStart,
         Self::Fault,
         Self::FanOut,
         Self::Delivered,
         Self::Stale,
+        Self::Suspect,
         Self::Pending,
+        Self::Dropped,
         Self::Failed,
     ];
 
@@ -93,15 +101,20 @@ impl Metrics {
 
     /// Counts the receivers of one publish.
     pub fn published(&self, fanout: &Fanout) {
-        let Fanout { delivered, stale, pending, failed, .. } = *fanout;
         let values = [
-            (Metric::FanOut, delivered + stale + pending + failed),
-            (Metric::Delivered, delivered),
-            (Metric::Stale, stale),
-            (Metric::Pending, pending),
-            (Metric::Failed, failed),
+            (Metric::FanOut, fanout.settled()),
+            (Metric::Delivered, fanout.delivered),
+            (Metric::Stale, fanout.stale),
+            (Metric::Suspect, fanout.suspect),
+            (Metric::Pending, fanout.pending),
+            (Metric::Dropped, fanout.dropped),
+            (Metric::Failed, fanout.failed),
+            (Metric::Fault, fanout.unreadable),
         ];
-        self.write(&values.map(|(metric, count)| (metric, json!(count))), None);
+        // What did not happen is not written: a log line is paid for by the byte, and alarms take silence for 0.
+        let seen = values.into_iter().filter(|(metric, count)| *count > 0 || *metric == Metric::FanOut);
+        let values: Vec<_> = seen.map(|(metric, count)| (metric, json!(count))).collect();
+        self.write(&values, (fanout.unreadable > 0).then_some(UNKNOWN_ITEM));
     }
 
     /// A log that cannot be written to is no reason to fail an event.

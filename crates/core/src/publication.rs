@@ -1,8 +1,7 @@
-//! What is published: to whom, what, from where on, and what became of it.
+//! A publication: its receivers, its content, where it starts, and what became of it.
 
 use serde_json::value::RawValue;
 
-use crate::Error;
 use crate::connection::{ConnectionId, UserId};
 use crate::frame;
 use crate::topic::{Subscriber, Topic};
@@ -14,8 +13,23 @@ pub struct Publication {
     pub audience: Audience,
     /// What they receive.
     pub content: Content,
-    /// Receivers up to and including this one have been served already; `None` at the beginning.
-    pub after: Option<ConnectionId>,
+    /// The id of the event, or of the client's request, that asked for it. Logs and continuations carry it.
+    pub id: String,
+    /// Where reading the receivers starts.
+    pub position: Position,
+    /// Receivers that an earlier publish could not serve. This is their last chance.
+    pub again: Vec<Subscriber>,
+}
+
+/// A place in the list of an audience's receivers. DynamoDB keeps them in the order of their keys.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Position {
+    /// Before the first receiver.
+    Start,
+    /// Behind this one.
+    After(ConnectionId),
+    /// Behind the last receiver.
+    End,
 }
 
 /// Who receives a publication.
@@ -30,7 +44,7 @@ pub enum Audience {
     },
 }
 
-/// Into how many parts the connections table is scanned at once.
+/// How many parts the connections table is scanned in at once.
 pub const SEGMENTS: u8 = 4;
 
 /// What receivers get.
@@ -40,7 +54,7 @@ pub enum Content {
     Data(Box<RawValue>),
     /// A direct message.
     DirectMessage {
-        /// Whose.
+        /// The sender.
         sender: UserId,
         /// Any JSON.
         body: Box<RawValue>,
@@ -48,16 +62,16 @@ pub enum Content {
 }
 
 impl Publication {
-    /// A publication of which nobody has been served yet.
+    /// A publication that has not served anybody yet.
     #[must_use]
-    pub fn new(audience: Audience, content: Content) -> Self {
-        Self { audience, content, after: None }
+    pub fn new(audience: Audience, content: Content, id: &str) -> Self {
+        Self { audience, content, id: id.to_owned(), position: Position::Start, again: Vec::new() }
     }
 
-    /// The same for whoever comes after `last`.
+    /// Whether an earlier publish began this one.
     #[must_use]
-    pub fn after(self, last: ConnectionId) -> Self {
-        Self { after: Some(last), ..self }
+    pub fn is_continuation(&self) -> bool {
+        self.position != Position::Start
     }
 
     /// The name of its topic, which is reserved when everybody is meant.
@@ -85,31 +99,31 @@ impl Publication {
     }
 }
 
-/// How many receivers met which fate.
+/// What became of the receivers of one publish.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Fanout {
     /// The gateway took their frame.
     pub delivered: usize,
-    /// Gone, and forgotten.
+    /// Gone, and their rows are removed.
     pub stale: usize,
-    /// Gone or not open yet, and kept.
+    /// Gone, but not for certain: their rows stay until a second 410.
+    pub suspect: usize,
+    /// Gone or not open yet: they connected a moment ago, and their rows stay.
     pub pending: usize,
+    /// They do not read, so their connections were closed and their rows are removed.
+    pub dropped: usize,
     /// Given up.
     pub failed: usize,
-    /// Whether the rest was left to a continuation.
+    /// Rows that are not understood. Nobody was served for them.
+    pub unreadable: usize,
+    /// Whether a continuation serves the rest.
     pub continued: bool,
 }
 
 impl Fanout {
-    /// How many connections took a message to `topic`; none at all is only right when no post failed.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Undelivered`].
-    pub fn reached(&self, topic: &str) -> Result<usize, Error> {
-        match (self.delivered, self.failed) {
-            (0, failed @ 1..) => Err(Error::Undelivered { topic: topic.to_owned(), failed }),
-            (delivered, _) => Ok(delivered),
-        }
+    /// How many receivers are settled: nobody will serve them again.
+    #[must_use]
+    pub fn settled(&self) -> usize {
+        self.delivered + self.stale + self.suspect + self.pending + self.dropped + self.failed
     }
 }

@@ -1,42 +1,31 @@
-//! Posting frames to connections, through API Gateway's `@connections` API.
+//! Fan-out: posts one publication to its receivers, and leaves what it cannot finish to a continuation.
 //!
-//! What happens to one receiver is an outcome and not an error, so that it cannot spoil the others. A connection that
-//! is gone is forgotten with all its rows; a post that is throttled or fails is tried again while there is time, and
-//! counted and logged when it was in vain. A post that timed out may have arrived all the same, so a frame can reach
-//! a client twice; it is never dropped in silence.
+//! What happens to one receiver is an outcome and not an error, and it changes nothing for the others. A receiver that
+//! refuses its frame or does not read is tried a bounded number of times; then the continuation names it, and it gets
+//! one more chance there. A publish ends early when its time is over, when a page of receivers cannot be read, when the
+//! gateway refuses everybody, or when too many receivers need another try. It then finishes the posts under way and
+//! writes down the rest. Nobody who was served is served again by the continuation.
+//!
+//! A post that hung may have arrived, so a frame can reach a client twice.
 
-use std::cell::Cell;
-use std::collections::BTreeMap;
+use std::cell::RefCell;
 use std::future::ready;
-use std::pin::pin;
-use std::sync::OnceLock;
 use std::time::Duration;
 
-use aws_config::SdkConfig;
-use aws_sdk_apigatewaymanagement::Client;
-use aws_sdk_apigatewaymanagement::config::Builder;
-use aws_sdk_apigatewaymanagement::config::retry::RetryConfig;
-use aws_sdk_apigatewaymanagement::error::{DisplayErrorContext, SdkError};
-use aws_sdk_apigatewaymanagement::operation::post_to_connection::PostToConnectionError;
-use aws_sdk_apigatewaymanagement::primitives::Blob;
-use futures_util::stream::{Stream, TryStreamExt};
-use lambda_runtime::tracing::{info, warn};
+use futures_util::stream::{self, StreamExt};
+use lambda_runtime::tracing::{error, info, warn};
 
 use crate::Error;
-use crate::config::Config;
+use crate::clock::now_ms;
 use crate::connection::ConnectionId;
-use crate::deadline::{Backoff, Deadline};
+use crate::deadline::Deadline;
 use crate::event::EventStore;
+use crate::gateway::{Gateway, Post};
 use crate::metrics::Metrics;
-use crate::publication::{Audience, Fanout, Publication, SEGMENTS};
-use crate::store::{ConnectionStore, now_ms};
+use crate::publication::{Audience, Fanout, Position, Publication};
+use crate::receivers::Receivers;
+use crate::store::{ConnectionStore, Gone};
 use crate::topic::Subscriber;
-
-/// How long one attempt of a post may take. Posts have been seen to hang while a client does not read.
-const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(3);
-
-/// How often an attempt may time out: a receiver that hangs once more is given up, and the others need the time.
-const MAX_TIMEOUTS: u32 = 2;
 
 /// Rows are written before the socket opens, and `$connect` has at most 29 s to return (Amazon API Gateway quotas,
 /// WebSocket APIs). Until then 410 may mean "not yet".
@@ -45,294 +34,319 @@ const SETTLING_MS: i64 = 30_000;
 /// How long a post to a connection that may still be opening is repeated.
 const SETTLING_PATIENCE: Duration = Duration::from_secs(1);
 
-/// What became of one receiver.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Delivery {
-    /// The gateway took the frame. That is all anybody can know: the peer may be gone without a word.
-    Delivered,
-    /// The connection is gone (410) and its rows are deleted.
-    Stale,
-    /// 410 from a connection so young that it may still be opening. Its rows stay.
-    Pending,
-    /// The gateway refused the frame for good, or hung.
-    Failed,
-    /// Time ran out first.
-    Unserved,
-}
+/// A continuation names this many receivers, and those whose posts were under way. DynamoDB takes items of 400 KB.
+const MAX_AGAIN: usize = 100;
 
-impl Fanout {
-    fn count(&mut self, delivery: Delivery) {
-        match delivery {
-            Delivery::Delivered => self.delivered += 1,
-            Delivery::Stale => self.stale += 1,
-            Delivery::Pending => self.pending += 1,
-            Delivery::Failed => self.failed += 1,
-            Delivery::Unserved => {}
-        }
-    }
-}
+/// How many receivers may be under way for each post that runs: those that wait for their next attempt hold up nobody.
+const WAITING_PER_POST: usize = 4;
 
-/// How far a publish has got. Posts end in any order, but a continuation can only begin behind a key, so what counts
-/// is the run of receivers, from the first on, that are all settled.
-#[derive(Debug, Default)]
-struct Progress {
-    settled: usize,
-    last: Option<ConnectionId>,
-    ahead: BTreeMap<usize, ConnectionId>,
-}
-
-impl Progress {
-    /// Settles the receiver with this number, counted from 0.
-    fn settle(&mut self, number: usize, id: ConnectionId) {
-        self.ahead.insert(number, id);
-        while let Some(id) = self.ahead.remove(&self.settled) {
-            self.last = Some(id);
-            self.settled += 1;
-        }
-    }
-}
-
-/// Posts frames to connections. One for the life of an execution environment.
+/// Posts publications. There is one for the life of an execution environment.
 #[derive(Debug)]
 pub struct Publisher {
-    sdk: SdkConfig,
-    endpoint: Option<String>,
-    gateway: OnceLock<Client>,
     store: ConnectionStore,
     events: EventStore,
     metrics: Metrics,
-    concurrency: usize,
 }
 
-/// How a single post ended, before anybody drew a conclusion.
-enum Post {
-    Taken,
-    Gone,
+/// What became of one receiver.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    Delivered,
+    Stale,
+    Suspect,
+    Pending,
+    Dropped,
     Failed,
-    OutOfTime,
+    /// The gateway refused or denied the frame.
+    Refused,
+    /// The receiver did not read, or the time was over first.
+    Unserved,
 }
 
-/// How a single attempt ended.
-enum Attempt {
-    Taken,
-    Gone,
-    TimedOut,
-    /// Worth another attempt.
-    Refused(String),
-    /// Not worth another attempt.
-    Rejected(String),
+/// How a publish stands while it runs.
+#[derive(Debug)]
+struct Progress {
+    fanout: Fanout,
+    /// How far the receivers were read.
+    position: Position,
+    /// The receivers that need another try.
+    again: Vec<Subscriber>,
+    /// How many posts the gateway refused or denied.
+    refused: usize,
+    /// Whether it denied one.
+    denied: bool,
+    /// Why no more receivers are read, if that was before the last one.
+    stopped: Option<Stop>,
+}
+
+impl Progress {
+    fn at(position: Position) -> Self {
+        let (fanout, again) = (Fanout::default(), Vec::new());
+        Self { fanout, position, again, refused: 0, denied: false, stopped: None }
+    }
+
+    /// Notes what came of reading one more receiver.
+    fn read(&mut self, next: Result<Option<Subscriber>, Stop>) -> Option<Subscriber> {
+        match next {
+            Ok(Some(receiver)) => {
+                self.position = Position::After(receiver.connection_id.clone());
+                return Some(receiver);
+            }
+            Ok(None) => self.position = Position::End,
+            Err(reason) => self.stopped = Some(reason),
+        }
+        None
+    }
+
+    fn settle(&mut self, receiver: Subscriber, is_last_chance: bool, outcome: Outcome, denied: bool) {
+        self.denied |= denied;
+        let fanout = &mut self.fanout;
+        match outcome {
+            Outcome::Delivered => fanout.delivered += 1,
+            Outcome::Stale => fanout.stale += 1,
+            Outcome::Suspect => fanout.suspect += 1,
+            Outcome::Pending => fanout.pending += 1,
+            Outcome::Dropped => fanout.dropped += 1,
+            Outcome::Failed => fanout.failed += 1,
+            Outcome::Refused => {
+                self.refused += 1;
+                if is_last_chance {
+                    warn!(connection.id = %receiver.connection_id, "a receiver is given up: its last chance failed");
+                    fanout.failed += 1;
+                } else {
+                    self.again.push(receiver);
+                }
+            }
+            Outcome::Unserved => self.again.push(receiver),
+        }
+    }
+
+    fn nobody_is_reached(&self) -> bool {
+        let Fanout { delivered, stale, suspect, pending, .. } = self.fanout;
+        delivered + stale + suspect + pending == 0
+    }
+
+    /// When as many posts as can run at once were refused and none was answered, the gateway is the reason, not a
+    /// receiver.
+    fn reason_to_stop(&self, posts_at_once: usize, deadline: Deadline) -> Option<Stop> {
+        if deadline.passed() {
+            Some(Stop::Time)
+        } else if self.nobody_is_reached() && self.refused >= posts_at_once {
+            Some(Stop::Refused)
+        } else {
+            (self.again.len() >= MAX_AGAIN).then_some(Stop::Again)
+        }
+    }
+}
+
+/// Why a publish stops reading receivers before the last one.
+#[derive(Debug, thiserror::Error)]
+enum Stop {
+    #[error("the time is over")]
+    Time,
+    #[error(transparent)]
+    Page(Error),
+    #[error("{MAX_AGAIN} receivers have to be tried again")]
+    Again,
+    #[error("the gateway refuses everybody")]
+    Refused,
 }
 
 impl Publisher {
-    /// A publisher that forgets stale connections in `store` and leaves continuations in `events`. `memory_mb` is the
-    /// function's: below 512 MB its share of a CPU is what limits posting, and more simultaneous posts only add
-    /// handshakes.
+    /// A publisher that removes stale connections from `store` and leaves continuations in `events`.
     #[must_use]
-    pub fn new(
-        sdk: SdkConfig,
-        config: &Config,
-        store: ConnectionStore,
-        events: EventStore,
-        metrics: Metrics,
-        memory_mb: i32,
-    ) -> Self {
-        Self {
-            sdk,
-            endpoint: config.publish_endpoint.clone(),
-            gateway: OnceLock::new(),
-            store,
-            events,
-            metrics,
-            concurrency: if memory_mb < 512 { 16 } else { 64 },
-        }
+    pub fn new(store: ConnectionStore, events: EventStore, metrics: Metrics) -> Self {
+        Self { store, events, metrics }
     }
 
-    /// Settles where posts go, unless configuration has done so: to the domain and stage that an event came through.
-    pub fn answer_through(&self, domain_name: Option<&str>, stage: Option<&str>) {
-        if let (None, Some(domain), Some(stage)) = (&self.endpoint, domain_name, stage) {
-            self.gateway.get_or_init(|| self.client(&format!("https://{domain}/{stage}")));
-        }
-    }
-
-    /// Posts a publication to its receivers, a bounded number at a time. Whom it cannot reach before the deadline it
-    /// leaves to the function `publish`, through a continuation in the events table that is named after `id`. Every
-    /// publish settles at least one receiver, so that continuations come to an end.
+    /// Posts a publication to the receivers that it has not served yet.
     ///
     /// # Errors
     ///
-    /// When `receivers` fails, whoever it named before having been served; and when there was no time to begin or the
-    /// rest could not be put down.
+    /// When nothing could begin: no receiver was read before the deadline, or reading the first page failed. When the
+    /// continuation could not be written. And [`Error::Undelivered`] when the gateway took nothing: it denied the posts,
+    /// or it refused all posts of a continuation, which has no other place to wait.
     pub async fn publish(
         &self,
-        publication: &Publication,
-        receivers: impl Stream<Item = Result<Subscriber, Error>>,
-        id: &str,
+        gateway: &Gateway,
+        publication: Publication,
+        receivers: Receivers,
         deadline: Deadline,
     ) -> Result<Fanout, Error> {
-        let topic = publication.topic();
-        let concurrency = match publication.audience {
-            Audience::Topic(_) => self.concurrency,
-            Audience::Everybody { .. } => self.concurrency.div_ceil(SEGMENTS.into()),
-        };
-        let mut fanout = Fanout::default();
-        let mut progress = Progress::default();
-        let mut unserved = BTreeMap::new();
-        let unread = Cell::new(false);
-
-        let in_time = |_: &Subscriber| {
-            unread.set(deadline.left().is_zero());
-            ready(Ok(!unread.get()))
-        };
-        let mut number = 0..;
-        let posts = receivers.try_take_while(in_time).map_ok(|receiver| {
-            let number = number.next().unwrap_or(usize::MAX);
-            async move {
-                let delivery = self.deliver(publication, &receiver, deadline).await;
-                Ok((number, receiver.connection_id, delivery))
-            }
+        let progress = RefCell::new(Progress::at(publication.position.clone()));
+        let again = stream::iter(publication.again.clone()).map(|receiver| (receiver, true));
+        let rest = stream::unfold(receivers, async |mut receivers| {
+            let reason = progress.borrow().reason_to_stop(gateway.posts_at_once, deadline);
+            let next = match reason {
+                Some(reason) => Err(reason),
+                None => match tokio::time::timeout(deadline.left(), receivers.next()).await {
+                    Ok(next) => next.map_err(Stop::Page),
+                    Err(_) => Err(Stop::Time),
+                },
+            };
+            let mut progress = progress.borrow_mut();
+            progress.fanout.unreadable = receivers.unreadable;
+            progress.read(next).map(|receiver| ((receiver, false), receivers))
         });
-        let mut posts = pin!(posts.try_buffer_unordered(concurrency));
-        while let Some((number, connection_id, delivery)) = posts.try_next().await? {
-            fanout.count(delivery);
-            match delivery {
-                Delivery::Unserved => drop(unserved.insert(number, connection_id)),
-                _ => progress.settle(number, connection_id),
-            }
-        }
-
-        if progress.settled == 0
-            && let Some((number, connection_id)) = unserved.pop_first()
         {
-            warn!(connection.id = %connection_id, topic.name = topic, "a post was given up after all the time there was");
-            fanout.failed += 1;
-            progress.settle(number, connection_id);
+            let posts = again.chain(rest).map(async |(receiver, is_last_chance)| {
+                let (outcome, denied) =
+                    self.deliver(gateway, &publication, &receiver, is_last_chance, deadline).await;
+                progress.borrow_mut().settle(receiver, is_last_chance, outcome, denied);
+            });
+            posts.buffer_unordered(gateway.posts_at_once * WAITING_PER_POST).for_each(|()| ready(())).await;
         }
-        if unread.get() || !unserved.is_empty() {
-            let Some(last) = progress.last else { return Err(Error::OutOfTime { topic: topic.to_owned() }) };
-            info!(topic.name = topic, settled = progress.settled, "out of time: a continuation will go on");
-            self.events.put_continuation(&publication.clone().after(last), id).await?;
+        self.finish(publication, progress.into_inner()).await
+    }
+
+    /// Writes the continuation, if one is due, and counts.
+    async fn finish(&self, publication: Publication, progress: Progress) -> Result<Fanout, Error> {
+        let topic = publication.topic().to_owned();
+        let (is_continuation, nobody) = (publication.is_continuation(), progress.nobody_is_reached());
+        let Progress { mut fanout, position, mut again, refused, denied, stopped } = progress;
+        if let Some(reason) = &stopped {
+            warn!(topic.name = topic, %reason, "a publish ends early");
+        }
+        match stopped {
+            _ if nobody && denied => return Err(Error::Undelivered { topic, failed: refused }),
+            // The stream brings the same continuation back; another one of the same content would come too early.
+            Some(Stop::Refused) if is_continuation => return Err(Error::Undelivered { topic, failed: refused }),
+            Some(Stop::Page(error)) if position == Position::Start => return Err(error),
+            Some(_) if position == Position::Start => return Err(Error::OutOfTime { topic }),
+            _ => {}
+        }
+        if is_continuation && fanout.settled() == 0 && !again.is_empty() {
+            // Each continuation settles at least one receiver, so that a chain of them ends.
+            let receiver = again.remove(0);
+            warn!(connection.id = %receiver.connection_id, "a receiver is given up: a whole invocation was not enough");
+            fanout.failed += 1;
+        }
+        if position != Position::End || !again.is_empty() {
+            let (id, count) = (publication.id.clone(), again.len());
+            self.events.put_continuation(Publication { position, again, ..publication }).await?;
+            info!(topic.name = topic, event.id = id, settled = fanout.settled(), again = count, "a continuation goes on");
             fanout.continued = true;
         }
         self.metrics.published(&fanout);
-        if fanout.failed > 0 {
+        let Fanout { delivered, suspect, pending, dropped, failed, unreadable, .. } = fanout;
+        if suspect + dropped + failed + unreadable > 0 {
             warn!(
                 topic.name = topic,
-                delivered = fanout.delivered,
-                stale = fanout.stale,
-                pending = fanout.pending,
-                failed = fanout.failed,
-                "not every subscriber was reached"
+                delivered, suspect, pending, dropped, failed, unreadable, "not every receiver has got its frame"
             );
         }
         Ok(fanout)
     }
 
-    /// Posts a frame to the connection whose own frame is being served.
+    /// Posts a frame to the connection whose own frame is being served. A sender that cannot take its reply does not make
+    /// the work undone, so that is only logged.
     ///
     /// # Errors
     ///
-    /// [`Error::Reply`] when the gateway did not take it. A sender that has gone meanwhile is no error.
-    pub async fn reply(&self, id: &ConnectionId, frame: Vec<u8>, deadline: Deadline) -> Result<(), Error> {
-        match self.post(id, frame, deadline.of_reply(), Duration::ZERO).await {
+    /// [`Error::Reply`] when the gateway denies this function its posts.
+    pub async fn reply(
+        &self,
+        gateway: &Gateway,
+        id: &ConnectionId,
+        frame: Vec<u8>,
+        deadline: Deadline,
+    ) -> Result<(), Error> {
+        match gateway.post(id, frame, deadline.of_reply(), Duration::ZERO).await {
             Post::Taken => Ok(()),
+            Post::Denied => Err(Error::Reply { connection_id: id.clone() }),
             Post::Gone => {
                 info!(connection.id = %id, "the sender has gone before its reply");
                 Ok(())
             }
-            Post::Failed | Post::OutOfTime => Err(Error::Reply { connection_id: id.clone() }),
+            post @ (Post::Hung | Post::Refused | Post::Rejected | Post::OutOfTime) => {
+                error!(connection.id = %id, reason = ?post, "the sender did not get its reply");
+                Ok(())
+            }
         }
     }
 
-    async fn deliver(&self, publication: &Publication, to: &Subscriber, deadline: Deadline) -> Delivery {
+    /// Serves one receiver. The second value says whether the gateway denied the post.
+    async fn deliver(
+        &self,
+        gateway: &Gateway,
+        publication: &Publication,
+        to: &Subscriber,
+        is_last_chance: bool,
+        deadline: Deadline,
+    ) -> (Outcome, bool) {
         let id = &to.connection_id;
-        let settling = now_ms() - to.connected_at_ms < SETTLING_MS;
-        let patience = if settling { SETTLING_PATIENCE } else { Duration::ZERO };
-        match self.post(id, publication.frame(to), deadline, patience).await {
-            Post::Taken => Delivery::Delivered,
-            Post::Failed => Delivery::Failed,
-            Post::OutOfTime => Delivery::Unserved,
-            Post::Gone if settling => {
-                warn!(connection.id = %id, topic.name = publication.topic(), "gone, or not open yet: not forgotten");
-                Delivery::Pending
-            }
-            Post::Gone => {
-                let topic = match &publication.audience {
-                    Audience::Topic(topic) => Some(topic),
-                    Audience::Everybody { .. } => None,
-                };
-                match self.store.remove(id, topic, deadline).await {
-                    Ok(topics) => info!(connection.id = %id, topics, "a stale connection was forgotten"),
-                    Err(error) => warn!(connection.id = %id, %error, "a stale connection could not be forgotten"),
+        let is_settling = now_ms() - to.connected_at_ms < SETTLING_MS;
+        let patience = if is_settling { SETTLING_PATIENCE } else { Duration::ZERO };
+        let outcome = match gateway.post(id, publication.frame(to), deadline, patience).await {
+            Post::Taken => Outcome::Delivered,
+            Post::OutOfTime => Outcome::Unserved,
+            Post::Rejected => Outcome::Failed,
+            Post::Hung if is_last_chance => {
+                warn!(connection.id = %id, "a receiver is dropped: it does not read");
+                match self.end(gateway, publication, id, deadline).await {
+                    true => Outcome::Dropped,
+                    false => Outcome::Failed,
                 }
-                Delivery::Stale
             }
-        }
+            Post::Hung => Outcome::Unserved,
+            Post::Refused => Outcome::Refused,
+            Post::Denied => return (Outcome::Refused, true),
+            Post::Gone if is_settling => {
+                warn!(connection.id = %id, topic.name = publication.topic(), "gone, or not open yet: the rows stay");
+                Outcome::Pending
+            }
+            Post::Gone => self.forget(gateway, publication, id, deadline).await,
+        };
+        (outcome, false)
     }
 
-    /// Posts until the gateway takes the frame, refuses it for good, hangs once too often, says 410 for longer than
-    /// `patience`, or time runs out.
-    async fn post(&self, id: &ConnectionId, frame: Vec<u8>, deadline: Deadline, patience: Duration) -> Post {
-        let frame = Blob::new(frame);
-        let settled = deadline.at_most(patience);
-        let mut backoff = Backoff::default();
-        let mut timeouts = 0;
-        loop {
-            let reason = match self.attempt(id, frame.clone(), deadline).await {
-                Attempt::Taken => return Post::Taken,
-                Attempt::Gone if backoff.wait(settled).await => continue,
-                Attempt::Gone => return Post::Gone,
-                Attempt::TimedOut if timeouts + 1 < MAX_TIMEOUTS || deadline.left().is_zero() => {
-                    timeouts += 1;
-                    "timed out".to_owned()
-                }
-                Attempt::Refused(reason) => reason,
-                Attempt::TimedOut => {
-                    warn!(connection.id = %id, "a post was given up: it hangs");
-                    return Post::Failed;
-                }
-                Attempt::Rejected(reason) => {
-                    warn!(connection.id = %id, reason, "a post was given up: it is refused");
-                    return Post::Failed;
-                }
-            };
-            if !backoff.wait(deadline).await {
-                info!(connection.id = %id, reason, "a post did not succeed in time");
-                return Post::OutOfTime;
+    /// Draws the conclusion from a 410: the first one marks the connection, and the second one ends it.
+    async fn forget(
+        &self,
+        gateway: &Gateway,
+        publication: &Publication,
+        id: &ConnectionId,
+        deadline: Deadline,
+    ) -> Outcome {
+        match self.store.suspect(id).await {
+            Ok(Gone::Suspected) => {
+                info!(connection.id = %id, "a connection is suspected to be gone: the rows stay until it is confirmed");
+                Outcome::Suspect
+            }
+            Ok(Gone::Confirmed | Gone::Unknown) => match self.end(gateway, publication, id, deadline).await {
+                true => Outcome::Stale,
+                false => Outcome::Suspect,
+            },
+            Err(error) => {
+                warn!(connection.id = %id, %error, "a connection that may be gone could not be marked");
+                Outcome::Suspect
             }
         }
     }
 
-    async fn attempt(&self, id: &ConnectionId, frame: Blob, deadline: Deadline) -> Attempt {
-        let gateway = self.gateway.get_or_init(|| self.client(self.endpoint.as_deref().unwrap_or_default()));
-        let call = gateway.post_to_connection().connection_id(id.as_str()).data(frame).send();
-        match tokio::time::timeout(deadline.left().min(ATTEMPT_TIMEOUT), call).await {
-            Err(_) => Attempt::TimedOut,
-            Ok(Ok(_)) => Attempt::Taken,
-            Ok(Err(error)) => read(&error),
+    /// Closes a connection and then removes its rows, in this order: a client that is alive without rows would be deaf
+    /// and would not know it. Returns whether the connection is closed.
+    async fn end(
+        &self,
+        gateway: &Gateway,
+        publication: &Publication,
+        id: &ConnectionId,
+        deadline: Deadline,
+    ) -> bool {
+        if !gateway.delete(id, deadline).await {
+            return false;
         }
-    }
-
-    fn client(&self, endpoint: &str) -> Client {
-        let config = Builder::from(&self.sdk)
-            .endpoint_url(endpoint)
-            // `post` repeats on its own: it knows the deadline, and which 410 to doubt.
-            .retry_config(RetryConfig::disabled());
-        Client::from_conf(config.build())
+        let topic = match &publication.audience {
+            Audience::Topic(topic) => Some(topic),
+            Audience::Everybody { .. } => None,
+        };
+        match self.store.close(id, topic, deadline).await {
+            Ok(topics) => info!(connection.id = %id, topics, "a stale connection was forgotten"),
+            Err(error) => warn!(connection.id = %id, %error, "a stale connection could not be forgotten"),
+        }
+        true
     }
 }
 
-/// What an error of the SDK means. It recognises `GoneException` by a header alone, so the raw status counts as well.
-fn read(error: &SdkError<PostToConnectionError>) -> Attempt {
-    let reason = || DisplayErrorContext(error).to_string();
-    match error {
-        SdkError::ServiceError(context) => match context.raw().status().as_u16() {
-            410 => Attempt::Gone,
-            429 | 500.. => Attempt::Refused(reason()),
-            _ if context.err().is_gone_exception() => Attempt::Gone,
-            _ => Attempt::Rejected(reason()),
-        },
-        SdkError::TimeoutError(_) => Attempt::TimedOut,
-        SdkError::DispatchFailure(_) | SdkError::ResponseError(_) => Attempt::Refused(reason()),
-        _ => Attempt::Rejected(reason()),
-    }
-}
+#[cfg(test)]
+mod tests;

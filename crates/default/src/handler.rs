@@ -3,10 +3,11 @@
 use aws_lambda_events::apigw::{ApiGatewayProxyResponse, ApiGatewayWebsocketProxyRequest};
 use lambda_runtime::LambdaEvent;
 use serde_json::value::RawValue;
+use switchboard_core::backend::Backend;
+use switchboard_core::clock::now_s;
 use switchboard_core::frame::Request;
-use switchboard_core::function::{Backend, Caller, Served, message};
+use switchboard_core::function::{Caller, Served, message};
 use switchboard_core::publication::{Audience, Content, Publication};
-use switchboard_core::store::now_s;
 use switchboard_core::topic::{Subscriber, Topic};
 use switchboard_core::{ClientError, Error, Failure};
 
@@ -22,7 +23,7 @@ pub(crate) async fn handle(
             Ok(Served::Done)
         }
         Request::Message { topic, message } => publish(backend, caller, topic, message).await,
-        Request::Ping => Ok(Served::Ping),
+        Request::Ping => ping(backend, caller).await,
     })
     .await
 }
@@ -50,8 +51,16 @@ async fn subscribe(
 
 /// A topic without subscribers is no mistake; the acknowledgement says `"delivered":0`.
 async fn publish(backend: &Backend, caller: &Caller, topic: Topic, message: &RawValue) -> Result<Served, Failure> {
-    let publication = Publication::new(Audience::Topic(topic), Content::Data(message.to_owned()));
-    let receivers = backend.store.receivers(&publication.audience, None);
-    let publish = backend.publisher.publish(&publication, receivers, &caller.request_id, caller.deadline);
-    Ok(Served::Delivered(publish.await?.reached(publication.topic())?))
+    let content = Content::Data(message.to_owned());
+    let publication = Publication::new(Audience::Topic(topic), content, &caller.request_id);
+    let receivers = backend.store.receivers(&publication.audience, &publication.position);
+    let fanout = backend.publisher.publish(&caller.gateway, publication, receivers, caller.deadline).await?;
+    Ok(Served::Published { delivered: fanout.delivered, continued: fanout.continued })
+}
+
+/// A connection without a record receives nothing, so its client has to hear that instead of a pong.
+async fn ping(backend: &Backend, caller: &Caller) -> Result<Served, Failure> {
+    let connection = backend.store.get(&caller.connection_id).await?;
+    connection.filter(|connection| connection.is_open).ok_or_else(ClientError::unregistered)?;
+    Ok(Served::Ping)
 }

@@ -1,12 +1,13 @@
-//! Forgets a connection. Best effort on the gateway's side: it may never call, and it may call while functions of
-//! earlier messages still run.
+//! Ends a connection. The gateway calls this at most once and sometimes never, and it may call while functions of
+//! earlier frames still run. The tombstone that stays for a minute is their sender.
 
 use aws_lambda_events::apigw::{ApiGatewayProxyResponse, ApiGatewayWebsocketProxyRequest};
 use lambda_runtime::LambdaEvent;
 use switchboard_core::Error;
-use switchboard_core::function::{Backend, lifecycle};
+use switchboard_core::backend::Backend;
+use switchboard_core::function::lifecycle;
 
-/// Removes the connection's row and every topic row that it lists.
+/// Turns the connection's row into a tombstone and removes every topic row that it lists.
 pub(crate) async fn handle(
     backend: &Backend,
     event: LambdaEvent<ApiGatewayWebsocketProxyRequest>,
@@ -16,7 +17,7 @@ pub(crate) async fn handle(
         event,
         |_| 400,
         async |caller, _| {
-            backend.store.remove(&caller.connection_id, None, caller.deadline).await?;
+            backend.store.close(&caller.connection_id, None, caller.deadline).await?;
             Ok(())
         },
     )

@@ -2,7 +2,13 @@
 
 mod handler;
 
-use switchboard_core::function::{Backend, run, start_log};
+use switchboard_core::backend::Backend;
+use switchboard_core::function::{run, start_log};
+
+/// mimalloc: a post takes a fifth less CPU time than with glibc's allocator (`make bench`), for 8 MB more of memory.
+/// Small functions are short of CPU, not of memory.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), lambda_runtime::Error> {

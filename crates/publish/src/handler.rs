@@ -1,60 +1,51 @@
-//! Publishes the inserts of a batch, one after the other, so that each topic keeps its order.
-
-use std::time::{Duration, Instant};
+//! Publishes the events that backends put into the events table.
 
 use aws_lambda_events::dynamodb::{Event, EventRecord};
-use aws_lambda_events::streams::{DynamoDbBatchItemFailure, DynamoDbEventResponse};
+use aws_lambda_events::streams::DynamoDbEventResponse;
 use futures_util::future;
 use lambda_runtime::LambdaEvent;
 use lambda_runtime::tracing::{error, info};
-use switchboard_core::Error;
+use switchboard_core::backend::Backend;
+use switchboard_core::batch;
 use switchboard_core::deadline::Deadline;
-use switchboard_core::function::{Backend, milliseconds};
+use switchboard_core::gateway::Gateway;
 use switchboard_core::publication::{Fanout, Publication};
+use switchboard_core::{Error, event};
 
 use crate::record;
 
-/// With less time than this a record is left to the next invocation, which has all of its own.
-const ENOUGH: Duration = Duration::from_secs(1);
-
-/// Answers with the first record that must come again, and with it all that follow: whoever has been served is behind
-/// it, so the next invocation repeats no more than that record's own frames. An event that can never be published is
-/// given up at once, with its key in the log, because it would be as wrong the next time.
-pub(crate) async fn handle(backend: &Backend, event: LambdaEvent<Event>) -> Result<DynamoDbEventResponse, Error> {
-    let start = Instant::now();
-    let deadline = Deadline::of(&event.context);
-    let mut error_type = None;
-    let mut response = DynamoDbEventResponse::default();
-    for (count, record) in event.payload.records.iter().enumerate() {
-        let late = count > 0 && deadline.left() < ENOUGH;
-        let published = if late { Err(None) } else { publish(backend, record, deadline).await.map_err(Some) };
-        if let Err(reason) = published {
-            error_type = reason;
-            let mut failure = DynamoDbBatchItemFailure::default();
-            failure.item_identifier = record.change.sequence_number.clone();
-            response.batch_item_failures = vec![failure];
-            break;
-        }
-    }
-    backend.metrics.served(milliseconds(start), error_type);
-    Ok(response)
+/// Serves the topics of a batch at the same time, and the events of one topic in their order.
+pub(crate) async fn handle(
+    backend: &Backend,
+    gateway: &Gateway,
+    event: LambdaEvent<Event>,
+) -> Result<DynamoDbEventResponse, Error> {
+    Ok(batch::serve(backend, event, async |record, deadline| publish(backend, gateway, &record, deadline).await).await)
 }
 
-/// Publishes one record, and logs what became of it. The error is the type of the fault that makes it come again.
-async fn publish(backend: &Backend, record: &EventRecord, deadline: Deadline) -> Result<(), &'static str> {
-    if record.event_name != "INSERT" {
+/// Publishes one event, and logs what became of it. The error is the type of the fault that makes it come again. An
+/// event that can never be published is given up at once, because it would be as wrong the next time.
+async fn publish(
+    backend: &Backend,
+    gateway: &Gateway,
+    record: &EventRecord,
+    deadline: Deadline,
+) -> Result<(), &'static str> {
+    let (topic, id) = batch::key(record);
+    if record.change.new_image.contains_key(event::attribute::ORIGIN_TOPIC) {
+        // The mapping's filter leaves continuations to `fan-out`.
+        error!(topic.name = topic, event.id = id, "a continuation is ignored: the mapping of `publish` has no filter");
         return Ok(());
     }
-    let (topic, id) = record::key(record);
-    let publications = match record::publications(&record.change.new_image) {
+    let publications = match record::publications(&record.change.new_image, id) {
         Ok(publications) => publications,
         Err(poison) => {
             error!(topic.name = topic, event.id = id, outcome = "poison", error = %poison, "an event was given up");
             return Ok(());
         }
     };
-    let parts = publications.iter().map(|publication| part(backend, publication, &id, deadline));
-    match future::try_join_all(parts).await {
+    let parts = publications.into_iter().map(|publication| part(backend, gateway, publication, deadline));
+    match future::join_all(parts).await.into_iter().collect::<Result<Vec<_>, _>>() {
         Ok(parts) => {
             let total = |count: fn(&Fanout) -> usize| parts.iter().map(count).sum::<usize>();
             info!(
@@ -64,6 +55,7 @@ async fn publish(backend: &Backend, record: &EventRecord, deadline: Deadline) ->
                 delivered = total(|part| part.delivered),
                 stale = total(|part| part.stale),
                 failed = total(|part| part.failed),
+                continued = parts.iter().any(|part| part.continued),
                 "published"
             );
             Ok(())
@@ -76,9 +68,12 @@ async fn publish(backend: &Backend, record: &EventRecord, deadline: Deadline) ->
     }
 }
 
-async fn part(backend: &Backend, publication: &Publication, id: &str, deadline: Deadline) -> Result<Fanout, Error> {
-    let receivers = backend.store.receivers(&publication.audience, publication.after.as_ref());
-    let fanout = backend.publisher.publish(publication, receivers, id, deadline).await?;
-    fanout.reached(publication.topic())?;
-    Ok(fanout)
+async fn part(
+    backend: &Backend,
+    gateway: &Gateway,
+    publication: Publication,
+    deadline: Deadline,
+) -> Result<Fanout, Error> {
+    let receivers = backend.store.receivers(&publication.audience, &publication.position);
+    backend.publisher.publish(gateway, publication, receivers, deadline).await
 }

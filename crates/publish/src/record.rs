@@ -1,12 +1,11 @@
 //! What a record of the events table's stream says, as a publication.
 
-use aws_lambda_events::dynamodb::EventRecord;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_dynamo::{AttributeValue, Item};
 use serde_json::value::RawValue;
 use switchboard_core::ClientError;
-use switchboard_core::connection::{ConnectionId, UserId};
+use switchboard_core::connection::UserId;
 use switchboard_core::event::attribute;
 use switchboard_core::frame::MAX_PAYLOAD_BYTES;
 use switchboard_core::publication::{Audience, Content, Publication, SEGMENTS};
@@ -32,30 +31,16 @@ pub(crate) enum Poison {
     },
 }
 
-/// The key of a record's item, for the log.
-pub(crate) fn key(record: &EventRecord) -> (String, String) {
-    let text = |name| match record.change.keys.get(name) {
-        Some(AttributeValue::S(text)) => text.clone(),
-        _ => String::new(),
-    };
-    (text(attribute::TOPIC), text(attribute::ID))
-}
-
-/// The publications that an inserted item asks for: one, or one a segment where everybody is meant.
-pub(crate) fn publications(item: &Item) -> Result<Vec<Publication>, Poison> {
+/// The publications that an event asks for: one, or one for each segment where everybody is meant.
+pub(crate) fn publications(item: &Item, id: &str) -> Result<Vec<Publication>, Poison> {
     let topic = string(item, attribute::TOPIC)?.ok_or(Poison::Missing(attribute::TOPIC))?;
     let audiences: Vec<_> = if topic == Topic::INITIAL_CONNECTION {
-        match segment(item)? {
-            Some(segment) => vec![Audience::Everybody { segment }],
-            None => (0..SEGMENTS).map(|segment| Audience::Everybody { segment }).collect(),
-        }
+        (0..SEGMENTS).map(|segment| Audience::Everybody { segment }).collect()
     } else {
         vec![Audience::Topic(Topic::of_event(topic)?)]
     };
     let content = content(item, topic.starts_with('@'))?;
-    let after = string(item, attribute::AFTER)?.map(|id| ConnectionId::new(id.to_owned()));
-    let publication = |audience| Publication { audience, content: content.clone(), after: after.clone() };
-    Ok(audiences.into_iter().map(publication).collect())
+    Ok(audiences.into_iter().map(|audience| Publication::new(audience, content.clone(), id)).collect())
 }
 
 fn content(item: &Item, is_address: bool) -> Result<Content, Poison> {
@@ -85,17 +70,6 @@ fn string<'a>(item: &'a Item, name: &'static str) -> Result<Option<&'a str>, Poi
         None => Ok(None),
         Some(AttributeValue::S(text)) => Ok(Some(text)),
         Some(_) => Err(Poison::Invalid(name, "a string")),
-    }
-}
-
-fn segment(item: &Item) -> Result<Option<u8>, Poison> {
-    let invalid = Poison::Invalid(attribute::SEGMENT, "the number of a segment");
-    match item.get(attribute::SEGMENT) {
-        None => Ok(None),
-        Some(AttributeValue::N(digits)) => {
-            digits.parse().ok().filter(|segment| *segment < SEGMENTS).map(Some).ok_or(invalid)
-        }
-        Some(_) => Err(invalid),
     }
 }
 
@@ -152,7 +126,7 @@ mod tests {
     }
 
     fn published(json: serde_json::Value) -> Result<String, Poison> {
-        let publication = publications(&item(json))?.remove(0);
+        let publication = publications(&item(json), "1")?.remove(0);
         let text = match &publication.content {
             Content::Data(data) => data.get().to_owned(),
             Content::DirectMessage { sender, body } => format!("{sender}: {}", body.get()),
@@ -192,16 +166,10 @@ mod tests {
     }
 
     #[test]
-    fn everybody_is_served_in_segments_and_a_continuation_in_its_own() {
-        let all = publications(&item(serde_json::json!({"topic": {"S": "INITIAL_CONNECTION"}, "data": {"N": "1"}})));
-        assert_eq!(all.unwrap().len(), usize::from(SEGMENTS));
-        let rest = publications(&item(serde_json::json!({
-            "topic": {"S": "INITIAL_CONNECTION"}, "json": {"S": "1"}, "segment": {"N": "3"}, "after": {"S": "c="},
-        })))
-        .unwrap();
-        assert_eq!(rest.len(), 1);
-        assert_eq!(rest[0].audience, Audience::Everybody { segment: 3 });
-        assert_eq!(rest[0].after.as_ref().unwrap().as_str(), "c=");
+    fn everybody_is_served_in_segments() {
+        let all = serde_json::json!({"topic": {"S": "INITIAL_CONNECTION"}, "data": {"N": "1"}});
+        let segments = publications(&item(all), "1").unwrap().into_iter().map(|publication| publication.audience);
+        assert!(segments.eq((0..SEGMENTS).map(|segment| Audience::Everybody { segment })));
     }
 
     #[test]
@@ -216,10 +184,6 @@ mod tests {
             (serde_json::json!({"topic": {"S": "@2"}, "body": {"S": "x"}, "senderId": {"N": "1"}}), "`senderId`"),
             (serde_json::json!({"topic": {"S": "t"}, "json": {"S": "{"}}), "`json`"),
             (serde_json::json!({"topic": {"S": "t"}, "data": {"S": "x".repeat(300 * 1024)}}), "307202 bytes"),
-            (
-                serde_json::json!({"topic": {"S": "INITIAL_CONNECTION"}, "segment": {"N": "9"}, "data": {"N": "1"}}),
-                "`segment`",
-            ),
         ] {
             let poison = published(event).unwrap_err();
             assert!(poison.to_string().contains(names), "{poison}");

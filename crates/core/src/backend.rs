@@ -1,0 +1,76 @@
+//! The parts of a function that live as long as its execution environment.
+
+use std::time::Duration;
+
+use aws_config::{BehaviorVersion, SdkConfig};
+use aws_sdk_dynamodb::config::Builder;
+use aws_sdk_dynamodb::config::timeout::TimeoutConfig;
+use aws_smithy_http_client::tls::{self, rustls_provider::CryptoMode};
+
+use crate::Error;
+use crate::config::Config;
+use crate::event::EventStore;
+use crate::gateway::Gateways;
+use crate::metrics::Metrics;
+use crate::publisher::Publisher;
+use crate::store::ConnectionStore;
+
+/// The longest that one attempt of a DynamoDB call may take. DynamoDB answers in single-digit milliseconds; a call that
+/// takes longer has most likely met a connection that died while the execution environment was frozen.
+const DYNAMODB_ATTEMPT: Duration = Duration::from_millis(1500);
+
+/// The longest that a DynamoDB call may take with all attempts of the SDK, which makes 3.
+const DYNAMODB_OPERATION: Duration = Duration::from_secs(5);
+
+/// Idle connections are closed after this time, so that few of them are dead when an environment thaws.
+const POOL_IDLE: Duration = Duration::from_secs(20);
+
+/// Everything that the handlers of a function use.
+#[derive(Debug)]
+pub struct Backend {
+    /// The configuration.
+    pub config: Config,
+    /// The tables of connections and subscriptions.
+    pub store: ConnectionStore,
+    /// The ways back to the clients.
+    pub gateways: Gateways,
+    /// Fan-out.
+    pub publisher: Publisher,
+    /// Numbers for CloudWatch.
+    pub metrics: Metrics,
+}
+
+impl Backend {
+    /// Reads the configuration and builds the SDK clients, all of them on one HTTP client.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Config`].
+    pub async fn from_env() -> Result<Self, Error> {
+        let config = Config::from_env()?;
+        let http = aws_smithy_http_client::Builder::new()
+            .pool_idle_timeout(POOL_IDLE)
+            .tls_provider(tls::Provider::Rustls(CryptoMode::Ring))
+            .build_https();
+        let sdk = aws_config::defaults(BehaviorVersion::latest()).http_client(http).load().await;
+        let lambda = lambda_runtime::Config::from_env();
+        Ok(Self::new(config, &sdk, lambda.function_name, lambda.memory))
+    }
+
+    /// Builds the same from parts. `memory_mb` is the function's memory, which decides how many posts run at once.
+    #[must_use]
+    pub fn new(config: Config, sdk: &SdkConfig, function_name: String, memory_mb: i32) -> Self {
+        let timeouts = TimeoutConfig::builder()
+            .operation_attempt_timeout(DYNAMODB_ATTEMPT)
+            .operation_timeout(DYNAMODB_OPERATION)
+            .build();
+        let dynamodb = Builder::from(sdk).timeout_config(timeouts).build();
+        let dynamodb = aws_sdk_dynamodb::Client::from_conf(dynamodb);
+        let store = ConnectionStore::new(dynamodb.clone(), &config);
+        let events = EventStore::new(dynamodb, config.events_table.clone());
+        let metrics = Metrics::new(&config, function_name);
+        let gateways = Gateways::new(sdk.clone(), config.publish_endpoint.clone(), memory_mb);
+        let publisher = Publisher::new(store.clone(), events, metrics.clone());
+        Self { config, store, gateways, publisher, metrics }
+    }
+}

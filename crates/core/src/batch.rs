@@ -1,0 +1,80 @@
+//! The Lambda glue for a batch of stream records: groups are served at the same time, and each group in order.
+
+use std::time::{Duration, Instant};
+
+use aws_lambda_events::dynamodb::{Event, EventRecord};
+use aws_lambda_events::streams::{DynamoDbBatchItemFailure, DynamoDbEventResponse};
+use futures_util::stream::{self, StreamExt};
+use lambda_runtime::LambdaEvent;
+use serde_dynamo::AttributeValue;
+
+use crate::backend::Backend;
+use crate::deadline::Deadline;
+use crate::event::attribute;
+use crate::function::milliseconds;
+
+/// With less time than this, a record is left to the next invocation, which has all of its own.
+const MIN_TIME: Duration = Duration::from_secs(1);
+
+/// How many groups are served at the same time. The posts of all of them share the gateway's slots.
+const GROUPS_AT_ONCE: usize = 16;
+
+/// The key of a record's item: topic and id.
+#[must_use]
+pub fn key(record: &EventRecord) -> (&str, &str) {
+    let text = |name| match record.change.keys.get(name) {
+        Some(AttributeValue::S(text)) => text.as_str(),
+        _ => "",
+    };
+    (text(attribute::TOPIC), text(attribute::ID))
+}
+
+/// Serves the inserts of a batch with `serve`, which returns the type of the fault that makes a record come again.
+/// Records with one `topic` are served in their order, and topics at the same time.
+///
+/// The response names the first record that failed. Lambda then delivers it again, and all records behind it; those of
+/// other topics that were served already repeat their frames.
+pub async fn serve(
+    backend: &Backend,
+    event: LambdaEvent<Event>,
+    serve: impl AsyncFn(EventRecord, Deadline) -> Result<(), &'static str>,
+) -> DynamoDbEventResponse {
+    let start = Instant::now();
+    let deadline = Deadline::of(&event.context);
+    let mut groups: Vec<Vec<(usize, EventRecord)>> = Vec::new();
+    for (index, record) in event.payload.records.into_iter().enumerate() {
+        let topic = key(&record).0;
+        match groups.iter_mut().find(|group| key(&group[0].1).0 == topic) {
+            Some(group) => group.push((index, record)),
+            None => groups.push(vec![(index, record)]),
+        }
+    }
+    let serve = &serve;
+    let served = groups.into_iter().map(|group| async move {
+        for (index, record) in group {
+            let sequence_number = record.change.sequence_number.clone();
+            let is_late = index > 0 && deadline.left() < MIN_TIME;
+            let result = match record.event_name.as_str() {
+                "INSERT" if is_late => Err(None),
+                "INSERT" => serve(record, deadline).await.map_err(Some),
+                _ => Ok(()),
+            };
+            if let Err(error_type) = result {
+                return Some((index, sequence_number, error_type));
+            }
+        }
+        None
+    });
+    let failures: Vec<_> = stream::iter(served).buffer_unordered(GROUPS_AT_ONCE).collect().await;
+    let first = failures.into_iter().flatten().min_by_key(|(index, ..)| *index);
+    let mut response = DynamoDbEventResponse::default();
+    let mut fault = None;
+    if let Some((_, sequence_number, error_type)) = first {
+        let mut failure = DynamoDbBatchItemFailure::default();
+        failure.item_identifier = sequence_number;
+        response.batch_item_failures = vec![failure];
+        fault = error_type;
+    }
+    backend.metrics.served(milliseconds(start), fault);
+    response
+}

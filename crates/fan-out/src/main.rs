@@ -1,0 +1,19 @@
+//! The function behind the continuations in the events table: it goes on where a publish ended early.
+
+mod handler;
+
+use switchboard_core::backend::Backend;
+use switchboard_core::function::{run, start_log};
+
+/// mimalloc: a post takes a fifth less CPU time than with glibc's allocator (`make bench`), for 8 MB more of memory.
+/// Small functions are short of CPU, not of memory.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), lambda_runtime::Error> {
+    start_log();
+    let backend = Backend::from_env().await?;
+    let gateway = backend.gateways.configured()?;
+    run(|event| handler::handle(&backend, &gateway, event)).await
+}
