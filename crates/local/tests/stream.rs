@@ -260,12 +260,53 @@ async fn a_delayed_batch_comes_later_and_is_whole() {
     assert!(put.elapsed() >= delay, "{:?}", put.elapsed());
 }
 
+#[tokio::test]
+async fn each_function_on_a_stream_gets_what_its_filter_lets_through_and_has_a_position_of_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let data_dir = folder.path().join("data");
+    let arguments = ["--max-environments", "1", "--data-dir", data_dir.to_str().unwrap()];
+    let inserts = "filterPatterns: [{eventName: [INSERT], dynamodb: {Keys: {id: {S: [{anything-but: [hawk]}]}}}}]";
+    let others = "batchSize: 1, filterPatterns: [{eventName: [{anything-but: [INSERT]}]}, \
+                  {dynamodb: {NewImage: {id: {S: [{prefix: ha}]}, owner: {S: [{exists: false}]}}}}]";
+    let functions = format!("{}{}", function("watch", inserts), function("others", others));
+    let stack = Stack::serve(folder.path(), &arguments, &functions).await;
+    for id in ["polly", "hawk", "hare", "molly"] {
+        stack.put(json!({"id": {"S": id}})).await;
+    }
+    stack.put(json!({"id": {"S": "hawk"}, "owner": {"S": "ann"}})).await;
+    stack.call("DeleteItem", &json!({"TableName": "birds", "Key": {"id": {"S": "polly"}}})).await;
+    assert_eq!(ids(&stack.delivered_to("watch", 3).await.concat()), ["polly", "hare", "molly"]);
+    let records = stack.delivered_to("others", 4).await.concat();
+    assert_eq!(ids(&records), ["hawk", "hare", "hawk", "polly"]);
+    stack.interrupt().await;
+
+    // Without the filters neither gets again, or late, what was before: also records that were passed over are done.
+    let functions = format!("{}{}", function("watch", ""), function("others", ""));
+    let stack = Stack::serve(folder.path(), &arguments, &functions).await;
+    stack.put(json!({"id": {"S": "dolly"}})).await;
+    for name in ["watch", "others"] {
+        assert_eq!(ids(&stack.delivered_to(name, 1).await.concat()), ["dolly"], "{name}");
+    }
+}
+
 fn sequence_number(record: &Value) -> &str {
     record["dynamodb"]["SequenceNumber"].as_str().unwrap()
 }
 
 fn ids(records: &[Value]) -> Vec<String> {
     records.iter().map(|record| record["dynamodb"]["Keys"]["id"]["S"].as_str().unwrap().to_owned()).collect()
+}
+
+/// A function of a service, with a mapping of the table's stream and what the mapping says besides.
+fn function(name: &str, mapping: &str) -> String {
+    format!(
+        "  {name}:
+    handler: fixture
+    timeout: 4
+    events:
+      - stream: {{type: dynamodb, arn: !GetAtt Birds.StreamArn, {mapping}}}
+"
+    )
 }
 
 /// The folder of the functions' binaries: `cargo test` does not build those of other packages.
@@ -299,16 +340,16 @@ impl Stack {
     }
 
     async fn run(folder: &Path, arguments: &[&str], mapping: &str) -> Self {
+        Self::serve(folder, arguments, &function("watch", mapping)).await
+    }
+
+    async fn serve(folder: &Path, arguments: &[&str], functions: &str) -> Self {
         let service = format!(
             "service: birds
 provider: {{name: aws, runtime: provided.al2023, region: eu-central-1}}
 functions:
   hello: {{handler: fixture, events: [websocket: $connect]}}
-  watch:
-    handler: fixture
-    timeout: 4
-    events:
-      - stream: {{type: dynamodb, arn: !GetAtt Birds.StreamArn, {mapping}}}
+{functions}
 resources:
   Resources:
     Birds:
@@ -382,10 +423,14 @@ resources:
 
     /// Waits until the function has got this many records, and returns its events' records.
     async fn delivered(&self, count: usize) -> Vec<Vec<Value>> {
-        let delivered = |lines: &Vec<String>| batches(lines).concat().len() >= count;
+        self.delivered_to("watch", count).await
+    }
+
+    async fn delivered_to(&self, function: &str, count: usize) -> Vec<Vec<Value>> {
+        let delivered = |lines: &Vec<String>| batches(lines, function).concat().len() >= count;
         let mut lines = self.lines.clone();
         match tokio::time::timeout(PATIENCE, lines.wait_for(delivered)).await {
-            Ok(Ok(lines)) => batches(&lines),
+            Ok(Ok(lines)) => batches(&lines, function),
             _ => panic!("no {count} records in {:#?}", self.lines.borrow().clone()),
         }
     }
@@ -402,9 +447,11 @@ resources:
     }
 }
 
-/// The records of every event that the fixture printed.
-fn batches(lines: &[String]) -> Vec<Vec<Value>> {
-    let events = lines.iter().filter_map(|line| line.strip_prefix(r#"watch | {"event":"#).map(|_| &line[8..]));
+/// The records of every event that the fixture printed as this function.
+fn batches(lines: &[String], function: &str) -> Vec<Vec<Value>> {
+    let prefix = format!("{function} | ");
+    let of_function = lines.iter().filter_map(|line| line.strip_prefix(&prefix));
+    let events = of_function.filter(|line| line.starts_with(r#"{"event":"#));
     events
         .map(|event| match serde_json::from_str::<Value>(event).unwrap()["event"]["Records"].take() {
             Value::Array(records) => records,

@@ -1,6 +1,9 @@
 //! What is wrong with a service's files, and where.
 
 use std::fmt;
+use std::path::Path;
+
+use super::yaml;
 
 /// Why a service cannot be loaded. Each names the file and, where there is one, the key.
 #[derive(Debug, thiserror::Error)]
@@ -36,20 +39,37 @@ pub enum ServiceError {
     },
 }
 
+impl ServiceError {
+    /// The same with the line of its key, which is looked up in the file once more.
+    pub(super) fn with_line(mut self, folder: &Path) -> Self {
+        if let Self::Invalid { location, .. } = &mut self {
+            let text = std::fs::read_to_string(folder.join(&location.file));
+            location.line = text.ok().and_then(|text| yaml::line(&text, &location.key));
+        }
+        self
+    }
+}
+
 /// A key of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Location {
     /// Relative to the service's folder.
     pub file: String,
+    /// Counted from 1. A key that is missing has the line of what it is missing from.
+    pub line: Option<usize>,
     /// As in `functions.connect.events[0].websocket`; empty for the file as a whole.
-    pub key: String,
+    pub(super) key: KeyPath,
 }
 
 impl fmt::Display for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.key.as_str() {
-            "" => f.write_str(&self.file),
-            key => write!(f, "{}: {key}", self.file),
+        f.write_str(&self.file)?;
+        if let Some(line) = self.line {
+            write!(f, ":{line}")?;
+        }
+        match self.key.0.as_slice() {
+            [] => Ok(()),
+            _ => write!(f, ": {}", self.key),
         }
     }
 }

@@ -85,7 +85,7 @@ pub(super) fn treatment(parent: &KeyPath, key: &str, siblings: &Map<String, Valu
         ["functions", _] => (FUNCTION, REFUSED_FUNCTION),
         ["functions", _, "events"] => (&[], REFUSED_EVENTS),
         ["functions", _, "events", "stream"] => {
-            (&[], &["consumer", "filterPatterns", "startingPositionTimestamp", "tumblingWindowInSeconds"])
+            (&[], &["consumer", "startingPositionTimestamp", "tumblingWindowInSeconds"])
         }
         ["resources"] => (TEMPLATE, &["Transform"]),
         ["resources", "extensions"] => match ignored_properties(key) {

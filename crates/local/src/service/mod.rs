@@ -30,6 +30,7 @@ use self::websocket::Authorization;
 use crate::gateway::knobs::Limits;
 use crate::gateway::{ApiKeys, Paths, RequestModels};
 use crate::iam::Role;
+use crate::stream::Filter;
 
 /// The id of the local WebSocket API, in the form of API Gateway's own.
 pub const API_ID: &str = "local0ws01";
@@ -68,6 +69,9 @@ const MAX_FUNCTION_NAME_LENGTH: usize = 64;
 
 /// The least `maximumRecordAgeInSeconds`, but for -1.
 const MIN_RECORD_AGE_S: i32 = 60;
+
+/// Of one mapping, from "Control which events Lambda sends to your function".
+const MAX_FILTER_PATTERNS: usize = 5;
 
 /// What the files alone do not say.
 #[derive(Debug, Clone, Default)]
@@ -184,6 +188,8 @@ pub struct StreamMapping {
     pub report_batch_item_failures: bool,
     /// The ARN of `destinations.onFailure`, to be shown; there is no queue or topic behind it.
     pub on_failure: Option<String>,
+    /// `filterPatterns`: the records that the function gets, else all.
+    pub filter: Filter,
     /// `enabled`, else true.
     pub enabled: bool,
 }
@@ -217,6 +223,11 @@ impl Service {
     ///
     /// When a file is missing or not YAML, or a key is unknown, not supported, or has a value that it cannot have.
     pub fn load(path: &Path, options: &Options) -> Result<Self, ServiceError> {
+        let folder = path.parent().unwrap_or(Path::new(""));
+        Self::read(path, options).map_err(|error| error.with_line(folder))
+    }
+
+    fn read(path: &Path, options: &Options) -> Result<Self, ServiceError> {
         let document = Document::load(path, options)?;
         let top = KeyPath::default();
         let root: schema::Root = document.parse(&document.value, &top)?;
@@ -318,8 +329,16 @@ impl Service {
             ("routes", self.routes.len(), limits.max_routes),
             ("integrations", integrations.len(), limits.max_integrations),
         ];
-        let beyond = counts.into_iter().filter(|(_, count, quota)| count > quota);
+        let mut beyond: Vec<_> =
+            counts.into_iter().map(|(what, count, quota)| (what.to_owned(), count, quota)).collect();
+        for (key, function) in &self.functions {
+            beyond.extend(function.streams.iter().map(|mapping| {
+                (format!("filter patterns of {key}/{}", mapping.table), mapping.filter.len(), MAX_FILTER_PATTERNS)
+            }));
+        }
+        beyond.retain(|(_, count, quota)| count > quota);
         beyond
+            .into_iter()
             .map(|(what, count, quota)| format!("{count} {what}: AWS allows {quota} unless it is asked for more"))
             .collect()
     }
@@ -379,7 +398,12 @@ fn function(
             return Err(Problem::new(&at, "expected either `websocket` or `stream`"));
         }
         if let Some(stream) = &event.stream {
-            streams.push(stream_mapping(stream, &at.key("stream"), stack)?);
+            let mapping = stream_mapping(stream, &at.key("stream"), stack)?;
+            if streams.iter().any(|other: &StreamMapping| other.table == mapping.table) {
+                let reason = "the function has a mapping of this stream already; AWS allows one";
+                return Err(Problem::new(&at.key("stream").key("arn"), reason));
+            }
+            streams.push(mapping);
         }
     }
     let memory_size =
@@ -426,6 +450,7 @@ fn stream_mapping(stream: &schema::Stream, at: &KeyPath, stack: &Stack) -> Resul
         parallelization_factor: stream.parallelization_factor.map_or(1, schema::Within::get).unsigned_abs(),
         report_batch_item_failures: stream.function_response_type.is_some(),
         on_failure,
+        filter: stream.filter_patterns.clone().unwrap_or_default(),
         enabled: stream.enabled.unwrap_or(true),
     })
 }

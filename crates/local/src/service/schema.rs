@@ -10,6 +10,7 @@ use serde::de::{Deserializer, Error, IgnoredAny, MapAccess, Visitor};
 use serde_json::Value;
 
 use super::{LogFormat, StartingPosition};
+use crate::stream::Filter;
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, expecting = "a service")]
@@ -280,6 +281,7 @@ pub(super) struct Stream {
     pub(super) parallelization_factor: Option<Within<1, 10>>,
     pub(super) function_response_type: Option<FunctionResponseType>,
     pub(super) destinations: Option<Destinations>,
+    pub(super) filter_patterns: Option<Filter>,
     pub(super) enabled: Option<bool>,
 }
 

@@ -20,7 +20,15 @@ fn load(files: &[(&str, &str)]) -> Service {
 }
 
 fn error(files: &[(&str, &str)]) -> String {
-    load_with(files, &Options::default()).unwrap_err().to_string()
+    without_line(load_with(files, &Options::default()).unwrap_err())
+}
+
+/// The text of an error as it is when nobody knows the line of its key: one test of its own is about lines.
+fn without_line(mut error: ServiceError) -> String {
+    if let ServiceError::Invalid { location, .. } = &mut error {
+        location.line = None;
+    }
+    error.to_string()
 }
 
 /// A service with the given lines below the function's environment, and others at the top level.
@@ -52,7 +60,7 @@ fn value(value: &str, top_level: &str) -> String {
 }
 
 fn value_error(value: &str, top_level: &str) -> String {
-    value_of(value, top_level, &Options::default()).unwrap_err().to_string()
+    without_line(value_of(value, top_level, &Options::default()).unwrap_err())
 }
 
 /// Tables with and without a stream, and a queue.
@@ -136,6 +144,7 @@ functions:
           parallelizationFactor: 2
           functionResponseType: ReportBatchItemFailures
           destinations: {onFailure: {type: sqs, arn: !GetAtt FailedEvents.Arn}}
+          filterPatterns: [{eventName: [INSERT], dynamodb: {NewImage: {a: {N: ['${self:custom.retries.${sls:stage}}']}}}}]
 resources:
   - ${file(infra/tables.yml)}
   - Resources:
@@ -210,6 +219,8 @@ Resources:
         bisect_batch_on_function_error: true,
         parallelization_factor: 2,
         report_batch_item_failures: true,
+        filter: serde_json::from_value(json!([{"eventName": ["INSERT"], "dynamodb": {"NewImage": {"a": {"N": [3]}}}}]))
+            .unwrap(),
         on_failure: Some("arn:aws:sqs:eu-central-1:123456789012:chat-dev-FailedEvents".to_owned()),
         enabled: true,
     };
@@ -262,6 +273,7 @@ fn a_small_service_gets_the_frameworks_defaults() {
         parallelization_factor: 1,
         report_batch_item_failures: false,
         on_failure: None,
+        filter: Filter::default(),
         enabled: true,
     };
     assert_eq!(function.streams, [expected]);
@@ -542,7 +554,19 @@ fn broken_stream_mappings_are_refused() {
         ("}]", ", parallelizationFactor: 11}]", "parallelizationFactor: 11 is not a whole number from 1 to 10"),
         ("}]", ", maximumRetryAttempts: -2}]", "maximumRetryAttempts: -2 is not a whole number from -1 to 10000"),
         ("}]", ", maximumRecordAgeInSeconds: 59}]", "maximumRecordAgeInSeconds: 59 is neither -1 nor at least 60"),
-        ("}]", ", filterPatterns: [{}]}]", "filterPatterns: not supported by the local stack"),
+        ("}]", ", filterPatterns: [{}]}]", "filterPatterns[0]: the pattern has no field"),
+        (
+            "}]",
+            ", filterPatterns: [{eventName: [{wildcard: x}]}]}]",
+            "filterPatterns[0].eventName[0]: unknown variant `wildcard`, expected one of `anything-but`, \
+             `equals-ignore-case`, `exists`, `numeric`, `prefix`, `suffix`",
+        ),
+        (
+            "}]",
+            ", filterPatterns: [{eventName: INSERT}]}]",
+            "filterPatterns[0].eventName: invalid type: string \"INSERT\", \
+             expected a list of values, or a mapping of fields",
+        ),
         ("}]", ", tumblingWindowInSeconds: 1}]", "tumblingWindowInSeconds: not supported by the local stack"),
         (
             "}]",
@@ -564,6 +588,68 @@ fn broken_stream_mappings_are_refused() {
         let expected = format!("serverless.yml: functions.connect.events[1].stream.{expected}");
         assert_eq!(error(&[("serverless.yml", &text)]), expected);
     }
+}
+
+#[test]
+fn a_problem_is_reported_with_the_line_of_its_key() {
+    let main = "service: chat
+provider:
+  name: aws
+functions:
+  connect:
+    handler: connect
+    events:
+      - websocket: $connect
+      - stream:
+          type: dynamodb
+          arn: !GetAtt Events.StreamArn
+          filterPatterns:
+            - eventName: [INSERT]
+            - dynamodb:
+                NewImage:
+                  id:
+                    S:
+                      - polly
+                      - like: p
+resources: ${file(infra/tables.yml)}
+";
+    let tables = RESOURCES.trim_start().trim_start_matches("resources:");
+    let text = |main: &str, tables: &str| {
+        let files = [("serverless.yml", main), ("infra/tables.yml", tables)];
+        load_with(&files, &Options::default()).unwrap_err().to_string()
+    };
+    let pattern = "functions.connect.events[1].stream.filterPatterns[1].dynamodb.NewImage.id.S[1]";
+    assert!(text(main, tables).starts_with(&format!("serverless.yml:19: {pattern}: unknown variant `like`")));
+    let good = main.replace("                      - like: p\n", "");
+    let unknown = tables.replace("TableName", "Name");
+    assert!(text(&good, &unknown).starts_with("infra/tables.yml:6: Resources.Events.Properties.Name: unknown field"));
+    // A key that is missing has the line of its mapping.
+    let missing = good.replace("          type: dynamodb\n", "");
+    let expected = "serverless.yml:9: functions.connect.events[1].stream: missing field `type`";
+    assert_eq!(text(&missing, tables), expected);
+}
+
+#[test]
+fn a_function_has_one_mapping_of_a_stream_as_on_aws() {
+    let stream = "stream: {type: dynamodb, arn: !GetAtt Events.StreamArn}";
+    let text = service_with("      X: x", RESOURCES)
+        .replace("[websocket: $connect]", &format!("[websocket: $connect, {stream}, {stream}]"));
+    let expected = "serverless.yml: functions.connect.events[2].stream.arn: \
+                    the function has a mapping of this stream already; AWS allows one";
+    assert_eq!(error(&[("serverless.yml", &text)]), expected);
+}
+
+#[test]
+fn more_than_five_filter_patterns_are_warned_of() {
+    let with = |count: usize| {
+        let patterns = vec!["{eventName: [INSERT]}"; count].join(", ");
+        let stream = format!("stream: {{type: dynamodb, arn: !GetAtt Events.StreamArn, filterPatterns: [{patterns}]}}");
+        let text = service_with("      X: x", RESOURCES)
+            .replace("[websocket: $connect]", &format!("[websocket: $connect, {stream}]"));
+        load(&[("serverless.yml", &text)]).beyond_quotas(&crate::gateway::Settings::default().limits)
+    };
+    assert!(with(5).is_empty());
+    assert_eq!(with(6), ["6 filter patterns of connect/Events: AWS allows 5 unless it is asked for more"]);
 }
 
 #[test]
@@ -657,7 +743,7 @@ fn an_authorizer_that_cannot_run_here_is_refused() {
         ),
         ("{name: auth, type: token}", ".type: unknown field `type`, expected one of `name`, `arn`, `identitySource`"),
     ] {
-        assert_eq!(authorizer(value).unwrap_err().to_string(), format!("{at}{reason}"));
+        assert_eq!(without_line(authorizer(value).unwrap_err()), format!("{at}{reason}"));
     }
 }
 
@@ -811,7 +897,7 @@ fn what_is_not_understood_in_the_providers_role_is_named() {
         ("iamManagedPolicies: ['arn:aws:iam::aws:policy/X']", "iamManagedPolicies[0]: the local stack does not"),
         ("iam: {roles: x}", "iam.roles: unknown field `roles`"),
     ] {
-        let error = with_provider(provider, &Options::default()).unwrap_err().to_string();
+        let error = without_line(with_provider(provider, &Options::default()).unwrap_err());
         assert!(error.starts_with(&format!("{at}.{expected}")), "{provider}: {error}");
     }
     let no_iam = Options { no_iam: true, ..Options::default() };
@@ -850,7 +936,7 @@ fn what_is_not_understood_in_a_used_role_is_named() {
         ),
         ("{PermissionsBoundary: x}".to_owned(), format!("PermissionsBoundary: {not_understood}")),
     ] {
-        let error = role_of(&properties, "", &Options::default()).unwrap_err().to_string();
+        let error = without_line(role_of(&properties, "", &Options::default()).unwrap_err());
         assert!(error.starts_with(&format!("{at}.{expected}")), "{properties}: {error}");
         let no_iam = Options { no_iam: true, ..Options::default() };
         assert_eq!(role_of(&properties, "", &no_iam).unwrap(), None);
@@ -909,7 +995,7 @@ resources:
 
 /// What is wrong with these resources, below `serverless.yml: resources`.
 fn resources_error(resources: &str) -> String {
-    let error = with_resources(resources).unwrap_err().to_string();
+    let error = without_line(with_resources(resources).unwrap_err());
     error.strip_prefix("serverless.yml: resources").unwrap_or(&error).to_owned()
 }
 

@@ -72,12 +72,12 @@ impl Document {
         loop {
             if let Some((file, key)) = self.origins.get(&parent) {
                 let key = below.into_iter().rev().fold(key.clone(), |key, step| key.then(step));
-                return Location { file: file.clone(), key: key.to_string() };
+                return Location { file: file.clone(), line: None, key };
             }
             match parent.0.pop() {
                 Some(step) => below.push(step),
                 None => {
-                    return Location { file: String::new(), key: at.to_string() };
+                    return Location { file: String::new(), line: None, key: at.clone() };
                 }
             }
         }
@@ -104,7 +104,7 @@ impl Node {
 
     fn error(&self, reason: impl Into<String>) -> ServiceError {
         ServiceError::Invalid {
-            location: Location { file: self.file.clone(), key: self.key.to_string() },
+            location: Location { file: self.file.clone(), line: None, key: self.key.clone() },
             reason: reason.into(),
         }
     }

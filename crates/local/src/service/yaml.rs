@@ -6,7 +6,7 @@
 use saphyr::{LoadableYamlNode, MarkedYaml, Marker, Scalar, YamlData};
 use serde_json::{Map, Value};
 
-use super::error::ServiceError;
+use super::error::{KeyPath, ServiceError, Step};
 
 /// The functions whose short form the framework's parser knows, `Ref` and `Condition` aside.
 const FUNCTIONS: [&str; 17] = [
@@ -43,6 +43,29 @@ pub(super) fn parse(file: &str, text: &str) -> Result<Value, ServiceError> {
         [document] => convert(document).map_err(|(marker, reason)| syntax(&marker, reason)),
         [_, second, ..] => Err(syntax(&second.span.start, "more than one document in a file".to_owned())),
     }
+}
+
+/// The line of a key in the text of a file, or of the innermost key around it that the text has.
+pub(super) fn line(text: &str, key: &KeyPath) -> Option<usize> {
+    let documents = MarkedYaml::load_from_str(text).ok()?;
+    let mut node = documents.first()?;
+    let mut line = None;
+    for step in &key.0 {
+        let (start, child) = match step {
+            Step::Key(name) => {
+                let mut entries = node.data.as_mapping().into_iter().flatten();
+                let Some((key, value)) = entries.find(|(key, _)| key.data.as_str() == Some(name)) else { break };
+                (key.span.start, value)
+            }
+            Step::Index(index) => {
+                let Some(item) = node.data.as_sequence().and_then(|items| items.get(*index)) else { break };
+                (item.span.start, item)
+            }
+        };
+        line = Some(start.line());
+        node = child;
+    }
+    line
 }
 
 fn convert(node: &MarkedYaml<'_>) -> Result<Value, (Marker, String)> {

@@ -4,11 +4,14 @@
 //! is read in order and delivered in batches, synchronously, at least once. What becomes of a batch is decided in
 //! `lane.rs`; this file reads, invokes and remembers.
 //!
-//! What it does not do: filter criteria, tumbling windows, or sending anything to an on-failure destination, of which
+//! A mapping passes over the records that its filter criteria do not let through (`filter.rs`), as if they were done.
+//!
+//! What it does not do: tumbling windows, or sending anything to an on-failure destination, of which
 //! there is only a line in the log. A mapping follows its table by name: when the table is deleted and made again while
 //! the stack runs, it goes on with the new one.
 
 mod failure;
+mod filter;
 mod lane;
 mod position;
 mod response;
@@ -34,6 +37,8 @@ use crate::lambda::Function;
 use crate::service::{Service, StartingPosition, StreamMapping};
 use crate::table::Tables;
 use crate::terminal;
+
+pub use self::filter::Filter;
 
 use self::failure::{Origin, invocation_record};
 use self::lane::{Discarded, Lane, Next};
@@ -125,6 +130,7 @@ impl Mappings {
                     name,
                     function: Arc::clone(&functions[key.as_str()]),
                     source: Arc::new(source),
+                    filter: Arc::new(mapping.filter.clone()),
                     lanes: (0..mapping.parallelization_factor.max(1)).map(|_| Lane::new(mapping.clone())).collect(),
                     settings: mapping.clone(),
                     origin,
@@ -215,6 +221,7 @@ struct Mapping {
     function: Arc<Function>,
     settings: StreamMapping,
     source: Arc<Source>,
+    filter: Arc<Filter>,
     origin: Origin,
     lanes: Vec<Lane>,
     progress: Progress,
@@ -281,7 +288,8 @@ impl Mapping {
     /// Reads the next records into the lanes and returns when to read again.
     async fn read(&mut self) -> Duration {
         let (source, after, now) = (Arc::clone(&self.source), self.progress.read, now());
-        let read = tokio::task::spawn_blocking(move || source.read(after, now)).await;
+        let filter = Arc::clone(&self.filter);
+        let read = tokio::task::spawn_blocking(move || source.read(after, &filter, now)).await;
         let page = match read {
             Ok(Ok(page)) => page,
             Ok(Err(error)) => return self.engine_failed(&error),

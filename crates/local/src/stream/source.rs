@@ -22,6 +22,8 @@ use dynoxide::{Database, DynoxideError};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::filter::Filter;
+
 /// The most records of one read. GetRecords allows 1,000 and also ends a page at 1 MB, which the engine does not: a
 /// hundred records with two images of 400 KB each are 80 MB.
 const PAGE_SIZE: usize = 100;
@@ -133,12 +135,17 @@ impl Source {
         }
     }
 
-    /// The records behind `after`, or from the first one on; `now` is the time since the epoch.
+    /// The records behind `after`, or from the first one on, that pass the filter; `now` is the time since the epoch.
     ///
     /// # Errors
     ///
     /// When the engine fails or the table is gone.
-    pub(super) fn read(&self, after: Option<SequenceNumber>, now: Duration) -> Result<Page, DynoxideError> {
+    pub(super) fn read(
+        &self,
+        after: Option<SequenceNumber>,
+        filter: &Filter,
+        now: Duration,
+    ) -> Result<Page, DynoxideError> {
         let shard_iterator_type = if after.is_some() { "AFTER_SEQUENCE_NUMBER" } else { "TRIM_HORIZON" };
         let request = GetShardIteratorRequest {
             stream_arn: self.engine_arn.clone(),
@@ -153,18 +160,19 @@ impl Source {
             let unchanged = record.event_name == "MODIFY"
                 && record.dynamodb.new_image.is_some()
                 && record.dynamodb.new_image == record.dynamodb.old_image;
-            let record = self.record(&record)?;
+            let (record, event) = self.record(&record)?;
             page.last = Some(record.sequence_number);
             if now.saturating_sub(record.created) > RETENTION {
                 page.trimmed += 1;
-            } else if !unchanged {
+            } else if !unchanged && filter.passes(&event) {
                 page.records.push(record);
             }
         }
         Ok(page)
     }
 
-    fn record(&self, record: &get_records::Record) -> Result<Record, DynoxideError> {
+    /// A record, and what is in its JSON.
+    fn record(&self, record: &get_records::Record) -> Result<(Record, Value), DynoxideError> {
         let unreadable = |error: serde_json::Error| DynoxideError::InternalServerError(error.to_string());
         let mut event = serde_json::to_value(record).map_err(unreadable)?;
         // The engine says whole seconds as a float.
@@ -172,12 +180,13 @@ impl Source {
         event["dynamodb"]["ApproximateCreationDateTime"] = created.as_secs().into();
         event["awsRegion"] = self.region.as_str().into();
         event["eventSourceARN"] = self.stream_arn.as_str().into();
-        Ok(Record {
+        let record = Record {
             sequence_number: sequence_number(&record.dynamodb.sequence_number)?,
             created,
             key_hash: key_hash(&event["dynamodb"]["Keys"]),
             json: event.to_string(),
-        })
+        };
+        Ok((record, event))
     }
 }
 
@@ -242,7 +251,7 @@ mod tests {
         delete(&database, &json!({"id": {"S": "polly"}}));
 
         let before = now();
-        let page = source.read(None, before).unwrap();
+        let page = source.read(None, &Filter::default(), before).unwrap();
         let events = events(&page);
         let names: Vec<_> = events.iter().map(|event| event["eventName"].as_str().unwrap()).collect();
         assert_eq!(names, ["INSERT", "MODIFY", "REMOVE"]);
@@ -287,7 +296,7 @@ mod tests {
         put(&database, &json!({"id": {"S": "polly"}, "ttl": {"N": "1700000000"}}));
         database.sweep_ttl().unwrap();
         let source = Source::open(database, "birds", "eu-central-1").unwrap();
-        let events = events(&source.read(None, now()).unwrap());
+        let events = events(&source.read(None, &Filter::default(), now()).unwrap());
         assert_eq!(events[0].get("userIdentity"), None);
         let identity = json!({"type": "Service", "principalId": "dynamodb.amazonaws.com"});
         assert_eq!((&events[1]["eventName"], &events[1]["userIdentity"]), (&json!("REMOVE"), &identity));
@@ -299,12 +308,12 @@ mod tests {
         let source = Source::open(database.clone(), "birds", "eu-central-1").unwrap();
         put(&database, &json!({"id": {"S": "polly"}}));
         put(&database, &json!({"id": {"S": "polly"}}));
-        let page = source.read(None, now()).unwrap();
+        let page = source.read(None, &Filter::default(), now()).unwrap();
         assert_eq!((page.records.len(), page.trimmed), (1, 0));
         assert_eq!(page.last, source.range().unwrap().map(|range| *range.end()));
         assert!(page.last > Some(page.records[0].sequence_number));
 
-        let page = source.read(None, now() + RETENTION + Duration::from_secs(2)).unwrap();
+        let page = source.read(None, &Filter::default(), now() + RETENTION + Duration::from_secs(2)).unwrap();
         assert_eq!((page.records.len(), page.trimmed), (0, 2));
         assert!(page.last.is_some());
     }
@@ -317,9 +326,9 @@ mod tests {
         for number in 0..PAGE_SIZE + 1 {
             put(&database, &json!({"id": {"S": number.to_string()}}));
         }
-        let first = source.read(None, now()).unwrap();
-        let second = source.read(first.last, now()).unwrap();
-        let third = source.read(second.last, now()).unwrap();
+        let first = source.read(None, &Filter::default(), now()).unwrap();
+        let second = source.read(first.last, &Filter::default(), now()).unwrap();
+        let third = source.read(second.last, &Filter::default(), now()).unwrap();
         assert_eq!([&first, &second, &third].map(|page| page.records.len()), [PAGE_SIZE, 1, 0]);
         assert_eq!(third.last, None);
     }

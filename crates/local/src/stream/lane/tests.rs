@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use super::*;
 use crate::service::StartingPosition;
+use crate::stream::Filter;
 
 /// When records are created and read, unless a test says otherwise.
 const START: Duration = Duration::from_secs(1_700_000_000);
@@ -20,6 +21,7 @@ fn mapping() -> StreamMapping {
         parallelization_factor: 1,
         report_batch_item_failures: true,
         on_failure: None,
+        filter: Filter::default(),
         enabled: true,
     }
 }
