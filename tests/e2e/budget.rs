@@ -44,7 +44,7 @@ async fn a_refused_handshake_costs_nothing() {
 }
 
 #[tokio::test]
-async fn disconnect_costs_one_delete_and_a_batch_for_every_25_topics() {
+async fn disconnect_costs_one_update_and_a_batch_for_every_25_topics() {
     for (topics, batches) in [(0, vec![]), (1, vec![1]), (25, vec![25]), (26, vec![25, 1]), (60, vec![25, 25, 10])] {
         let (proxy, stack) = counted().await;
         let mut one = stack.connect("").await;
@@ -55,7 +55,7 @@ async fn disconnect_costs_one_delete_and_a_batch_for_every_25_topics() {
         one.close().await;
         stack.logged(1, &["disconnect |", "served"]).await;
         let calls = proxy.take_calls();
-        assert_eq!(calls[0].operation, "DeleteItem");
+        assert_eq!(calls[0].operation, "UpdateItem");
         assert!(calls[1..].iter().all(|call| call.operation == "BatchWriteItem"));
         assert_eq!(calls[1..].iter().map(items).collect::<Vec<_>>(), batches, "{topics} topics");
     }
@@ -110,12 +110,16 @@ async fn a_message_costs_a_query_a_page_and_a_post_per_subscriber() {
 }
 
 #[tokio::test]
-async fn a_mistake_and_a_ping_cost_one_post() {
+async fn a_mistake_costs_one_post_and_a_ping_one_more_read() {
     let (proxy, stack) = counted().await;
     let mut one = stack.connect("?userId=1").await;
     proxy.take();
-    for frame in [json!({"type": "ping"}), json!({"type": "dance"}), json!({"action": "sendMessage"})] {
+    for frame in [json!({"type": "dance"}), json!({"action": "sendMessage"})] {
         one.ask(frame).await;
         assert_eq!(proxy.take(), ["POST"]);
     }
+    one.ask(json!({"type": "ping"})).await;
+    let calls = proxy.take_calls();
+    assert_eq!(calls.iter().map(|call| call.operation.as_str()).collect::<Vec<_>>(), ["GetItem", "POST"]);
+    assert_eq!(calls[0].body["ConsistentRead"], false);
 }

@@ -157,7 +157,11 @@ fn allowed(template: &Value, function: &str) -> BTreeSet<String> {
 fn needed(call: &Call) -> Vec<String> {
     let on = |action: &str, table: &Value| format!("dynamodb:{action} {}", text(table));
     match call.operation.as_str() {
-        "POST" => vec!["execute-api:ManageConnections /dev/POST/@connections/*".to_owned()],
+        "POST" | "DELETE" => vec![format!("execute-api:ManageConnections /dev/{}/@connections/*", call.operation)],
+        "BatchGetItem" => {
+            let tables = call.body["RequestItems"].as_object().unwrap().keys();
+            tables.map(|table| format!("dynamodb:BatchGetItem {table}")).collect()
+        }
         "BatchWriteItem" => {
             let tables = call.body["RequestItems"].as_object().unwrap().keys();
             tables.map(|table| format!("dynamodb:BatchWriteItem {table}")).collect()
@@ -188,6 +192,30 @@ async fn put_event(stack: &Stack, topic: &str) {
     put.item("data", AttributeValue::S("x".to_owned())).send().await.unwrap();
 }
 
+/// Fills the lists of all connections with topics whose rows are gone.
+async fn fill_with_expired_subscriptions(stack: &Stack) {
+    for mut row in stack.rows("connections").await {
+        let topics = (0..100).map(|number| format!("expired {number}")).collect();
+        row.insert("topics".to_owned(), AttributeValue::Ss(topics));
+        let put = stack.dynamodb().await.put_item().table_name(table_name("connections"));
+        put.set_item(Some(row)).send().await.unwrap();
+    }
+}
+
+/// A continuation that has everybody still before it.
+async fn put_continuation(stack: &Stack, origin_topic: &str) {
+    let string = |text: &str| AttributeValue::S(text.to_owned());
+    let number = |number: i64| AttributeValue::N(number.to_string());
+    let mut put = stack.dynamodb().await.put_item().table_name(table_name("events"));
+    put = put.item("topic", string(&format!("continuation of {origin_topic}"))).item("id", string("-"));
+    put = put.item("originTopic", string(origin_topic)).item("originId", string("1")).item("json", string("1"));
+    put = put.item("after", string("0")).item("again", AttributeValue::L(Vec::new())).item("ttl", number(0));
+    if origin_topic == "INITIAL_CONNECTION" {
+        put = put.item("segment", number(0));
+    }
+    put.send().await.unwrap();
+}
+
 #[tokio::test]
 async fn roles_allow_what_the_functions_call_and_nothing_else() {
     let (proxy, stack) = Proxy::in_front(&[], |_| None).await;
@@ -211,6 +239,9 @@ async fn roles_allow_what_the_functions_call_and_nothing_else() {
     one.next().await;
     stack.logged(2, &["default |", "\"served\""]).await;
     one.ask(json!({"type": "unsubscribe", "topic": "general", "id": "3"})).await;
+    one.ask(json!({"type": "ping"})).await;
+    fill_with_expired_subscriptions(&stack).await;
+    one.ask(json!({"type": "subscribe", "topic": "general", "id": "4"})).await;
     note("default");
 
     vanished(&stack, "general").await;
@@ -220,12 +251,19 @@ async fn roles_allow_what_the_functions_call_and_nothing_else() {
     stack.logged(2, &["publish |", "\"published\""]).await;
     note("publish");
 
+    vanished(&stack, "general").await;
+    for audience in ["general", "INITIAL_CONNECTION"] {
+        put_continuation(&stack, audience).await;
+    }
+    stack.logged(2, &["fanOut |", "\"published\""]).await;
+    note("fanOut");
+
     two.close().await;
     stack.logged(1, &["disconnect |", "\"served\""]).await;
     note("disconnect");
 
     // No publish here takes long enough to leave a continuation, which `publish.rs` tests.
-    for function in ["default", "publish", "sendMessage"] {
+    for function in ["default", "fanOut", "publish", "sendMessage"] {
         called.get_mut(function).unwrap().insert("dynamodb:PutItem switchboard-dev-events".to_owned());
     }
     let template = template();
@@ -285,8 +323,9 @@ async fn functions_write_their_metrics() {
             seen.extend(metrics.map(|metric| (metric, dimension.clone())));
         }
     }
-    let fault = ("Fault".to_owned(), "ErrorType".to_owned());
-    assert_eq!(seen, emitted().into_iter().filter(|metric| *metric != fault).collect());
+    // What did not happen is not written.
+    let happened = ["Duration", "ColdStart", "FanOut", "Delivered"];
+    assert_eq!(seen, emitted().into_iter().filter(|(name, _)| happened.contains(&name.as_str())).collect());
 }
 
 fn text(value: &Value) -> String {

@@ -191,8 +191,9 @@ async fn a_publish_that_runs_out_of_time_goes_on_until_everybody_has_it() {
     for subscriber in &mut subscribers {
         assert_eq!(subscriber.next().await["payload"]["data"], "direct");
     }
-    stack.logged(1, &["default |", "a continuation will go on"]).await;
-    stack.logged(1, &["publish |", "a continuation will go on"]).await;
+    assert_eq!(ack["continued"], true, "{ack}");
+    stack.logged(1, &["default |", "a continuation goes on"]).await;
+    stack.logged(1, &["fanOut |", "\"published\"", "\"event.id\""]).await;
 
     // And through the stream, to everybody. What was sent twice before may still be on its way.
     put(&stack, "INITIAL_CONNECTION", "1", &[("data", string("broadcast"))]).await;

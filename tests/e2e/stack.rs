@@ -117,8 +117,13 @@ impl Stack {
         aws_sdk_apigatewaymanagement::Client::new(&sdk(&format!("http://{}/dev", self.gateway)).await)
     }
 
-    /// Every row of `connections` or `topics`.
+    /// Every row of `connections` or `topics`, without the tombstones of connections that ended.
     pub async fn rows(&self, table: &str) -> Vec<Row> {
+        self.all_rows(table).await.into_iter().filter(|row| !row.contains_key("closedAt")).collect()
+    }
+
+    /// Every row of `connections` or `topics`.
+    pub async fn all_rows(&self, table: &str) -> Vec<Row> {
         let scan = self.dynamodb().await.scan().table_name(table_name(table)).consistent_read(true);
         scan.into_paginator().items().send().collect::<Result<_, _>>().await.unwrap()
     }

@@ -197,7 +197,9 @@ where
     match error {
         SdkError::ServiceError(context) => {
             let (code, status) = (error.code().unwrap_or("no code"), context.raw().status());
-            format!("{code}, status {status}")
+            // The service's own sentence names actions, tables and attributes, and repeats no value.
+            let message = error.message().unwrap_or("no message");
+            format!("{code}, status {status}: {message}")
         }
         SdkError::ConstructionFailure(_) => "the request could not be built".to_owned(),
         SdkError::ResponseError(context) => {

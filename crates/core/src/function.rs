@@ -65,11 +65,7 @@ pub struct Caller {
 }
 
 impl Caller {
-    fn of(
-        backend: &Backend,
-        event: &ApiGatewayWebsocketProxyRequestContext,
-        context: &Context,
-    ) -> Result<Self, Error> {
+    fn of(backend: &Backend, event: &ApiGatewayWebsocketProxyRequestContext, context: &Context) -> Result<Self, Error> {
         let field = |value: &Option<String>, missing| value.clone().ok_or(Error::Event { missing });
         let (domain_name, stage) = (field(&event.domain_name, "domainName")?, field(&event.stage, "stage")?);
         Ok(Self {
@@ -165,7 +161,8 @@ pub async fn message(
         return Err(report(backend, &caller, start, fault));
     }
     if let Some(reply) = reply {
-        let posted = backend.publisher.reply(&caller.gateway, &caller.connection_id, reply.to_bytes(), caller.deadline).await;
+        let posted =
+            backend.publisher.reply(&caller.gateway, &caller.connection_id, reply.to_bytes(), caller.deadline).await;
         posted.map_err(|fault| report(backend, &caller, start, fault))?;
     }
     log(backend, &caller, start, outcome);

@@ -16,7 +16,7 @@ use aws_sdk_apigatewaymanagement::error::SdkError;
 use aws_sdk_apigatewaymanagement::operation::post_to_connection::PostToConnectionError;
 use aws_sdk_apigatewaymanagement::primitives::Blob;
 use lambda_runtime::tracing::{info, warn};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::Error;
 use crate::connection::ConnectionId;
@@ -162,9 +162,16 @@ enum Attempt {
 }
 
 impl Gateway {
-    /// Posts a frame. A 410 is doubted for as long as `patience`.
+    /// Waits for the right to run one attempt; `None` when the deadline passes first.
+    pub(crate) async fn slot(&self, deadline: Deadline) -> Option<OwnedSemaphorePermit> {
+        let slot = tokio::time::timeout(deadline.left(), Arc::clone(&self.slots).acquire_owned()).await;
+        slot.ok().and_then(Result::ok)
+    }
+
+    /// Posts a frame; the first attempt runs in `slot`, if there is one. A 410 is doubted for as long as `patience`.
     pub(crate) async fn post(
         &self,
+        mut slot: Option<OwnedSemaphorePermit>,
         id: &ConnectionId,
         frame: Vec<u8>,
         deadline: Deadline,
@@ -174,12 +181,13 @@ impl Gateway {
         let (settled, bound) = (deadline.at_most(patience), deadline.at_most(MAX_TIME));
         let mut backoff = Backoff::default();
         for attempt in 1.. {
-            let Ok(slot) = tokio::time::timeout(deadline.left(), self.slots.acquire()).await else {
-                return Post::OutOfTime;
-            };
+            if slot.is_none() {
+                slot = self.slot(deadline).await;
+            }
+            let Some(running) = slot.take() else { return Post::OutOfTime };
             let call = self.client.post_to_connection().connection_id(id.as_str()).data(frame.clone()).send();
             let answer = tokio::time::timeout(deadline.left().min(ATTEMPT_TIMEOUT), call).await;
-            drop(slot);
+            drop(running);
             let reason = match answer.map(|answer| answer.map_err(|error| Attempt::from(&error))) {
                 Ok(Ok(_)) => return Post::Taken,
                 Err(_) if deadline.left().is_zero() => return Post::OutOfTime,

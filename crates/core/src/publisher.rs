@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use futures_util::stream::{self, StreamExt};
 use lambda_runtime::tracing::{error, info, warn};
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::Error;
 use crate::clock::now_ms;
@@ -174,8 +175,13 @@ impl Publisher {
         deadline: Deadline,
     ) -> Result<Fanout, Error> {
         let progress = RefCell::new(Progress::at(publication.position.clone()));
-        let again = stream::iter(publication.again.clone()).map(|receiver| (receiver, true));
-        let rest = stream::unfold(receivers, async |mut receivers| {
+        let again = publication.again.clone().into_iter();
+        let source = stream::unfold((again, receivers), async |(mut again, mut receivers)| {
+            // A receiver is taken up when its post can run, so that the deadline meets few that are under way.
+            let slot = gateway.slot(deadline).await;
+            if let Some(receiver) = again.next() {
+                return Some(((receiver, true, slot), (again, receivers)));
+            }
             let reason = progress.borrow().reason_to_stop(gateway.posts_at_once, deadline);
             let next = match reason {
                 Some(reason) => Err(reason),
@@ -186,12 +192,12 @@ impl Publisher {
             };
             let mut progress = progress.borrow_mut();
             progress.fanout.unreadable = receivers.unreadable;
-            progress.read(next).map(|receiver| ((receiver, false), receivers))
+            progress.read(next).map(|receiver| ((receiver, false, slot), (again, receivers)))
         });
         {
-            let posts = again.chain(rest).map(async |(receiver, is_last_chance)| {
-                let (outcome, denied) =
-                    self.deliver(gateway, &publication, &receiver, is_last_chance, deadline).await;
+            let posts = source.map(async |(receiver, is_last_chance, slot)| {
+                let deliver = self.deliver(gateway, &publication, &receiver, slot, is_last_chance, deadline);
+                let (outcome, denied) = deliver.await;
                 progress.borrow_mut().settle(receiver, is_last_chance, outcome, denied);
             });
             posts.buffer_unordered(gateway.posts_at_once * WAITING_PER_POST).for_each(|()| ready(())).await;
@@ -224,7 +230,13 @@ impl Publisher {
         if position != Position::End || !again.is_empty() {
             let (id, count) = (publication.id.clone(), again.len());
             self.events.put_continuation(Publication { position, again, ..publication }).await?;
-            info!(topic.name = topic, event.id = id, settled = fanout.settled(), again = count, "a continuation goes on");
+            info!(
+                topic.name = topic,
+                event.id = id,
+                settled = fanout.settled(),
+                again = count,
+                "a continuation goes on"
+            );
             fanout.continued = true;
         }
         self.metrics.published(&fanout);
@@ -251,7 +263,7 @@ impl Publisher {
         frame: Vec<u8>,
         deadline: Deadline,
     ) -> Result<(), Error> {
-        match gateway.post(id, frame, deadline.of_reply(), Duration::ZERO).await {
+        match gateway.post(None, id, frame, deadline.of_reply(), Duration::ZERO).await {
             Post::Taken => Ok(()),
             Post::Denied => Err(Error::Reply { connection_id: id.clone() }),
             Post::Gone => {
@@ -271,13 +283,14 @@ impl Publisher {
         gateway: &Gateway,
         publication: &Publication,
         to: &Subscriber,
+        slot: Option<OwnedSemaphorePermit>,
         is_last_chance: bool,
         deadline: Deadline,
     ) -> (Outcome, bool) {
         let id = &to.connection_id;
         let is_settling = now_ms() - to.connected_at_ms < SETTLING_MS;
         let patience = if is_settling { SETTLING_PATIENCE } else { Duration::ZERO };
-        let outcome = match gateway.post(id, publication.frame(to), deadline, patience).await {
+        let outcome = match gateway.post(slot, id, publication.frame(to), deadline, patience).await {
             Post::Taken => Outcome::Delivered,
             Post::OutOfTime => Outcome::Unserved,
             Post::Rejected => Outcome::Failed,
@@ -326,13 +339,7 @@ impl Publisher {
 
     /// Closes a connection and then removes its rows, in this order: a client that is alive without rows would be deaf
     /// and would not know it. Returns whether the connection is closed.
-    async fn end(
-        &self,
-        gateway: &Gateway,
-        publication: &Publication,
-        id: &ConnectionId,
-        deadline: Deadline,
-    ) -> bool {
+    async fn end(&self, gateway: &Gateway, publication: &Publication, id: &ConnectionId, deadline: Deadline) -> bool {
         if !gateway.delete(id, deadline).await {
             return false;
         }

@@ -179,7 +179,11 @@ async fn a_page_that_fails_or_hangs_cancels_no_post_and_leaves_a_continuation() 
     for hangs in [false, true] {
         let (aws, backend) = Aws::backend(move |call| match call.operation.as_str() {
             "Query" if call.body["ExclusiveStartKey"] != Value::Null => {
-                if hangs { Answer::Hang } else { failure("ProvisionedThroughputExceededException") }
+                if hangs {
+                    Answer::Hang
+                } else {
+                    failure("ProvisionedThroughputExceededException")
+                }
             }
             _ => tables(call, 300),
         });
