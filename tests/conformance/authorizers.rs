@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::bed::{Bed, encoded};
 use crate::table::{Row, SERVICE, row};
-use crate::wire::Client;
+use switchboard_tests::wire::Client;
 
 const AUTH: [(&str, &str); 1] = [("Auth", "token")];
 

@@ -13,7 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::bed::Bed;
 use crate::table::{FLAGS, LOG, Row, row};
-use crate::wire::{CLOSE, CONTINUATION, Client, PING, PONG, RSV1, SOON, TEXT, Tcp, masked};
+use switchboard_tests::wire::{CLOSE, CONTINUATION, Client, PING, PONG, RSV1, SOON, TEXT, Tcp, masked};
 
 const RFC: &str = "RFC 6455";
 const RFC_7692: &str = "RFC 7692";
@@ -179,7 +179,7 @@ pub fn rows() -> Vec<Row> {
                     let head = head(&bed, &token, &format!("{upgrade}{headers}"));
                     let mut tcp = bed.endpoint.dial().await;
                     tcp.write_all(head.as_bytes()).await.unwrap();
-                    let status = crate::wire::Reply::read(&mut tcp).await.status;
+                    let status = switchboard_tests::wire::Reply::read(&mut tcp).await.status;
                     assert!((400..500).contains(&status), "{status} {headers}");
                     bed.assert_invoked(&token, &[]).await;
                 }

@@ -7,10 +7,10 @@ use switchboard_local::lambda::{Configuration, Function};
 
 use crate::authorizers::{bed_edited, policy};
 use crate::bed::{Bed, encoded};
-use crate::keys::{CONTEXT, has_null, keys};
-use crate::stack::{binaries, root};
 use crate::table::{FLAGS, LOG, Row, SERVICE, row};
-use crate::wire::{CLOSE, Client};
+use switchboard_tests::keys::{CONTEXT, has_null, keys};
+use switchboard_tests::stack::{binaries, root};
+use switchboard_tests::wire::{CLOSE, Client};
 
 const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
 

@@ -10,9 +10,9 @@ use tokio::process::Command;
 
 use crate::bed::Bed;
 use crate::management::stub;
-use crate::stack::binaries;
 use crate::table::{FLAGS, LOG, Row, row};
-use crate::wire::SOON;
+use switchboard_tests::stack::binaries;
+use switchboard_tests::wire::SOON;
 
 const NEGATIVE: &str = "negative: it is about the Rust runtime, at a stub that does wrong";
 
@@ -35,7 +35,7 @@ async fn end_of_function(runtime_api: &str, without: &str) -> (Option<i32>, Stri
     (output.status.code(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
 }
 
-async fn environment(client: &mut crate::wire::Client) -> Value {
+async fn environment(client: &mut switchboard_tests::wire::Client) -> Value {
     client.ask(&json!({"action": "echo", "do": "environment"})).await
 }
 

@@ -13,27 +13,17 @@
 mod authorizers;
 mod bad_input;
 mod bed;
-#[expect(dead_code, reason = "the other end to end tests use the rest")]
-#[path = "../e2e/client.rs"]
-mod client;
 mod clients;
 mod endpoint;
 mod events;
 mod functions;
 mod handshake;
-#[path = "../../crates/local/tests/gateway/keys.rs"]
-mod keys;
 mod management;
 mod order;
 mod quotas;
 mod responses;
 mod routing;
-#[expect(dead_code, reason = "the other end to end tests use the rest")]
-#[path = "../e2e/stack.rs"]
-mod stack;
 mod table;
-#[path = "../../crates/local/tests/gateway/wire.rs"]
-mod wire;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -45,6 +35,7 @@ use tokio::sync::OnceCell;
 
 use bed::Bed;
 use endpoint::Endpoint;
+use switchboard_tests::stack::root;
 use table::{Row, Seen, Way};
 
 /// How long a row may take.
@@ -185,7 +176,7 @@ fn arguments() -> (Option<Endpoint>, Vec<String>) {
 /// Whether the source has this test, `{file}::{name}`.
 fn is_test(test: &str) -> bool {
     let (file, name) = test.split_once("::").unwrap();
-    let source = std::fs::read_to_string(stack::root().join(file)).unwrap_or_default();
+    let source = std::fs::read_to_string(root().join(file)).unwrap_or_default();
     source.split("#[tokio::test").skip(1).chain(source.split("#[test]").skip(1)).any(|part| {
         let signature = part.lines().find(|line| line.contains("fn ")).unwrap_or_default();
         signature.contains(&format!("fn {name}("))

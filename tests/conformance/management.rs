@@ -19,8 +19,8 @@ use tokio::net::TcpListener;
 use tokio::process::Command;
 
 use crate::bed::Bed;
-use crate::stack::sdk;
 use crate::table::{FLAGS, LOG, Row, row};
+use switchboard_tests::stack::sdk;
 
 const NEVER_ISSUED: &str = "AAAAAAAAAAAAAAA=";
 const LIMIT: usize = 131_072;

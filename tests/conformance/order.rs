@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::bed::{Bed, echo_returns};
-use crate::stack::binaries;
 use crate::table::{LOG, Row, SERVICE, row};
-use crate::wire::CLOSE;
+use switchboard_tests::stack::binaries;
+use switchboard_tests::wire::CLOSE;
 
 pub fn rows() -> Vec<Row> {
     vec![

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::bed::Bed;
 use crate::table::{FLAGS, LOG, Row, row};
-use crate::wire::{BINARY, CLOSE, Client, PING, TEXT, masked};
+use switchboard_tests::wire::{BINARY, CLOSE, Client, PING, TEXT, masked};
 
 const FRAME: usize = 32_768;
 const MESSAGE: usize = 131_072;
@@ -44,7 +44,7 @@ async fn open_for<F: Future<Output = Client>>(mut client: Client, act: impl Fn(C
     let most = IDLE * 3;
     while began.elapsed() < most {
         client = act(client).await;
-        match tokio::time::timeout(FRACTION, crate::wire::read_frame(&mut client.tcp)).await {
+        match tokio::time::timeout(FRACTION, switchboard_tests::wire::read_frame(&mut client.tcp)).await {
             Ok(Ok(frame)) if frame.opcode == CLOSE => {
                 assert_eq!(frame.payload[..2], 1001_u16.to_be_bytes());
                 return began.elapsed();

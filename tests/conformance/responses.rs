@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::bed::{Bed, echo_returns};
 use crate::table::{FLAGS, LOG, Row, SERVICE, row};
-use crate::wire::{CLOSE, Client};
+use switchboard_tests::wire::{CLOSE, Client};
 
 const INTERNAL: &str = "Internal server error";
 

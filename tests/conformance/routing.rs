@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::bed::Bed;
 use crate::table::{FLAGS, LOG, Row, SERVICE, row};
-use crate::wire::{BINARY, Client, PING, PONG, masked};
+use switchboard_tests::wire::{BINARY, Client, PING, PONG, masked};
 
 const EXPRESSION: &str = "$request.body.action";
 
@@ -145,12 +145,12 @@ pub fn rows() -> Vec<Row> {
                 let mut client = bed.connect().await;
                 let text = crate::quotas::text_of(131_072);
                 let parts: Vec<_> = text.as_bytes().chunks(32_768).collect();
-                client.frame(false, crate::wire::TEXT, parts[0]).await;
+                client.frame(false, switchboard_tests::wire::TEXT, parts[0]).await;
                 client.raw(&masked(true, PING, b"between")).await;
                 for part in &parts[1..3] {
-                    client.frame(false, crate::wire::CONTINUATION, part).await;
+                    client.frame(false, switchboard_tests::wire::CONTINUATION, part).await;
                 }
-                client.frame(true, crate::wire::CONTINUATION, parts[3]).await;
+                client.frame(true, switchboard_tests::wire::CONTINUATION, parts[3]).await;
                 assert_eq!(client.receive().await.opcode, PONG);
                 assert_eq!(client.hears().await, "131072");
             }),

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::stack::Stack;
+use switchboard_tests::stack::Stack;
 
 #[tokio::test]
 async fn user_1_writes_to_user_2() {

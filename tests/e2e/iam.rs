@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::failures::copied;
-use crate::stack::Stack;
+use switchboard_tests::stack::Stack;
 
 /// Our service after a change of a text in `infra/roles.yml`.
 fn with_roles(from: &str, to: &str) -> (tempfile::TempDir, String) {

@@ -9,7 +9,7 @@ use aws_sdk_apigatewaymanagement::primitives::Blob;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
-use crate::stack::{PATIENCE, Stack, root, text};
+use switchboard_tests::stack::{PATIENCE, Stack, root, text};
 
 /// The fenced blocks of the README in one language.
 fn blocks(language: &str) -> Vec<String> {

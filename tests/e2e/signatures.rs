@@ -10,8 +10,8 @@ use serde_json::json;
 use tokio_tungstenite::tungstenite::Error;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
-use crate::client::Client;
-use crate::stack::{Stack, sdk};
+use switchboard_tests::client::Client;
+use switchboard_tests::stack::{Stack, sdk};
 
 #[tokio::test]
 async fn functions_sign_right_and_others_are_refused() {

@@ -4,8 +4,8 @@ use serde_json::{Value, json};
 use tokio::process::Command;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
-use crate::client::Client;
-use crate::stack::{Stack, root, text};
+use switchboard_tests::client::Client;
+use switchboard_tests::stack::{Stack, root, text};
 
 /// Keys of several kinds, and tokens that are signed with them.
 async fn issued() -> Value {

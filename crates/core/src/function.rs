@@ -177,7 +177,9 @@ pub async fn message(
     let (reply, outcome) = match &served {
         Ok(Served::Ping) => (Some(Reply::Pong { id: id.as_deref() }), "ok"),
         Ok(Served::Done) => (id.as_deref().map(|id| Reply::Ack { id, delivered: None, continued: false }), "ok"),
-        Ok(Served::Delivered(count)) => (id.as_deref().map(|id| Reply::Ack { id, delivered: Some(*count), continued: false }), "ok"),
+        Ok(Served::Delivered(count)) => {
+            (id.as_deref().map(|id| Reply::Ack { id, delivered: Some(*count), continued: false }), "ok")
+        }
         Err(Failure::Mistake(mistake)) => {
             let (code, message, temporary) = (mistake.code(), mistake.to_string(), mistake.is_temporary());
             (Some(Reply::Error { code, message, temporary, request_id: &caller.request_id, id: id.as_deref() }), code)

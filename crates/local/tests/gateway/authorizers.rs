@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 use switchboard_local::lambda::FunctionError;
 
 use crate::bed::{Answer, Bed, KIB, Script};
-use crate::keys::keys;
-use crate::wire::CLOSE;
+use switchboard_tests::keys::keys;
+use switchboard_tests::wire::CLOSE;
 
 const METHOD_ARN: &str = "arn:aws:execute-api:us-east-1:123456789012:abcdef1234/dev/$connect";
 const AUTH: [(&str, &str); 1] = [("Auth", "token")];

@@ -7,7 +7,7 @@ use tokio::io::AsyncReadExt;
 use tokio::sync::Semaphore;
 
 use crate::bed::{RFC_6455_ACCEPT, Script, connection_id, error, ok};
-use crate::wire::{A_WHILE, CLOSE, Reply, SOON};
+use switchboard_tests::wire::{A_WHILE, CLOSE, Reply, SOON};
 
 #[tokio::test]
 async fn the_101_comes_when_connect_has_answered_and_not_before() {

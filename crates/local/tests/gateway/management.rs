@@ -8,7 +8,7 @@ use serde_json::Value;
 use tokio::sync::Semaphore;
 
 use crate::bed::{KIB, Script, connection_id, ok};
-use crate::wire::{CLOSE, Reply};
+use switchboard_tests::wire::{CLOSE, Reply};
 
 #[tokio::test]
 async fn a_post_is_delivered_as_one_text_message() {
