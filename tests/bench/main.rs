@@ -13,7 +13,6 @@ use std::time::{Duration, Instant};
 use aws_sdk_dynamodb::types::AttributeValue;
 use futures_util::future::join_all;
 use serde_json::json;
-
 use switchboard_tests::client::Client;
 use switchboard_tests::proxy::Proxy;
 use switchboard_tests::stack::{Stack, children, root, table_name};

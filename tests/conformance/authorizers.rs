@@ -1,10 +1,10 @@
 //! AU: who may connect, in an API whose `$connect` has a Lambda authorizer.
 
 use serde_json::{Value, json};
+use switchboard_tests::wire::Client;
 
 use crate::bed::{Bed, encoded};
 use crate::table::{Row, SERVICE, row};
-use switchboard_tests::wire::Client;
 
 const AUTH: [(&str, &str); 1] = [("Auth", "token")];
 

@@ -9,11 +9,11 @@ use proptest::prelude::{Strategy, any};
 use proptest::sample::select;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
 use serde_json::json;
+use switchboard_tests::wire::{CLOSE, CONTINUATION, Client, PING, PONG, RSV1, SOON, TEXT, Tcp, masked};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::bed::Bed;
 use crate::table::{FLAGS, LOG, Row, row};
-use switchboard_tests::wire::{CLOSE, CONTINUATION, Client, PING, PONG, RSV1, SOON, TEXT, Tcp, masked};
 
 const RFC: &str = "RFC 6455";
 const RFC_7692: &str = "RFC 7692";

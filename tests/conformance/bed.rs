@@ -9,12 +9,12 @@ use aws_sigv4::http_request::{SignableBody, SignableRequest, SigningSettings, si
 use aws_sigv4::sign::v4;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
+use switchboard_tests::stack::{Stack, root};
+use switchboard_tests::wire::{Client, Reply};
 use tempfile::TempDir;
 use tokio::io::AsyncWriteExt;
 
 use crate::endpoint::Endpoint;
-use switchboard_tests::stack::{Stack, root};
-use switchboard_tests::wire::{Client, Reply};
 
 const SERVICE: &str = "tests/fixture/conformance.yml";
 

@@ -4,12 +4,12 @@ use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::Arc;
 
+use switchboard_tests::python;
+use switchboard_tests::stack::root;
 use tokio::process::Command;
 
 use crate::bed::Bed;
 use crate::table::{FLAGS, Row, Way, row};
-use switchboard_tests::python;
-use switchboard_tests::stack::root;
 
 const PYTHON: &str = "websockets and boto3 (Python)";
 const NODE: &str = "ws (npm)";

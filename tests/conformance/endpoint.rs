@@ -2,12 +2,11 @@
 
 use std::sync::Arc;
 
+use switchboard_tests::wire::{Stream, Tcp, request};
 use tokio::io::BufReader;
 use tokio::net::TcpStream;
 use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
-
-use switchboard_tests::wire::{Stream, Tcp, request};
 
 /// Where an API is: `ws://localhost:3001/dev` or `wss://….amazonaws.com/dev`.
 #[derive(Debug, Clone)]

@@ -4,13 +4,13 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 use switchboard_local::lambda::{Configuration, Function};
+use switchboard_tests::keys::{CONTEXT, has_null, keys};
+use switchboard_tests::stack::{binaries, root};
+use switchboard_tests::wire::{CLOSE, Client};
 
 use crate::authorizers::{bed_edited, policy};
 use crate::bed::{Bed, encoded};
 use crate::table::{FLAGS, LOG, Row, SERVICE, row};
-use switchboard_tests::keys::{CONTEXT, has_null, keys};
-use switchboard_tests::stack::{binaries, root};
-use switchboard_tests::wire::{CLOSE, Client};
 
 const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
 

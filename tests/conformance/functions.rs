@@ -6,13 +6,13 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use switchboard_tests::stack::binaries;
+use switchboard_tests::wire::SOON;
 use tokio::process::Command;
 
 use crate::bed::Bed;
 use crate::management::stub;
 use crate::table::{FLAGS, LOG, Row, row};
-use switchboard_tests::stack::binaries;
-use switchboard_tests::wire::SOON;
 
 const NEGATIVE: &str = "negative: it is about the Rust runtime, at a stub that does wrong";
 

@@ -4,11 +4,11 @@ use std::time::{Duration, Instant};
 
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress};
 use serde_json::json;
+use switchboard_tests::wire::{CONTINUATION, Client, RSV1, Reply, TEXT};
 use tokio::io::AsyncWriteExt;
 
 use crate::bed::{Bed, connect_returns};
 use crate::table::{FLAGS, LOG, Row, SERVICE, row};
-use switchboard_tests::wire::{CONTINUATION, Client, RSV1, Reply, TEXT};
 
 /// What a flush of a compressor ends with, and a message goes without (RFC 7692, section 7.2.1).
 const FLUSHED: [u8; 4] = [0, 0, 0xff, 0xff];

@@ -30,12 +30,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use libtest_mimic::{Arguments, Failed, Trial};
+use switchboard_tests::stack::root;
 use tokio::runtime::Runtime;
 use tokio::sync::OnceCell;
 
 use bed::Bed;
 use endpoint::Endpoint;
-use switchboard_tests::stack::root;
 use table::{Row, Seen, Way};
 
 /// How long a row may take.

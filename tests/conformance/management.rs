@@ -14,13 +14,13 @@ use aws_sdk_apigatewaymanagement::error::{BoxError, ProvideErrorMetadata};
 use aws_sdk_apigatewaymanagement::operation::post_to_connection::PostToConnectionError;
 use aws_sdk_apigatewaymanagement::primitives::Blob;
 use serde_json::{Value, json};
+use switchboard_tests::stack::sdk;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpListener;
 use tokio::process::Command;
 
 use crate::bed::Bed;
 use crate::table::{FLAGS, LOG, Row, row};
-use switchboard_tests::stack::sdk;
 
 const NEVER_ISSUED: &str = "AAAAAAAAAAAAAAA=";
 const LIMIT: usize = 131_072;

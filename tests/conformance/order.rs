@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
+use switchboard_tests::stack::binaries;
+use switchboard_tests::wire::CLOSE;
 
 use crate::bed::{Bed, echo_returns};
 use crate::table::{LOG, Row, SERVICE, row};
-use switchboard_tests::stack::binaries;
-use switchboard_tests::wire::CLOSE;
 
 pub fn rows() -> Vec<Row> {
     vec![

@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
+use switchboard_tests::wire::{BINARY, CLOSE, Client, PING, TEXT, masked};
 
 use crate::bed::Bed;
 use crate::table::{FLAGS, LOG, Row, row};
-use switchboard_tests::wire::{BINARY, CLOSE, Client, PING, TEXT, masked};
 
 const FRAME: usize = 32_768;
 const MESSAGE: usize = 131_072;

@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use switchboard_tests::wire::{CLOSE, Client};
 
 use crate::bed::{Bed, echo_returns};
 use crate::table::{FLAGS, LOG, Row, SERVICE, row};
-use switchboard_tests::wire::{CLOSE, Client};
 
 const INTERNAL: &str = "Internal server error";
 

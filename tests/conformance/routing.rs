@@ -1,10 +1,10 @@
 //! RT: which function a message reaches.
 
 use serde_json::{Value, json};
+use switchboard_tests::wire::{BINARY, Client, PING, PONG, masked};
 
 use crate::bed::Bed;
 use crate::table::{FLAGS, LOG, Row, SERVICE, row};
-use switchboard_tests::wire::{BINARY, Client, PING, PONG, masked};
 
 const EXPRESSION: &str = "$request.body.action";
 

@@ -2,7 +2,6 @@
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
-
 use switchboard_tests::client::Client;
 use switchboard_tests::stack::{Stack, root};
 

@@ -1,7 +1,6 @@
 //! What an event costs: the AWS calls of each handler, counted between it and AWS.
 
 use serde_json::json;
-
 use switchboard_tests::proxy::{Call, Proxy};
 use switchboard_tests::stack::Stack;
 

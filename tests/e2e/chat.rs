@@ -1,7 +1,6 @@
 //! The first article: direct messages between users.
 
 use serde_json::json;
-
 use switchboard_tests::stack::Stack;
 
 #[tokio::test]

@@ -7,7 +7,6 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use serde_json::{Value, json};
 use switchboard_core::metrics::Metric;
 use switchboard_local::service::{Options, Service};
-
 use switchboard_tests::proxy::{Call, Proxy};
 use switchboard_tests::stack::{Stack, number, root, table_name};
 

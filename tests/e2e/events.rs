@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use serde_json::Value;
 use switchboard_local::lambda::{Configuration, Function};
-
 use switchboard_tests::stack::{Stack, binaries, root, table_name, text};
 
 /// A function of ours next to a stack whose tables and gateway it uses.

@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use serde_json::json;
-
 use switchboard_tests::proxy::{Answer, Call, Proxy, answer};
 use switchboard_tests::stack::{Row, Stack, root, table_name, text};
 

@@ -3,12 +3,11 @@
 use std::process::Stdio;
 
 use serde_json::json;
-use tokio::process::Command;
-
 use switchboard_tests::client::Client;
 use switchboard_tests::stack::{
     PATIENCE, Stack, binaries, children, command, environments, number, root, signal, text,
 };
+use tokio::process::Command;
 
 #[tokio::test]
 async fn rows_are_there_after_connect_and_gone_after_disconnect() {

@@ -2,9 +2,8 @@
 
 use futures_util::SinkExt;
 use serde_json::{Value, json};
-use tokio_tungstenite::tungstenite::Message;
-
 use switchboard_tests::stack::Stack;
+use tokio_tungstenite::tungstenite::Message;
 
 #[tokio::test]
 async fn every_mistake_in_a_frame_is_named_and_survived() {

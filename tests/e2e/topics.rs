@@ -1,7 +1,6 @@
 //! The second article: topics.
 
 use serde_json::json;
-
 use switchboard_tests::stack::{Stack, number, text};
 
 #[tokio::test]

@@ -20,11 +20,10 @@ use std::time::{Duration, Instant};
 use aws_sdk_dynamodb::types::AttributeValue;
 use futures_util::StreamExt;
 use serde_json::{Value, json};
-use tokio::sync::{Semaphore, watch};
-use tokio_tungstenite::tungstenite::Message;
-
 use switchboard_tests::client::Client;
 use switchboard_tests::stack::{PATIENCE, Stack, children, table_name, text};
+use tokio::sync::{Semaphore, watch};
+use tokio_tungstenite::tungstenite::Message;
 
 const CONNECTIONS: usize = 2000;
 const TOPICS: usize = 50;

@@ -11,12 +11,11 @@ use switchboard_local::gateway::knobs::{Knobs, Limits};
 use switchboard_local::gateway::{Api, Authorizer, Gateway, Integration, Paths, Settings};
 use switchboard_local::iam::Callers;
 use switchboard_local::lambda::FunctionError;
+use switchboard_tests::wire::{self, Client, Reply, SOON, Tcp};
 use tokio::io::{AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
-
-use switchboard_tests::wire::{self, Client, Reply, SOON, Tcp};
 
 pub const OK: &str = r#"{"statusCode":200}"#;
 pub const KIB: usize = 1024;

@@ -3,9 +3,9 @@
 
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress};
 use switchboard_local::gateway::knobs::Deflate;
+use switchboard_tests::wire::{BINARY, CONTINUATION, Client, Frame, PING, PONG, RSV1, TEXT};
 
 use crate::bed::{Bed, KIB, Script};
-use switchboard_tests::wire::{BINARY, CONTINUATION, Client, Frame, PING, PONG, RSV1, TEXT};
 
 /// What browsers and npm's ws offer.
 const USUAL: &str = "permessage-deflate; client_max_window_bits";

@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
-
-use crate::bed::{RFC_6455_KEY, Script};
 use switchboard_tests::keys::{CONTEXT, has_null, keys};
 use switchboard_tests::wire::{CLOSE, Client};
+
+use crate::bed::{RFC_6455_KEY, Script};
 
 /// What is true of every event.
 fn assert_common(event: &Value) {

@@ -2,10 +2,10 @@
 
 use std::time::{Duration, Instant};
 
+use switchboard_tests::wire::{A_WHILE, CLOSE, Client, TEXT, masked};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::bed::Script;
-use switchboard_tests::wire::{A_WHILE, CLOSE, Client, TEXT, masked};
 
 #[tokio::test]
 async fn a_disconnect_can_be_lost_and_the_connection_is_gone_all_the_same() {

@@ -8,11 +8,11 @@ use switchboard_local::gateway::knobs::{
     AbortDuringConnect, IdValidation, MissingStatusCode, NonUtf8Post, NullStyle, OnewayErrorStatus, PostToPending,
     Sigv4, ThrottleFrame,
 };
+use switchboard_tests::keys::keys;
+use switchboard_tests::wire::{A_WHILE, CLOSE, PING, Reply, TEXT, masked};
 use tokio::sync::Semaphore;
 
 use crate::bed::{KIB, Script, connection_id, ok};
-use switchboard_tests::keys::keys;
-use switchboard_tests::wire::{A_WHILE, CLOSE, PING, Reply, TEXT, masked};
 
 #[tokio::test]
 async fn sizes_are_settings() {

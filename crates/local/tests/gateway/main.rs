@@ -25,10 +25,10 @@ mod routing;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use switchboard_tests::wire::CLOSE;
 use tokio::net::TcpStream;
 
 use bed::{KIB, OK, Script, connection_id};
-use switchboard_tests::wire::CLOSE;
 
 #[tokio::test]
 async fn an_ordinary_client_library_connects_talks_and_closes() {

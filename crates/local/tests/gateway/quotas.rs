@@ -5,9 +5,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use switchboard_local::gateway::knobs::{IDLE_TIMEOUT, Limits};
 use switchboard_local::lambda::FunctionError;
+use switchboard_tests::wire::{BINARY, CLOSE, CONTINUATION, TEXT};
 
 use crate::bed::{KIB, Script};
-use switchboard_tests::wire::{BINARY, CLOSE, CONTINUATION, TEXT};
 
 #[tokio::test]
 async fn what_fits_the_limits_is_accepted_whole() {

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use serde_json::json;
+use switchboard_tests::wire::CLOSE;
 use tokio::sync::Semaphore;
 
 use crate::bed::{KIB, Script, error};
-use switchboard_tests::wire::CLOSE;
 
 /// That a well-formed error status is silent is inferred from "won't send any information about the result".
 #[tokio::test]
