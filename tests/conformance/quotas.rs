@@ -107,38 +107,38 @@ pub fn rows() -> Vec<Row> {
             });
             assert!(open.await > IDLE * 2);
         }),
-        row(
-            "QT-07",
-            "O",
-            "hotsock documentation; subscriptionless#3",
-            "posts to the client keep it open [idle_counts]",
-        )
-        .ours(FLAGS, |_| async move {
-            for (knob, kept) in [("both", true), ("inbound", false)] {
-                let bed = Arc::new(Bed::ours(&["--idle-timeout", IDLE_FLAG, "--idle-counts", knob]).await);
-                let open = open_for(bed.connect().await, |client| {
-                    let bed = bed.clone();
-                    async move {
-                        bed.post(&client.id, "are you there").await;
-                        client
-                    }
-                });
-                assert_eq!(open.await > IDLE * 2, kept, "{knob}");
-            }
-        }),
-        row("QT-08", "?", "sources disagree", "pings alone do not keep a connection open [ping_resets_idle]").ours(
+        row("QT-07", "O", "hotsock; subscriptionless#3", "posts to the client keep it open [idle_counts]").ours(
             FLAGS,
             |_| async move {
-                let ping = |mut client: Client| async {
-                    client.frame(true, PING, b"").await;
-                    client
-                };
-                let bed = Bed::ours(&["--idle-timeout", IDLE_FLAG]).await;
-                assert!(open_for(bed.connect().await, ping).await < IDLE * 2);
-                let bed = Bed::ours(&["--idle-timeout", IDLE_FLAG, "--ping-resets-idle"]).await;
-                assert!(open_for(bed.connect().await, ping).await > IDLE * 2);
+                for (knob, kept) in [("both", true), ("inbound", false)] {
+                    let bed = Arc::new(Bed::ours(&["--idle-timeout", IDLE_FLAG, "--idle-counts", knob]).await);
+                    let open = open_for(bed.connect().await, |client| {
+                        let bed = bed.clone();
+                        async move {
+                            bed.post(&client.id, "are you there").await;
+                            client
+                        }
+                    });
+                    assert_eq!(open.await > IDLE * 2, kept, "{knob}");
+                }
             },
         ),
+        row(
+            "QT-08",
+            "?",
+            "subscriptionless#3; infra#2229",
+            "pings alone do not keep a connection open [ping_resets_idle]",
+        )
+        .ours(FLAGS, |_| async move {
+            let ping = |mut client: Client| async {
+                client.frame(true, PING, b"").await;
+                client
+            };
+            let bed = Bed::ours(&["--idle-timeout", IDLE_FLAG]).await;
+            assert!(open_for(bed.connect().await, ping).await < IDLE * 2);
+            let bed = Bed::ours(&["--idle-timeout", IDLE_FLAG, "--ping-resets-idle"]).await;
+            assert!(open_for(bed.connect().await, ping).await > IDLE * 2);
+        }),
         row("QT-09", "D", "D-overview; D-limits", "a connection is closed with 1001 at its age, whatever its traffic")
             .ours(FLAGS, |_| async move {
                 // The second is AWS's own two hours.
@@ -153,12 +153,17 @@ pub fn rows() -> Vec<Row> {
                     assert!(open > IDLE / 2 && open < IDLE * 2, "{flags:?}: {open:?}");
                 }
             }),
-        row("QT-10", "I", "2.3", "after the gateway's close $disconnect has its code, and the connection is gone")
-            .ours(LOG, |bed| async move {
-                let mut client = bed.connect().await;
-                client.frame(true, BINARY, b"x").await;
-                closes(&bed, &mut client, 1003).await;
-            }),
+        row(
+            "QT-10",
+            "I",
+            "D-overview; CAP-24",
+            "after the gateway's close $disconnect has its code, and the connection is gone",
+        )
+        .ours(LOG, |bed| async move {
+            let mut client = bed.connect().await;
+            client.frame(true, BINARY, b"x").await;
+            closes(&bed, &mut client, 1003).await;
+        }),
         row("QT-11", "D", "D-overview", "too many messages of one client close with 1008").ours(
             "when AWS does so is unknown, and our own stack starts with a flag",
             |_| async move {
