@@ -47,7 +47,7 @@ soak: build ## Two thousand connections, faults and an account at the end; SECON
 # The memory and CPU time of processes are read from Linux's /proc.
 bench: ## What events cost: CPU time, calls, bytes, memory
 	cargo build --workspace --bins
-	cargo build --release --bins --workspace --exclude switchboard-local
+	cargo build --release --bins --workspace --exclude switchboard-local --exclude switchboard-tests
 	cargo test -p switchboard-tests --test bench -- --run
 
 lint: ## Clippy, warnings are errors

@@ -6,14 +6,6 @@
 //! the wall are for this machine only. Calls and bytes are counted between the functions and AWS, in a run of their own.
 
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark prints, and fails where it stands")]
-#![expect(dead_code, unreachable_pub, reason = "the modules are those of the end to end tests")]
-
-#[path = "../e2e/client.rs"]
-mod client;
-#[path = "../e2e/proxy.rs"]
-mod proxy;
-#[path = "../e2e/stack.rs"]
-mod stack;
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -21,10 +13,9 @@ use std::time::{Duration, Instant};
 use aws_sdk_dynamodb::types::AttributeValue;
 use futures_util::future::join_all;
 use serde_json::json;
-
-use client::Client;
-use proxy::Proxy;
-use stack::{Stack, children, root, table_name};
+use switchboard_tests::client::Client;
+use switchboard_tests::proxy::Proxy;
+use switchboard_tests::stack::{Stack, children, root, table_name};
 
 /// Events that are served before those that are measured, so that everything is warm.
 const WARM_UP: usize = 20;

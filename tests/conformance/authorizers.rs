@@ -1,10 +1,10 @@
 //! AU: who may connect, in an API whose `$connect` has a Lambda authorizer.
 
 use serde_json::{Value, json};
+use switchboard_tests::wire::Client;
 
 use crate::bed::{Bed, encoded};
 use crate::table::{Row, SERVICE, row};
-use crate::wire::Client;
 
 const AUTH: [(&str, &str); 1] = [("Auth", "token")];
 
@@ -72,17 +72,14 @@ async fn assert_no_identity(sources: &str, query: &str, headers: &[(&str, &str)]
 
 pub fn rows() -> Vec<Row> {
     vec![
-        row(
-            "AU-01",
-            "D+I",
-            "D-gwresp (REST text); serverless documentation",
-            "no identity is a 401 without the authorizer",
-        )
-        .ours(SERVICE, |_| async move {
-            assert_no_identity("route.request.header.Auth", "", &[]).await;
-            assert_no_identity("route.request.header.Auth", "", &[("Auth", "")]).await;
-        }),
-        row("AU-02", "O", "serverless documentation", "one of two identities is a 401 without the authorizer").ours(
+        row("AU-01", "D+I", "D-gwresp; serverless", "no identity is a 401 without the authorizer").ours(
+            SERVICE,
+            |_| async move {
+                assert_no_identity("route.request.header.Auth", "", &[]).await;
+                assert_no_identity("route.request.header.Auth", "", &[("Auth", "")]).await;
+            },
+        ),
+        row("AU-02", "O", "serverless", "one of two identities is a 401 without the authorizer").ours(
             SERVICE,
             |_| async move {
                 let sources = "route.request.header.Auth, route.request.querystring.key";
@@ -102,12 +99,9 @@ pub fn rows() -> Vec<Row> {
                 assert_decision(&policy("Allow", "arn:aws:execute-api:*:*:*/dev/*/*"), 403).await;
             },
         ),
-        row("AU-06", "D", "D-iam (route ARN form)", "an Allow of …/dev/* goes on to $connect").ours(
-            SERVICE,
-            |_| async move {
-                assert_decision(&policy("Allow", "arn:aws:execute-api:*:*:*/dev/*"), 101).await;
-            },
-        ),
+        row("AU-06", "D", "D-iam", "an Allow of …/dev/* goes on to $connect").ours(SERVICE, |_| async move {
+            assert_decision(&policy("Allow", "arn:aws:execute-api:*:*:*/dev/*"), 101).await;
+        }),
         row("AU-07", "D", "D-auth", "an authorizer that fails with Unauthorized is a 401").ours(
             SERVICE,
             |_| async move {
@@ -223,8 +217,9 @@ pub fn rows() -> Vec<Row> {
                 assert_only_authorized(&bed, 3).await;
             },
         ),
-        row("AU-16", "D+O", "D-ctx; Feb 2022 capture", "a valid API key and its id are in every event's identity")
-            .ours(SERVICE, |_| async move {
+        row("AU-16", "D+O", "D-ctx; CAP-KEY", "a valid API key and its id are in every event's identity").ours(
+            SERVICE,
+            |_| async move {
                 for source in ["$request.header.x-api-key", "$context.authorizer.usageIdentifierKey"] {
                     let bed = bed_with_keys(source).await;
                     let mut result = policy("Allow", "{methodArn}");
@@ -249,8 +244,9 @@ pub fn rows() -> Vec<Row> {
                         assert_eq!(event["requestContext"]["authorizer"], json!({"principalId": "user"}));
                     }
                 }
-            }),
-        row("AU-17", "I", "state machine", "who the authorizer refuses gets no $disconnect").ours(
+            },
+        ),
+        row("AU-17", "I", "D-connect", "who the authorizer refuses gets no $disconnect").ours(
             SERVICE,
             |_| async move {
                 let bed = usual_bed().await;

@@ -9,13 +9,14 @@ use proptest::prelude::{Strategy, any};
 use proptest::sample::select;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
 use serde_json::json;
+use switchboard_tests::wire::{CLOSE, CONTINUATION, Client, PING, PONG, RSV1, SOON, TEXT, Tcp, masked};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::bed::Bed;
 use crate::table::{FLAGS, LOG, Row, row};
-use crate::wire::{CLOSE, CONTINUATION, Client, PING, PONG, RSV1, SOON, TEXT, Tcp, masked};
 
 const RFC: &str = "RFC 6455";
+const HTTP: &str = "RFC 9112";
 const RFC_7692: &str = "RFC 7692";
 
 /// Random inputs of each kind.
@@ -117,7 +118,7 @@ fn frame() -> impl Strategy<Value = Vec<u8>> {
 
 pub fn rows() -> Vec<Row> {
     vec![
-        row("BI-01", "I", "HTTP", "what is no HTTP is refused or hung up on").anywhere(|bed| async move {
+        row("BI-01", "I", HTTP, "what is no HTTP is refused or hung up on").anywhere(|bed| async move {
             for bytes in [&b"hello\r\n\r\n"[..], b"\x16\x03\x01\x02\x00\x01\x00", b"\0\0\0\0", b"GET", b"\r\n\r\n", b""]
             {
                 let answer = answer(&bed, bytes).await;
@@ -125,7 +126,7 @@ pub fn rows() -> Vec<Row> {
             }
             bed.connect().await;
         }),
-        row("BI-02", "I", "HTTP", "half a handshake reaches no function").anywhere(|bed| async move {
+        row("BI-02", "I", HTTP, "half a handshake reaches no function").anywhere(|bed| async move {
             let token = bed.token();
             let head = head(&bed, &token, "Connection: Upgrade\r\nUpgrade: websocket\r\n");
             for end in [head.len() / 2, head.len() - 2] {
@@ -134,7 +135,7 @@ pub fn rows() -> Vec<Row> {
             }
             bed.assert_invoked(&token, &[]).await;
         }),
-        row("BI-03", "I", "HTTP", "a handshake that never ends is hung up on").ours(
+        row("BI-03", "I", HTTP, "a handshake that never ends is hung up on").ours(
             "it is our own half minute",
             |bed| async move {
                 let mut tcp = bed.endpoint.dial().await;
@@ -150,7 +151,7 @@ pub fn rows() -> Vec<Row> {
                 }
             },
         ),
-        row("BI-04", "I", "HTTP", "headers that are too long or too many are a 4xx and reach no function").anywhere(
+        row("BI-04", "I", HTTP, "headers that are too long or too many are a 4xx and reach no function").anywhere(
             |bed| async move {
                 let upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
                                Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
@@ -179,7 +180,7 @@ pub fn rows() -> Vec<Row> {
                     let head = head(&bed, &token, &format!("{upgrade}{headers}"));
                     let mut tcp = bed.endpoint.dial().await;
                     tcp.write_all(head.as_bytes()).await.unwrap();
-                    let status = crate::wire::Reply::read(&mut tcp).await.status;
+                    let status = switchboard_tests::wire::Reply::read(&mut tcp).await.status;
                     assert!((400..500).contains(&status), "{status} {headers}");
                     bed.assert_invoked(&token, &[]).await;
                 }
@@ -274,7 +275,7 @@ pub fn rows() -> Vec<Row> {
             fuzz(&vec(frame(), 1..6), async |frames: Vec<Vec<u8>>| on_an_open_connection(&bed, &frames.concat()).await);
             assert_unharmed(&bed).await;
         }),
-        row("BI-16", "I", "HTTP", "random handshakes are refused or hung up on, and do no harm").ours(
+        row("BI-16", "I", HTTP, "random handshakes are refused or hung up on, and do no harm").ours(
             FLAGS,
             |_| async move {
                 let bed = Bed::ours(&[]).await;
@@ -290,23 +291,26 @@ pub fn rows() -> Vec<Row> {
                 assert_unharmed(&bed).await;
             },
         ),
-        row("BI-17", "I", "5.2", "random calls of @connections are 4xx, and do no harm").ours(FLAGS, |_| async move {
-            let bed = Bed::ours(&[]).await;
-            let call = (
-                "GET|POST|DELETE|PUT|[A-Z]{1,8}",
-                "(/dev)?/(@|%40)connections(/[!-\"$-~]{0,40})?",
-                vec(any::<u8>(), 0..50),
-            );
-            fuzz(&call, async |(method, path, body): (String, String, Vec<u8>)| {
-                let head = format!(
-                    "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
-                    body.len()
+        row("BI-17", "I", "B-mgmt; D-gwresp", "random calls of @connections are 4xx, and do no harm").ours(
+            FLAGS,
+            |_| async move {
+                let bed = Bed::ours(&[]).await;
+                let call = (
+                    "GET|POST|DELETE|PUT|[A-Z]{1,8}",
+                    "(/dev)?/(@|%40)connections(/[!-\"$-~]{0,40})?",
+                    vec(any::<u8>(), 0..50),
                 );
-                let answer = answer_to_request(&bed, &[head.as_bytes(), &body].concat()).await;
-                assert!(status(&answer).is_some_and(|status| (400..500).contains(&status)), "{answer:?}");
-            });
-            assert_unharmed(&bed).await;
-        }),
+                fuzz(&call, async |(method, path, body): (String, String, Vec<u8>)| {
+                    let head = format!(
+                        "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+                        body.len()
+                    );
+                    let answer = answer_to_request(&bed, &[head.as_bytes(), &body].concat()).await;
+                    assert!(status(&answer).is_some_and(|status| (400..500).contains(&status)), "{answer:?}");
+                });
+                assert_unharmed(&bed).await;
+            },
+        ),
         row("BI-18", "I", "D-routes", "any text is an event with that text").ours(FLAGS, |_| async move {
             let bed = Bed::ours(&[]).await;
             let client = tokio::sync::Mutex::new(bed.connect().await);

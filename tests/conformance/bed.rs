@@ -9,12 +9,12 @@ use aws_sigv4::http_request::{SignableBody, SignableRequest, SigningSettings, si
 use aws_sigv4::sign::v4;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
+use switchboard_tests::stack::{Stack, root};
+use switchboard_tests::wire::{Client, Reply};
 use tempfile::TempDir;
 use tokio::io::AsyncWriteExt;
 
 use crate::endpoint::Endpoint;
-use crate::stack::{Stack, root};
-use crate::wire::{Client, Reply};
 
 const SERVICE: &str = "tests/fixture/conformance.yml";
 
@@ -162,7 +162,7 @@ impl Bed {
         let mut other = self.handshake(&format!("?{token}=1"), &[]).await;
         self.event_with(&token).await;
         tokio::time::sleep(Duration::from_millis(50)).await;
-        other.frame(true, crate::wire::CLOSE, b"").await;
+        other.frame(true, switchboard_tests::wire::CLOSE, b"").await;
         let key = |event: Value| event["requestContext"]["routeKey"].as_str().unwrap().to_owned();
         Some(self.events(connection_id).into_iter().map(key).filter(|key| key != "$connect").collect())
     }
@@ -229,7 +229,7 @@ impl Bed {
 
     /// Waits until a connection is gone.
     pub async fn gone(&self, connection_id: &str) {
-        let deadline = tokio::time::Instant::now() + crate::wire::SOON;
+        let deadline = tokio::time::Instant::now() + switchboard_tests::wire::SOON;
         while self.call("GET", connection_id, b"").await.status != 410 {
             assert!(tokio::time::Instant::now() < deadline, "{connection_id} is still open");
             tokio::time::sleep(Duration::from_millis(20)).await;

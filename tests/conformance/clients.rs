@@ -4,14 +4,12 @@ use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::Arc;
 
+use switchboard_tests::python;
+use switchboard_tests::stack::root;
 use tokio::process::Command;
 
 use crate::bed::Bed;
-use crate::stack::root;
 use crate::table::{FLAGS, Row, Way, row};
-
-const PYTHON: &str = "websockets and boto3 (Python)";
-const NODE: &str = "ws (npm)";
 
 /// Runs one case of a script; its failure is the row's.
 async fn run(bed: Arc<Bed>, program: PathBuf, script: &'static str, case: &'static str) {
@@ -33,20 +31,22 @@ async fn run(bed: Arc<Bed>, program: PathBuf, script: &'static str, case: &'stat
 }
 
 /// A row of a Python client. Only where there is no Python at all is it not tried.
-fn python(id: &'static str, mark: &'static str, claim: &'static str, case: &'static str) -> Row {
-    let row = row(id, mark, PYTHON, claim);
-    if !std::env::split_paths(env!("PATH")).any(|folder| folder.join("python3").is_file()) {
+fn with_python(
+    id: &'static str,
+    mark: &'static str,
+    client: &'static str,
+    claim: &'static str,
+    case: &'static str,
+) -> Row {
+    let row = row(id, mark, client, claim);
+    if !python::is_installed() {
         return row.untold("there is no python3");
     }
-    row.anywhere(move |bed| {
-        let program = root().join("target/python/bin/python");
-        assert!(program.is_file(), "no Python packages in target/python: `make conformance` installs them");
-        run(bed, program, "conformance.py", case)
-    })
+    row.anywhere(move |bed| run(bed, python::interpreter(), "conformance.py", case))
 }
 
-fn node(id: &'static str, mark: &'static str, claim: &'static str, case: &'static str) -> Row {
-    row(id, mark, NODE, claim).anywhere(move |bed| {
+fn with_node(id: &'static str, mark: &'static str, claim: &'static str, case: &'static str) -> Row {
+    row(id, mark, "ws", claim).anywhere(move |bed| {
         let installed = root().join("tests/clients/node_modules").is_dir();
         assert!(installed, "no npm packages in tests/clients: `make conformance` installs them");
         run(bed, "node".into(), "conformance.mjs", case)
@@ -65,25 +65,31 @@ fn compressed(row: Row) -> Row {
 
 pub fn rows() -> Vec<Row> {
     vec![
-        python("CL-01", "O", "Python's websockets offers compression, connects and talks", "talks"),
-        python("CL-02", "D", "Python's websockets is told the status of a refusal", "is_refused"),
-        python("CL-03", "I", "Python's websockets gets its pongs", "pings"),
-        python("CL-04", "D", "Python's websockets sends fragments", "sends_fragments"),
-        python("CL-05", "D", "Python's websockets is closed with 1003 for bytes", "sends_bytes"),
-        python("CL-06", "D+O", "boto3 posts, gets and deletes", "posts_gets_and_deletes"),
-        python("CL-07", "D+O", "boto3 raises GoneException of every call", "raises_gone"),
-        python("CL-08", "D+O", "boto3 knows what is too large and what is no id", "raises_other_errors"),
-        node("CL-09", "O", "npm's ws offers compression, connects and talks", "talks"),
-        node("CL-10", "D", "npm's ws is told the status of a refusal", "isRefused"),
-        node("CL-11", "I", "npm's ws gets its pongs", "pings"),
-        node("CL-12", "D+I", "npm's ws is closed with 1003 for bytes, and closes with its own code", "isClosed"),
-        node("CL-13", "D+O", "npm's ws has the subprotocol that the function chose, or gives up", "hasASubprotocol"),
-        compressed(python(
+        with_python("CL-01", "O", "websockets", "Python's websockets offers compression, connects and talks", "talks"),
+        with_python("CL-02", "D", "websockets", "Python's websockets is told the status of a refusal", "is_refused"),
+        with_python("CL-03", "I", "websockets", "Python's websockets gets its pongs", "pings"),
+        with_python("CL-04", "D", "websockets", "Python's websockets sends fragments", "sends_fragments"),
+        with_python("CL-05", "D", "websockets", "Python's websockets is closed with 1003 for bytes", "sends_bytes"),
+        with_python("CL-06", "D+O", "boto3", "boto3 posts, gets and deletes", "posts_gets_and_deletes"),
+        with_python("CL-07", "D+O", "boto3", "boto3 raises GoneException of every call", "raises_gone"),
+        with_python("CL-08", "D+O", "boto3", "boto3 knows what is too large and what is no id", "raises_other_errors"),
+        with_node("CL-09", "O", "npm's ws offers compression, connects and talks", "talks"),
+        with_node("CL-10", "D", "npm's ws is told the status of a refusal", "isRefused"),
+        with_node("CL-11", "I", "npm's ws gets its pongs", "pings"),
+        with_node("CL-12", "D+I", "npm's ws is closed with 1003 for bytes, and closes with its own code", "isClosed"),
+        with_node(
+            "CL-13",
+            "D+O",
+            "npm's ws has the subprotocol that the function chose, or gives up",
+            "hasASubprotocol",
+        ),
+        compressed(with_python(
             "CL-14",
             "?",
+            "websockets",
             "Python's websockets compresses, however it offers to [deflate]",
             "compresses",
         )),
-        compressed(node("CL-15", "?", "npm's ws compresses, however it offers to [deflate]", "compresses")),
+        compressed(with_node("CL-15", "?", "npm's ws compresses, however it offers to [deflate]", "compresses")),
     ]
 }

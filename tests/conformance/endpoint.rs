@@ -1,14 +1,12 @@
-//! Where an API is, reached over TCP or TLS, and what its clients say when it is JSON.
+//! Where an API is, reached over TCP or TLS.
 
 use std::sync::Arc;
 
-use serde_json::Value;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
+use switchboard_tests::wire::{Stream, Tcp, request};
+use tokio::io::BufReader;
 use tokio::net::TcpStream;
 use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
-
-use crate::wire::{A_WHILE, CLOSE, Client, SOON, Stream, Tcp, close_code, masked, request};
 
 /// Where an API is: `ws://localhost:3001/dev` or `wss://….amazonaws.com/dev`.
 #[derive(Debug, Clone)]
@@ -85,49 +83,5 @@ impl Endpoint {
 
     pub async fn request_on(&self, tcp: Tcp, path: &str, headers: &[(&str, &str)]) -> Tcp {
         request(tcp, &self.authority, path, headers).await
-    }
-}
-
-impl Client {
-    pub async fn send(&mut self, message: &Value) {
-        self.text(&message.to_string()).await;
-    }
-
-    /// Sends a close frame with this code and reason, and waits for the echo and the end of TCP.
-    pub async fn close(&mut self, code: u16, reason: &str) -> Option<u16> {
-        self.frame(true, CLOSE, &[&code.to_be_bytes(), reason.as_bytes()].concat()).await;
-        self.closed().await
-    }
-
-    pub async fn hears_json(&mut self) -> Value {
-        let text = self.hears().await;
-        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
-    }
-
-    pub async fn ask(&mut self, message: &Value) -> Value {
-        self.send(message).await;
-        self.hears_json().await
-    }
-
-    /// That nothing comes for a while.
-    pub async fn hears_nothing(&mut self) {
-        if let Ok(byte) = tokio::time::timeout(A_WHILE, self.tcp.read_u8()).await {
-            panic!("something came: {byte:?}");
-        }
-    }
-
-    /// The close frame, which must be next, and then the end of TCP.
-    pub async fn closed(&mut self) -> Option<u16> {
-        self.closed_with_reason().await.0
-    }
-
-    pub async fn closed_with_reason(&mut self) -> (Option<u16>, String) {
-        let payload = self.close_frame().await;
-        // A server that closes for a broken frame need not wait for the echo.
-        let _ = self.tcp.write_all(&masked(true, CLOSE, &payload)).await;
-        let mut rest = Vec::new();
-        let end = tokio::time::timeout(SOON, self.tcp.read_to_end(&mut rest)).await.expect("TCP stays open");
-        assert!(end.is_err() || rest.is_empty(), "{rest:?} came after the close frame");
-        (close_code(&payload), String::from_utf8_lossy(payload.get(2..).unwrap_or_default()).into_owned())
     }
 }

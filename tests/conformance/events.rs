@@ -4,13 +4,13 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 use switchboard_local::lambda::{Configuration, Function};
+use switchboard_tests::keys::{CONTEXT, has_null, keys};
+use switchboard_tests::stack::{binaries, root};
+use switchboard_tests::wire::{CLOSE, Client};
 
 use crate::authorizers::{bed_edited, policy};
 use crate::bed::{Bed, encoded};
-use crate::keys::{CONTEXT, has_null, keys};
-use crate::stack::{binaries, root};
 use crate::table::{FLAGS, LOG, Row, SERVICE, row};
-use crate::wire::{CLOSE, Client};
 
 const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
 
@@ -85,7 +85,7 @@ fn disconnect() -> Function {
 
 pub fn rows() -> Vec<Row> {
     vec![
-        row("EV-01", "D+O", "D-intreq", "$connect's event has the documented members and no other").ours(
+        row("EV-01", "D+O", "D-intreq; CAP-23", "$connect's event has the documented members and no other").ours(
             LOG,
             |bed| async move {
                 let event = connect_event(&bed, "?a=1", &[]).await;
@@ -100,23 +100,24 @@ pub fn rows() -> Vec<Row> {
                 assert_eq!(keys(&event), BTreeSet::from(expected));
             },
         ),
-        row("EV-02", "D+O", "D-intreq; CAP-*", "$connect's requestContext has the documented members").ours(
-            LOG,
-            |bed| async move {
+        row("EV-02", "D+O", "D-intreq; CAP-23; CAP-24; CAP-25", "$connect's requestContext has the documented members")
+            .ours(LOG, |bed| async move {
                 let event = connect_event(&bed, "", &[]).await;
                 assert_eq!(keys(&event["requestContext"]), BTreeSet::from(CONTEXT));
-            },
-        ),
+            }),
         row("EV-03", "D", "D-intreq", "$connect's event is CONNECT and IN").ours(LOG, |bed| async move {
             let context = connect_event(&bed, "", &[]).await["requestContext"].take();
             assert_eq!((&context["routeKey"], &context["eventType"]), (&json!("$connect"), &json!("CONNECT")));
             assert_eq!(context["messageDirection"], "IN");
         }),
-        row("EV-04", "O", "CAP-*", "without a query there is neither form of it").ours(LOG, |bed| async move {
-            let event = connect_event(&bed, "", &[]).await;
-            assert!(!keys(&event).iter().any(|key| key.to_lowercase().contains("query")), "{event}");
-        }),
-        row("EV-05", "I", "2.1", "of a repeated query key the last value counts, and all are listed").ours(
+        row("EV-04", "O", "CAP-23; CAP-24; CAP-25", "without a query there is neither form of it").ours(
+            LOG,
+            |bed| async move {
+                let event = connect_event(&bed, "", &[]).await;
+                assert!(!keys(&event).iter().any(|key| key.to_lowercase().contains("query")), "{event}");
+            },
+        ),
+        row("EV-05", "I", "D-proxyout", "of a repeated query key the last value counts, and all are listed").ours(
             LOG,
             |bed| async move {
                 let event = connect_event(&bed, "?a=1&a=2", &[]).await;
@@ -124,32 +125,34 @@ pub fn rows() -> Vec<Row> {
                 assert_eq!(event["multiValueQueryStringParameters"], json!({"a": ["1", "2"]}));
             },
         ),
-        row("EV-06", "I", "REST behaviour", "query values are percent-decoded").ours(LOG, |bed| async move {
+        row("EV-06", "I", "D-proxyout", "query values are percent-decoded").ours(LOG, |bed| async move {
             assert_eq!(connect_event(&bed, "?x=%20y", &[]).await["queryStringParameters"], json!({"x": " y"}));
         }),
-        row("EV-07", "O", "CAP-*; D-intreq", "$connect sees the gateway's headers, and not Connection and Upgrade")
-            .ours(LOG, |bed| async move {
-                let event = connect_event(&bed, "", &[]).await;
-                let expected = [
-                    "Host",
-                    "Sec-WebSocket-Key",
-                    "Sec-WebSocket-Version",
-                    "X-Amzn-Trace-Id",
-                    "X-Forwarded-For",
-                    "X-Forwarded-Port",
-                    "X-Forwarded-Proto",
-                ];
-                assert_eq!(keys(&event["headers"]), BTreeSet::from(expected));
-            }),
-        row("EV-08", "D", "D-auth sample", "a client's own header is there in both forms").ours(
-            LOG,
-            |bed| async move {
-                let event = connect_event(&bed, "", &[("Foo", "bar")]).await;
-                assert_eq!(event["headers"]["Foo"], "bar");
-                assert_eq!(event["multiValueHeaders"]["Foo"], json!(["bar"]));
-            },
-        ),
-        row("EV-09", "O", "CAP-*", "$connect's event has no body, messageId, path or method").ours(
+        row(
+            "EV-07",
+            "O",
+            "D-intreq; CAP-23; CAP-24; CAP-25",
+            "$connect sees the gateway's headers, and not Connection and Upgrade",
+        )
+        .ours(LOG, |bed| async move {
+            let event = connect_event(&bed, "", &[]).await;
+            let expected = [
+                "Host",
+                "Sec-WebSocket-Key",
+                "Sec-WebSocket-Version",
+                "X-Amzn-Trace-Id",
+                "X-Forwarded-For",
+                "X-Forwarded-Port",
+                "X-Forwarded-Proto",
+            ];
+            assert_eq!(keys(&event["headers"]), BTreeSet::from(expected));
+        }),
+        row("EV-08", "D", "D-auth", "a client's own header is there in both forms").ours(LOG, |bed| async move {
+            let event = connect_event(&bed, "", &[("Foo", "bar")]).await;
+            assert_eq!(event["headers"]["Foo"], "bar");
+            assert_eq!(event["multiValueHeaders"]["Foo"], json!(["bar"]));
+        }),
+        row("EV-09", "O", "CAP-23; CAP-24; CAP-25", "$connect's event has no body, messageId, path or method").ours(
             LOG,
             |bed| async move {
                 let event = connect_event(&bed, "", &[]).await;
@@ -159,12 +162,11 @@ pub fn rows() -> Vec<Row> {
                 assert_eq!(event["requestContext"].get("messageId"), None);
             },
         ),
-        row("EV-10", "O", "GOLANG; CAP-*", "a message's event is requestContext, body and isBase64Encoded").anywhere(
-            |bed| async move {
+        row("EV-10", "O", "GOLANG; CAP-23; CAP-25", "a message's event is requestContext, body and isBase64Encoded")
+            .anywhere(|bed| async move {
                 let event = message_event(&bed).await;
                 assert_eq!(keys(&event), BTreeSet::from(["requestContext", "body", "isBase64Encoded"]));
-            },
-        ),
+            }),
         row("EV-11", "O", "GOLANG", "a message's requestContext is that of $connect and messageId").anywhere(
             |bed| async move {
                 let event = message_event(&bed).await;
@@ -190,7 +192,7 @@ pub fn rows() -> Vec<Row> {
         row(
             "EV-15",
             "O",
-            "CAP-*",
+            "CAP-23; CAP-24; CAP-25",
             "two messages differ in messageId and requestId, and share their connection's values",
         )
         .anywhere(|bed| async move {
@@ -209,14 +211,16 @@ pub fn rows() -> Vec<Row> {
                 assert_eq!(event["requestContext"]["requestId"], event["requestContext"]["extendedRequestId"]);
             }
         }),
-        row("EV-17", "O", "captures", "ids are 15 characters of URL-safe Base64 and =").anywhere(|bed| async move {
-            for event in every_event(&bed).await {
-                for key in ["connectionId", "requestId", "messageId"] {
-                    let id = event["requestContext"][key].as_str();
-                    assert!(id.map_or(key == "messageId", is_id), "{key} {id:?}");
+        row("EV-17", "O", "CAP-23; CAP-24; GOLANG; RECORD", "ids are 15 characters of URL-safe Base64 and =").anywhere(
+            |bed| async move {
+                for event in every_event(&bed).await {
+                    for key in ["connectionId", "requestId", "messageId"] {
+                        let id = event["requestContext"][key].as_str();
+                        assert!(id.map_or(key == "messageId", is_id), "{key} {id:?}");
+                    }
                 }
-            }
-        }),
+            },
+        ),
         row("EV-18", "D", "D-ctx", "requestTime is Common Log Format and the second of requestTimeEpoch").anywhere(
             |bed| async move {
                 assert_eq!(common_log_seconds("20/Jan/2024:11:55:08 +0000"), 1_705_751_708);
@@ -227,7 +231,7 @@ pub fn rows() -> Vec<Row> {
                 }
             },
         ),
-        row("EV-19", "D+S", "D-ctx; S 2.6", "connectedAt and requestTimeEpoch are whole milliseconds, in that order")
+        row("EV-19", "D+S", "D-ctx; S", "connectedAt and requestTimeEpoch are whole milliseconds, in that order")
             .anywhere(|bed| async move {
                 for event in every_event(&bed).await {
                     let context = &event["requestContext"];
@@ -236,39 +240,42 @@ pub fn rows() -> Vec<Row> {
                     assert!(connected_at > 1_600_000_000_000, "{context}");
                 }
             }),
-        row("EV-20", "O", "captures", "isBase64Encoded is false").anywhere(|bed| async move {
+        row("EV-20", "O", "CAP-23; CAP-24; GOLANG; RECORD", "isBase64Encoded is false").anywhere(|bed| async move {
             for event in every_event(&bed).await {
                 assert_eq!(event["isBase64Encoded"], false);
             }
         }),
-        row("EV-21", "O", "captures since 2022", "nothing is null [null_style]").anywhere(|bed| async move {
-            for event in every_event(&bed).await {
-                assert!(!has_null(&event), "{event}");
-            }
-            if bed.is_ours() {
-                let bed = Bed::ours(&["--null-style", "explicit"]).await;
-                assert!(has_null(&message_event(&bed).await));
-            }
-        }),
-        row("EV-22", "D+O", "D-intreq", "an empty close frame is 1005 in $disconnect").ours(LOG, |bed| async move {
-            let event = disconnect_event(&bed, b"").await;
-            assert_eq!(reason(&event), (1005, "Client-side close frame status not set"));
-        }),
+        row("EV-21", "O", "CAP-22; CAP-23; CAP-24; CAP-25; GOLANG", "nothing is null [null_style]").anywhere(
+            |bed| async move {
+                for event in every_event(&bed).await {
+                    assert!(!has_null(&event), "{event}");
+                }
+                if bed.is_ours() {
+                    let bed = Bed::ours(&["--null-style", "explicit"]).await;
+                    assert!(has_null(&message_event(&bed).await));
+                }
+            },
+        ),
+        row("EV-22", "D+O", "D-intreq; CAP-23", "an empty close frame is 1005 in $disconnect").ours(
+            LOG,
+            |bed| async move {
+                let event = disconnect_event(&bed, b"").await;
+                assert_eq!(reason(&event), (1005, "Client-side close frame status not set"));
+            },
+        ),
         row("EV-23", "O", "GOLANG", "a closed browser tab is 1001 without a reason in $disconnect").ours(
             LOG,
             |bed| async move {
                 assert_eq!(reason(&disconnect_event(&bed, &1001_u16.to_be_bytes()).await), (1001, ""));
             },
         ),
-        row("EV-24", "I", "by EV-23", "$disconnect has the code and the reason of the client's close frame").ours(
-            LOG,
-            |bed| async move {
+        row("EV-24", "I", "GOLANG; D-overview", "$disconnect has the code and the reason of the client's close frame")
+            .ours(LOG, |bed| async move {
                 for code in [1000_u16, 4000] {
                     let event = disconnect_event(&bed, &[&code.to_be_bytes()[..], b"bye"].concat()).await;
                     assert_eq!(reason(&event), (u64::from(code), "bye"));
                 }
-            },
-        ),
+            }),
         row("EV-25", "D", "D-overview", "a TCP connection that is reset is 1006 in $disconnect [abnormal_reason]")
             .ours(FLAGS, |bed| async move {
                 let lost = Bed::ours(&["--abnormal-reason", "lost"]).await;
@@ -323,9 +330,8 @@ pub fn rows() -> Vec<Row> {
                 );
             },
         ),
-        row("EV-30", "I", "none", "the stage's variables come with every event, and can be an identity").ours(
-            SERVICE,
-            |_| async move {
+        row("EV-30", "I", "D-auth; D-proxyout", "the stage's variables come with every event, and can be an identity")
+            .ours(SERVICE, |_| async move {
                 let variables = "{colour: blue, url: 'https://example.com/?a=1', size: 7}";
                 let stage = format!("WebsocketsDeploymentStage: {{Properties: {{StageVariables: {variables}}}}}");
                 let extensions = format!("resources:\n  extensions: {{{stage}}}\n");
@@ -339,13 +345,12 @@ pub fn rows() -> Vec<Row> {
                     let expected = json!({"colour": "blue", "url": "https://example.com/?a=1", "size": "7"});
                     assert_eq!(event["stageVariables"], expected, "{event}");
                 }
-            },
-        ),
-        row("EV-31", "S", "S 2.6", "the three events are read by the Rust type").proved(&[
+            }),
+        row("EV-31", "S", "S", "the three events are read by the Rust type").proved(&[
             "tests/e2e/chat.rs::user_1_writes_to_user_2",
             "tests/e2e/lifecycle.rs::rows_are_there_after_connect_and_gone_after_disconnect",
         ]),
-        row("EV-32", "S", "S 2.6", "an event without connectedAt never reaches a Rust handler").ours(
+        row("EV-32", "S", "S", "an event without connectedAt never reaches a Rust handler").ours(
             "negative: a function of this repository is handed a wrong event",
             |_| async {
                 let event = std::fs::read(root().join("tests/events/disconnect-client.json")).unwrap();

@@ -6,13 +6,13 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use switchboard_tests::stack::binaries;
+use switchboard_tests::wire::SOON;
 use tokio::process::Command;
 
 use crate::bed::Bed;
 use crate::management::stub;
-use crate::stack::binaries;
 use crate::table::{FLAGS, LOG, Row, row};
-use crate::wire::SOON;
 
 const NEGATIVE: &str = "negative: it is about the Rust runtime, at a stub that does wrong";
 
@@ -35,7 +35,7 @@ async fn end_of_function(runtime_api: &str, without: &str) -> (Option<i32>, Stri
     (output.status.code(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
 }
 
-async fn environment(client: &mut crate::wire::Client) -> Value {
+async fn environment(client: &mut switchboard_tests::wire::Client) -> Value {
     client.ask(&json!({"action": "echo", "do": "environment"})).await
 }
 
@@ -171,7 +171,7 @@ content-length: 2
             .proved(&["crates/local/tests/lambda.rs::an_init_of_more_than_ten_seconds_is_tried_again_under_the_functions_timeout"]),
         row("RA-20", "S", "S", "a handler's error and a panic are reported with type and message")
             .proved(&["crates/local/tests/lambda.rs::a_handler_error_and_a_panic_fail_the_event_and_the_process_stays"]),
-        row("RA-21", "D+O", "L-api; captures", "every event has a UUID of its own that is not the gateway's requestId").anywhere(
+        row("RA-21", "D+O", "L-api; CAP-23", "every event has a UUID of its own that is not the gateway's requestId").anywhere(
             |bed| async move {
                 let mut client = bed.connect().await;
                 let mut ids = BTreeSet::new();
@@ -215,7 +215,7 @@ content-length: 2
         ]),
         row("ES-11", "D", "L-ddb", "LATEST delivers no earlier writes, TRIM_HORIZON does")
             .proved(&["crates/local/tests/stream.rs::latest_begins_behind_and_trim_horizon_at_the_first_record"]),
-        row("ES-12", "D+I", "L-ddb; 8.5", "several batches at once never overtake each other in a key").proved(&[
+        row("ES-12", "D+I", "L-ddb", "several batches at once never overtake each other in a key").proved(&[
             "crates/local/tests/stream.rs::several_lanes_have_a_batch_in_flight_each",
             "crates/local/tests/stream.rs::a_thousand_puts_by_one_writer_arrive_once_and_in_order_per_key",
         ]),
@@ -223,7 +223,7 @@ content-length: 2
             .proved(&["crates/local/tests/stream.rs::a_crash_in_the_middle_of_a_batch_delivers_it_again"]),
         row("ES-14", "S", "S", "a record is read by Rust's EventRecord")
             .proved(&["tests/e2e/publish.rs::a_topics_subscribers_receive_what_is_put"]),
-        row("ES-15", "I", "K410; MG-20", "a stream's function can post to a connection")
+        row("ES-15", "I", "K410", "a stream's function can post to a connection")
             .proved(&["tests/e2e/publish.rs::a_users_devices_receive_a_direct_message"]),
     ]
 }

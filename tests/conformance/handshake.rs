@@ -4,11 +4,11 @@ use std::time::{Duration, Instant};
 
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress};
 use serde_json::json;
+use switchboard_tests::wire::{CONTINUATION, Client, RSV1, Reply, TEXT};
 use tokio::io::AsyncWriteExt;
 
 use crate::bed::{Bed, connect_returns};
 use crate::table::{FLAGS, LOG, Row, SERVICE, row};
-use crate::wire::{CONTINUATION, Client, RSV1, Reply, TEXT};
 
 /// What a flush of a compressor ends with, and a message goes without (RFC 7692, section 7.2.1).
 const FLUSHED: [u8; 4] = [0, 0, 0xff, 0xff];
@@ -96,14 +96,14 @@ pub fn rows() -> Vec<Row> {
             assert_eq!(event["queryStringParameters"], json!({"userId": token}));
             assert_eq!(event["multiValueQueryStringParameters"], json!({"userId": [token]}));
         }),
-        row("HS-04", "I", "aws-sdk-php#1955 by analogy", "an unknown stage is a 403 and reaches no function").anywhere(
+        row("HS-04", "I", "aws-sdk-php#1955", "an unknown stage is a 403 and reaches no function").anywhere(
             |bed| async move {
                 let token = bed.token();
                 assert_eq!(bed.handshake_path(&format!("/nostage?{token}=1"), &[]).await.reply.status, 403);
                 bed.assert_invoked(&token, &[]).await;
             },
         ),
-        row("HS-05", "I", "D-auth (fixed path)", "a path below the stage is a 403 and reaches no function").anywhere(
+        row("HS-05", "I", "D-auth", "a path below the stage is a 403 and reaches no function").anywhere(
             |bed| async move {
                 let token = bed.token();
                 let path = format!("{}/extra?{token}=1", bed.endpoint.stage_path);
@@ -111,7 +111,7 @@ pub fn rows() -> Vec<Row> {
                 bed.assert_invoked(&token, &[]).await;
             },
         ),
-        row("HS-06", "O", "serverless-offline PR #674", "a plain GET is a 426 and reaches no function").anywhere(
+        row("HS-06", "O", "serverless-offline#674", "a plain GET is a 426 and reaches no function").anywhere(
             |bed| async move {
                 let token = bed.token();
                 let (path, host) = (&bed.endpoint.stage_path, &bed.endpoint.authority);
@@ -123,13 +123,14 @@ pub fn rows() -> Vec<Row> {
                 bed.assert_invoked(&token, &[]).await;
             },
         ),
-        row("HS-07", "D", "D-connect; localstack#4039 is the bug", "the 101 comes after a slow $connect, not before")
-            .anywhere(|bed| async move {
+        row("HS-07", "D", "D-connect; localstack#4039", "the 101 comes after a slow $connect, not before").anywhere(
+            |bed| async move {
                 let began = Instant::now();
                 assert_eq!(status(&bed, "?do=sleep&ms=1000").await, 101);
                 assert!(began.elapsed() >= Duration::from_secs(1), "{:?}", began.elapsed());
-            }),
-        row("HS-08", "I", "D-connect (2xx)", "a $connect that returns 204 connects").anywhere(|bed| async move {
+            },
+        ),
+        row("HS-08", "I", "D-connect", "a $connect that returns 204 connects").anywhere(|bed| async move {
             assert_eq!(status(&bed, &connect_returns(&json!({"statusCode": 204}))).await, 101);
         }),
         row("HS-09", "D", "D-subproto", "a $connect that returns 400 refuses with 400").anywhere(|bed| async move {
@@ -146,18 +147,20 @@ pub fn rows() -> Vec<Row> {
                 assert_eq!(status(&bed, &connect_returns(&json!({"statusCode": code}))).await, code);
             }
         }),
+        row("HS-11", "I", "chalice#1768", "a $connect that returns 302 refuses with it, without Location").anywhere(
+            |bed| async move {
+                let response = json!({"statusCode": 302, "headers": {"Location": "https://example.com/"}});
+                let client = bed.handshake(&connect_returns(&response), &[]).await;
+                assert_eq!((client.reply.status, client.reply.header("location")), (302, None));
+            },
+        ),
         row(
-            "HS-11",
-            "I",
-            "chalice PR #1768 (headers)",
-            "a $connect that returns 302 refuses with it, without Location",
+            "HS-12",
+            "D+O",
+            "L-apigw; serverless-websockets-plugin#13; websockets-chat#1; aws-lambda-graphql#107; guide#644",
+            "a $connect that fails is a 502",
         )
         .anywhere(|bed| async move {
-            let response = json!({"statusCode": 302, "headers": {"Location": "https://example.com/"}});
-            let client = bed.handshake(&connect_returns(&response), &[]).await;
-            assert_eq!((client.reply.status, client.reply.header("location")), (302, None));
-        }),
-        row("HS-12", "D+O", "L-apigw; 4 issues", "a $connect that fails is a 502").anywhere(|bed| async move {
             assert_eq!(status(&bed, "?do=error").await, 502);
         }),
         row(
@@ -170,12 +173,10 @@ pub fn rows() -> Vec<Row> {
             assert_eq!(status(&bed, "?do=exit").await, 502);
             assert_eq!(status(&bed, "").await, 101);
         }),
-        row("HS-14", "D+I", "L-apigw (REST/HTTP text)", "a $connect that returns {\"ok\":true} is a 502").anywhere(
-            |bed| async move {
-                assert_eq!(status(&bed, &connect_returns(&json!({"ok": true}))).await, 502);
-            },
-        ),
-        row("HS-15", "D+I", "L-apigw (REST/HTTP text)", "a $connect that returns a string or null is a 502").anywhere(
+        row("HS-14", "D+I", "L-apigw", "a $connect that returns {\"ok\":true} is a 502").anywhere(|bed| async move {
+            assert_eq!(status(&bed, &connect_returns(&json!({"ok": true}))).await, 502);
+        }),
+        row("HS-15", "D+I", "L-apigw", "a $connect that returns a string or null is a 502").anywhere(
             |bed| async move {
                 for response in [json!("text"), json!(null)] {
                     assert_eq!(status(&bed, &connect_returns(&response)).await, 502, "{response}");
@@ -234,11 +235,13 @@ pub fn rows() -> Vec<Row> {
             let client = offer(&bed, json!({"statusCode": 200})).await;
             assert_eq!((client.reply.status, client.reply.header("sec-websocket-protocol")), (101, None));
         }),
-        row("HS-21", "I", "1.4", "the function may write the header's name in lower case").anywhere(|bed| async move {
-            let header = json!({"sec-websocket-protocol": "myprotocol"});
-            chooses_myprotocol(&bed, json!({"statusCode": 200, "headers": header})).await;
-        }),
-        row("HS-22", "O", "chalice PR #1768", "no other header and no body of $connect reaches the client").anywhere(
+        row("HS-21", "I", "D-subproto; S", "the function may write the header's name in lower case").anywhere(
+            |bed| async move {
+                let header = json!({"sec-websocket-protocol": "myprotocol"});
+                chooses_myprotocol(&bed, json!({"statusCode": 200, "headers": header})).await;
+            },
+        ),
+        row("HS-22", "O", "chalice#1768", "no other header and no body of $connect reaches the client").anywhere(
             |bed| async move {
                 let headers = json!({"Set-Cookie": "a=b", "X-Foo": "bar"});
                 let client = offer(&bed, json!({"statusCode": 200, "headers": headers, "body": "secret"})).await;
@@ -247,13 +250,11 @@ pub fn rows() -> Vec<Row> {
                 assert_eq!(seen, (101, None, None, ""));
             },
         ),
-        row("HS-23", "I", "D-proxyout (merge rule)", "the subprotocol may be in multiValueHeaders").anywhere(
-            |bed| async move {
-                let header = json!({"Sec-WebSocket-Protocol": ["myprotocol"]});
-                chooses_myprotocol(&bed, json!({"statusCode": 200, "multiValueHeaders": header})).await;
-            },
-        ),
-        row("HS-24", "O", "D-auth sample", "identity of a client without User-Agent has only sourceIp").anywhere(
+        row("HS-23", "I", "D-proxyout", "the subprotocol may be in multiValueHeaders").anywhere(|bed| async move {
+            let header = json!({"Sec-WebSocket-Protocol": ["myprotocol"]});
+            chooses_myprotocol(&bed, json!({"statusCode": 200, "multiValueHeaders": header})).await;
+        }),
+        row("HS-24", "O", "D-auth", "identity of a client without User-Agent has only sourceIp").anywhere(
             |bed| async move {
                 let event = bed.connect().await.ask(&json!({"action": "echo"})).await;
                 let identity = event["requestContext"]["identity"].as_object().unwrap();
@@ -326,7 +327,7 @@ pub fn rows() -> Vec<Row> {
             bed.stack().logged(connected, &["\"routeKey\":\"$connect\""]).await;
             assert_eq!(bed.events("\"routeKey\":\"$connect\"").len(), connected);
         }),
-        row("HS-29", "I", "4.1", "a refused client gets no $disconnect, and its connection is gone").ours(
+        row("HS-29", "I", "D-connect", "a refused client gets no $disconnect, and its connection is gone").ours(
             LOG,
             |bed| async move {
                 for query in

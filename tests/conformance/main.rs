@@ -13,27 +13,19 @@
 mod authorizers;
 mod bad_input;
 mod bed;
-#[expect(dead_code, reason = "the other end to end tests use the rest")]
-#[path = "../e2e/client.rs"]
-mod client;
 mod clients;
 mod endpoint;
 mod events;
 mod functions;
 mod handshake;
-#[path = "../../crates/local/tests/gateway/keys.rs"]
-mod keys;
 mod management;
 mod order;
+mod proof;
 mod quotas;
 mod responses;
 mod routing;
-#[expect(dead_code, reason = "the other end to end tests use the rest")]
-#[path = "../e2e/stack.rs"]
-mod stack;
+mod sources;
 mod table;
-#[path = "../../crates/local/tests/gateway/wire.rs"]
-mod wire;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -73,25 +65,34 @@ impl Suite {
             Way::Proved(_) if self.target.is_some() => {
                 return Seen::Untried("seen from inside our stack only".to_owned());
             }
-            Way::Proved(by) => {
-                return match by.iter().find(|test| !is_test(test)) {
-                    Some(missing) => Seen::Failed(format!("there is no test {missing}")),
-                    None => Seen::Proved(by),
-                };
-            }
             Way::Anywhere(_) if self.target.is_some() && row.is_unresolved() => {
                 return Seen::Untried("AWS's behaviour is unknown, and only our knob is checked".to_owned());
+            }
+            Way::Proved(tests) => {
+                let tests = *tests;
+                let prove = async move {
+                    for test in tests {
+                        proof::run(test).await;
+                    }
+                };
+                return self.outcome(row, Seen::Proved(tests), prove);
             }
             Way::Anywhere(check) | Way::Ours(_, check) => check.clone(),
         };
         let suite = self.clone();
+        let check = async move {
+            let bed = suite.shared.get_or_init(|| suite.share()).await.clone();
+            check(bed).await;
+        };
+        self.outcome(row, Seen::Expected, check)
+    }
+
+    /// What was seen of a row: `passed`, unless its check panics.
+    fn outcome(&self, row: &Row, passed: Seen, check: impl Future<Output = ()> + Send + 'static) -> Seen {
         self.runtime.block_on(async {
-            let attempt = tokio::spawn(async move {
-                let bed = suite.shared.get_or_init(|| suite.share()).await.clone();
-                check(bed).await;
-            });
+            let attempt = tokio::spawn(check);
             match tokio::time::timeout(PATIENCE, attempt).await {
-                Ok(Ok(())) => Seen::Expected,
+                Ok(Ok(())) => passed,
                 Ok(Err(panic)) if self.target.is_some() && row.is_inferred() => Seen::Observed(message(panic)),
                 Ok(Err(panic)) => Seen::Failed(message(panic)),
                 Err(_) => Seen::Failed(format!("it took more than {PATIENCE:?}")),
@@ -137,7 +138,10 @@ fn main() {
         seen: Mutex::default(),
         runtime: Runtime::new().unwrap(),
     });
-    let trials = (0..suite.rows.len()).map(|index| trial(&suite, index, &arguments)).collect();
+    let mut trials: Vec<_> = (0..suite.rows.len()).map(|index| trial(&suite, index, &arguments)).collect();
+    let explained = suite.clone();
+    let compare = move || sources::compare(&explained.rows).map_err(Failed::from);
+    trials.push(Trial::test("SOURCES.md explains every source, and no other", compare));
     let conclusion = libtest_mimic::run(&arguments, trials);
     if !arguments.list {
         let seen = suite.seen.lock().unwrap_or_else(PoisonError::into_inner);
@@ -180,16 +184,6 @@ fn arguments() -> (Option<Endpoint>, Vec<String>) {
     let target = argument.or_else(|| std::env::var("TARGET").ok()).filter(|it| !it.is_empty());
     let parse = |url: String| Endpoint::parse(&url).unwrap_or_else(|| panic!("TARGET={url} is not ws(s)://host/stage"));
     (target.map(parse), arguments)
-}
-
-/// Whether the source has this test, `{file}::{name}`.
-fn is_test(test: &str) -> bool {
-    let (file, name) = test.split_once("::").unwrap();
-    let source = std::fs::read_to_string(stack::root().join(file)).unwrap_or_default();
-    source.split("#[tokio::test").skip(1).chain(source.split("#[test]").skip(1)).any(|part| {
-        let signature = part.lines().find(|line| line.contains("fn ")).unwrap_or_default();
-        signature.contains(&format!("fn {name}("))
-    })
 }
 
 fn message(panic: tokio::task::JoinError) -> String {

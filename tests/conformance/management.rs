@@ -14,12 +14,12 @@ use aws_sdk_apigatewaymanagement::error::{BoxError, ProvideErrorMetadata};
 use aws_sdk_apigatewaymanagement::operation::post_to_connection::PostToConnectionError;
 use aws_sdk_apigatewaymanagement::primitives::Blob;
 use serde_json::{Value, json};
+use switchboard_tests::stack::sdk;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpListener;
 use tokio::process::Command;
 
 use crate::bed::Bed;
-use crate::stack::sdk;
 use crate::table::{FLAGS, LOG, Row, row};
 
 const NEVER_ISSUED: &str = "AAAAAAAAAAAAAAA=";
@@ -220,13 +220,13 @@ pub fn rows() -> Vec<Row> {
                 }
             },
         ),
-        row("MG-11", "I", "S 5.2 (request form)", "an empty POST is an empty message").anywhere(|bed| async move {
+        row("MG-11", "I", "S", "an empty POST is an empty message").anywhere(|bed| async move {
             let mut client = bed.connect().await;
             assert_eq!(bed.post(&client.id, "").await, 200);
             assert_eq!(client.hears().await, "");
         }),
-        row("MG-12", "D+O", "RECORD", "a GET tells who is connected, since when, and when they last spoke").anywhere(
-            |bed| async move {
+        row("MG-12", "D+O", "B-mgmt; RECORD", "a GET tells who is connected, since when, and when they last spoke")
+            .anywhere(|bed| async move {
                 let client = bed.connect_with("", &[("User-Agent", "me/1")]).await;
                 let seen = get(&bed, &client.id).await;
                 assert_eq!(seen["identity"]["userAgent"], "me/1");
@@ -234,8 +234,7 @@ pub fn rows() -> Vec<Row> {
                 for key in ["connectedAt", "lastActiveAt"] {
                     assert!(is_iso_with_milliseconds(&seen[key]), "{seen}");
                 }
-            },
-        ),
+            }),
         row("MG-13", "O", "RECORD", "a GET's bytes are printed as they were recorded").anywhere(|bed| async move {
             let client = bed.connect_with("", &[("User-Agent", "me/1")]).await;
             let text = bed.call("GET", &client.id, b"").await.body;
@@ -247,23 +246,26 @@ pub fn rows() -> Vec<Row> {
             );
             assert_eq!(text, expected);
         }),
-        row("MG-14", "I", "5.1", "a message moves lastActiveAt, and not connectedAt").anywhere(|bed| async move {
-            let mut client = bed.connect().await;
-            let before = get(&bed, &client.id).await;
-            tokio::time::sleep(Duration::from_millis(20)).await;
-            client.ask(&json!({"action": "echo"})).await;
-            let after = get(&bed, &client.id).await;
-            assert_eq!(before["connectedAt"], after["connectedAt"]);
-            assert!(before["lastActiveAt"].as_str() < after["lastActiveAt"].as_str(), "{before} {after}");
-        }),
-        row("MG-15", "D+O", "RECORD (DELETE); B-mgmt", "GET and DELETE of a closed connection are GoneException")
-            .anywhere(|bed| async move {
+        row("MG-14", "I", "B-mgmt; RECORD", "a message moves lastActiveAt, and not connectedAt").anywhere(
+            |bed| async move {
+                let mut client = bed.connect().await;
+                let before = get(&bed, &client.id).await;
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                client.ask(&json!({"action": "echo"})).await;
+                let after = get(&bed, &client.id).await;
+                assert_eq!(before["connectedAt"], after["connectedAt"]);
+                assert!(before["lastActiveAt"].as_str() < after["lastActiveAt"].as_str(), "{before} {after}");
+            },
+        ),
+        row("MG-15", "D+O", "RECORD; B-mgmt", "GET and DELETE of a closed connection are GoneException").anywhere(
+            |bed| async move {
                 let mut client = bed.connect().await;
                 client.close(1000, "").await;
                 bed.gone(&client.id).await;
                 bed.assert_gone("GET", &client.id).await;
                 bed.assert_gone("DELETE", &client.id).await;
-            }),
+            },
+        ),
         row("MG-16", "O+I", "RECORD; boto3#3789", "a DELETE is a 204, and closes with 1000").anywhere(
             |bed| async move {
                 let mut client = bed.connect().await;
@@ -302,7 +304,7 @@ pub fn rows() -> Vec<Row> {
             let bed = Bed::ours(&flags).await;
             assert_eq!(bed.handshake("?do=post&data=welcome", &[]).await.reply.status, 504);
         }),
-        row("MG-20", "I", "state machine", "a client that has its 101 can be posted to").ours(LOG, |bed| async move {
+        row("MG-20", "I", "D-connect", "a client that has its 101 can be posted to").ours(LOG, |bed| async move {
             for _ in 0..10 {
                 let token = bed.token();
                 let mut client = bed.handshake(&format!("?{token}=1"), &[]).await;
@@ -326,14 +328,12 @@ pub fn rows() -> Vec<Row> {
                     assert_eq!(bed.call_path("POST", &path, None, b"hello").await.status, 200);
                 }
             }),
-        row("MG-22", "I", "B-mgmt signing name", "a signature for another service is a 403").anywhere(
-            |bed| async move {
-                let client = bed.connect().await;
-                let path = format!("{}/@connections/{}", bed.endpoint.stage_path, client.id.replace('=', "%3D"));
-                assert_eq!(bed.call_path("POST", &path, Some("s3"), b"hello").await.status, 403);
-            },
-        ),
-        row("MG-23", "O", "architect/functions#130", "a caller without permission is AccessDeniedException")
+        row("MG-22", "I", "B-mgmt", "a signature for another service is a 403").anywhere(|bed| async move {
+            let client = bed.connect().await;
+            let path = format!("{}/@connections/{}", bed.endpoint.stage_path, client.id.replace('=', "%3D"));
+            assert_eq!(bed.call_path("POST", &path, Some("s3"), b"hello").await.status, 403);
+        }),
+        row("MG-23", "O", "functions#130", "a caller without permission is AccessDeniedException")
             .proved(&["tests/e2e/iam.rs::a_post_that_the_role_does_not_allow_is_refused"]),
         row("MG-24", "D+S", "B-mgmt; S", "the Rust SDK tries again after one 429, and succeeds").ours(
             FLAGS,
@@ -444,7 +444,7 @@ pub fn rows() -> Vec<Row> {
                 assert_eq!(bed.post(&other.id, "hello").await, 200);
                 assert_eq!(other.hears().await, "hello");
             }),
-        row("MG-33", "I", "3.3", "posts that are awaited arrive in order").anywhere(|bed| async move {
+        row("MG-33", "I", "RFC 6455", "posts that are awaited arrive in order").anywhere(|bed| async move {
             let mut client = bed.connect().await;
             for number in 0..20 {
                 assert_eq!(bed.post(&client.id, &number.to_string()).await, 200);
@@ -453,7 +453,7 @@ pub fn rows() -> Vec<Row> {
                 assert_eq!(client.hears().await, number.to_string());
             }
         }),
-        row("MG-34", "I", "RFC 6455; 3.3", "a hundred posts at once arrive whole, in any order").anywhere(
+        row("MG-34", "I", "RFC 6455", "a hundred posts at once arrive whole, in any order").anywhere(
             |bed| async move {
                 let mut client = bed.connect().await;
                 let id = client.id.clone();
@@ -472,13 +472,13 @@ pub fn rows() -> Vec<Row> {
                 assert!(heard == texts.iter().cloned().collect());
             },
         ),
-        row("MG-35", "I", "B-mgmt (blob)", "what is not ASCII arrives as it was posted").anywhere(|bed| async move {
+        row("MG-35", "I", "B-mgmt", "what is not ASCII arrives as it was posted").anywhere(|bed| async move {
             let text = json!({"text": "žluťoučký kůň 🐎\u{7f}"}).to_string();
             let mut client = bed.connect().await;
             assert_eq!(bed.post(&client.id, &text).await, 200);
             assert_eq!(client.hears().await, text);
         }),
-        row("MG-36", "I", "5.2", "PUT and PATCH are a 403 and do nothing").anywhere(|bed| async move {
+        row("MG-36", "I", "B-mgmt; D-gwresp", "PUT and PATCH are a 403 and do nothing").anywhere(|bed| async move {
             let mut client = bed.connect().await;
             for method in ["PUT", "PATCH"] {
                 assert_eq!(bed.call(method, &client.id, b"hello").await.status, 403, "{method}");

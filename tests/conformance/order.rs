@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
+use switchboard_tests::stack::binaries;
+use switchboard_tests::wire::CLOSE;
 
 use crate::bed::{Bed, echo_returns};
-use crate::stack::binaries;
 use crate::table::{LOG, Row, SERVICE, row};
-use crate::wire::CLOSE;
 
 pub fn rows() -> Vec<Row> {
     vec![
@@ -46,14 +46,17 @@ pub fn rows() -> Vec<Row> {
         ),
         row("OR-03", "D", "D-connect", "a message's function sees what $connect wrote")
             .proved(&["tests/e2e/chat.rs::a_user_can_write_to_their_own_devices"]),
-        row("OR-04", "I", "3.3", "of a message and a close at once both functions run").ours(LOG, |bed| async move {
-            let mut client = bed.connect().await;
-            client.send(&json!({"action": "sendMessage"})).await;
-            client.frame(true, CLOSE, b"").await;
-            bed.event(&client.id, "sendMessage").await;
-            bed.event(&client.id, "$disconnect").await;
-        }),
-        row("OR-05", "I", "D-connect; MG-05", "a function's post to a sender that has left is a 410").ours(
+        row("OR-04", "I", "D-integ; D-connect", "of a message and a close at once both functions run").ours(
+            LOG,
+            |bed| async move {
+                let mut client = bed.connect().await;
+                client.send(&json!({"action": "sendMessage"})).await;
+                client.frame(true, CLOSE, b"").await;
+                bed.event(&client.id, "sendMessage").await;
+                bed.event(&client.id, "$disconnect").await;
+            },
+        ),
+        row("OR-05", "I", "D-connect; RECORD", "a function's post to a sender that has left is a 410").ours(
             "the fixture's POST is not really signed",
             |bed| async move {
                 let mut client = bed.connect().await;
@@ -66,7 +69,7 @@ pub fn rows() -> Vec<Row> {
         row("OR-06", "D", "D-connect", "where $disconnect is lost the next post tells by a 410").proved(&[
             "tests/e2e/failures.rs::a_receiver_that_vanished_without_disconnect_is_forgotten_at_the_next_message",
         ]),
-        row("OR-07", "I", "9.1", "no close has two $disconnects").ours(LOG, |bed| async move {
+        row("OR-07", "I", "D-connect", "no close has two $disconnects").ours(LOG, |bed| async move {
             let mut client = bed.connect().await;
             let close = async {
                 client.frame(true, CLOSE, b"").await;
@@ -114,8 +117,9 @@ pub fn rows() -> Vec<Row> {
                 bed.assert_gone("POST", &client.id).await;
             },
         ),
-        row("OR-11", "O+I", "chalice tests/aws", "replacing a function's binary loses no message and closes nothing")
-            .ours("it replaces a binary", |_| async move {
+        row("OR-11", "O+I", "chalice-tests", "replacing a function's binary loses no message and closes nothing").ours(
+            "it replaces a binary",
+            |_| async move {
                 let folder = tempfile::tempdir().unwrap();
                 let binary = folder.path().join("fixture");
                 std::fs::copy(binaries().join("fixture"), &binary).unwrap();
@@ -131,8 +135,9 @@ pub fn rows() -> Vec<Row> {
                     client.send(&echo_returns(&json!({"statusCode": 200, "body": number.to_string()}))).await;
                     assert_eq!(client.hears().await, number.to_string());
                 }
-            }),
-        row("OR-12", "I", "9.1", "a broadcast to 100 of which 30 are gone reaches the others").anywhere(
+            },
+        ),
+        row("OR-12", "I", "K410", "a broadcast to 100 of which 30 are gone reaches the others").anywhere(
             |bed| async move {
                 let clients = futures_util::future::join_all((0..100).map(|_| bed.connect())).await;
                 let (gone, mut open): (Vec<_>, Vec<_>) = clients.into_iter().enumerate().partition(|(n, _)| n % 10 < 3);

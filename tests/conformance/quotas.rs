@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
+use switchboard_tests::wire::{BINARY, CLOSE, Client, PING, TEXT, masked};
 
 use crate::bed::Bed;
 use crate::table::{FLAGS, LOG, Row, row};
-use crate::wire::{BINARY, CLOSE, Client, PING, TEXT, masked};
 
 const FRAME: usize = 32_768;
 const MESSAGE: usize = 131_072;
@@ -44,7 +44,7 @@ async fn open_for<F: Future<Output = Client>>(mut client: Client, act: impl Fn(C
     let most = IDLE * 3;
     while began.elapsed() < most {
         client = act(client).await;
-        match tokio::time::timeout(FRACTION, crate::wire::read_frame(&mut client.tcp)).await {
+        match tokio::time::timeout(FRACTION, switchboard_tests::wire::read_frame(&mut client.tcp)).await {
             Ok(Ok(frame)) if frame.opcode == CLOSE => {
                 assert_eq!(frame.payload[..2], 1001_u16.to_be_bytes());
                 return began.elapsed();
@@ -107,38 +107,38 @@ pub fn rows() -> Vec<Row> {
             });
             assert!(open.await > IDLE * 2);
         }),
-        row(
-            "QT-07",
-            "O",
-            "hotsock documentation; subscriptionless#3",
-            "posts to the client keep it open [idle_counts]",
-        )
-        .ours(FLAGS, |_| async move {
-            for (knob, kept) in [("both", true), ("inbound", false)] {
-                let bed = Arc::new(Bed::ours(&["--idle-timeout", IDLE_FLAG, "--idle-counts", knob]).await);
-                let open = open_for(bed.connect().await, |client| {
-                    let bed = bed.clone();
-                    async move {
-                        bed.post(&client.id, "are you there").await;
-                        client
-                    }
-                });
-                assert_eq!(open.await > IDLE * 2, kept, "{knob}");
-            }
-        }),
-        row("QT-08", "?", "sources disagree", "pings alone do not keep a connection open [ping_resets_idle]").ours(
+        row("QT-07", "O", "hotsock; subscriptionless#3", "posts to the client keep it open [idle_counts]").ours(
             FLAGS,
             |_| async move {
-                let ping = |mut client: Client| async {
-                    client.frame(true, PING, b"").await;
-                    client
-                };
-                let bed = Bed::ours(&["--idle-timeout", IDLE_FLAG]).await;
-                assert!(open_for(bed.connect().await, ping).await < IDLE * 2);
-                let bed = Bed::ours(&["--idle-timeout", IDLE_FLAG, "--ping-resets-idle"]).await;
-                assert!(open_for(bed.connect().await, ping).await > IDLE * 2);
+                for (knob, kept) in [("both", true), ("inbound", false)] {
+                    let bed = Arc::new(Bed::ours(&["--idle-timeout", IDLE_FLAG, "--idle-counts", knob]).await);
+                    let open = open_for(bed.connect().await, |client| {
+                        let bed = bed.clone();
+                        async move {
+                            bed.post(&client.id, "are you there").await;
+                            client
+                        }
+                    });
+                    assert_eq!(open.await > IDLE * 2, kept, "{knob}");
+                }
             },
         ),
+        row(
+            "QT-08",
+            "?",
+            "subscriptionless#3; infra#2229",
+            "pings alone do not keep a connection open [ping_resets_idle]",
+        )
+        .ours(FLAGS, |_| async move {
+            let ping = |mut client: Client| async {
+                client.frame(true, PING, b"").await;
+                client
+            };
+            let bed = Bed::ours(&["--idle-timeout", IDLE_FLAG]).await;
+            assert!(open_for(bed.connect().await, ping).await < IDLE * 2);
+            let bed = Bed::ours(&["--idle-timeout", IDLE_FLAG, "--ping-resets-idle"]).await;
+            assert!(open_for(bed.connect().await, ping).await > IDLE * 2);
+        }),
         row("QT-09", "D", "D-overview; D-limits", "a connection is closed with 1001 at its age, whatever its traffic")
             .ours(FLAGS, |_| async move {
                 // The second is AWS's own two hours.
@@ -153,12 +153,17 @@ pub fn rows() -> Vec<Row> {
                     assert!(open > IDLE / 2 && open < IDLE * 2, "{flags:?}: {open:?}");
                 }
             }),
-        row("QT-10", "I", "2.3", "after the gateway's close $disconnect has its code, and the connection is gone")
-            .ours(LOG, |bed| async move {
-                let mut client = bed.connect().await;
-                client.frame(true, BINARY, b"x").await;
-                closes(&bed, &mut client, 1003).await;
-            }),
+        row(
+            "QT-10",
+            "I",
+            "D-overview; CAP-24",
+            "after the gateway's close $disconnect has its code, and the connection is gone",
+        )
+        .ours(LOG, |bed| async move {
+            let mut client = bed.connect().await;
+            client.frame(true, BINARY, b"x").await;
+            closes(&bed, &mut client, 1003).await;
+        }),
         row("QT-11", "D", "D-overview", "too many messages of one client close with 1008").ours(
             "when AWS does so is unknown, and our own stack starts with a flag",
             |_| async move {

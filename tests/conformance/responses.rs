@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use switchboard_tests::wire::{CLOSE, Client};
 
 use crate::bed::{Bed, echo_returns};
 use crate::table::{FLAGS, LOG, Row, SERVICE, row};
-use crate::wire::{CLOSE, Client};
 
 const INTERNAL: &str = "Internal server error";
 
@@ -41,16 +41,15 @@ pub fn rows() -> Vec<Row> {
             assert_eq!(client.hears().await, "pong");
             client.hears_nothing().await;
         }),
-        row("RS-03", "D+O", "D-routeresp; plugin PR #18", "a two-way route sends no headers").anywhere(
-            |bed| async move {
+        row("RS-03", "D+O", "D-routeresp; serverless-websockets-plugin#18", "a two-way route sends no headers")
+            .anywhere(|bed| async move {
                 let mut client = bed.connect().await;
                 client
                     .send(&echo_returns(&json!({"statusCode": 200, "headers": {"X-Foo": "bar"}, "body": "pong"})))
                     .await;
                 assert_eq!(client.hears().await, "pong");
                 client.hears_nothing().await;
-            },
-        ),
+            }),
         row("RS-04", "O", "serverless#6816", "a two-way route sends an empty message when there is no body").anywhere(
             |bed| async move {
                 let mut client = bed.connect().await;
@@ -58,11 +57,13 @@ pub fn rows() -> Vec<Row> {
                 assert_eq!(client.hears().await, "");
             },
         ),
-        row("RS-05", "O", "yai333#2", "a two-way route sends the body of a 500, too").anywhere(|bed| async move {
-            let mut client = bed.connect().await;
-            client.send(&echo_returns(&json!({"statusCode": 500, "body": "broken"}))).await;
-            assert_eq!(client.hears().await, "broken");
-        }),
+        row("RS-05", "O", "React-Chat-App#2", "a two-way route sends the body of a 500, too").anywhere(
+            |bed| async move {
+                let mut client = bed.connect().await;
+                client.send(&echo_returns(&json!({"statusCode": 500, "body": "broken"}))).await;
+                assert_eq!(client.hears().await, "broken");
+            },
+        ),
         row(
             "RS-06",
             "O",
@@ -72,29 +73,35 @@ pub fn rows() -> Vec<Row> {
         .anywhere(|bed| async move {
             fails(&mut bed.connect().await, &json!({"action": "boom"}), INTERNAL).await;
         }),
-        row("RS-07", "O+S", "S 8.2", "the sender is told of a panic, and the process serves on").ours(
-            SERVICE,
-            |_| async move {
-                // One execution environment, so that the process is the same if it lives.
-                let bed = Bed::ours(&["--max-environments", "1"]).await;
-                let mut client = bed.connect().await;
-                let before = client.ask(&json!({"action": "echo", "do": "environment"})).await;
-                fails(&mut client, &json!({"action": "echo", "do": "panic"}), INTERNAL).await;
-                let after = client.ask(&json!({"action": "echo", "do": "environment"})).await;
-                assert_eq!(process(&before), process(&after));
-            },
-        ),
-        row("RS-08", "O+D", "RIE; 4.2", "the sender is told of an exit, and the next message has a new process").ours(
-            FLAGS,
-            |_| async move {
-                let bed = Bed::ours(&["--max-environments", "1"]).await;
-                let mut client = bed.connect().await;
-                let before = client.ask(&json!({"action": "echo", "do": "environment"})).await;
-                fails(&mut client, &json!({"action": "echo", "do": "exit"}), INTERNAL).await;
-                let after = client.ask(&json!({"action": "echo", "do": "environment"})).await;
-                assert_ne!(process(&before), process(&after));
-            },
-        ),
+        row(
+            "RS-07",
+            "O+S",
+            "simple-websockets-chat-app#42; S",
+            "the sender is told of a panic, and the process serves on",
+        )
+        .ours(SERVICE, |_| async move {
+            // One execution environment, so that the process is the same if it lives.
+            let bed = Bed::ours(&["--max-environments", "1"]).await;
+            let mut client = bed.connect().await;
+            let before = client.ask(&json!({"action": "echo", "do": "environment"})).await;
+            fails(&mut client, &json!({"action": "echo", "do": "panic"}), INTERNAL).await;
+            let after = client.ask(&json!({"action": "echo", "do": "environment"})).await;
+            assert_eq!(process(&before), process(&after));
+        }),
+        row(
+            "RS-08",
+            "D+O",
+            "RIE; simple-websockets-chat-app#42",
+            "the sender is told of an exit, and the next message has a new process",
+        )
+        .ours(FLAGS, |_| async move {
+            let bed = Bed::ours(&["--max-environments", "1"]).await;
+            let mut client = bed.connect().await;
+            let before = client.ask(&json!({"action": "echo", "do": "environment"})).await;
+            fails(&mut client, &json!({"action": "echo", "do": "exit"}), INTERNAL).await;
+            let after = client.ask(&json!({"action": "echo", "do": "environment"})).await;
+            assert_ne!(process(&before), process(&after));
+        }),
         row("RS-09", "I", "L-apigw; RIE", "the sender is told of a function's timeout, and the process is killed")
             .anywhere(|bed| async move {
                 let mut client = bed.connect().await;
@@ -116,19 +123,14 @@ pub fn rows() -> Vec<Row> {
                 assert_eq!(client.hears().await, "late");
                 client.hears_nothing().await;
             }),
-        row(
-            "RS-11",
-            "O",
-            "middyjs/middy#1219",
-            "an unknown member makes a response malformed, on a one-way route, too",
-        )
-        .anywhere(|bed| async move {
-            let response = json!({"statusCode": 200, "foo": 1});
-            let mut client = bed.connect().await;
-            fails(&mut client, &sends(&response), INTERNAL).await;
-            fails(&mut client, &echo_returns(&response), INTERNAL).await;
-        }),
-        row("RS-12", "D+O", "D-proxyout; bref PR #773", "a body that is no text makes a response malformed").anywhere(
+        row("RS-11", "O", "middy#1219", "an unknown member makes a response malformed, on a one-way route, too")
+            .anywhere(|bed| async move {
+                let response = json!({"statusCode": 200, "foo": 1});
+                let mut client = bed.connect().await;
+                fails(&mut client, &sends(&response), INTERNAL).await;
+                fails(&mut client, &echo_returns(&response), INTERNAL).await;
+            }),
+        row("RS-12", "D+O", "D-proxyout; bref#773", "a body that is no text makes a response malformed").anywhere(
             |bed| async move {
                 let mut client = bed.connect().await;
                 fails(&mut client, &echo_returns(&json!({"statusCode": 200, "body": {}})), INTERNAL).await;
@@ -159,7 +161,7 @@ pub fn rows() -> Vec<Row> {
                 fails(&mut bed.connect().await, &sends(&json!({"statusCode": 400})), INTERNAL).await;
             },
         ),
-        row("RS-16", "S", "S 4.2", "what Rust's ApiGatewayProxyResponse becomes is well formed").anywhere(
+        row("RS-16", "S", "S", "what Rust's ApiGatewayProxyResponse becomes is well formed").anywhere(
             |bed| async move {
                 let text =
                     r#"{"statusCode":200,"headers":{},"multiValueHeaders":{},"body":"ok","isBase64Encoded":false}"#;
@@ -186,7 +188,7 @@ pub fn rows() -> Vec<Row> {
                     format!(r#"{{"message": "{INTERNAL}", "connectionId":"{id}", "requestId":"{request_id}"}}"#);
                 assert_eq!(text, bytes);
             }),
-        row("RS-20", "I", "4.2", "the error frame's requestId is that of the event").ours(LOG, |bed| async move {
+        row("RS-20", "I", "D-ctx", "the error frame's requestId is that of the event").ours(LOG, |bed| async move {
             let mut client = bed.connect().await;
             let frame = fails(&mut client, &json!({"action": "boom"}), INTERNAL).await;
             assert_eq!(bed.event(&client.id, "boom").await["requestContext"]["requestId"], frame["requestId"]);
@@ -224,7 +226,7 @@ pub fn rows() -> Vec<Row> {
                 bed.connect().await;
             },
         ),
-        row("RS-23", "I", "4.2", "the result for a sender that has left is dropped").anywhere(|bed| async move {
+        row("RS-23", "I", "D-integ", "the result for a sender that has left is dropped").anywhere(|bed| async move {
             let mut client = bed.connect().await;
             client.send(&json!({"action": "echo", "do": "sleep", "ms": 500})).await;
             client.frame(true, CLOSE, b"").await;

@@ -1,10 +1,10 @@
 //! RT: which function a message reaches.
 
 use serde_json::{Value, json};
+use switchboard_tests::wire::{BINARY, Client, PING, PONG, masked};
 
 use crate::bed::Bed;
 use crate::table::{FLAGS, LOG, Row, SERVICE, row};
-use crate::wire::{BINARY, Client, PING, PONG, masked};
 
 const EXPRESSION: &str = "$request.body.action";
 
@@ -53,16 +53,18 @@ pub fn rows() -> Vec<Row> {
         row("RT-06", "I", "D-routes", "an empty action and a null one go to $default").anywhere(|bed| async move {
             go_to_default(&bed, &[r#"{"action":""}"#, r#"{"action":null}"#]).await;
         }),
-        row("RT-07", "O", "chalice tests/aws", "a bare number goes to $default")
+        row("RT-07", "O", "chalice-tests", "a bare number goes to $default")
             .anywhere(|bed| async move { go_to_default(&bed, &["42"]).await }),
         row("RT-26", "I", "D-routes", "an array, a string and a boolean go to $default")
             .anywhere(|bed| async move { go_to_default(&bed, &["[1,2]", r#""x""#, "true"]).await }),
         row("RT-08", "D", "D-routes", "route keys are case-sensitive")
             .anywhere(|bed| async move { go_to_default(&bed, &[r#"{"action":"Echo"}"#]).await }),
-        row("RT-09", "I", "3.1", "the actions $connect and $disconnect go to $default").anywhere(|bed| async move {
-            go_to_default(&bed, &[r#"{"action":"$connect"}"#, r#"{"action":"$disconnect"}"#]).await;
-        }),
-        row("RT-10", "I", "3.1", "the action $default goes to $default")
+        row("RT-09", "I", "D-routes; localstack#7153", "the actions $connect and $disconnect go to $default").anywhere(
+            |bed| async move {
+                go_to_default(&bed, &[r#"{"action":"$connect"}"#, r#"{"action":"$disconnect"}"#]).await;
+            },
+        ),
+        row("RT-10", "I", "D-routes; localstack#7153", "the action $default goes to $default")
             .anywhere(|bed| async move { go_to_default(&bed, &[r#"{"action":"$default"}"#]).await }),
         row("RT-11", "O", "WSCAT; simple-websockets-chat-app#24", "without $default the gateway answers Forbidden")
             .ours(SERVICE, |_| async move {
@@ -110,7 +112,7 @@ pub fn rows() -> Vec<Row> {
         row("RT-16", "D", "D-routes", "$request.body.type selects by another member").ours(SERVICE, |_| async move {
             assert_eq!(selected("$request.body.type", json!({"type": "subscribe"})).await, "subscribe");
         }),
-        row("RT-17", "I", "D-routes (stringified)", "the action 1 selects the route 1").anywhere(|bed| async move {
+        row("RT-17", "I", "D-routes", "the action 1 selects the route 1").anywhere(|bed| async move {
             assert_eq!(route(&mut bed.connect().await, r#"{"action":1}"#).await, "1");
         }),
         row("RT-18", "D", "D-routes", "the action [\"a\",\"b\"] selects the route [a, b]").anywhere(|bed| async move {
@@ -127,30 +129,26 @@ pub fn rows() -> Vec<Row> {
                 bed.assert_invoked(&client.id, &["echo", "$disconnect"]).await;
             },
         ),
-        row(
-            "RT-20",
-            "I",
-            "RFC 6455; compiler-explorer/infra#2229",
-            "a ping is answered with its payload, by no function",
-        )
-        .anywhere(|bed| async move {
-            let mut client = bed.connect().await;
-            client.frame(true, PING, b"are you there").await;
-            let pong = client.receive().await;
-            assert_eq!((pong.opcode, pong.payload.as_slice()), (PONG, &b"are you there"[..]));
-            bed.assert_invoked(&client.id, &["echo"]).await;
-        }),
+        row("RT-20", "I", "RFC 6455; infra#2229", "a ping is answered with its payload, by no function").anywhere(
+            |bed| async move {
+                let mut client = bed.connect().await;
+                client.frame(true, PING, b"are you there").await;
+                let pong = client.receive().await;
+                assert_eq!((pong.opcode, pong.payload.as_slice()), (PONG, &b"are you there"[..]));
+                bed.assert_invoked(&client.id, &["echo"]).await;
+            },
+        ),
         row("RT-21", "D", "D-integ; D-limits", "four frames of 32 KB are one message, with a ping between them")
             .anywhere(|bed| async move {
                 let mut client = bed.connect().await;
                 let text = crate::quotas::text_of(131_072);
                 let parts: Vec<_> = text.as_bytes().chunks(32_768).collect();
-                client.frame(false, crate::wire::TEXT, parts[0]).await;
+                client.frame(false, switchboard_tests::wire::TEXT, parts[0]).await;
                 client.raw(&masked(true, PING, b"between")).await;
                 for part in &parts[1..3] {
-                    client.frame(false, crate::wire::CONTINUATION, part).await;
+                    client.frame(false, switchboard_tests::wire::CONTINUATION, part).await;
                 }
-                client.frame(true, crate::wire::CONTINUATION, parts[3]).await;
+                client.frame(true, switchboard_tests::wire::CONTINUATION, parts[3]).await;
                 assert_eq!(client.receive().await.opcode, PONG);
                 assert_eq!(client.hears().await, "131072");
             }),
@@ -164,26 +162,21 @@ pub fn rows() -> Vec<Row> {
                 bed.event(&client.id, "$disconnect").await;
             },
         ),
-        row(
-            "RT-23",
-            "?",
-            "one README capture contradicts",
-            "JSON with an unquoted key goes to $default [lenient_json]",
-        )
-        .ours(FLAGS, |bed| async move {
-            let text = r#"{"action":"echo", body:"x"}"#;
-            go_to_default(&bed, &[text]).await;
-            let bed = Bed::ours(&["--lenient-json"]).await;
-            let mut client = bed.connect().await;
-            client.text(text).await;
-            let event = client.hears_json().await;
-            assert_eq!((&event["requestContext"]["routeKey"], &event["body"]), (&json!("echo"), &json!(text)));
-        }),
-        row("RT-24", "I", "usual JSON parsers", "of a repeated key the last value selects").anywhere(
+        row("RT-23", "?", "CAP-23", "JSON with an unquoted key goes to $default [lenient_json]").ours(
+            FLAGS,
             |bed| async move {
-                assert_eq!(route(&mut bed.connect().await, r#"{"action":"a","action":"echo"}"#).await, "echo");
+                let text = r#"{"action":"echo", body:"x"}"#;
+                go_to_default(&bed, &[text]).await;
+                let bed = Bed::ours(&["--lenient-json"]).await;
+                let mut client = bed.connect().await;
+                client.text(text).await;
+                let event = client.hears_json().await;
+                assert_eq!((&event["requestContext"]["routeKey"], &event["body"]), (&json!("echo"), &json!(text)));
             },
         ),
+        row("RT-24", "I", "RFC 8259", "of a repeated key the last value selects").anywhere(|bed| async move {
+            assert_eq!(route(&mut bed.connect().await, r#"{"action":"a","action":"echo"}"#).await, "echo");
+        }),
         row("RT-25", "D", "D-integ", "a body that its route's model refuses is answered Bad request body").ours(
             SERVICE,
             |_| async move {

@@ -13,9 +13,9 @@ type Check = Arc<dyn Fn(Arc<Bed>) -> Pin<Box<dyn Future<Output = ()> + Send>> + 
 pub struct Row {
     pub id: &'static str,
     /// How well AWS's behaviour is known: documented (D), observed (O), measured on Rust's side (S), inferred (I), or
-    /// not at all (?).
+    /// not at all (?). `SOURCES.md` explains what each means for a failure.
     pub mark: &'static str,
-    /// Where it is documented or was observed.
+    /// Where it is documented or was observed: codes of `SOURCES.md`, with `; ` between them.
     pub source: &'static str,
     /// What is expected.
     pub claim: &'static str,
@@ -28,7 +28,7 @@ pub enum Way {
     Anywhere(Check),
     /// On a stack of our own, and why only there.
     Ours(&'static str, Check),
-    /// By tests of this repository that see what cannot be seen from outside: `{file}::{name}`.
+    /// By tests of this repository that see what cannot be seen from outside, `{file}::{name}`. The row runs them.
     Proved(&'static [&'static str]),
     /// Not at all, and why.
     Untold(&'static str),
@@ -87,7 +87,7 @@ impl Row {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Seen {
     Expected,
-    /// The tests of this repository that prove it exist; they run on their own.
+    /// The tests of this repository that prove it have passed.
     Proved(&'static [&'static str]),
     /// Something else than was inferred, at somebody else's endpoint: that is news, not a failure.
     Observed(String),

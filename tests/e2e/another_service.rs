@@ -2,9 +2,8 @@
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
-
-use crate::client::Client;
-use crate::stack::{Stack, root};
+use switchboard_tests::client::Client;
+use switchboard_tests::stack::{Stack, root};
 
 async fn parrot() -> (Stack, Client) {
     let stack = Stack::with(&["--config", "tests/fixture/serverless.yml"]).await;

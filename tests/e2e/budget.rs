@@ -1,9 +1,8 @@
 //! What an event costs: the AWS calls of each handler, counted between it and AWS.
 
 use serde_json::json;
-
-use crate::proxy::{Call, Proxy};
-use crate::stack::Stack;
+use switchboard_tests::proxy::{Call, Proxy};
+use switchboard_tests::stack::Stack;
 
 async fn counted() -> (Proxy, Stack) {
     Proxy::in_front(&[], |_| None).await

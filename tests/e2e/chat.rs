@@ -1,8 +1,7 @@
 //! The first article: direct messages between users.
 
 use serde_json::json;
-
-use crate::stack::Stack;
+use switchboard_tests::stack::Stack;
 
 #[tokio::test]
 async fn user_1_writes_to_user_2() {

@@ -8,9 +8,8 @@ use serde_json::{Value, json};
 use switchboard_core::error::UNKNOWN_ITEM;
 use switchboard_core::metrics::Metric;
 use switchboard_local::service::{Options, Service};
-
-use crate::proxy::{Call, Proxy};
-use crate::stack::{Stack, number, root, table_name};
+use switchboard_tests::proxy::{Call, Proxy};
+use switchboard_tests::stack::{Stack, number, root, table_name};
 
 /// The CloudFormation template of the stage dev. The framework wants every zip to exist and does not look into it.
 fn template() -> Value {

@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use switchboard_local::lambda::{Configuration, Function};
-
-use crate::stack::{Stack, binaries, root, table_name, text};
+use switchboard_tests::stack::{Stack, binaries, root, table_name, text};
 
 /// A function of ours next to a stack whose tables and gateway it uses.
 fn function(stack: &Stack, binary: &str, variables: &[(&str, &str)]) -> Function {

@@ -5,9 +5,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use serde_json::json;
-
-use crate::proxy::{Answer, Call, Proxy, answer};
-use crate::stack::{Row, Stack, root, table_name, text};
+use switchboard_tests::proxy::{Answer, Call, Proxy, answer};
+use switchboard_tests::stack::{Row, Stack, root, table_name, text};
 
 /// The state in which a lost `$disconnect` leaves a connection: its rows are there and it is not. `age_s` old.
 async fn leave_rows_of_a_gone_connection(stack: &Stack, user: &str, age_s: i64) -> Vec<(&'static str, Row)> {
@@ -23,7 +22,7 @@ async fn leave_rows_of_a_gone_connection(stack: &Stack, user: &str, age_s: i64) 
     stack.settled("topics", before[1].len()).await;
     let dynamodb = stack.dynamodb().await;
     for (table, row) in &mut left {
-        let connected_at_ms = crate::stack::number(row, "connectedAt") - 1000 * age_s;
+        let connected_at_ms = switchboard_tests::stack::number(row, "connectedAt") - 1000 * age_s;
         row.insert("connectedAt".to_owned(), AttributeValue::N(connected_at_ms.to_string()));
         dynamodb.put_item().table_name(table_name(table)).set_item(Some(row.clone())).send().await.unwrap();
     }

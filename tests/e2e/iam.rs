@@ -1,9 +1,9 @@
 //! Roles that lack a permission. That ours lack none is what every other test shows.
 
 use serde_json::json;
+use switchboard_tests::stack::Stack;
 
 use crate::failures::copied;
-use crate::stack::Stack;
 
 /// Our service after a change of a text in `infra/roles.yml`.
 fn with_roles(from: &str, to: &str) -> (tempfile::TempDir, String) {

@@ -3,10 +3,11 @@
 use std::process::Stdio;
 
 use serde_json::json;
+use switchboard_tests::client::Client;
+use switchboard_tests::stack::{
+    PATIENCE, Stack, binaries, children, command, environments, number, root, signal, text,
+};
 use tokio::process::Command;
-
-use crate::client::Client;
-use crate::stack::{PATIENCE, Stack, binaries, children, command, environments, number, root, signal, text};
 
 #[tokio::test]
 async fn rows_are_there_after_connect_and_gone_after_disconnect() {
@@ -159,7 +160,7 @@ async fn with_a_data_dir_rows_survive_the_stack() {
     let row = [("topic", "kept"), ("connectionId", "x")];
     let row = row.map(|(name, value)| (name.to_owned(), aws_sdk_dynamodb::types::AttributeValue::S(value.to_owned())));
     let dynamodb = stack.dynamodb().await;
-    let put = dynamodb.put_item().table_name(crate::stack::table_name("topics")).set_item(Some(row.into()));
+    let put = dynamodb.put_item().table_name(switchboard_tests::stack::table_name("topics")).set_item(Some(row.into()));
     put.send().await.unwrap();
     assert_eq!(stack.interrupt().await, Some(0));
     let stack = Stack::with(&arguments).await;

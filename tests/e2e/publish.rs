@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use serde_json::json;
+use switchboard_tests::client::Client;
+use switchboard_tests::proxy::Proxy;
+use switchboard_tests::stack::{Stack, binaries, environments, signal, table_name};
 
-use crate::client::Client;
 use crate::failures::hurried;
-use crate::proxy::Proxy;
-use crate::stack::{Stack, binaries, environments, signal, table_name};
 
 /// What an event carries besides its key.
 type Attributes<'a> = &'a [(&'a str, AttributeValue)];

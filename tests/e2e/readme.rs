@@ -6,10 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use aws_sdk_apigatewaymanagement::primitives::Blob;
+use switchboard_tests::stack::{PATIENCE, Stack, root, text};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
-
-use crate::stack::{PATIENCE, Stack, root, text};
 
 /// The fenced blocks of the README in one language.
 fn blocks(language: &str) -> Vec<String> {

@@ -7,11 +7,10 @@ use aws_sdk_apigatewaymanagement::error::ProvideErrorMetadata;
 use aws_sigv4::http_request::{SignableBody, SignableRequest, SignatureLocation, SigningSettings, sign};
 use aws_sigv4::sign::v4;
 use serde_json::json;
+use switchboard_tests::client::Client;
+use switchboard_tests::stack::{Stack, sdk};
 use tokio_tungstenite::tungstenite::Error;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
-
-use crate::client::Client;
-use crate::stack::{Stack, sdk};
 
 #[tokio::test]
 async fn functions_sign_right_and_others_are_refused() {

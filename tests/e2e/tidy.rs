@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::stack::root;
+use switchboard_tests::stack::root;
 
 /// The packages of this workspace that each one depends on, tests aside.
 fn arrows() -> BTreeMap<String, Vec<String>> {

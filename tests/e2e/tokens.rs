@@ -1,11 +1,10 @@
 //! Users whom a token names. The issuer is npm's `jose`.
 
 use serde_json::{Value, json};
+use switchboard_tests::client::Client;
+use switchboard_tests::stack::{Stack, root, text};
 use tokio::process::Command;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
-
-use crate::client::Client;
-use crate::stack::{Stack, root, text};
 
 /// Keys of several kinds, and tokens that are signed with them.
 async fn issued() -> Value {

@@ -1,8 +1,7 @@
 //! The second article: topics.
 
 use serde_json::json;
-
-use crate::stack::{Stack, number, text};
+use switchboard_tests::stack::{Stack, number, text};
 
 #[tokio::test]
 async fn a_subscriber_receives_what_is_published() {
@@ -112,7 +111,13 @@ async fn an_expired_row_is_not_served_though_it_is_still_there() {
     let mut other = stack.connect("").await;
     let ask = json!({"type": "message", "topic": "t", "message": 1, "id": "m"});
     assert_eq!(other.ask(ask.clone()).await["delivered"], 1);
-    dynamodb.put_item().table_name(crate::stack::table_name("topics")).set_item(Some(row)).send().await.unwrap();
+    dynamodb
+        .put_item()
+        .table_name(switchboard_tests::stack::table_name("topics"))
+        .set_item(Some(row))
+        .send()
+        .await
+        .unwrap();
     assert_eq!(other.ask(ask).await["delivered"], 0);
 }
 

@@ -12,12 +12,6 @@
 //! * Ctrl-C ends the stack and every process that it has started.
 
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a test prints its counts and fails where it stands")]
-#![expect(dead_code, unreachable_pub, reason = "the modules are those of the end to end tests")]
-
-#[path = "../e2e/client.rs"]
-mod client;
-#[path = "../e2e/stack.rs"]
-mod stack;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -26,11 +20,10 @@ use std::time::{Duration, Instant};
 use aws_sdk_dynamodb::types::AttributeValue;
 use futures_util::StreamExt;
 use serde_json::{Value, json};
+use switchboard_tests::client::Client;
+use switchboard_tests::stack::{PATIENCE, Stack, children, table_name, text};
 use tokio::sync::{Semaphore, watch};
 use tokio_tungstenite::tungstenite::Message;
-
-use client::Client;
-use stack::{PATIENCE, Stack, children, table_name, text};
 
 const CONNECTIONS: usize = 2000;
 const TOPICS: usize = 50;

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use switchboard_local::lambda::FunctionError;
+use switchboard_tests::keys::keys;
+use switchboard_tests::wire::CLOSE;
 
 use crate::bed::{Answer, Bed, KIB, Script};
-use crate::keys::keys;
-use crate::wire::CLOSE;
 
 const METHOD_ARN: &str = "arn:aws:execute-api:us-east-1:123456789012:abcdef1234/dev/$connect";
 const AUTH: [(&str, &str); 1] = [("Auth", "token")];

@@ -11,12 +11,11 @@ use switchboard_local::gateway::knobs::{Knobs, Limits};
 use switchboard_local::gateway::{Api, Authorizer, Gateway, Integration, Paths, Settings};
 use switchboard_local::iam::Callers;
 use switchboard_local::lambda::FunctionError;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
+use switchboard_tests::wire::{self, Client, Reply, SOON, Tcp};
+use tokio::io::{AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
-
-use crate::wire::{self, Client, Reply, SOON, Tcp, close_code};
 
 pub const OK: &str = r#"{"statusCode":200}"#;
 pub const KIB: usize = 1024;
@@ -226,7 +225,7 @@ impl Bed {
 
     /// That the gateway closes the client with this code, and that this is the one in `$disconnect`.
     pub async fn assert_closes(&mut self, client: &mut Client, code: u16, why: &str) {
-        assert_eq!(client.closed().await, Some(code), "{why}");
+        assert_eq!(client.closed_without_echo().await, Some(code), "{why}");
         assert_eq!(self.disconnected().await["disconnectStatusCode"], code, "{why}");
     }
 
@@ -313,30 +312,6 @@ impl Bed {
     /// Waits for the end of the gateway.
     pub async fn ended(&mut self) {
         tokio::time::timeout(SOON, &mut self.server).await.expect("still serving").unwrap().unwrap();
-    }
-}
-
-/// What only our gateway's clients may expect: that it ends TCP in good order without an echo, and words its errors so.
-impl Client {
-    /// The close frame, which must be next, and then the end of TCP.
-    pub async fn closed(&mut self) -> Option<u16> {
-        let payload = self.close_frame().await;
-        let mut rest = Vec::new();
-        tokio::time::timeout(SOON, self.tcp.read_to_end(&mut rest)).await.expect("TCP still open").unwrap();
-        assert_eq!(rest, b"");
-        close_code(&payload)
-    }
-
-    /// The message and the request id of the error frame, which must be next and be to the letter as AWS writes it.
-    pub async fn hears_error(&mut self) -> (String, String) {
-        let frame = self.hears().await;
-        let parsed: Value = serde_json::from_str(&frame).unwrap();
-        let text = |key: &str| parsed[key].as_str().unwrap().to_owned();
-        let (message, request_id) = (text("message"), text("requestId"));
-        let id = &self.id;
-        let expected = format!(r#"{{"message": "{message}", "connectionId":"{id}", "requestId":"{request_id}"}}"#);
-        assert_eq!(frame, expected);
-        (message, request_id)
     }
 }
 

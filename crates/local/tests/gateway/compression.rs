@@ -3,9 +3,9 @@
 
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress};
 use switchboard_local::gateway::knobs::Deflate;
+use switchboard_tests::wire::{BINARY, CONTINUATION, Client, Frame, PING, PONG, RSV1, TEXT};
 
 use crate::bed::{Bed, KIB, Script};
-use crate::wire::{BINARY, CONTINUATION, Client, Frame, PING, PONG, RSV1, TEXT};
 
 /// What browsers and npm's ws offer.
 const USUAL: &str = "permessage-deflate; client_max_window_bits";
@@ -214,7 +214,7 @@ async fn what_is_compressed_wrongly_is_closed_with_its_code_and_reaches_no_route
     for (mut bed, offer) in [(Script::new().start().await, USUAL), (bed, "permessage-bzip2")] {
         let (mut client, _) = connect(&mut bed, offer).await;
         client.frame(true, RSV1 | TEXT, &whole).await;
-        assert_eq!(client.closed().await, Some(1002), "{offer}");
+        assert_eq!(client.closed_without_echo().await, Some(1002), "{offer}");
     }
 }
 
@@ -232,6 +232,6 @@ async fn it_is_the_compressed_message_that_is_cut_into_frames() {
             assert_eq!(sizes.len(), compressed.div_ceil(most));
         }
         bed.call("DELETE", &client.id, b"").await;
-        assert_eq!(client.closed().await, Some(1000));
+        assert_eq!(client.closed_without_echo().await, Some(1000));
     }
 }

@@ -2,16 +2,16 @@
 
 use std::time::{Duration, Instant};
 
+use switchboard_tests::wire::{A_WHILE, CLOSE, Client, TEXT, masked};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::bed::Script;
-use crate::wire::{A_WHILE, CLOSE, Client, TEXT, masked};
 
 #[tokio::test]
 async fn a_disconnect_can_be_lost_and_the_connection_is_gone_all_the_same() {
     let (mut bed, mut client) = Script::new().fault("lost-disconnect=1").connected().await;
     client.frame(true, CLOSE, b"").await;
-    assert_eq!(client.closed().await, None);
+    assert_eq!(client.closed_without_echo().await, None);
     bed.assert_gone("POST", &client.id).await;
     bed.assert_nothing_invoked().await;
 }

@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use switchboard_tests::wire::{A_WHILE, CLOSE, Reply, SOON};
 use tokio::io::AsyncReadExt;
 use tokio::sync::Semaphore;
 
 use crate::bed::{RFC_6455_ACCEPT, Script, connection_id, error, ok};
-use crate::wire::{A_WHILE, CLOSE, Reply, SOON};
 
 #[tokio::test]
 async fn the_101_comes_when_connect_has_answered_and_not_before() {

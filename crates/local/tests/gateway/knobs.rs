@@ -8,11 +8,11 @@ use switchboard_local::gateway::knobs::{
     AbortDuringConnect, IdValidation, MissingStatusCode, NonUtf8Post, NullStyle, OnewayErrorStatus, PostToPending,
     Sigv4, ThrottleFrame,
 };
+use switchboard_tests::keys::keys;
+use switchboard_tests::wire::{A_WHILE, CLOSE, PING, Reply, TEXT, masked};
 use tokio::sync::Semaphore;
 
 use crate::bed::{KIB, Script, connection_id, ok};
-use crate::keys::keys;
-use crate::wire::{A_WHILE, CLOSE, PING, Reply, TEXT, masked};
 
 #[tokio::test]
 async fn sizes_are_settings() {
@@ -137,7 +137,7 @@ async fn a_throttled_message_can_be_dropped_in_silence() {
     client.text(r#"{"action":"boom"}"#).await;
     bed.event_of("sendMessage").await;
     client.frame(true, CLOSE, b"").await;
-    assert_eq!(client.closed().await, None);
+    assert_eq!(client.closed_without_echo().await, None);
     bed.event_of("$disconnect").await;
 }
 
@@ -177,7 +177,7 @@ async fn the_messages_of_a_client_are_counted_for_it_alone_and_not_without_a_rat
                 bed.event_of("$default").await;
             }
             client.frame(true, CLOSE, b"").await;
-            assert_eq!(client.closed().await, None);
+            assert_eq!(client.closed_without_echo().await, None);
             bed.event_of("$disconnect").await;
         }
     }

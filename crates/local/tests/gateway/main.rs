@@ -4,7 +4,7 @@
 //! hide what is tested here: fragments, broken frames, close codes, the exact handshake. A test whose expectation is
 //! inferred, not documented or observed on AWS, says so.
 //!
-//! `wire` is that client and `bed` the gateway. The life of a connection is in `handshake`, `events`, `authorizers`,
+//! The client is `switchboard_tests::wire`, and `bed` is the gateway. The life of a connection is in `handshake`, `events`, `authorizers`,
 //! `routing`, `responses` and `management`, its limits in `quotas`, and what has a flag in `knobs`, `compression` and
 //! `faults_on_demand`.
 #![expect(clippy::unwrap_used, reason = "a test's helpers fail as its assertions do")]
@@ -16,21 +16,19 @@ mod compression;
 mod events;
 mod faults_on_demand;
 mod handshake;
-mod keys;
 mod knobs;
 mod management;
 mod quotas;
 mod responses;
 mod routing;
-mod wire;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use switchboard_tests::wire::CLOSE;
 use tokio::net::TcpStream;
 
 use bed::{KIB, OK, Script, connection_id};
-use wire::CLOSE;
 
 #[tokio::test]
 async fn an_ordinary_client_library_connects_talks_and_closes() {

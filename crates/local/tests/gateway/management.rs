@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
+use switchboard_tests::wire::{CLOSE, Reply};
 use tokio::sync::Semaphore;
 
 use crate::bed::{KIB, Script, connection_id, ok};
-use crate::wire::{CLOSE, Reply};
 
 #[tokio::test]
 async fn a_post_is_delivered_as_one_text_message() {

@@ -5,9 +5,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use switchboard_local::gateway::knobs::{IDLE_TIMEOUT, Limits};
 use switchboard_local::lambda::FunctionError;
+use switchboard_tests::wire::{BINARY, CLOSE, CONTINUATION, TEXT};
 
 use crate::bed::{KIB, Script};
-use crate::wire::{BINARY, CLOSE, CONTINUATION, TEXT};
 
 #[tokio::test]
 async fn what_fits_the_limits_is_accepted_whole() {
@@ -128,7 +128,7 @@ async fn messages_and_posts_beyond_the_rate_are_answered_and_reach_nobody() {
     let reply = bed.call("POST", &client.id, b"never").await;
     assert_eq!(reply.error(), (429, Some("LimitExceededException")));
     client.frame(true, CLOSE, b"").await;
-    assert_eq!(client.closed().await, None);
+    assert_eq!(client.closed_without_echo().await, None);
     bed.event_of("$disconnect").await;
 }
 

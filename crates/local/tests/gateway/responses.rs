@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use serde_json::json;
+use switchboard_tests::wire::CLOSE;
 use tokio::sync::Semaphore;
 
 use crate::bed::{KIB, Script, error};
-use crate::wire::CLOSE;
 
 /// That a well-formed error status is silent is inferred from "won't send any information about the result".
 #[tokio::test]
@@ -22,7 +22,7 @@ async fn a_one_way_route_keeps_every_well_formed_response_to_itself() {
         bed.invoke(&mut client, "sendMessage").await;
         assert_eq!(bed.failure(&mut client, "boom").await, "Internal server error", "{answer}");
         client.frame(true, CLOSE, b"").await;
-        assert_eq!(client.closed().await, None, "{answer}");
+        assert_eq!(client.closed_without_echo().await, None, "{answer}");
     }
 }
 
@@ -90,7 +90,7 @@ async fn the_result_for_a_sender_that_left_is_dropped() {
     // May overtake the message's function.
     bed.event_of("$disconnect").await;
     gate.add_permits(1);
-    assert_eq!(client.closed().await, None);
+    assert_eq!(client.closed_without_echo().await, None);
     bed.assert_nothing_invoked().await;
 }
 
@@ -99,7 +99,7 @@ async fn nobody_minds_a_failing_disconnect() {
     let (mut bed, mut client) = Script::new().on_async("$disconnect", |_| async { error() }).connected().await;
     client.frame(true, CLOSE, b"").await;
     bed.event_of("$disconnect").await;
-    assert_eq!(client.closed().await, None);
+    assert_eq!(client.closed_without_echo().await, None);
     bed.assert_nothing_invoked().await;
 }
 

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
+use switchboard_tests::wire::{CLOSE, Frame, PING, PONG};
 use tokio::sync::Semaphore;
 
 use crate::bed::{OK, Script, error};
-use crate::wire::{CLOSE, Frame, PING, PONG};
 
 #[tokio::test]
 async fn every_message_goes_to_one_route() {

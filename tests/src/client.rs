@@ -8,12 +8,19 @@ use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
 use crate::stack::PATIENCE;
 
+/// A connected client.
+#[derive(Debug)]
 pub struct Client {
+    /// The library's own socket, for frames that are not JSON.
     pub socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
 }
 
 impl Client {
-    /// Connects, or says with which status the handshake was refused.
+    /// Connects.
+    ///
+    /// # Errors
+    ///
+    /// The status with which the handshake was refused.
     pub async fn connect(url: &str) -> Result<Self, u16> {
         match tokio_tungstenite::connect_async(url).await {
             Ok((socket, _)) => Ok(Self { socket }),
@@ -22,10 +29,12 @@ impl Client {
         }
     }
 
+    /// Sends a frame.
     pub async fn send(&mut self, frame: Value) {
         self.send_text(&frame.to_string()).await;
     }
 
+    /// Sends a text that need not be JSON.
     pub async fn send_text(&mut self, text: &str) {
         self.socket.send(Message::text(text)).await.unwrap();
     }
@@ -38,6 +47,7 @@ impl Client {
         }
     }
 
+    /// The next frame.
     pub async fn next(&mut self) -> Value {
         let text = self.next_text().await;
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
@@ -54,7 +64,7 @@ impl Client {
         assert_eq!(self.ask(json!({"type": "ping"})).await, json!({"type": "pong"}));
     }
 
-    /// The code with which the gateway closes.
+    /// Waits until the gateway closes, and returns the code.
     pub async fn closed(&mut self) -> u16 {
         loop {
             match tokio::time::timeout(PATIENCE, self.socket.next()).await.expect("no close frame came") {
@@ -65,6 +75,7 @@ impl Client {
         }
     }
 
+    /// Closes, and waits for the end.
     pub async fn close(mut self) {
         self.socket.close(None).await.unwrap();
         while let Some(Ok(_)) = self.socket.next().await {}

@@ -37,6 +37,7 @@ pub type Answer = BoxFuture<'static, Response<Body>>;
 /// What to answer instead of asking AWS: `None` passes the call on.
 pub type Rule = dyn Fn(&Call) -> Option<Answer> + Send + Sync;
 
+/// A running proxy.
 pub struct Proxy {
     shared: Arc<Shared>,
 }
@@ -51,6 +52,12 @@ struct Shared {
     /// DynamoDB and the gateway, once the stack runs.
     upstream: OnceLock<(String, String)>,
     client: Client<HttpConnector, Full<Bytes>>,
+}
+
+impl std::fmt::Debug for Proxy {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Proxy").finish_non_exhaustive()
+    }
 }
 
 impl Proxy {
@@ -86,6 +93,7 @@ impl Proxy {
         self.take_calls().into_iter().map(|call| call.operation).collect()
     }
 
+    /// The calls since the last time, in order of arrival.
     pub fn take_calls(&self) -> Vec<Call> {
         self.shared.calls.send_replace(Vec::new())
     }
@@ -131,7 +139,7 @@ async fn serve(State(shared): State<Arc<Shared>>, request: Request) -> Response<
     parts.uri = format!("http://{upstream}{}", parts.uri).parse().unwrap();
     shared.bytes.fetch_add(body.len(), Ordering::Relaxed);
     let Ok(answer) = shared.client.request(axum::http::Request::from_parts(parts, Full::new(body))).await else {
-        // The stack has ended, and its functions, who are answered, are about to.
+        // The stack has ended, and its functions are about to.
         return Response::builder().status(502).body(Body::empty()).unwrap();
     };
     let length = answer.headers().get("content-length").and_then(|length| length.to_str().ok()?.parse().ok());

@@ -1,10 +1,11 @@
 //! A client that does nothing by itself: bytes, frames and HTTP, over whatever carries bytes.
 //!
-//! Client libraries hide what is looked at here: fragments, broken frames, close codes, the exact handshake. The
-//! conformance suite uses it, too.
+//! Client libraries hide what tests look at here: fragments, broken frames, close codes, the exact handshake.
 
+use std::fmt;
 use std::time::Duration;
 
+use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio_tungstenite::tungstenite::handshake::client::generate_key;
 
@@ -13,15 +14,22 @@ pub const SOON: Duration = Duration::from_secs(20);
 /// For what must not happen.
 pub const A_WHILE: Duration = Duration::from_millis(300);
 
+/// The opcode of every frame of a message but its first.
 pub const CONTINUATION: u8 = 0x0;
+/// The opcode of a text message's first frame.
 pub const TEXT: u8 = 0x1;
+/// The opcode of a binary message's first frame.
 pub const BINARY: u8 = 0x2;
+/// The opcode of a close frame.
 pub const CLOSE: u8 = 0x8;
+/// The opcode of a ping frame.
 pub const PING: u8 = 0x9;
+/// The opcode of a pong frame.
 pub const PONG: u8 = 0xa;
 /// In front of the opcode of a compressed message's first frame.
 pub const RSV1: u8 = 0x40;
 
+/// Bytes there and back: TCP, or TLS.
 pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
 
@@ -46,12 +54,16 @@ pub async fn request(mut tcp: Tcp, host: &str, path: &str, headers: &[(&str, &st
 /// An HTTP response.
 #[derive(Debug)]
 pub struct Reply {
+    /// Its status.
     pub status: u16,
+    /// Its headers, whose names are in lower case.
     pub headers: Vec<(String, String)>,
+    /// Its body; empty after a handshake.
     pub body: String,
 }
 
 impl Reply {
+    /// Reads the response that is next.
     pub async fn read(tcp: &mut Tcp) -> Self {
         tokio::time::timeout(SOON, Self::parse(tcp)).await.expect("no HTTP response came")
     }
@@ -91,6 +103,7 @@ impl Reply {
         reply
     }
 
+    /// The value of a header, by its name in lower case.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(header, _)| header == name).map(|(_, value)| value.as_str())
     }
@@ -101,11 +114,14 @@ impl Reply {
     }
 }
 
+/// A frame as a server sends it.
 #[derive(Debug, PartialEq)]
 pub struct Frame {
+    /// Whether it is the last frame of its message.
     pub fin: bool,
     /// With the reserved bits in front, which are zero unless compression was negotiated.
     pub opcode: u8,
+    /// Its payload.
     pub payload: Vec<u8>,
 }
 
@@ -135,28 +151,44 @@ pub struct Client {
     pub reply: Reply,
     /// Its connection's id, once that is known.
     pub id: String,
+    /// The connection, for tests that read and write bytes.
     pub tcp: Tcp,
 }
 
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").field("reply", &self.reply).field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
 impl Client {
+    /// Reads the answer to a handshake, whatever it says.
     pub async fn accept(mut tcp: Tcp) -> Self {
         Self { reply: Reply::read(&mut tcp).await, id: String::new(), tcp }
     }
 
+    /// Sends bytes as they are.
     pub async fn raw(&mut self, bytes: &[u8]) {
         self.tcp.write_all(bytes).await.unwrap();
     }
 
+    /// Sends a frame.
     pub async fn frame(&mut self, fin: bool, opcode: u8, payload: &[u8]) {
         self.raw(&masked(fin, opcode, payload)).await;
         self.tcp.flush().await.unwrap();
     }
 
+    /// Sends a text message in one frame.
     pub async fn text(&mut self, text: &str) {
         self.frame(true, TEXT, text.as_bytes()).await;
     }
 
-    /// A text message of several frames.
+    /// Sends a JSON message in one frame.
+    pub async fn send(&mut self, message: &Value) {
+        self.text(&message.to_string()).await;
+    }
+
+    /// Sends a text message of several frames.
     pub async fn fragments(&mut self, fragments: &[&[u8]]) {
         for (index, fragment) in fragments.iter().enumerate() {
             let opcode = if index == 0 { TEXT } else { CONTINUATION };
@@ -190,8 +222,72 @@ impl Client {
         }
     }
 
+    /// The next message, which must be text.
     pub async fn hears(&mut self) -> String {
         self.message().await.0
+    }
+
+    /// The next message, which must be JSON.
+    pub async fn hears_json(&mut self) -> Value {
+        let text = self.hears().await;
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
+    }
+
+    /// Sends a JSON message and returns the one that comes next.
+    pub async fn ask(&mut self, message: &Value) -> Value {
+        self.send(message).await;
+        self.hears_json().await
+    }
+
+    /// The message and the request id of the error frame, which must be next and be to the letter as AWS writes it.
+    pub async fn hears_error(&mut self) -> (String, String) {
+        let frame = self.hears().await;
+        let parsed: Value = serde_json::from_str(&frame).unwrap();
+        let text = |key: &str| parsed[key].as_str().unwrap().to_owned();
+        let (message, request_id) = (text("message"), text("requestId"));
+        let id = &self.id;
+        let expected = format!(r#"{{"message": "{message}", "connectionId":"{id}", "requestId":"{request_id}"}}"#);
+        assert_eq!(frame, expected);
+        (message, request_id)
+    }
+
+    /// Fails if anything comes within a while.
+    pub async fn hears_nothing(&mut self) {
+        if let Ok(byte) = tokio::time::timeout(A_WHILE, self.tcp.read_u8()).await {
+            panic!("something came: {byte:?}");
+        }
+    }
+
+    /// Sends a close frame with this code and reason, and waits for the echo and the end of TCP.
+    pub async fn close(&mut self, code: u16, reason: &str) -> Option<u16> {
+        self.frame(true, CLOSE, &[&code.to_be_bytes(), reason.as_bytes()].concat()).await;
+        self.closed().await
+    }
+
+    /// Waits for the close frame, which must be next, answers it, and waits for the end of TCP. Returns the code.
+    pub async fn closed(&mut self) -> Option<u16> {
+        self.closed_with_reason().await.0
+    }
+
+    /// Does what `closed` does, and returns the reason as well.
+    pub async fn closed_with_reason(&mut self) -> (Option<u16>, String) {
+        let payload = self.close_frame().await;
+        // A server that closes for a broken frame need not wait for the echo.
+        let _ = self.tcp.write_all(&masked(true, CLOSE, &payload)).await;
+        let mut rest = Vec::new();
+        let end = tokio::time::timeout(SOON, self.tcp.read_to_end(&mut rest)).await.expect("TCP stays open");
+        assert!(end.is_err() || rest.is_empty(), "{rest:?} came after the close frame");
+        (close_code(&payload), String::from_utf8_lossy(payload.get(2..).unwrap_or_default()).into_owned())
+    }
+
+    /// Waits for the close frame, which must be next, and for the end of TCP without answering. Returns the code.
+    /// Our gateway ends TCP in good order even so.
+    pub async fn closed_without_echo(&mut self) -> Option<u16> {
+        let payload = self.close_frame().await;
+        let mut rest = Vec::new();
+        tokio::time::timeout(SOON, self.tcp.read_to_end(&mut rest)).await.expect("TCP still open").unwrap();
+        assert_eq!(rest, b"");
+        close_code(&payload)
     }
 
     /// The payload of the close frame, which must be next.
@@ -202,6 +298,11 @@ impl Client {
     }
 }
 
+/// Reads a frame, however long that takes.
+///
+/// # Errors
+///
+/// If the connection ends before or within it.
 pub async fn read_frame(tcp: &mut Tcp) -> std::io::Result<Frame> {
     let first = tcp.read_u8().await?;
     let length = match tcp.read_u8().await? {

@@ -1,10 +1,10 @@
-//! Which keys events have, and whether nulls, for these tests and for the conformance suite.
+//! The keys that events have, and whether there is a null in them.
 
 use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-/// Those of `requestContext` at `$connect`.
+/// The keys of `requestContext` at `$connect`.
 pub const CONTEXT: [&str; 13] = [
     "routeKey",
     "eventType",
@@ -21,6 +21,7 @@ pub const CONTEXT: [&str; 13] = [
     "apiId",
 ];
 
+/// The keys of an object.
 pub fn keys(object: &Value) -> BTreeSet<&str> {
     object.as_object().unwrap().keys().map(String::as_str).collect()
 }

@@ -14,9 +14,11 @@ use crate::client::Client;
 /// How long anything may take before a test calls it missing. Generous: it costs time only in a failing test.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
+/// A row of a table.
 pub type Row = std::collections::HashMap<String, AttributeValue>;
 
 /// A running `switchboard-local`. Killed with the test.
+#[derive(Debug)]
 pub struct Stack {
     process: Child,
     /// `127.0.0.1:{port}` of the gateway.
@@ -29,7 +31,7 @@ pub struct Stack {
 /// The folder of the binaries under test: that of the environment variable `SWITCHBOARD_BINARIES`, else what was built
 /// with this test.
 pub fn binaries() -> PathBuf {
-    #[expect(clippy::disallowed_methods, reason = "a test is configured here alone")]
+    #[expect(clippy::disallowed_methods, reason = "tests are configured here alone")]
     let folder = match std::env::var("SWITCHBOARD_BINARIES") {
         Ok(folder) => root().join(folder),
         Err(_) => std::env::current_exe().unwrap().ancestors().nth(2).unwrap().to_path_buf(),
@@ -53,10 +55,12 @@ pub fn command(arguments: &[&str]) -> Command {
 }
 
 impl Stack {
+    /// Starts the service of this repository, and waits until it is ready.
     pub async fn start() -> Self {
         Self::with(&[]).await
     }
 
+    /// Does so with further arguments.
     pub async fn with(arguments: &[&str]) -> Self {
         let mut process = command(arguments).spawn().unwrap();
         let (sender, mut lines) = watch::channel(Vec::new());
@@ -91,7 +95,7 @@ impl Stack {
 
     /// The status with which a handshake is refused.
     pub async fn refused(&self, query: &str) -> u16 {
-        Client::connect(&format!("ws://{}/dev{query}", self.gateway)).await.err().expect("the handshake succeeded")
+        Client::connect(&format!("ws://{}/dev{query}", self.gateway)).await.expect_err("the handshake succeeded")
     }
 
     /// Every line so far that contains all of `parts`.
@@ -109,10 +113,12 @@ impl Stack {
         }
     }
 
+    /// A client of the stack's DynamoDB.
     pub async fn dynamodb(&self) -> aws_sdk_dynamodb::Client {
         aws_sdk_dynamodb::Client::new(&sdk(&format!("http://{}", self.dynamodb)).await)
     }
 
+    /// A client of the stack's `@connections`.
     pub async fn management(&self) -> aws_sdk_apigatewaymanagement::Client {
         aws_sdk_apigatewaymanagement::Client::new(&sdk(&format!("http://{}/dev", self.gateway)).await)
     }
@@ -148,11 +154,13 @@ impl Stack {
         status.unwrap().code()
     }
 
+    /// The id of the process `switchboard-local`.
     pub fn process_id(&self) -> u32 {
         self.process.id().unwrap()
     }
 }
 
+/// The name of a table of the stage `dev`.
 pub fn table_name(table: &str) -> String {
     format!("switchboard-dev-{table}")
 }
@@ -170,6 +178,7 @@ pub async fn sdk(endpoint: &str) -> aws_config::SdkConfig {
         .await
 }
 
+/// Sends a signal, `-INT` for instance.
 pub async fn signal(name: &str, process_id: u32) {
     let status = Command::new("kill").args([name, &process_id.to_string()]).status().await.unwrap();
     assert!(status.success());
@@ -197,10 +206,12 @@ pub async fn environments(stack: &Stack) -> Vec<u32> {
         .collect()
 }
 
+/// An attribute that is a string.
 pub fn text(row: &Row, attribute: &str) -> String {
     row[attribute].as_s().unwrap().clone()
 }
 
+/// An attribute that is a number.
 pub fn number(row: &Row, attribute: &str) -> i64 {
     row[attribute].as_n().unwrap().parse().unwrap()
 }
