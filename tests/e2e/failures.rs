@@ -34,7 +34,7 @@ async fn mark_earlier(stack: &Stack, seconds: i64) {
     let marked: Vec<_> = stack.rows("connections").await.into_iter().filter(|row| row.contains_key("goneAt")).collect();
     assert!(!marked.is_empty(), "no connection is marked");
     for mut row in marked {
-        let gone_at_ms = crate::stack::number(&row, "goneAt") - 1000 * seconds;
+        let gone_at_ms = switchboard_tests::stack::number(&row, "goneAt") - 1000 * seconds;
         row.insert("goneAt".to_owned(), AttributeValue::N(gone_at_ms.to_string()));
         let put = stack.dynamodb().await.put_item().table_name(table_name("connections"));
         put.set_item(Some(row)).send().await.unwrap();

@@ -9,6 +9,7 @@
 mod another_service;
 mod budget;
 mod chat;
+mod delivery;
 mod deployment;
 mod events;
 mod failures;

@@ -28,6 +28,11 @@ pub fn start_log() {
     }
 }
 
+/// Logs why a function cannot start. Lambda itself only sees that the process ends.
+pub fn log_start_failure(error: &Error) {
+    error!(outcome = error.error_type(), %error, "the function cannot start");
+}
+
 /// Serves events until Lambda ends the execution environment.
 ///
 /// This is `lambda_runtime::run` without its tracing layer: the layer's span would write the same two ids twice into
