@@ -11,10 +11,10 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::ClientError;
-use crate::connection::{UserId, checked};
+use crate::connection::{UserId, is_printable};
 use crate::topic::Topic;
 
-/// Longest `id` of a frame, in characters.
+/// Longest `id` of a frame, in characters, which are at most 512 bytes of UTF-8.
 pub const MAX_ID_CHARS: usize = 128;
 
 /// Largest `body` or `message`, in bytes of JSON. The gateway takes at most 128 KB (131,072 bytes) a post (Amazon API
@@ -99,7 +99,10 @@ impl Frame {
         }
         let expected = || format!("a string of 1 to {MAX_ID_CHARS} characters without control characters");
         let id = self.string("id", expected)?;
-        checked("id", &id, MAX_ID_CHARS).map(Some)
+        if !is_printable(&id) || id.chars().count() > MAX_ID_CHARS {
+            return Err(ClientError::InvalidField { field: "id", expected: expected() });
+        }
+        Ok(Some(id))
     }
 
     /// Reads a frame for `$default` by its `action` or, when it has none, its `type`.
@@ -363,9 +366,10 @@ mod tests {
     #[test]
     fn the_largest_payload_fits_a_post_in_any_envelope() {
         let body = serde_json::value::to_raw_value(&"x".repeat(MAX_PAYLOAD_BYTES - 2)).unwrap();
-        let widest = "\u{10ffff}".repeat(UserId::MAX_CHARS);
-        let sender = UserId::parse("userId", &widest).unwrap();
-        assert!(direct_message(&sender, &body).len() <= 128 * 1024);
-        assert!(data(Some(&widest[..4 * MAX_ID_CHARS]), &body).len() <= 128 * 1024);
+        for widest in ["\u{10ffff}", "\"", "\\"] {
+            let sender = UserId::parse("userId", &widest.repeat(UserId::MAX_BYTES / widest.len())).unwrap();
+            assert!(direct_message(&sender, &body).len() <= 128 * 1024);
+            assert!(data(Some(&widest.repeat(MAX_ID_CHARS)), &body).len() <= 128 * 1024);
+        }
     }
 }
