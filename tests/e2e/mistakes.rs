@@ -22,7 +22,7 @@ async fn every_mistake_in_a_frame_is_named_and_survived() {
         ("[1,2]", "malformed_json", "an array"),
         (r#""x""#, "malformed_json", "a string"),
         ("null", "malformed_json", "null"),
-        (&deep, "malformed_json", "recursion limit"),
+        (&deep, "malformed_json", "127 levels"),
         (r#"{"body":"hello!"}"#, "missing_field", "`action` or `type`"),
         (r#"{"action":"dance"}"#, "unknown_type", "`dance`"),
         (r#"{"type":"$connect"}"#, "unknown_type", "`$connect`"),
