@@ -14,6 +14,7 @@ mod deployment;
 mod events;
 mod failures;
 mod iam;
+mod json;
 mod lifecycle;
 mod mistakes;
 mod publish;

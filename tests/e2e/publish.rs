@@ -106,9 +106,11 @@ async fn poison_is_logged_with_its_key_and_holds_up_nobody() {
     let stack = Stack::start().await;
     let mut one = subscriber(&stack, "t").await;
     let huge = string(&"x".repeat(300 * 1024));
+    let deep = string(&format!("{}{}", "[".repeat(126), "]".repeat(126)));
     let poison: &[(&str, &str, Attributes<'_>, &str)] = &[
         ("t", "no-data", &[], "`data` is missing"),
         ("t", "huge", &[("data", huge)], "bytes of JSON"),
+        ("t", "deep", &[("json", deep)], "deeper than 125 levels"),
         ("t", "no-json", &[("json", string("{oops"))], "`json` must be JSON"),
         ("@", "no-user", &[("senderId", string("1")), ("body", string("x"))], "`topic`"),
         ("@2", "no-sender", &[("body", string("x"))], "`senderId` is missing"),

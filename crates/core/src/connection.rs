@@ -28,13 +28,13 @@ impl fmt::Display for ConnectionId {
     }
 }
 
-/// The name of a user: 1 to 256 characters, none of them a control character.
+/// The name of a user: 1 to 256 bytes of UTF-8 without control characters.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct UserId(String);
 
 impl UserId {
-    /// Longest user id, in characters.
-    pub const MAX_CHARS: usize = 256;
+    /// Longest user id, in bytes of UTF-8.
+    pub const MAX_BYTES: usize = 256;
 
     /// Checks a user id; `field` is where the client wrote it, for the error.
     ///
@@ -42,7 +42,7 @@ impl UserId {
     ///
     /// [`ClientError::InvalidField`].
     pub fn parse(field: &'static str, text: &str) -> Result<Self, ClientError> {
-        checked(field, text, Self::MAX_CHARS).map(Self)
+        checked(field, text, Self::MAX_BYTES).map(Self)
     }
 
     /// The id as text.
@@ -71,14 +71,19 @@ pub struct Connection {
     pub is_open: bool,
 }
 
-/// The rule for every name that a person or a client chooses: not empty, bounded, printable.
-pub(crate) fn checked(field: &'static str, text: &str, max_chars: usize) -> Result<String, ClientError> {
-    let length = text.chars().take(max_chars + 1).count();
-    if length == 0 || length > max_chars || text.chars().any(char::is_control) {
-        let expected = format!("a string of 1 to {max_chars} characters without control characters");
+/// The rule for the names of users and topics: not empty, bounded, printable. The bound is in bytes because a connection's
+/// row holds the names of all its topics, and each subscribe pays for the row by its size.
+pub(crate) fn checked(field: &'static str, text: &str, max_bytes: usize) -> Result<String, ClientError> {
+    if text.len() > max_bytes || !is_printable(text) {
+        let expected = format!("a string of 1 to {max_bytes} bytes of UTF-8 without control characters");
         return Err(ClientError::InvalidField { field, expected });
     }
     Ok(text.to_owned())
+}
+
+/// Whether there is something to be seen, and no control character in it.
+pub(crate) fn is_printable(text: &str) -> bool {
+    !text.is_empty() && !text.chars().any(char::is_control)
 }
 
 #[cfg(test)]
@@ -88,11 +93,11 @@ mod tests {
     #[test]
     fn user_ids_are_bounded_and_printable() {
         assert_eq!(UserId::parse("userId", "2").unwrap().as_str(), "2");
-        assert!(UserId::parse("userId", &"é".repeat(256)).is_ok());
-        for wrong in ["", "a\u{0}b", "line\nbreak", &"x".repeat(257), &"x".repeat(10_240)] {
+        assert!(UserId::parse("userId", &"é".repeat(128)).is_ok());
+        for wrong in ["", "a\u{0}b", "line\nbreak", &"x".repeat(257), &"é".repeat(129), &"x".repeat(10_240)] {
             let error = UserId::parse("userId", wrong).unwrap_err();
             assert_eq!(error.code(), "invalid_field");
-            assert!(error.to_string().contains("`userId`"), "{error}");
+            assert!(error.to_string().contains("`userId` must be a string of 1 to 256 bytes"), "{error}");
         }
     }
 }

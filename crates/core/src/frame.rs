@@ -1,33 +1,46 @@
 //! What clients send and receive: text frames, each one JSON object.
 //!
-//! The only module that reads or writes client JSON. Inbound, a frame is a map from field names to the raw text of
-//! their values, so that what a person typed reaches its receiver byte for byte: no number is rounded, no key is
-//! reordered. Unknown fields are ignored.
+//! The only module that reads or writes client JSON. An inbound frame stays text: this module finds its fields and leaves
+//! their values as they were typed. So everything that the grammar of JSON allows reaches its receiver byte for byte: no
+//! number is rounded or too large, no key is reordered, and half a surrogate pair (`"\ud83d"`) is no mistake. Unknown
+//! fields are ignored, and `null` means that a field is absent.
 
-use std::collections::HashMap;
+use std::borrow::Cow;
+use std::fmt;
 
 use serde::Serialize;
-use serde_json::Value;
+use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use crate::ClientError;
-use crate::connection::{UserId, checked};
+use crate::connection::{UserId, is_printable};
 use crate::topic::Topic;
 
-/// Longest `id` of a frame, in characters.
+/// Longest `id` of a frame, in characters, which are at most 512 bytes of UTF-8.
 pub const MAX_ID_CHARS: usize = 128;
 
 /// Largest `body` or `message`, in bytes of JSON. The gateway takes at most 128 KB (131,072 bytes) a post (Amazon API
 /// Gateway quotas, WebSocket APIs); 2 KB are kept for the envelope around it.
 pub const MAX_PAYLOAD_BYTES: usize = 126 * 1024;
 
+/// How many levels of arrays and objects a frame may have, its own included. Many parsers stop here, serde_json's too.
+/// The frames that we send keep to it, so each of them can be read again.
+pub const MAX_NESTING: usize = 127;
+
+/// How many levels a `message` or an event's `data` may have. A data frame adds two.
+pub const MAX_MESSAGE_NESTING: usize = MAX_NESTING - 2;
+
+/// How many levels the `body` of a direct message may have. Its frame adds one.
+pub const MAX_BODY_NESTING: usize = MAX_NESTING - 1;
+
 /// How much of a client's own text an error message repeats, in characters.
 const QUOTED_CHARS: usize = 64;
 
-/// An inbound frame: a JSON object whose fields are still unread.
+/// An inbound frame: a JSON object whose fields are still unread, but for its `id`.
 #[derive(Debug)]
-pub struct Frame {
-    fields: HashMap<String, Box<RawValue>>,
+pub struct Frame<'a> {
+    fields: Fields<'a>,
+    id: Result<Option<String>, ClientError>,
 }
 
 /// A frame for `$default`, read.
@@ -65,41 +78,51 @@ pub struct DirectMessage<'a> {
     pub body: &'a RawValue,
 }
 
-impl Frame {
-    /// Reads a text frame as far as its field names.
+impl<'a> Frame<'a> {
+    /// Reads a text frame as far as its field names and its `id`.
     ///
     /// # Errors
     ///
-    /// [`ClientError::MalformedJson`], also for JSON that is not an object or nests deeper than 127 levels.
-    pub fn parse(text: &str) -> Result<Self, ClientError> {
+    /// [`ClientError::MalformedJson`], also for JSON that is not an object or nests deeper than [`MAX_NESTING`].
+    pub fn parse(text: &'a str) -> Result<Self, ClientError> {
+        let malformed = |reason| Err(ClientError::MalformedJson { reason });
         if text.trim().is_empty() {
-            return Err(ClientError::MalformedJson { reason: "it is empty".to_owned() });
+            return malformed("it is empty".to_owned());
         }
-        // Raw values are only skimmed, so this first pass is what bounds the depth and refuses broken escapes.
-        match serde_json::from_str(text) {
-            Ok(Value::Object(_)) => {}
-            Ok(other) => {
-                return Err(ClientError::MalformedJson { reason: format!("it is {}", kind_of(&other)) });
-            }
-            Err(error) => return Err(ClientError::MalformedJson { reason: error.to_string() }),
+        if !text.trim_start_matches([' ', '\t', '\n', '\r']).starts_with('{') {
+            return malformed(match serde_json::from_str::<&RawValue>(text) {
+                Ok(value) => format!("it is {}", kind_of(value)),
+                Err(error) => error.to_string(),
+            });
         }
-        let fields = serde_json::from_str(text)
-            .map_err(|error: serde_json::Error| ClientError::MalformedJson { reason: error.to_string() })?;
-        Ok(Self { fields })
+        let mut fields = Fields::default();
+        if let Err(error) = fields.read(text) {
+            return malformed(error.to_string());
+        }
+        if nests_deeper(text, MAX_NESTING) {
+            return malformed(format!("it nests deeper than {MAX_NESTING} levels"));
+        }
+        let id = fields.id();
+        Ok(Self { fields, id })
     }
 
-    /// The frame's `id`, which asks for an acknowledgement.
+    /// Finds the `id` of a text that [`Frame::parse`] refused, for the error frame. Only fields count that stand in front of
+    /// the first thing that is not JSON. In a frame that nests too deeply, or that has text behind it, these are all fields.
+    #[must_use]
+    pub fn id_of(text: &str) -> Option<String> {
+        let mut fields = Fields::default();
+        // The caller knows this error already, and the fields in front of it have been taken.
+        let _ = fields.read(text);
+        fields.id().ok().flatten()
+    }
+
+    /// The frame's `id`, which asks for an acknowledgement. It has been read once, by [`Frame::parse`].
     ///
     /// # Errors
     ///
     /// [`ClientError::InvalidField`] when it is not a string of 1 to 128 characters.
     pub fn id(&self) -> Result<Option<String>, ClientError> {
-        if !self.fields.contains_key("id") {
-            return Ok(None);
-        }
-        let expected = || format!("a string of 1 to {MAX_ID_CHARS} characters without control characters");
-        let id = self.string("id", expected)?;
-        checked("id", &id, MAX_ID_CHARS).map(Some)
+        self.id.clone()
     }
 
     /// Reads a frame for `$default` by its `action` or, when it has none, its `type`.
@@ -107,16 +130,16 @@ impl Frame {
     /// # Errors
     ///
     /// Whatever is wrong with it.
-    pub fn request(&self) -> Result<Request<'_>, ClientError> {
-        let tag = if self.fields.contains_key("action") { "action" } else { "type" };
-        if !self.fields.contains_key(tag) {
-            return Err(ClientError::MissingField { field: "action` or `type" });
-        }
-        let kind = self.string(tag, || "a string".to_owned())?;
+    pub fn request(&self) -> Result<Request<'a>, ClientError> {
+        let tag = ["action", "type"].into_iter().find(|tag| self.fields.get(tag).is_some());
+        let tag = tag.ok_or(ClientError::MissingField { field: "action` or `type" })?;
+        let kind = self.string(tag)?;
         match kind.as_str() {
             "subscribe" => Ok(Request::Subscribe { topic: self.topic()?, ttl_s: self.ttl_s()? }),
             "unsubscribe" | "stop" => Ok(Request::Unsubscribe { topic: self.topic()? }),
-            "message" => Ok(Request::Message { topic: self.topic()?, message: self.payload("message")? }),
+            "message" => {
+                Ok(Request::Message { topic: self.topic()?, message: self.payload("message", MAX_MESSAGE_NESTING)? })
+            }
             "ping" => Ok(Request::Ping),
             _ => Err(ClientError::UnknownType { kind: kind.chars().take(QUOTED_CHARS).collect() }),
         }
@@ -127,16 +150,15 @@ impl Frame {
     /// # Errors
     ///
     /// Whatever is wrong with it.
-    pub fn direct_message(&self) -> Result<DirectMessage<'_>, ClientError> {
-        let destination = self.string("destinationUserId", || "a string".to_owned())?;
+    pub fn direct_message(&self) -> Result<DirectMessage<'a>, ClientError> {
         Ok(DirectMessage {
-            destination: UserId::parse("destinationUserId", &destination)?,
-            body: self.payload("body")?,
+            destination: UserId::parse("destinationUserId", &self.string("destinationUserId")?)?,
+            body: self.payload("body", MAX_BODY_NESTING)?,
         })
     }
 
     fn topic(&self) -> Result<Topic, ClientError> {
-        Topic::parse(&self.string("topic", || "a string".to_owned())?)
+        Topic::parse(&self.string("topic")?)
     }
 
     fn ttl_s(&self) -> Result<Option<i64>, ClientError> {
@@ -151,29 +173,123 @@ impl Frame {
         }
     }
 
-    fn payload(&self, field: &'static str) -> Result<&RawValue, ClientError> {
-        let raw = self.fields.get(field).ok_or(ClientError::MissingField { field })?;
+    /// Any value, `null` included.
+    fn payload(&self, field: &'static str, max_levels: usize) -> Result<&'a RawValue, ClientError> {
+        let raw = self.fields.get_or_null(field).ok_or(ClientError::MissingField { field })?;
         if raw.get().len() > MAX_PAYLOAD_BYTES {
             let expected = format!("at most {MAX_PAYLOAD_BYTES} bytes of JSON");
+            return Err(ClientError::InvalidField { field, expected });
+        }
+        if nests_deeper(raw.get(), max_levels) {
+            let expected = format!("JSON of at most {max_levels} levels");
             return Err(ClientError::InvalidField { field, expected });
         }
         Ok(raw)
     }
 
-    fn string(&self, field: &'static str, expected: impl FnOnce() -> String) -> Result<String, ClientError> {
+    fn string(&self, field: &'static str) -> Result<String, ClientError> {
         let raw = self.fields.get(field).ok_or(ClientError::MissingField { field })?;
-        serde_json::from_str(raw.get()).map_err(|_| ClientError::InvalidField { field, expected: expected() })
+        serde_json::from_str(raw.get()).map_err(|_| {
+            let half = if raw.get().starts_with('"') { " without half a surrogate pair" } else { "" };
+            ClientError::InvalidField { field, expected: format!("a string{half}") }
+        })
     }
 }
 
-fn kind_of(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "a boolean",
-        Value::Number(_) => "a number",
-        Value::String(_) => "a string",
-        Value::Array(_) => "an array",
-        Value::Object(_) => "an object",
+/// The fields of an object in their order, each value as it was typed.
+#[derive(Debug, Default)]
+struct Fields<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
+
+impl<'a> Fields<'a> {
+    /// Takes the fields up to the end of the text, or up to where it is not JSON.
+    fn read(&mut self, text: &'a str) -> serde_json::Result<()> {
+        let mut deserializer = serde_json::Deserializer::from_str(text);
+        deserializer.deserialize_map(&mut *self)?;
+        deserializer.end()
+    }
+
+    /// A field that is neither absent nor `null`.
+    fn get(&self, name: &str) -> Option<&'a RawValue> {
+        self.get_or_null(name).filter(|value| value.get() != "null")
+    }
+
+    /// Of fields with the same name the last one counts, as in JavaScript and for the gateway's routes.
+    fn get_or_null(&self, name: &str) -> Option<&'a RawValue> {
+        self.0.iter().rev().find(|(field, _)| field == name).map(|(_, value)| *value)
+    }
+
+    fn id(&self) -> Result<Option<String>, ClientError> {
+        let Some(raw) = self.get("id") else { return Ok(None) };
+        match serde_json::from_str::<String>(raw.get()) {
+            Ok(id) if is_printable(&id) && id.chars().count() <= MAX_ID_CHARS => Ok(Some(id)),
+            _ => Err(ClientError::InvalidField {
+                field: "id",
+                expected: format!("a string of 1 to {MAX_ID_CHARS} characters without control characters"),
+            }),
+        }
+    }
+}
+
+impl<'a> Visitor<'a> for &mut Fields<'a> {
+    type Value = ();
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'a>>(self, mut map: A) -> Result<(), A::Error> {
+        // Names are read as raw text, too: read as strings they would refuse half a surrogate pair, and read as bytes
+        // they would allow control characters.
+        while let Some((name, value)) = map.next_entry::<&RawValue, &RawValue>()? {
+            self.0.extend(unquoted(name.get()).map(|name| (name, value)));
+        }
+        Ok(())
+    }
+}
+
+/// What a JSON string says. `None` when no text can say it; then it is no name that we look for.
+fn unquoted(json: &str) -> Option<Cow<'_, str>> {
+    if json.contains('\\') {
+        return serde_json::from_str(json).ok().map(Cow::Owned);
+    }
+    json.get(1..json.len() - 1).map(Cow::Borrowed)
+}
+
+/// Whether arrays and objects of this JSON text are nested in more levels than that.
+#[must_use]
+pub fn nests_deeper(json: &str, levels: usize) -> bool {
+    // Nearly always there are too few brackets for that. Counting them by chunks, so that each count fits a byte, takes
+    // a small part of the time of what follows.
+    let brackets = |chunk: &[u8]| chunk.iter().map(|byte| u8::from(matches!(byte, b'[' | b'{'))).sum::<u8>();
+    if json.as_bytes().chunks(255).map(|chunk| usize::from(brackets(chunk))).sum::<usize>() <= levels {
+        return false;
+    }
+    let (mut depth, mut is_in_string) = (0_usize, false);
+    let mut bytes = json.bytes();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'"' => is_in_string = !is_in_string,
+            b'\\' => _ = bytes.next(),
+            b'[' | b'{' if !is_in_string => {
+                depth += 1;
+                if depth > levels {
+                    return true;
+                }
+            }
+            b']' | b'}' if !is_in_string => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    false
+}
+
+fn kind_of(value: &RawValue) -> &'static str {
+    match value.get().as_bytes().first() {
+        Some(b'n') => "null",
+        Some(b't' | b'f') => "a boolean",
+        Some(b'"') => "a string",
+        Some(b'[') => "an array",
+        _ => "a number",
     }
 }
 
@@ -258,6 +374,11 @@ fn to_bytes(frame: &impl Serialize) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::{Just, Strategy, any, prop};
+    use proptest::test_runner::{Config, TestCaseError, TestRunner};
+    use proptest::{prop_assert, prop_assert_eq, prop_oneof};
+
     use super::*;
 
     fn mistake(text: &str) -> ClientError {
@@ -265,6 +386,76 @@ mod tests {
             Err(error) => error,
             Ok(frame) => frame.request().map(|_| ()).unwrap_err(),
         }
+    }
+
+    /// Arrays in arrays.
+    fn nested(levels: usize) -> String {
+        format!("{}{}", "[".repeat(levels), "]".repeat(levels))
+    }
+
+    fn message(message: &str) -> String {
+        format!(r#"{{"type":"message","topic":"t","message":{message}}}"#)
+    }
+
+    fn direct(body: &str) -> String {
+        format!(r#"{{"action":"sendMessage","destinationUserId":"2","body":{body}}}"#)
+    }
+
+    fn text(frame: Vec<u8>) -> String {
+        String::from_utf8(frame).unwrap()
+    }
+
+    /// What receivers get when this is published to a topic.
+    fn published(payload: &str) -> String {
+        let frame = message(payload);
+        match Frame::parse(&frame).unwrap().request().unwrap() {
+            Request::Message { message, .. } => text(data(Some("s"), message)),
+            other => panic!("not a message: {other:?}"),
+        }
+    }
+
+    /// What the devices of user 2 get when user 1 sends them this.
+    fn sent(payload: &str) -> String {
+        let frame = direct(payload);
+        let sender = UserId::parse("userId", "1").unwrap();
+        text(super::direct_message(&sender, Frame::parse(&frame).unwrap().direct_message().unwrap().body))
+    }
+
+    fn try_all<S: Strategy>(strategy: &S, check: impl Fn(S::Value) -> Result<(), TestCaseError>) {
+        let config = Config { failure_persistence: None, ..Config::default() };
+        TestRunner::new(config).run(strategy, check).unwrap_or_else(|harm| panic!("{harm}"));
+    }
+
+    /// JSON text of any form that the grammar has: also numbers beyond a double, and surrogates without their other half.
+    fn any_json() -> impl Strategy<Value = String> {
+        let piece = prop_oneof![
+            any::<char>()
+                .prop_filter("must be escaped", |c| *c >= ' ' && !['"', '\\'].contains(c))
+                .prop_map(String::from),
+            "\\\\u[0-9a-fA-F]{4}",
+            "\\\\u[dD][89a-fA-F][0-9a-fA-F]{2}",
+            "\\\\[\"\\\\/bfnrt]",
+            "[{}\\[\\]:,]",
+        ];
+        let string = vec(piece, 0..8).prop_map(|pieces| format!("\"{}\"", pieces.concat()));
+        let number = "-?(0|[1-9][0-9]{0,4}|[1-9][0-9]{308,320})(\\.[0-9]{1,20})?([eE][+-]?[0-9]{1,4})?";
+        let leaf = prop_oneof![
+            Just("null".to_owned()),
+            Just("true".to_owned()),
+            Just("false".to_owned()),
+            number.prop_map(String::from),
+            string.clone(),
+        ];
+        let space = "[ \t\r\n]{0,2}";
+        leaf.prop_recursive(8, 64, 6, move |inner| {
+            let member = (string.clone(), space, inner.clone())
+                .prop_map(|(name, space, value)| format!("{name}{space}:{value}"));
+            prop_oneof![
+                (vec(inner, 0..6), space).prop_map(|(values, space)| format!("[{space}{}{space}]", values.join(","))),
+                (vec(member, 0..6), space)
+                    .prop_map(|(members, space)| format!("{{{space}{}{space}}}", members.join(","))),
+            ]
+        })
     }
 
     #[test]
@@ -288,29 +479,210 @@ mod tests {
 
     #[test]
     fn a_payload_is_passed_on_byte_for_byte() {
-        let payload = r#"{ "b":1.0, "a": 123456789012345678901234567890, "b": null }"#;
-        let text = format!(r#"{{"type":"message","topic":"t","message":{payload}}}"#);
-        let frame = Frame::parse(&text).unwrap();
-        let Request::Message { message, .. } = frame.request().unwrap() else { panic!("not a message") };
-        let sent = String::from_utf8(data(Some("s"), message)).unwrap();
-        assert_eq!(sent, format!(r#"{{"id":"s","payload":{{"data":{payload}}},"type":"data"}}"#));
-    }
-
-    #[test]
-    fn null_is_a_message_like_any_other() {
-        let frame = Frame::parse(r#"{"action":"sendMessage","destinationUserId":"2","body":null}"#).unwrap();
-        assert_eq!(frame.direct_message().unwrap().body.get(), "null");
-    }
-
-    #[test]
-    fn what_is_no_json_object_is_malformed() {
-        let deep =
-            format!("{{\"type\":\"message\",\"topic\":\"t\",\"message\":{}{}}}", "[".repeat(200), "]".repeat(200));
-        for text in ["", "  ", "hello", "42", "null", "[1]", "\"x\"", "{\"a\":}", "{\"a\":\"\\ud800\"}", &deep] {
-            assert_eq!(mistake(text).code(), "malformed_json", "{text}");
+        let long = format!("1{}", "0".repeat(309));
+        for payload in [
+            r#"{ "b":1.0, "a": 123456789012345678901234567890, "b": null }"#,
+            "null",
+            "1e400",
+            "-1E+400",
+            "1e-400",
+            "-0",
+            &long,
+            r#""so happy \ud83d""#,
+            r#""\udc00\ud83d""#,
+            r#"{"\ud83d":1}"#,
+            r#"[{"a":{"\uDFFF":[ 1e999 ]}}]"#,
+            "\"\u{2028}\u{7f}🦀\\u0000\"",
+        ] {
+            assert_eq!(published(payload), format!(r#"{{"id":"s","payload":{{"data":{payload}}},"type":"data"}}"#));
+            assert_eq!(sent(payload), format!(r#"{{"senderId":"1","body":{payload}}}"#));
         }
-        assert!(mistake(&deep).to_string().contains("recursion limit"), "{}", mistake(&deep));
-        assert!(mistake("[1]").to_string().contains("an array"));
+    }
+
+    #[test]
+    fn any_json_is_a_payload_and_any_name_may_stand_beside_it() {
+        try_all(&(any_json(), any_json()), |(payload, other)| {
+            prop_assert_eq!(
+                published(&payload),
+                format!(r#"{{"id":"s","payload":{{"data":{payload}}},"type":"data"}}"#)
+            );
+            prop_assert_eq!(sent(&payload), format!(r#"{{"senderId":"1","body":{payload}}}"#));
+            let name = if other.starts_with('"') { &other } else { r#""junk""# };
+            let ping = format!(r#"{{{name}:{payload},"type":"ping","id":"p","action":null}}"#);
+            let frame = Frame::parse(&ping).unwrap();
+            prop_assert!(matches!(frame.request(), Ok(Request::Ping)), "{}", ping);
+            prop_assert_eq!(frame.id().unwrap(), Some("p".to_owned()));
+            Ok(())
+        });
+    }
+
+    #[test]
+    fn no_text_makes_the_reader_panic() {
+        let tokens = prop_oneof![
+            prop::sample::select(vec![
+                "{",
+                "}",
+                "[",
+                "]",
+                ":",
+                ",",
+                "\"",
+                "\\",
+                "\\u",
+                "\\ud83d",
+                "\\udc00",
+                "\n",
+                " ",
+                "-",
+                "0",
+                "1e400",
+                ".",
+                "null",
+                "true",
+                "\"id\":",
+                "\"id\":\"p\"",
+                "\"type\":",
+                "\"action\":",
+                "\"message\"",
+                "\"topic\":\"t\"",
+                "\"message\":",
+                "\"body\":",
+                "\"ttl\":",
+                "\"destinationUserId\":\"2\"",
+                "\u{feff}",
+                "\0",
+                "é",
+                "🦀",
+            ])
+            .prop_map(str::to_owned),
+            any::<char>().prop_map(String::from),
+        ];
+        let texts = (any::<bool>(), vec(tokens, 0..40)).prop_map(|(is_object, tokens)| {
+            if is_object { format!("{{{}}}", tokens.join(",")) } else { tokens.concat() }
+        });
+        try_all(&texts, |text| {
+            if let Ok(frame) = Frame::parse(&text) {
+                let _ = (frame.request(), frame.direct_message());
+                prop_assert_eq!(frame.id().ok().flatten(), Frame::id_of(&text));
+                let is_object = serde_json::from_str::<&RawValue>(&text).is_ok_and(|json| json.get().starts_with('{'));
+                prop_assert!(is_object, "{}", text);
+            }
+            for levels in 0..3 {
+                let _ = nests_deeper(&text, levels);
+            }
+            let _ = Frame::id_of(&text);
+            Ok(())
+        });
+    }
+
+    #[test]
+    fn of_fields_with_one_name_the_last_counts_however_it_is_spelled() {
+        for (text, id) in [
+            (r#"{"id":"a","id":"b","type":"ping"}"#, Some("b")),
+            (r#"{"id":"a","\u0069d":"b","type":"ping"}"#, Some("b")),
+            (r#"{"i\u0064":"a","type":"dance","id":"b","t\u0079pe":"ping"}"#, Some("b")),
+            (r#"{"id":"a","type":"ping","id":null}"#, None),
+            (r#"{"id":"a","type":"ping","id\ud83d":"b"}"#, Some("a")),
+        ] {
+            let frame = Frame::parse(text).unwrap();
+            assert!(matches!(frame.request(), Ok(Request::Ping)), "{text}");
+            assert_eq!(frame.id().unwrap().as_deref(), id, "{text}");
+        }
+    }
+
+    #[test]
+    fn null_is_absent_but_as_a_message() {
+        let ping = Frame::parse(r#"{"action":null,"type":"ping","id": null }"#).unwrap();
+        assert!(matches!(ping.request(), Ok(Request::Ping)));
+        assert_eq!(ping.id().unwrap(), None);
+        let subscribe = Frame::parse(r#"{"type":"subscribe","topic":"t","ttl":null}"#).unwrap();
+        assert!(matches!(subscribe.request(), Ok(Request::Subscribe { ttl_s: None, .. })));
+        for (text, names) in [
+            (r#"{"action":null}"#, "`action` or `type`"),
+            (r#"{"action":null,"type":null}"#, "`action` or `type`"),
+            (r#"{"type":"unsubscribe","topic":null}"#, "`topic`"),
+        ] {
+            assert_eq!(mistake(text).code(), "missing_field", "{text}");
+            assert!(mistake(text).to_string().contains(names), "{text}");
+        }
+        let to_null = Frame::parse(r#"{"destinationUserId":null,"body":1}"#).unwrap();
+        assert_eq!(to_null.direct_message().unwrap_err(), ClientError::MissingField { field: "destinationUserId" });
+        assert_eq!(sent("null"), r#"{"senderId":"1","body":null}"#);
+    }
+
+    #[test]
+    fn what_is_no_json_object_is_malformed_and_its_place_is_told_but_not_its_content() {
+        for (text, reason) in [
+            ("", "it is empty"),
+            ("  ", "it is empty"),
+            ("42", "it is a number"),
+            (" 1e400 ", "it is a number"),
+            ("-1", "it is a number"),
+            ("null", "it is null"),
+            ("false", "it is a boolean"),
+            ("[1]", "it is an array"),
+            (r#""\ud800""#, "it is a string"),
+            ("secret", "line 1 column 1"),
+            ("\u{feff}{}", "line 1 column 1"),
+            ("[1", "line 1 column 2"),
+            (r#"{"a":}"#, "line 1 column 6"),
+            (r#"{"a":01}"#, "line 1 column 7"),
+            (r#"{"a":NaN}"#, "line 1 column 6"),
+            (r#"{"a":"\ud80"}"#, "line 1 column 12"),
+            (r#"{"a":"\x"}"#, "line 1 column 8"),
+            ("{\"\nsecret\":1}", "line 1 column 2"),
+            ("{\"a\":\n[{\"\tsecret\":1}]}", "line 2 column 3"),
+            (r#"{secret:1}"#, "line 1 column 2"),
+            (r#"{"a":1,}"#, "line 1 column 8"),
+            (r#"{"a":1} secret"#, "line 1 column 9"),
+            (r#"{"a":"secret"#, "line 1 column 12"),
+        ] {
+            let error = mistake(text);
+            assert_eq!(error.code(), "malformed_json", "{text}");
+            assert!(error.to_string().ends_with(reason), "{text}: {error}");
+            assert!(!error.to_string().contains("secret"), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn nesting_is_bounded_so_that_each_frame_can_be_read_again() {
+        for (text, error) in [
+            (message(&nested(125)), None),
+            (message(&nested(126)), Some(("invalid_field", "`message` must be JSON of at most 125 levels"))),
+            (message(&nested(127)), Some(("malformed_json", "127 levels"))),
+            (message(&nested(60_000)), Some(("malformed_json", "127 levels"))),
+            (format!(r#"{{"type":"ping","junk":{}}}"#, nested(126)), None),
+            (format!(r#"{{"type":"ping","\ud83d":{}}}"#, nested(127)), Some(("malformed_json", "127 levels"))),
+            (message(&format!("[{}\"\\\"]{}\"]", "[],".repeat(200), "[".repeat(200))), None),
+        ] {
+            let read = Frame::parse(&text).and_then(|frame| frame.request().map(|_| ()));
+            match error {
+                None => assert_eq!(read, Ok(())),
+                Some((code, names)) => {
+                    let error = read.unwrap_err();
+                    assert_eq!(error.code(), code, "{text}");
+                    assert!(error.to_string().contains(names), "{error}");
+                }
+            }
+        }
+        Frame::parse(&published(&nested(125))).unwrap();
+        Frame::parse(&sent(&nested(126))).unwrap();
+        assert_eq!(Frame::parse(&direct(&nested(127))).unwrap_err().code(), "malformed_json");
+    }
+
+    #[test]
+    fn nesting_is_counted_outside_of_strings() {
+        for (json, levels) in [
+            ("1", 0),
+            ("[]", 1),
+            (r#"{"a":[{}]}"#, 3),
+            ("[[],[],[[]]]", 3),
+            (r#""[[[""#, 0),
+            (r#"["\"[[","]]]","\\",{"[{":1}]"#, 2),
+        ] {
+            assert!(!nests_deeper(json, levels), "{json}");
+            assert!(levels == 0 || nests_deeper(json, levels - 1), "{json}");
+        }
     }
 
     #[test]
@@ -325,21 +697,60 @@ mod tests {
             (r#"{"type":"subscribe","topic":"@2"}"#, "forbidden_topic", "`@2`"),
             (r#"{"type":"subscribe","topic":"t","ttl":"soon"}"#, "invalid_field", "`ttl`"),
             (r#"{"type":"message","topic":"t"}"#, "missing_field", "`message`"),
+            (r#"{"action":"\ud83d","type":"ping"}"#, "invalid_field", "`action`"),
+            (r#"{"type":"pin\ud83dg"}"#, "invalid_field", "`type`"),
+            (r#"{"type":"subscribe","topic":"\udc00"}"#, "invalid_field", "`topic` must be a string without half"),
+            (r#"{"type":"subscribe","topic":"t","ttl":"\ud83d"}"#, "invalid_field", "`ttl`"),
+            (r#"{"type":"subscribe","topic":"t","ttl":1e400}"#, "invalid_field", "`ttl`"),
         ] {
             let error = mistake(text);
             assert_eq!(error.code(), code, "{text}");
             assert!(error.to_string().contains(names), "{text}: {error}");
         }
-        let huge = format!(r#"{{"type":"message","topic":"t","message":"{}"}}"#, "x".repeat(MAX_PAYLOAD_BYTES));
+        let to_half = Frame::parse(r#"{"destinationUserId":"2\ud83d","body":1}"#).unwrap();
+        assert!(to_half.direct_message().unwrap_err().to_string().contains("`destinationUserId`"));
+        let huge = message(&format!("\"{}\"", "x".repeat(MAX_PAYLOAD_BYTES)));
         assert!(mistake(&huge).to_string().contains("129024 bytes"));
     }
 
     #[test]
     fn an_id_is_a_short_string() {
-        assert_eq!(Frame::parse("{}").unwrap().id().unwrap(), None);
-        assert_eq!(Frame::parse(r#"{"id":"7"}"#).unwrap().id().unwrap().as_deref(), Some("7"));
-        for wrong in [r#"{"id":7}"#, r#"{"id":""}"#, r#"{"id":null}"#, &format!(r#"{{"id":"{}"}}"#, "i".repeat(129))] {
-            assert_eq!(Frame::parse(wrong).unwrap().id().unwrap_err().code(), "invalid_field");
+        for (text, id) in [
+            ("{}", None),
+            (r#"{"id":null}"#, None),
+            (r#"{"id":"7"}"#, Some("7".to_owned())),
+            (&format!(r#"{{"id":"{}"}}"#, "🦀".repeat(128)), Some("🦀".repeat(128))),
+        ] {
+            assert_eq!(Frame::parse(text).unwrap().id().unwrap(), id);
+        }
+        for wrong in ["7", "\"\"", "[]", r#""\ud83d""#, r#""a\u0000""#, &format!("\"{}\"", "i".repeat(129))] {
+            let text = format!(r#"{{"id":{wrong}}}"#);
+            let error = Frame::parse(&text).unwrap().id().unwrap_err();
+            assert!(error.to_string().contains("`id` must be a string of 1 to 128 characters"), "{error}");
+            assert_eq!(Frame::id_of(&text), None);
+        }
+    }
+
+    #[test]
+    fn the_id_of_a_malformed_frame_is_found_in_front_of_what_is_wrong() {
+        let deep = format!(r#"{{"body":{},"id":"p"}}"#, nested(60_000));
+        for (text, id) in [
+            (deep.as_str(), Some("p")),
+            (r#"{"body":1,"id":"p"} and more"#, Some("p")),
+            (r#"{"id":"p","type":"ping"}{"id":"q"}"#, Some("p")),
+            (r#"{"id":"p","body":NaN}"#, Some("p")),
+            (r#"{"id":"p","body":"cut o"#, Some("p")),
+            (r#"{"id":"p","id":"q","body":}"#, Some("q")),
+            (r#"{"id":"p","#, Some("p")),
+            (r#"{"id":"p"#, None),
+            (r#"{"body":NaN,"id":"p"}"#, None),
+            (r#"{"body":{"id":"p"},"x":}"#, None),
+            (r#"[{"id":"p"}]"#, None),
+            (r#"{"id":7,"x":}"#, None),
+            ("", None),
+        ] {
+            assert_eq!(Frame::parse(text).unwrap_err().code(), "malformed_json", "{text}");
+            assert_eq!(Frame::id_of(text).as_deref(), id, "{text}");
         }
     }
 
@@ -363,9 +774,10 @@ mod tests {
     #[test]
     fn the_largest_payload_fits_a_post_in_any_envelope() {
         let body = serde_json::value::to_raw_value(&"x".repeat(MAX_PAYLOAD_BYTES - 2)).unwrap();
-        let widest = "\u{10ffff}".repeat(UserId::MAX_CHARS);
-        let sender = UserId::parse("userId", &widest).unwrap();
-        assert!(direct_message(&sender, &body).len() <= 128 * 1024);
-        assert!(data(Some(&widest[..4 * MAX_ID_CHARS]), &body).len() <= 128 * 1024);
+        for widest in ["\u{10ffff}", "\"", "\\"] {
+            let sender = UserId::parse("userId", &widest.repeat(UserId::MAX_BYTES / widest.len())).unwrap();
+            assert!(super::direct_message(&sender, &body).len() <= 128 * 1024);
+            assert!(data(Some(&widest.repeat(MAX_ID_CHARS)), &body).len() <= 128 * 1024);
+        }
     }
 }

@@ -142,10 +142,14 @@ pub async fn message(
     let start = Instant::now();
     let caller = caller(backend, &event, start)?;
     let text = event.payload.body.as_deref().unwrap_or_default();
-    let mut id = None;
+    let frame = Frame::parse(text);
+    let id = match &frame {
+        Ok(frame) => frame.id().ok().flatten(),
+        Err(_) => Frame::id_of(text),
+    };
     let served = async {
-        let frame = Frame::parse(text)?;
-        id = frame.id()?;
+        let frame = frame?;
+        frame.id()?;
         handle(&caller, &frame).await
     }
     .await;

@@ -13,8 +13,8 @@ use crate::connection::{ConnectionId, UserId, checked};
 pub struct Topic(String);
 
 impl Topic {
-    /// Longest name that a client may choose, in characters.
-    pub const MAX_CHARS: usize = 256;
+    /// Longest name that a client may choose, in bytes of UTF-8.
+    pub const MAX_BYTES: usize = 256;
 
     /// The topic to which every connection belongs without subscribing. Reserved; it has no rows.
     pub const INITIAL_CONNECTION: &str = "INITIAL_CONNECTION";
@@ -25,7 +25,7 @@ impl Topic {
     ///
     /// [`ClientError::InvalidField`], and [`ClientError::ForbiddenTopic`] for reserved names.
     pub fn parse(text: &str) -> Result<Self, ClientError> {
-        let name = checked("topic", text, Self::MAX_CHARS)?;
+        let name = checked("topic", text, Self::MAX_BYTES)?;
         if name.starts_with('@') || name == Self::INITIAL_CONNECTION {
             return Err(ClientError::ForbiddenTopic { topic: name });
         }
@@ -96,8 +96,12 @@ mod tests {
 
     #[test]
     fn topics_are_bounded_and_printable() {
-        for wrong in ["", "tab\t", &"x".repeat(257)] {
+        for wrong in ["", "tab\t", &"x".repeat(257), &"\u{10ffff}".repeat(65)] {
             assert_eq!(Topic::parse(wrong).unwrap_err().code(), "invalid_field");
+            assert_eq!(Topic::of_event(&format!("@{wrong}")).unwrap_err().code(), "invalid_field");
+        }
+        for longest in ["x".repeat(256), "\u{10ffff}".repeat(64)] {
+            assert!(Topic::parse(&longest).is_ok() && Topic::of_event(&format!("@{longest}")).is_ok());
         }
     }
 }

@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 use switchboard_core::ClientError;
 use switchboard_core::connection::UserId;
 use switchboard_core::event::attribute;
-use switchboard_core::frame::MAX_PAYLOAD_BYTES;
+use switchboard_core::frame::{MAX_BODY_NESTING, MAX_MESSAGE_NESTING, MAX_PAYLOAD_BYTES, nests_deeper};
 use switchboard_core::publication::{Audience, Content, Publication, SEGMENTS};
 use switchboard_core::topic::Topic;
 
@@ -28,6 +28,12 @@ pub(crate) enum Poison {
     TooLarge {
         /// As JSON.
         size_bytes: usize,
+    },
+    /// The payload nests so deeply that receivers may not be able to read its frame.
+    #[error("the payload nests deeper than {max_levels} levels")]
+    TooDeep {
+        /// What its frame takes.
+        max_levels: usize,
     },
 }
 
@@ -58,6 +64,10 @@ fn content(item: &Item, is_address: bool) -> Result<Content, Poison> {
         return Err(Poison::TooLarge { size_bytes: payload.len() });
     }
     let payload = RawValue::from_string(payload).map_err(|_| Poison::Invalid(attribute::JSON, "JSON text"))?;
+    let max_levels = if is_address { MAX_BODY_NESTING } else { MAX_MESSAGE_NESTING };
+    if nests_deeper(payload.get(), max_levels) {
+        return Err(Poison::TooDeep { max_levels });
+    }
     if !is_address {
         return Ok(Content::Data(payload));
     }
@@ -155,8 +165,10 @@ mod tests {
 
     #[test]
     fn json_text_is_passed_on_as_it_is() {
-        let event = serde_json::json!({"topic": {"S": "t"}, "json": {"S": "{ \"a\": 1.0 }"}});
-        assert_eq!(published(event).unwrap(), "t { \"a\": 1.0 }");
+        for json in ["{ \"a\": 1.0 }", "1e400", r#"{"\ud83d":"\udc00"}"#, "null"] {
+            let event = serde_json::json!({"topic": {"S": "t"}, "json": {"S": json}});
+            assert_eq!(published(event).unwrap(), format!("t {json}"));
+        }
     }
 
     #[test]
@@ -170,6 +182,27 @@ mod tests {
         let all = serde_json::json!({"topic": {"S": "INITIAL_CONNECTION"}, "data": {"N": "1"}});
         let segments = publications(&item(all), "1").unwrap().into_iter().map(|publication| publication.audience);
         assert!(segments.eq((0..SEGMENTS).map(|segment| Audience::Everybody { segment })));
+    }
+
+    #[test]
+    fn payloads_nest_as_deep_as_those_of_frames() {
+        let text = |levels| serde_json::json!({"S": format!("{}{}", "[".repeat(levels), "]".repeat(levels))});
+        let list = |levels| (0..levels).fold(serde_json::json!({"N": "1"}), |item, _| serde_json::json!({"L": [item]}));
+        for (topic, attribute, max_levels) in [
+            ("t", "data", 125),
+            ("t", "json", 125),
+            ("INITIAL_CONNECTION", "json", 125),
+            ("@2", "body", 126),
+            ("@2", "json", 126),
+        ] {
+            let event = |levels| {
+                let payload = if attribute == "json" { text(levels) } else { list(levels) };
+                serde_json::json!({"topic": {"S": topic}, "senderId": {"S": "1"}, attribute: payload})
+            };
+            published(event(max_levels)).unwrap();
+            let poison = published(event(max_levels + 1)).unwrap_err();
+            assert_eq!(poison.to_string(), format!("the payload nests deeper than {max_levels} levels"));
+        }
     }
 
     #[test]

@@ -4,14 +4,54 @@
 //! recording shows a message with an unquoted key (`{"action":"sendMessage", body:"hello"}`) that reached its route.
 
 use jsonc_parser::{ParseOptions, parse_to_serde_value};
+use serde::de::IgnoredAny;
 use serde_json::Value;
 
 /// Reads a message. `None` when it is not JSON, or is nested in more than 127 levels.
 ///
 /// Leniently, what is not JSON is read once more, as an object or an array of JSON5 in at most 512 levels.
 pub(super) fn read(text: &str, is_lenient: bool) -> Option<Value> {
-    let value = serde_json::from_str(text).ok();
+    let value = serde_json::from_str(text).ok().or_else(|| read_nearest(text));
     if is_lenient { value.or_else(|| read_json5(text)) } else { value }
+}
+
+/// Reads JSON with numbers or strings that a [`Value`] cannot hold, as [`nearest`] has them. The grammar of JSON allows
+/// them. That API Gateway selects a route for such a message is inferred: nobody knows what it does.
+fn read_nearest(text: &str) -> Option<Value> {
+    serde_json::from_str::<IgnoredAny>(text).ok()?;
+    serde_json::from_str(&nearest(text)).ok()
+}
+
+/// JSON with the largest double instead of each number beyond it, and U+FFFD instead of each half of a surrogate pair.
+fn nearest(json: &str) -> String {
+    let mut nearest = String::with_capacity(json.len());
+    let (mut rest, mut is_in_string) = (json, false);
+    while let Some(character) = rest.chars().next() {
+        let (length, replacement) = match character {
+            '\\' => match (utf16_unit(rest), rest.get(6..).and_then(utf16_unit)) {
+                (Some(0xd800..=0xdbff), Some(0xdc00..=0xdfff)) => (12, None),
+                (Some(0xd800..=0xdfff), _) => (6, Some(r"\ufffd".to_owned())),
+                _ => (2, None),
+            },
+            '-' | '0'..='9' if !is_in_string => {
+                let length = rest.find(|c: char| !"+-.eE0123456789".contains(c)).unwrap_or(rest.len());
+                let is_held = serde_json::from_str::<f64>(&rest[..length]).is_ok();
+                let largest = if character == '-' { f64::MIN } else { f64::MAX };
+                (length, (!is_held).then(|| format!("{largest:e}")))
+            }
+            _ => (character.len_utf8(), None),
+        };
+        is_in_string ^= character == '"';
+        let (same, after) = rest.split_at(length);
+        nearest.push_str(replacement.as_deref().unwrap_or(same));
+        rest = after;
+    }
+    nearest
+}
+
+/// What an escape such as `\ud83d` stands for.
+fn utf16_unit(text: &str) -> Option<u16> {
+    u16::from_str_radix(text.strip_prefix("\\u")?.get(..4)?, 16).ok()
 }
 
 fn read_json5(text: &str) -> Option<Value> {
@@ -73,6 +113,29 @@ mod tests {
     }
 
     #[test]
+    fn what_no_value_can_hold_is_read_as_the_nearest() {
+        let long = format!("[-1{},1.5]", "0".repeat(309));
+        for (text, expected) in [
+            ("1e400", json!(f64::MAX)),
+            ("[-1E+400 ]", json!([f64::MIN])),
+            (&long, json!([f64::MIN, 1.5])),
+            (r#"{"action":"a","body":1e400}"#, json!({"action": "a", "body": f64::MAX})),
+            (r#""so happy \ud83d""#, json!("so happy \u{fffd}")),
+            (r#"{"\uDC00":["\ud83d\ud83d\ude00x"]}"#, json!({"\u{fffd}": ["\u{fffd}😀x"]})),
+            (r#"["\ud83d","1e400","\\ud83d","\"",1e-400]"#, json!(["\u{fffd}", "1e400", "\\ud83d", "\"", 0.0])),
+            (r#"["é🦀\n",null,true,1e400]"#, json!(["é🦀\n", null, true, f64::MAX])),
+            (r#"{"a":"\ud83d","a":2}"#, json!({"a": 2})),
+        ] {
+            assert_eq!(read(text, false), Some(expected), "{text}");
+        }
+        for text in ["[1e400", "[01e400]", "[1e400,]", r#"["\ud83"]"#, "[1e400] x", "[\"\n\",1e400]", "[+1e400]"] {
+            assert_eq!(read(text, false), None, "{text}");
+        }
+        let nested = |levels: usize| format!("{}1e400{}", "[".repeat(levels), "]".repeat(levels));
+        assert!(read(&nested(127), false).is_some() && read(&nested(128), false).is_none());
+    }
+
+    #[test]
     fn strict_json_is_read_alike_by_both() {
         let leaf = prop_oneof![
             Just(Value::Null),
@@ -90,6 +153,7 @@ mod tests {
         try_all(&value, |value| {
             let text = value.to_string();
             prop_assert_eq!(read(&text, true), Some(value.clone()));
+            prop_assert_eq!(nearest(&text), text.as_str());
             prop_assert_eq!(read_json5(&text), (value.is_object() || value.is_array()).then_some(value));
             Ok(())
         });
@@ -101,6 +165,7 @@ mod tests {
             prop::sample::select(vec![
                 "{", "}", "[", "]", ":", ",", "\"", "'", "\\", "\\u", "\\x", "//", "/*", "*/", "\n", "\u{2028}", "a",
                 "é", "-", "+", "0x", ".", "1", "e", "NaN", "Infinity", "null", "true", "\u{feff}", "\0", "\u{d7ff}",
+                "1e400", "\\ud83d", "\\udc00",
             ])
             .prop_map(str::to_owned),
             any::<char>().prop_map(String::from),
