@@ -81,10 +81,7 @@ async fn main() -> ExitCode {
                 text = format!("{text}: {error}");
                 cause = error.source();
             }
-            #[expect(clippy::print_stderr, reason = "why a program ends goes to standard error")]
-            {
-                eprintln!("switchboard-local: {text}");
-            }
+            terminal::error(&format!("switchboard-local: {text}"));
             ExitCode::FAILURE
         }
     }
@@ -127,23 +124,27 @@ async fn interrupted() {
     });
 }
 
-#[expect(clippy::print_stdout, reason = "what to paste is what this program is run for")]
+/// Prints what to paste.
 fn announce(service: &Service, stack: &Stack, options: &Options, query: Option<&str>) {
     let Service { name, stage, .. } = service;
     let gateway = stack.gateway_address.port();
     let dynamodb = stack.dynamodb_address.port();
     let functions = service.functions.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
     let tables = service.tables.iter().filter_map(|table| table.create_table["TableName"].as_str());
-    println!("{name}, stage {stage}: {functions} (from {})\n", options.binaries.display());
+    terminal::plain(&format!("{name}, stage {stage}: {functions} (from {})", options.binaries.display()));
+    terminal::plain("");
     let query = query.map(|query| format!("?{query}")).unwrap_or_default();
     let path = Some(service.paths.usual()).filter(|path| !path.is_empty()).unwrap_or_else(|| "/".to_owned());
     let key = service.api_keys.as_ref().filter(|keys| keys.source == KeySource::Header);
     let key = key.and_then(|keys| keys.keys.first()).map(|key| format!("-H 'x-api-key: {}' ", key.value));
-    println!("  wscat {}-c 'ws://localhost:{gateway}{path}{query}'", key.unwrap_or_default());
+    terminal::plain(&format!("  wscat {}-c 'ws://localhost:{gateway}{path}{query}'", key.unwrap_or_default()));
     for table in tables {
-        println!("  aws dynamodb scan --endpoint-url http://localhost:{dynamodb} --table-name {table}");
+        let endpoint = format!("http://localhost:{dynamodb}");
+        terminal::plain(&format!("  aws dynamodb scan --endpoint-url {endpoint} --table-name {table}"));
     }
-    println!("\nCtrl-C stops everything.\n");
+    for text in ["", "Ctrl-C stops everything.", ""] {
+        terminal::plain(text);
+    }
     for excess in service.beyond_quotas(&options.gateway.limits) {
         terminal::line("service", &excess);
     }
