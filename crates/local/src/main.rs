@@ -45,8 +45,9 @@ struct Arguments {
     /// What to add to the address that is printed, for services that expect a query, such as `userId=1`.
     #[arg(long, value_name = "QUERY")]
     query: Option<String>,
-    /// A variable for every function, over what the service says; may be repeated.
-    #[arg(long, value_name = "NAME=VALUE", value_parser = variable)]
+    /// A variable for every function, over what the service says; may be repeated. Without `=VALUE` it is that of this
+    /// program's own environment, so that a secret is not among the arguments, which everybody on this machine can see.
+    #[arg(long, value_name = "NAME[=VALUE]", value_parser = variable)]
     env: Vec<(String, String)>,
     #[command(flatten)]
     lambda: lambda::Settings,
@@ -65,8 +66,12 @@ fn environment() -> BTreeMap<String, String> {
 
 fn variable(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
-        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
-        _ => Err("it is not NAME=VALUE".to_owned()),
+        Some(("", _)) => Err("it is not NAME=VALUE or NAME".to_owned()),
+        Some((name, value)) => Ok((name.to_owned(), value.to_owned())),
+        None => match environment().remove(text) {
+            Some(value) => Ok((text.to_owned(), value)),
+            None => Err(format!("there is no variable {text} in the environment, or it is not text")),
+        },
     }
 }
 
