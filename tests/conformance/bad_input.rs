@@ -280,8 +280,12 @@ pub fn rows() -> Vec<Row> {
                 let bed = Bed::ours(&[]).await;
                 let line = "[A-Z]{0,5} ?/?[ -~]{0,60} ?(HTTP/[0-9]\\.[0-9])?\r?\n";
                 let header = "[!-~]{0,12}:? ?[\\x01-\\xff]{0,40}\r?\n";
-                let known =
-                    select(vec!["Connection: Upgrade\r\n", "Upgrade: websocket\r\n", "Sec-WebSocket-Version: 13\r\n"]);
+                let known = select(vec![
+                    "Host: localhost\r\n",
+                    "Connection: Upgrade\r\n",
+                    "Upgrade: websocket\r\n",
+                    "Sec-WebSocket-Version: 13\r\n",
+                ]);
                 let headers = vec(proptest::prop_oneof![known.prop_map(str::to_owned), header], 0..8);
                 fuzz(&(line, headers), async |(line, headers): (String, Vec<String>)| {
                     let answer = answer(&bed, format!("{line}{}\r\n", headers.concat()).as_bytes()).await;
@@ -299,7 +303,7 @@ pub fn rows() -> Vec<Row> {
             );
             fuzz(&call, async |(method, path, body): (String, String, Vec<u8>)| {
                 let head = format!(
-                    "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+                    "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
                     body.len()
                 );
                 let answer = answer_to_request(&bed, &[head.as_bytes(), &body].concat()).await;

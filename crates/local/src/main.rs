@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
+use switchboard_local::access;
 use switchboard_local::faults;
 use switchboard_local::gateway::{self, KeySource};
 use switchboard_local::lambda;
@@ -49,6 +50,8 @@ struct Arguments {
     /// program's own environment, so that a secret is not among the arguments, which everybody on this machine can see.
     #[arg(long, value_name = "NAME[=VALUE]", value_parser = variable)]
     env: Vec<(String, String)>,
+    #[command(flatten)]
+    access: access::Settings,
     #[command(flatten)]
     lambda: lambda::Settings,
     #[command(flatten)]
@@ -105,6 +108,7 @@ async fn run(arguments: Arguments) -> Result<(), Box<dyn Error>> {
         data_dir: arguments.data_dir,
         binaries,
         max_environments: arguments.max_environments,
+        access: arguments.access,
         lambda: arguments.lambda,
         gateway: arguments.gateway,
         faults: arguments.faults,
