@@ -302,7 +302,7 @@ pub fn rows() -> Vec<Row> {
                 );
                 fuzz(&call, async |(method, path, body): (String, String, Vec<u8>)| {
                     let head = format!(
-                        "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+                        "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
                         body.len()
                     );
                     let answer = answer_to_request(&bed, &[head.as_bytes(), &body].concat()).await;

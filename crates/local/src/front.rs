@@ -1,4 +1,5 @@
-//! The way from functions to DynamoDB: their permissions are checked, and what is to go wrong goes wrong.
+//! The ways to DynamoDB. Strangers are refused (`access.rs`). On that of the functions their permissions are checked, and
+//! what is to go wrong goes wrong.
 //!
 //! A call that may pass is forwarded as it came to the HTTP server of the embedded engine. Which permissions a call needs
 //! is in "Actions, resources, and condition keys for Amazon DynamoDB" (Service Authorization Reference): the action of its
@@ -26,6 +27,7 @@ use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
+use crate::access::{self, Access};
 use crate::faults::{Chance, Faults};
 use crate::gateway::access_key_id;
 use crate::iam::ACCOUNT_ID;
@@ -38,13 +40,14 @@ const COMMON: &str = "com.amazon.coral.service";
 /// Of DynamoDB's own errors.
 const OWN: &str = "com.amazonaws.dynamodb.v20120810";
 
-/// What stands between functions and the engine.
+/// What stands between callers and the engine.
 #[derive(Debug)]
 pub(crate) struct Front {
     engine: SocketAddr,
     region: String,
     callers: Callers,
     faults: Arc<Faults>,
+    access: Arc<Access>,
     client: Client<HttpConnector, Full<Bytes>>,
 }
 
@@ -69,11 +72,17 @@ struct Part {
 
 impl Front {
     /// In front of the engine's server at `engine`.
-    pub(crate) fn new(engine: SocketAddr, region: &str, callers: Callers, faults: Arc<Faults>) -> Self {
+    pub(crate) fn new(
+        engine: SocketAddr,
+        region: &str,
+        callers: Callers,
+        faults: Arc<Faults>,
+        access: Arc<Access>,
+    ) -> Self {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
         let client = Client::builder(TokioExecutor::new()).build(connector);
-        Self { engine, region: region.to_owned(), callers, faults, client }
+        Self { engine, region: region.to_owned(), callers, faults, access, client }
     }
 
     /// Serves until the future is dropped.
@@ -187,6 +196,20 @@ impl Front {
 }
 
 async fn respond(State(front): State<Arc<Front>>, request: Request) -> Response {
+    match front.access.check(request.headers(), request.uri()) {
+        Ok(origin) => {
+            let mut response = serve(&front, request).await;
+            access::share(response.headers_mut(), origin);
+            response
+        }
+        Err(stranger) => answer(
+            StatusCode::FORBIDDEN,
+            &json!({"__type": format!("{COMMON}#AccessDeniedException"), "Message": stranger.to_string()}),
+        ),
+    }
+}
+
+async fn serve(front: &Front, request: Request) -> Response {
     let (parts, body) = request.into_parts();
     let body = match body.collect().await {
         Ok(body) => body.to_bytes(),
@@ -294,7 +317,8 @@ mod tests {
         let caller = Caller { function: "connect".to_owned(), session: "chat-connect".to_owned(), role: Some(role) };
         let callers = Callers(HashMap::from([("local-connect".to_owned(), caller)]));
         let settings = Settings { faults: faults.iter().map(|fault| fault.parse().unwrap()).collect(), seed: 7 };
-        let front = Front::new(engine_address, "eu-central-1", callers, Arc::new(Faults::new(&settings)));
+        let access = Arc::new(Access::new("dynamodb", access::Settings::default(), None));
+        let front = Front::new(engine_address, "eu-central-1", callers, Arc::new(Faults::new(&settings)), access);
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         tokio::spawn(front.serve(listener));

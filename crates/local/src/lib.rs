@@ -3,6 +3,7 @@
 //! It reads what to run from a serverless.yml, starts the service's real function binaries as child processes, and
 //! imitates AWS towards them and towards their clients. It knows nothing of any particular service.
 
+pub mod access;
 mod duration;
 pub mod faults;
 mod front;

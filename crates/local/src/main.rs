@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
+use switchboard_local::access;
 use switchboard_local::faults;
 use switchboard_local::gateway::{self, KeySource};
 use switchboard_local::lambda;
@@ -45,9 +46,12 @@ struct Arguments {
     /// What to add to the address that is printed, for services that expect a query, such as `userId=1`.
     #[arg(long, value_name = "QUERY")]
     query: Option<String>,
-    /// A variable for every function, over what the service says; may be repeated.
-    #[arg(long, value_name = "NAME=VALUE", value_parser = variable)]
+    /// A variable for every function, over what the service says; may be repeated. Without `=VALUE` it is that of this
+    /// program's own environment, so that a secret is not among the arguments, which everybody on this machine can see.
+    #[arg(long, value_name = "NAME[=VALUE]", value_parser = variable)]
     env: Vec<(String, String)>,
+    #[command(flatten)]
+    access: access::Settings,
     #[command(flatten)]
     lambda: lambda::Settings,
     #[command(flatten)]
@@ -65,8 +69,12 @@ fn environment() -> BTreeMap<String, String> {
 
 fn variable(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
-        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
-        _ => Err("it is not NAME=VALUE".to_owned()),
+        Some(("", _)) => Err("it is not NAME=VALUE or NAME".to_owned()),
+        Some((name, value)) => Ok((name.to_owned(), value.to_owned())),
+        None => match environment().remove(text) {
+            Some(value) => Ok((text.to_owned(), value)),
+            None => Err(format!("there is no variable {text} in the environment, or it is not text")),
+        },
     }
 }
 
@@ -81,10 +89,7 @@ async fn main() -> ExitCode {
                 text = format!("{text}: {error}");
                 cause = error.source();
             }
-            #[expect(clippy::print_stderr, reason = "why a program ends goes to standard error")]
-            {
-                eprintln!("switchboard-local: {text}");
-            }
+            terminal::error(&format!("switchboard-local: {text}"));
             ExitCode::FAILURE
         }
     }
@@ -103,6 +108,7 @@ async fn run(arguments: Arguments) -> Result<(), Box<dyn Error>> {
         data_dir: arguments.data_dir,
         binaries,
         max_environments: arguments.max_environments,
+        access: arguments.access,
         lambda: arguments.lambda,
         gateway: arguments.gateway,
         faults: arguments.faults,
@@ -127,23 +133,27 @@ async fn interrupted() {
     });
 }
 
-#[expect(clippy::print_stdout, reason = "what to paste is what this program is run for")]
+/// Prints what to paste.
 fn announce(service: &Service, stack: &Stack, options: &Options, query: Option<&str>) {
     let Service { name, stage, .. } = service;
     let gateway = stack.gateway_address.port();
     let dynamodb = stack.dynamodb_address.port();
     let functions = service.functions.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
     let tables = service.tables.iter().filter_map(|table| table.create_table["TableName"].as_str());
-    println!("{name}, stage {stage}: {functions} (from {})\n", options.binaries.display());
+    terminal::plain(&format!("{name}, stage {stage}: {functions} (from {})", options.binaries.display()));
+    terminal::plain("");
     let query = query.map(|query| format!("?{query}")).unwrap_or_default();
     let path = Some(service.paths.usual()).filter(|path| !path.is_empty()).unwrap_or_else(|| "/".to_owned());
     let key = service.api_keys.as_ref().filter(|keys| keys.source == KeySource::Header);
     let key = key.and_then(|keys| keys.keys.first()).map(|key| format!("-H 'x-api-key: {}' ", key.value));
-    println!("  wscat {}-c 'ws://localhost:{gateway}{path}{query}'", key.unwrap_or_default());
+    terminal::plain(&format!("  wscat {}-c 'ws://localhost:{gateway}{path}{query}'", key.unwrap_or_default()));
     for table in tables {
-        println!("  aws dynamodb scan --endpoint-url http://localhost:{dynamodb} --table-name {table}");
+        let endpoint = format!("http://localhost:{dynamodb}");
+        terminal::plain(&format!("  aws dynamodb scan --endpoint-url {endpoint} --table-name {table}"));
     }
-    println!("\nCtrl-C stops everything.\n");
+    for text in ["", "Ctrl-C stops everything.", ""] {
+        terminal::plain(text);
+    }
     for excess in service.beyond_quotas(&options.gateway.limits) {
         terminal::line("service", &excess);
     }

@@ -1,13 +1,16 @@
 //! The whole stack: DynamoDB, the functions, and what invokes them: the gateway and the streams' mappings.
 
 use std::collections::{BTreeMap, HashMap};
+use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, oneshot};
+use tokio::task::JoinHandle;
 
+use crate::access::{self, Access};
 use crate::faults::{self, Faults};
 use crate::front::Front;
 use crate::gateway::{self, Api, Authorizer, Gateway, Integration};
@@ -30,6 +33,8 @@ pub struct Options {
     pub binaries: PathBuf,
     /// The most execution environments of one function at a time.
     pub max_environments: usize,
+    /// Who may connect.
+    pub access: access::Settings,
     /// What Lambda does.
     pub lambda: lambda::Settings,
     /// What the gateway does.
@@ -75,12 +80,14 @@ pub struct Stack {
     functions: Vec<Arc<Function>>,
     tables: Tables,
     gateway_listener: TcpListener,
-    dynamodb_listener: TcpListener,
-    front: Front,
-    front_listener: TcpListener,
+    engine_listener: TcpListener,
+    /// For everybody but the functions.
+    dynamodb: (Front, TcpListener),
+    /// For the functions.
+    front: (Front, TcpListener),
     /// Where the gateway listens.
     pub gateway_address: SocketAddr,
-    /// Where DynamoDB listens for everybody but the functions, whose calls are checked elsewhere.
+    /// Where DynamoDB listens for everybody but the functions, whose permissions are checked elsewhere.
     pub dynamodb_address: SocketAddr,
 }
 
@@ -94,6 +101,7 @@ impl Stack {
         let (gateway_listener, gateway_address) = listen(options.port, "--port").await?;
         let (dynamodb_listener, dynamodb_address) = listen(options.dynamodb_port, "--dynamodb-port").await?;
         let (front_listener, front_address) = listen(0, "--dynamodb-port").await?;
+        let (engine_listener, engine_address) = listen_hidden().await?;
         let tables = Tables::open(options.data_dir.as_deref(), &service.tables)?;
 
         let mut endpoints = BTreeMap::from([
@@ -147,8 +155,10 @@ impl Stack {
             is_iam_authorized: service.is_iam_authorized,
             api_keys: service.api_keys.clone(),
         };
-        let front = Front::new(dynamodb_address, &service.region, callers, faults.clone());
-        let gateway = Gateway::new(api, options.gateway.clone(), faults.clone());
+        let access = Arc::new(Access::new("dynamodb", options.access.clone(), None));
+        let front = Front::new(engine_address, &service.region, callers, faults.clone(), access.clone());
+        let dynamodb = Front::new(engine_address, &service.region, Callers::default(), Arc::default(), access);
+        let gateway = Gateway::new(api, options.gateway.clone(), options.access.clone(), faults.clone());
         let mappings = Mappings::open(service, &functions, &tables, options.data_dir.as_deref(), &faults)?;
         let functions = functions.into_values().collect();
         Ok(Self {
@@ -157,9 +167,9 @@ impl Stack {
             functions,
             tables,
             gateway_listener,
-            dynamodb_listener,
-            front,
-            front_listener,
+            engine_listener,
+            dynamodb: (dynamodb, dynamodb_listener),
+            front: (front, front_listener),
             gateway_address,
             dynamodb_address,
         })
@@ -173,18 +183,17 @@ impl Stack {
     /// When a server fails.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), Error> {
         let (stop, stopped) = oneshot::channel::<()>();
-        let dynamodb = self.tables.serve(self.dynamodb_listener, async { drop(stopped.await) });
-        let dynamodb = tokio::spawn(dynamodb);
-        let front = tokio::spawn(self.front.serve(self.front_listener));
+        let engine = tokio::spawn(self.tables.serve(self.engine_listener, async { drop(stopped.await) }));
+        let fronts = [self.dynamodb, self.front].map(|(front, listener)| tokio::spawn(front.serve(listener)));
         let mappings = self.mappings.start();
         let served = self.gateway.serve(self.gateway_listener, shutdown).await;
         mappings.shutdown().await;
         for function in &self.functions {
             function.shutdown().await;
         }
-        front.abort();
+        fronts.iter().for_each(JoinHandle::abort);
         drop(stop);
-        if let Ok(result) = dynamodb.await {
+        if let Ok(result) = engine.await {
             result?;
         }
         served.map_err(Error::Gateway)
@@ -201,12 +210,23 @@ fn callers(service: &Service) -> Callers {
 }
 
 async fn listen(port: u16, flag: &'static str) -> Result<(TcpListener, SocketAddr), Error> {
-    let bind = async {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await?;
-        let address = listener.local_addr()?;
-        Ok((listener, address))
-    };
-    bind.await.map_err(|source| Error::Listen { port, flag, source })
+    bind(Ipv4Addr::LOCALHOST, port).await.map_err(|source| Error::Listen { port, flag, source })
+}
+
+/// Listens where a web page does not find it, since the engine's own server asks nobody who they are: on one of the 16
+/// million addresses of this machine. Where there is only one, as on macOS, the port alone is hard to find.
+async fn listen_hidden() -> Result<(TcpListener, SocketAddr), Error> {
+    let address = Ipv4Addr::from_bits(0x7f00_0000 | fastrand::u32(1..0x00ff_ffff));
+    match bind(address, 0).await {
+        Ok(bound) => Ok(bound),
+        Err(_) => listen(0, "--dynamodb-port").await,
+    }
+}
+
+async fn bind(address: Ipv4Addr, port: u16) -> io::Result<(TcpListener, SocketAddr)> {
+    let listener = TcpListener::bind((address, port)).await?;
+    let address = listener.local_addr()?;
+    Ok((listener, address))
 }
 
 fn configuration(

@@ -8,7 +8,9 @@
 //! API: an index over them, and without those that DynamoDB would have trimmed. This is why its version is pinned.
 
 use std::convert::Infallible;
-use std::fs::{File, TryLockError};
+use std::fs::{DirBuilder, File, Permissions, TryLockError};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -175,15 +177,32 @@ fn prepare(file: &Path) -> Result<(), DynoxideError> {
     Ok(())
 }
 
+/// Makes the data directory, if need be, and locks it. What is in it is for its owner alone: the rows of the service.
 fn lock(path: &Path) -> Result<File, TableError> {
     let unusable = |source| TableError::DataDirectory { path: path.to_owned(), source };
-    std::fs::create_dir_all(path).map_err(unusable)?;
-    let file = File::create(path.join(LOCK_FILE)).map_err(unusable)?;
+    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(unusable)?;
+    let mode = path.metadata().map_err(unusable)?.permissions().mode() & 0o777;
+    if mode & 0o077 != 0 {
+        let path = path.display();
+        let text =
+            format!("{path}: others on this machine may look into this folder (mode {mode:o}); chmod 700 stops them");
+        terminal::line("dynamodb", &text);
+    }
+    let file = private_file(&path.join(LOCK_FILE)).map_err(unusable)?;
+    // SQLite gives its other files the permissions of this one.
+    private_file(&path.join(DATABASE_FILE)).map_err(unusable)?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(TableError::InUse { path: path.to_owned() }),
         Err(TryLockError::Error(source)) => Err(unusable(source)),
     }
+}
+
+/// Opens a file that only its owner may read or write, and makes it so if it is not.
+pub(crate) fn private_file(path: &Path) -> io::Result<File> {
+    let file = File::options().write(true).create(true).truncate(false).mode(0o600).open(path)?;
+    file.set_permissions(Permissions::from_mode(0o600))?;
+    Ok(file)
 }
 
 /// Creates the table, or sees to it that the existing one is the same, and enables its time to live.

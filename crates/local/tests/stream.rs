@@ -3,18 +3,14 @@
 
 #![expect(clippy::unwrap_used, reason = "a failed unwrap in a helper fails its test, too")]
 
-use std::path::{Path, PathBuf};
-use std::process::Stdio;
+mod stack;
+
+use std::path::Path;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::TcpStream;
-use tokio::process::{Child, Command};
-use tokio::sync::watch;
 
-/// How long anything may take before a test calls it missing.
-const PATIENCE: Duration = Duration::from_secs(30);
+use stack::{HELLO, PATIENCE, Stack};
 
 /// Retries once, and reports to a queue.
 const RETRY_ONCE: &str = "maximumRetryAttempts: 1, destinations: {onFailure: 'arn:aws:sqs:eu-central-1:0:lost'}";
@@ -268,7 +264,7 @@ async fn each_function_on_a_stream_gets_what_its_filter_lets_through_and_has_a_p
     let inserts = "filterPatterns: [{eventName: [INSERT], dynamodb: {Keys: {id: {S: [{anything-but: [hawk]}]}}}}]";
     let others = "batchSize: 1, filterPatterns: [{eventName: [{anything-but: [INSERT]}]}, \
                   {dynamodb: {NewImage: {id: {S: [{prefix: ha}]}, owner: {S: [{exists: false}]}}}}]";
-    let functions = format!("{}{}", function("watch", inserts), function("others", others));
+    let functions = format!("{HELLO}{}{}", function("watch", inserts), function("others", others));
     let stack = Stack::serve(folder.path(), &arguments, &functions).await;
     for id in ["polly", "hawk", "hare", "molly"] {
         stack.put(json!({"id": {"S": id}})).await;
@@ -281,7 +277,7 @@ async fn each_function_on_a_stream_gets_what_its_filter_lets_through_and_has_a_p
     stack.interrupt().await;
 
     // Without the filters neither gets again, or late, what was before: also records that were passed over are done.
-    let functions = format!("{}{}", function("watch", ""), function("others", ""));
+    let functions = format!("{HELLO}{}{}", function("watch", ""), function("others", ""));
     let stack = Stack::serve(folder.path(), &arguments, &functions).await;
     stack.put(json!({"id": {"S": "dolly"}})).await;
     for name in ["watch", "others"] {
@@ -309,21 +305,6 @@ fn function(name: &str, mapping: &str) -> String {
     )
 }
 
-/// The folder of the functions' binaries: `cargo test` does not build those of other packages.
-fn binaries() -> PathBuf {
-    let test = std::env::current_exe().unwrap();
-    let folder = test.ancestors().nth(2).unwrap().to_path_buf();
-    assert!(folder.join("fixture").is_file(), "run `cargo build --workspace --bins` first");
-    folder
-}
-
-/// A running service with one table, `birds`, and the fixture behind its stream. Killed with the test.
-struct Stack {
-    process: Child,
-    dynamodb: String,
-    lines: watch::Receiver<Vec<String>>,
-}
-
 impl Stack {
     /// A stack that keeps its tables in memory and has one process at a time, so that the log is in the order of the
     /// invocations: several are not heard at the same speed. `mapping` is what its mapping says besides the stream.
@@ -340,85 +321,8 @@ impl Stack {
     }
 
     async fn run(folder: &Path, arguments: &[&str], mapping: &str) -> Self {
-        Self::serve(folder, arguments, &function("watch", mapping)).await
-    }
-
-    async fn serve(folder: &Path, arguments: &[&str], functions: &str) -> Self {
-        let service = format!(
-            "service: birds
-provider: {{name: aws, runtime: provided.al2023, region: eu-central-1}}
-functions:
-  hello: {{handler: fixture, events: [websocket: $connect]}}
-{functions}
-resources:
-  Resources:
-    Birds:
-      Type: AWS::DynamoDB::Table
-      Properties:
-        TableName: birds
-        BillingMode: PAY_PER_REQUEST
-        AttributeDefinitions: [{{AttributeName: id, AttributeType: S}}]
-        KeySchema: [{{AttributeName: id, KeyType: HASH}}]
-        StreamSpecification: {{StreamViewType: NEW_AND_OLD_IMAGES}}
-"
-        );
-        let file = folder.join("serverless.yml");
-        std::fs::write(&file, service).unwrap();
-        let mut process = Command::new(env!("CARGO_BIN_EXE_switchboard-local"))
-            .args(["--port", "0", "--dynamodb-port", "0", "--config"])
-            .arg(&file)
-            .arg("--binaries")
-            .arg(binaries())
-            .args(arguments)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .unwrap();
-        let (sender, mut lines) = watch::channel(Vec::new());
-        let mut stdout = BufReader::new(process.stdout.take().unwrap()).lines();
-        tokio::spawn(async move {
-            while let Ok(Some(line)) = stdout.next_line().await {
-                sender.send_modify(|lines: &mut Vec<String>| lines.push(line));
-            }
-        });
-        let ready = |lines: &Vec<String>| lines.iter().any(|line| line.contains("Ctrl-C"));
-        tokio::time::timeout(PATIENCE, lines.wait_for(ready)).await.unwrap().unwrap();
-        let banner = lines.borrow().join("\n");
-        let (_, rest) = banner.split_once("http://localhost:").unwrap();
-        let port: String = rest.chars().take_while(char::is_ascii_digit).collect();
-        Self { process, dynamodb: format!("127.0.0.1:{port}"), lines }
-    }
-
-    /// Ctrl-C, and waits for the end.
-    async fn interrupt(mut self) {
-        let process_id = self.process.id().unwrap().to_string();
-        assert!(Command::new("kill").args(["-INT", &process_id]).status().await.unwrap().success());
-        assert!(tokio::time::timeout(PATIENCE, self.process.wait()).await.unwrap().unwrap().success());
-    }
-
-    async fn put(&self, item: Value) {
-        self.call("PutItem", &json!({"TableName": "birds", "Item": item})).await;
-    }
-
-    /// Calls DynamoDB as any SDK would.
-    async fn call(&self, operation: &str, body: &Value) {
-        let body = body.to_string();
-        let request = format!(
-            "POST / HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\
-             Content-Type: application/x-amz-json-1.0\r\nX-Amz-Target: DynamoDB_20120810.{operation}\r\n\
-             X-Amz-Date: 20260101T000000Z\r\n\
-             Authorization: AWS4-HMAC-SHA256 Credential=a/20260101/us-east-1/dynamodb/aws4_request, \
-             SignedHeaders=host, Signature=0\r\n\
-             Content-Length: {}\r\n\r\n{body}",
-            self.dynamodb,
-            body.len()
-        );
-        let mut stream = TcpStream::connect(&self.dynamodb).await.unwrap();
-        stream.write_all(request.as_bytes()).await.unwrap();
-        let mut response = String::new();
-        stream.read_to_string(&mut response).await.unwrap();
-        assert!(response.starts_with("HTTP/1.1 200"), "{response}");
+        let functions = format!("{HELLO}{}", function("watch", mapping));
+        Self::serve(folder, arguments, &functions).await
     }
 
     /// Waits until the function has got this many records, and returns its events' records.
@@ -432,17 +336,6 @@ resources:
         match tokio::time::timeout(PATIENCE, lines.wait_for(delivered)).await {
             Ok(Ok(lines)) => batches(&lines, function),
             _ => panic!("no {count} records in {:#?}", self.lines.borrow().clone()),
-        }
-    }
-
-    /// Waits for a line that contains all of `parts`.
-    async fn logged(&self, parts: &[&str]) -> String {
-        let find =
-            |lines: &Vec<String>| lines.iter().find(|line| parts.iter().all(|part| line.contains(part))).cloned();
-        let mut lines = self.lines.clone();
-        match tokio::time::timeout(PATIENCE, lines.wait_for(|lines| find(lines).is_some())).await {
-            Ok(Ok(lines)) => find(&lines).unwrap(),
-            _ => panic!("no line with {parts:?} in {:#?}", self.lines.borrow().clone()),
         }
     }
 }

@@ -63,6 +63,7 @@ pub use self::paths::Paths;
 use self::route::SelectionExpression;
 pub(crate) use self::signature::access_key_id;
 use self::throttle::Throttle;
+use crate::access::{self, Access};
 use crate::faults::Faults;
 use crate::iam::Callers;
 use crate::lambda::Credentials;
@@ -138,6 +139,7 @@ impl fmt::Debug for Api {
 pub struct Gateway {
     api: Api,
     settings: Settings,
+    access: Access,
     faults: Arc<Faults>,
     expression: SelectionExpression,
     connections: Registry,
@@ -153,12 +155,13 @@ pub struct Gateway {
 impl Gateway {
     /// A gateway without connections.
     #[must_use]
-    pub fn new(api: Api, settings: Settings, faults: Arc<Faults>) -> Self {
+    pub fn new(api: Api, settings: Settings, access: access::Settings, faults: Arc<Faults>) -> Self {
         let settings = Settings { limits: settings.limits.by_clock(), ..settings };
         let limits = &settings.limits;
         Self {
             handshakes: Throttle::new(limits.connection_rate, limits.connection_rate),
             requests: Throttle::new(limits.request_rate, limits.request_burst),
+            access: Access::new("gateway", access, settings.knobs.domain_name.clone()),
             expression: SelectionExpression::parse(&api.route_selection_expression),
             api,
             settings,
@@ -303,6 +306,9 @@ async fn respond(
     endpoints: Endpoints,
     head: &Head,
 ) -> Response<Full<Bytes>> {
+    if let Err(stranger) = gateway.access.check(request.headers(), request.uri()) {
+        return refusal::of_stranger(&stranger);
+    }
     match management::path(request.uri().path()) {
         Some(path) => management::respond(gateway, request, &path).await,
         None => handshake::respond(gateway, request, endpoints, head).await,

@@ -331,7 +331,7 @@ async fn relay(output: impl AsyncRead + Unpin, mut print: impl FnMut(&str)) {
         let consumed = part.len() + usize::from(newline.is_some());
         output.consume(consumed);
         if newline.is_some() {
-            print(&String::from_utf8_lossy(&line));
+            print(&String::from_utf8_lossy(line.strip_suffix(b"\r").unwrap_or(&line)));
             line.clear();
         }
     }
@@ -409,7 +409,7 @@ mod tests {
 
     #[tokio::test]
     async fn output_is_printed_line_by_line() {
-        assert_eq!(printed(b"one\n\nthree").await, ["one", "", "three"]);
+        assert_eq!(printed(b"one\n\nthree\r\nfour").await, ["one", "", "three", "four"]);
     }
 
     #[tokio::test]

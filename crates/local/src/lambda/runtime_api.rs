@@ -10,8 +10,10 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, Path, State};
-use axum::http::StatusCode;
+use axum::extract::{DefaultBodyLimit, Path, Request, State};
+use axum::http::header::{HOST, ORIGIN, REFERER};
+use axum::http::{HeaderName, StatusCode};
+use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::serve::ListenerExt;
@@ -68,6 +70,7 @@ impl RuntimeApi {
             .route("/2018-06-01/runtime/invocation/{id}/error", post(error))
             .route("/2018-06-01/runtime/init/error", post(init_error))
             .layer(DefaultBodyLimit::disable())
+            .layer(middleware::from_fn_with_state(address.to_string(), only_runtimes))
             .with_state(process);
         // Events are small and somebody waits for each.
         let listener = listener.tap_io(|stream| drop(stream.set_nodelay(true)));
@@ -85,6 +88,27 @@ impl Drop for RuntimeApi {
     }
 }
 
+/// What browsers send and runtimes do not.
+const OF_BROWSERS: [HeaderName; 4] =
+    [ORIGIN, REFERER, HeaderName::from_static("sec-fetch-mode"), HeaderName::from_static("sec-fetch-site")];
+
+/// Refuses what a web page sends: it could take an event, with all that is in it, and answer in place of the function. A
+/// runtime calls the address that it was given.
+async fn only_runtimes(State(address): State<String>, request: Request, next: Next) -> Response {
+    let headers = request.headers();
+    let is_ours = headers.get_all(HOST).iter().all(|host| host.as_bytes() == address.as_bytes())
+        && headers.contains_key(HOST)
+        && request.uri().authority().is_none_or(|authority| authority.as_str() == address);
+    if is_ours && !OF_BROWSERS.iter().any(|name| headers.contains_key(name)) {
+        return next.run(request).await;
+    }
+    refusal(
+        StatusCode::FORBIDDEN,
+        "Forbidden",
+        &format!("Only the function's process may call this, as http://{address}"),
+    )
+}
+
 /// The process as its calls describe it.
 struct Process {
     calls: mpsc::UnboundedSender<Call>,
@@ -93,8 +117,9 @@ struct Process {
 
 enum Phase {
     Init,
-    /// Polling, or about to.
+    /// About to poll.
     Idle,
+    Polling,
     Busy(Uuid, oneshot::Sender<Result<Bytes, FunctionError>>),
 }
 
@@ -117,14 +142,27 @@ impl Process {
     }
 }
 
+/// A poll that waits. When the process hangs up, it may poll again.
+struct Waiting<'a>(&'a Process);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        let mut phase = self.0.phase();
+        if matches!(*phase, Phase::Polling) {
+            *phase = Phase::Idle;
+        }
+    }
+}
+
 async fn next(State(process): State<Arc<Process>>) -> Response {
     {
         let mut phase = process.phase();
-        if matches!(*phase, Phase::Busy(..)) {
+        if matches!(*phase, Phase::Polling | Phase::Busy(..)) {
             return invalid_state_transition();
         }
-        *phase = Phase::Idle;
+        *phase = Phase::Polling;
     }
+    let _waiting = Waiting(&process);
     let (poll, invocation) = oneshot::channel();
     let _ = process.calls.send(Call::Next(poll));
     let Ok(invocation) = invocation.await else {
@@ -319,6 +357,65 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_second_poll_is_refused_and_the_first_one_goes_on_to_wait() {
+        let mut api = RuntimeApi::start().await.unwrap();
+        let first = poll(&api);
+        let Some(Call::Next(waiting)) = api.calls.recv().await else { panic!("expected a poll") };
+        let (status, _, body) = call(api.address, Method::GET, "invocation/next", "").await;
+        assert_eq!(status, 403);
+        assert!(body.contains(r#""errorType":"InvalidStateTransition""#), "{body}");
+        let (invocation, _answer) = invocation();
+        assert!(waiting.send(invocation).is_ok());
+        assert_eq!(first.await.unwrap().0, 200);
+    }
+
+    #[tokio::test]
+    async fn a_process_that_hung_up_may_poll_again() {
+        let mut api = RuntimeApi::start().await.unwrap();
+        let first = poll(&api);
+        let Some(Call::Next(mut waiting)) = api.calls.recv().await else { panic!("expected a poll") };
+        first.abort();
+        waiting.closed().await;
+        let second = poll(&api);
+        dispatch(&mut api).await;
+        assert_eq!(second.await.unwrap().0, 200);
+    }
+
+    #[tokio::test]
+    async fn what_a_browser_sends_is_refused_and_changes_nothing() {
+        let (api, id, answer) = busy().await;
+        let other = format!("localhost:{}", api.address.port());
+        let own = api.address.to_string();
+        for (host, header) in [
+            (own.as_str(), Some(("origin", "http://evil.example"))),
+            (&own, Some(("origin", "http://localhost:5173"))),
+            (&own, Some(("referer", "http://evil.example/"))),
+            (&own, Some(("sec-fetch-site", "cross-site"))),
+            (&own, Some(("sec-fetch-mode", "no-cors"))),
+            ("evil.example", None),
+            (&other, None),
+        ] {
+            for (method, path) in [
+                (Method::GET, "invocation/next".to_owned()),
+                (Method::POST, format!("invocation/{id}/response")),
+                (Method::POST, format!("invocation/{id}/error")),
+                (Method::POST, "init/error".to_owned()),
+            ] {
+                let uri = format!("http://{}/2018-06-01/runtime/{path}", api.address);
+                let mut request = Request::builder().method(method).uri(uri).header("host", host);
+                if let Some((name, value)) = header {
+                    request = request.header(name, value);
+                }
+                let (status, _, body) = send(request.body("{}".into()).unwrap()).await;
+                assert_eq!(status, 403, "{path} {host} {header:?}");
+                assert!(body.contains(r#""errorType":"Forbidden""#), "{body}");
+            }
+        }
+        call(api.address, Method::POST, &format!("invocation/{id}/response"), "1").await;
+        assert_eq!(answer.await.unwrap().unwrap(), "1");
+    }
+
+    #[tokio::test]
     async fn a_poll_is_closed_when_the_process_goes_away() {
         let mut api = RuntimeApi::start().await.unwrap();
         let next = poll(&api);
@@ -369,7 +466,10 @@ mod tests {
 
     async fn call(address: SocketAddr, method: Method, path: &str, body: impl Into<Body>) -> (u16, HeaderMap, String) {
         let uri = format!("http://{address}/2018-06-01/runtime/{path}");
-        let request = Request::builder().method(method).uri(uri).body(body.into()).unwrap();
+        send(Request::builder().method(method).uri(uri).body(body.into()).unwrap()).await
+    }
+
+    async fn send(request: Request<Body>) -> (u16, HeaderMap, String) {
         let response = Client::builder(TokioExecutor::new()).build_http().request(request).await.unwrap();
         let (parts, body) = response.into_parts();
         let body = body.collect().await.unwrap().to_bytes();

@@ -5,13 +5,14 @@
 //! survives the end of this process, however sudden, but not that of the machine.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
 use super::source::SequenceNumber;
+use crate::table::private_file;
 
 /// The positions, in the data directory.
 const FILE: &str = "positions.json";
@@ -45,7 +46,8 @@ impl Positions {
             return Ok(Self::default());
         };
         let by_mapping = match std::fs::read(&path) {
-            Ok(text) => serde_json::from_slice(&text).map_err(io::Error::from),
+            // An earlier version left it for others to read.
+            Ok(text) => private_file(&path).and_then(|_| serde_json::from_slice(&text).map_err(io::Error::from)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(BTreeMap::new()),
             Err(error) => Err(error),
         };
@@ -76,7 +78,9 @@ impl Positions {
         };
         let new = path.with_extension("json.new");
         // A few hundred bytes into the page cache, which is faster than handing them to another thread.
-        std::fs::write(&new, serde_json::to_vec_pretty(&*by_mapping)?)?;
+        let mut file = private_file(&new)?;
+        file.set_len(0)?;
+        file.write_all(&serde_json::to_vec_pretty(&*by_mapping)?)?;
         std::fs::rename(&new, path)
     }
 }

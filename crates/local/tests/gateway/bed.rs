@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use serde_json::{Value, json};
+use switchboard_local::access;
 use switchboard_local::faults::{self, Faults};
 use switchboard_local::gateway::knobs::{Knobs, Limits};
 use switchboard_local::gateway::{Api, Authorizer, Gateway, Integration, Paths, Settings};
@@ -173,7 +174,8 @@ impl Script {
             is_iam_authorized: false,
             api_keys: None,
         };
-        let gateway = Gateway::new(api, self.settings, Arc::new(Faults::new(&self.faults)));
+        let gateway =
+            Gateway::new(api, self.settings, access::Settings::default(), Arc::new(Faults::new(&self.faults)));
         let (stop, stopped) = oneshot::channel::<()>();
         let server = tokio::spawn(gateway.serve(listener, async {
             let _ = stopped.await;

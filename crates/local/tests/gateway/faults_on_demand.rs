@@ -57,7 +57,8 @@ async fn posts_can_be_slow_or_hang_without_holding_up_a_shutdown() {
     let (mut bed, client) = Script::new().fault("hang=1").connected().await;
     let path = format!("/dev/@connections/{}", client.id);
     let mut tcp = bed.dial().await;
-    let head = format!("POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\nauthorization: {SIGNED}\r\n\r\n");
+    let head =
+        format!("POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: 0\r\nauthorization: {SIGNED}\r\n\r\n");
     tcp.write_all(head.as_bytes()).await.unwrap();
     assert!(tokio::time::timeout(A_WHILE, tcp.read_u8()).await.is_err(), "answered");
     bed.interrupt();

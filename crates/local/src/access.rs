@@ -1,0 +1,315 @@
+//! Who may use the ports of the stack.
+//!
+//! A port of 127.0.0.1 is reached by every program of this machine, and a browser is one that sends what a web page tells
+//! it to. It says which page that was, in `Origin`, and what the page called this machine, in `Host`. So a request must
+//! name this machine: a page whose name was made to lead to 127.0.0.1 (DNS rebinding) names itself. And the page must be
+//! of this machine, too. Programs send no `Origin`. This is no protection from other programs, or other users, of this
+//! machine.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::sync::{Mutex, PoisonError};
+
+use clap::Args;
+use http::header::{ACCESS_CONTROL_ALLOW_ORIGIN, HOST, ORIGIN, VARY};
+use http::{HeaderMap, HeaderValue, Uri};
+
+use crate::terminal;
+
+/// The names of this machine that lead nowhere else.
+const LOOPBACK: [&str; 3] = ["localhost", "127.0.0.1", "[::1]"];
+
+/// The origin of a page that has none, such as one that was opened as a file.
+const NULL: &str = "null";
+
+/// What some browsers say instead, in handshakes.
+const FILE: &str = "file://";
+
+/// As an allowed origin: every page of the web.
+const ANY: &str = "*";
+
+/// How many refusals have a line in the terminal: a page can have as many names as it likes.
+const MAX_LINES: usize = 50;
+
+/// How much of an origin or a host is shown.
+const MAX_SHOWN_CHARACTERS: usize = 200;
+
+/// Which pages may use the stack besides those of this machine.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
+// Its name would be taken: a group is called like its struct.
+#[group(skip)]
+pub struct Settings {
+    /// Let the pages of this origin, such as https://example.com, use the gateway and DynamoDB, as pages of this machine
+    /// may; `null` is a page that was opened as a file, `*` every page. May be repeated.
+    #[arg(long, value_name = "ORIGIN", value_parser = origin)]
+    pub allow_origin: Vec<String>,
+}
+
+/// An origin as browsers send it.
+fn origin(text: &str) -> Result<String, String> {
+    let origin = text.to_ascii_lowercase();
+    match origin.as_str() {
+        ANY => return Ok(origin),
+        NULL | FILE => return Ok(NULL.to_owned()),
+        _ => {}
+    }
+    let wrong = || "it is not an origin, such as https://example.com or http://192.168.1.2:5173".to_owned();
+    let (scheme, authority) = origin.split_once("://").ok_or_else(wrong)?;
+    let has_path = authority.contains(['/', '?', '#', '@']) || authority.contains(char::is_whitespace);
+    if scheme.is_empty() || authority.is_empty() || has_path {
+        return Err(wrong());
+    }
+    // Browsers leave out the port that a scheme has anyway.
+    let default_port = match scheme {
+        "http" => ":80",
+        "https" => ":443",
+        _ => "",
+    };
+    Ok(origin.strip_suffix(default_port).unwrap_or(&origin).to_owned())
+}
+
+/// A door of the stack.
+#[derive(Debug)]
+pub(crate) struct Access {
+    /// Who says in the terminal that somebody was refused.
+    name: &'static str,
+    settings: Settings,
+    /// A name of this port besides those of this machine.
+    domain_name: Option<String>,
+    told: Mutex<HashSet<Stranger>>,
+}
+
+/// Somebody who was refused. Displayed as the sentence that they, and the developer, are told.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) enum Stranger {
+    /// A page with this origin.
+    Page(String),
+    /// Somebody who calls this machine by this name; nothing when there is none.
+    Name(String),
+}
+
+impl fmt::Display for Stranger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Page(origin) => write!(
+                f,
+                "The page's origin {origin} is not of this machine; the flag `--allow-origin {origin}` lets it in."
+            ),
+            Self::Name(host) => write!(
+                f,
+                "The request's Host `{host}` is not a name of this machine; use localhost, 127.0.0.1 or [::1]."
+            ),
+        }
+    }
+}
+
+impl Access {
+    /// A door that is named `name` in the terminal, and may be called `domain_name`.
+    pub(crate) fn new(name: &'static str, settings: Settings, domain_name: Option<String>) -> Self {
+        Self { name, settings, domain_name, told: Mutex::default() }
+    }
+
+    /// The origin of the page that sends a request, if it is a page's. Strangers are refused, each with one line in the
+    /// terminal.
+    pub(crate) fn check(&self, headers: &HeaderMap, uri: &Uri) -> Result<Option<HeaderValue>, Stranger> {
+        self.origin(headers, uri).inspect_err(|stranger| self.tell(stranger))
+    }
+
+    fn origin(&self, headers: &HeaderMap, uri: &Uri) -> Result<Option<HeaderValue>, Stranger> {
+        let hosts: Vec<_> = headers.get_all(HOST).iter().map(HeaderValue::as_bytes).collect();
+        // A proxy's request names the host a second time.
+        let of_uri = uri.authority().map(|authority| authority.as_str().as_bytes());
+        let is_known = |host: &&[u8]| std::str::from_utf8(host).is_ok_and(|host| self.is_known(host));
+        let mut hosts = hosts.into_iter().chain(of_uri).peekable();
+        if hosts.peek().is_none() {
+            return Err(Stranger::Name(String::new()));
+        }
+        if let Some(host) = hosts.find(|host| !is_known(host)) {
+            return Err(Stranger::Name(shown(host)));
+        }
+        match headers.get_all(ORIGIN).iter().find(|origin| !self.allows(origin)) {
+            Some(origin) => Err(Stranger::Page(shown(origin.as_bytes()))),
+            None => Ok(headers.get(ORIGIN).cloned()),
+        }
+    }
+
+    fn is_known(&self, host: &str) -> bool {
+        let (name, _) = split(host);
+        let is_domain = |domain: &String| domain.eq_ignore_ascii_case(name) || domain.eq_ignore_ascii_case(host);
+        is_loopback(host) || self.domain_name.as_ref().is_some_and(is_domain)
+    }
+
+    fn allows(&self, origin: &HeaderValue) -> bool {
+        let Ok(origin) = origin.to_str() else { return false };
+        let is_local = origin.split_once("://").is_some_and(|(_, authority)| is_loopback(authority));
+        let is_allowed = |allowed: &String| {
+            allowed == ANY || allowed.eq_ignore_ascii_case(origin) || (allowed == NULL && origin == FILE)
+        };
+        is_local || self.settings.allow_origin.iter().any(is_allowed)
+    }
+
+    fn tell(&self, stranger: &Stranger) {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.len() < MAX_LINES && told.insert(stranger.clone()) {
+            terminal::line(self.name, &format!("refused a request. {stranger}"));
+            if told.len() == MAX_LINES {
+                terminal::line(self.name, "refused requests of many strangers; further ones are not shown");
+            }
+        }
+    }
+}
+
+/// Lets a page with this origin read an answer, and nobody else, whatever the answer said before.
+pub(crate) fn share(headers: &mut HeaderMap, origin: Option<HeaderValue>) {
+    headers.remove(ACCESS_CONTROL_ALLOW_ORIGIN);
+    if let Some(origin) = origin {
+        headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+        headers.append(VARY, HeaderValue::from_static("origin"));
+    }
+}
+
+/// Whether a host, with a port or without, is this machine.
+fn is_loopback(authority: &str) -> bool {
+    let (host, port) = split(authority);
+    let is_port = |port: &str| !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
+    port.is_none_or(is_port) && LOOPBACK.iter().any(|name| name.eq_ignore_ascii_case(host))
+}
+
+/// Host and port. The colons of an IPv6 address are in brackets.
+fn split(authority: &str) -> (&str, Option<&str>) {
+    match authority.rsplit_once(':') {
+        Some((host, port)) if !authority.ends_with(']') => (host, Some(port)),
+        _ => (authority, None),
+    }
+}
+
+fn shown(value: &[u8]) -> String {
+    String::from_utf8_lossy(value).chars().take(MAX_SHOWN_CHARACTERS).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn access(allow_origin: &[&str], domain_name: Option<&str>) -> Access {
+        let allow_origin = allow_origin.iter().map(|text| origin(text).unwrap()).collect();
+        Access::new("test", Settings { allow_origin }, domain_name.map(str::to_owned))
+    }
+
+    fn check(access: &Access, headers: &[(http::HeaderName, &str)], uri: &str) -> Result<Option<String>, Stranger> {
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            map.append(name, value.parse().unwrap());
+        }
+        let origin = access.check(&map, &uri.parse().unwrap())?;
+        Ok(origin.map(|origin| origin.to_str().unwrap().to_owned()))
+    }
+
+    #[test]
+    fn a_request_must_name_this_machine() {
+        let door = access(&[], None);
+        for host in ["localhost", "LOCALHOST:3001", "127.0.0.1", "127.0.0.1:8000", "[::1]", "[::1]:8000"] {
+            assert_eq!(check(&door, &[(HOST, host)], "/"), Ok(None), "{host}");
+        }
+        for host in [
+            "",
+            "evil.example",
+            "evil.example:3001",
+            "localhost.evil.example",
+            "localhost:3001.evil.example",
+            "localhost@evil.example",
+            "evil.example@localhost",
+            "127.0.0.1.evil.example",
+            "127.0.0.2",
+            "0.0.0.0",
+            "::1",
+            "[::1].evil.example",
+            "localhost:",
+        ] {
+            assert_eq!(check(&door, &[(HOST, host)], "/"), Err(Stranger::Name(host.to_owned())), "{host}");
+        }
+        assert_eq!(check(&door, &[], "/"), Err(Stranger::Name(String::new())));
+        // Neither the second of two headers nor the address itself may say something else.
+        let stranger = || Err(Stranger::Name("evil.example".to_owned()));
+        assert_eq!(check(&door, &[(HOST, "localhost"), (HOST, "evil.example")], "/"), stranger());
+        assert_eq!(check(&door, &[(HOST, "localhost")], "http://evil.example/"), stranger());
+        assert_eq!(check(&door, &[], "http://localhost:3001/"), Ok(None));
+    }
+
+    #[test]
+    fn a_domain_name_is_a_name_of_this_machine_and_no_page_of_it() {
+        let door = access(&[], Some("chat.example"));
+        for host in ["chat.example", "Chat.Example", "chat.example:3001", "localhost"] {
+            assert_eq!(check(&door, &[(HOST, host)], "/"), Ok(None), "{host}");
+        }
+        assert!(check(&door, &[(HOST, "example")], "/").is_err());
+        assert!(check(&door, &[(HOST, "chat.example"), (ORIGIN, "https://chat.example")], "/").is_err());
+    }
+
+    #[test]
+    fn a_page_must_be_of_this_machine() {
+        let door = access(&[], None);
+        for origin in ["http://localhost:5173", "https://localhost", "http://127.0.0.1:1", "http://[::1]:5173"] {
+            let headers = [(HOST, "localhost"), (ORIGIN, origin)];
+            assert_eq!(check(&door, &headers, "/"), Ok(Some(origin.to_owned())), "{origin}");
+        }
+        for origin in [
+            "https://evil.example",
+            "http://localhost.evil.example",
+            "http://localhost@evil.example",
+            "http://localhost:80@evil.example",
+            "http://localhost:80.evil.example",
+            "http://localhost/x",
+            "http://localhost http://evil.example",
+            "localhost",
+            "null",
+            "file://",
+            "",
+        ] {
+            let headers = [(HOST, "localhost"), (ORIGIN, origin)];
+            assert_eq!(check(&door, &headers, "/"), Err(Stranger::Page(origin.to_owned())), "{origin}");
+        }
+        let two = [(HOST, "localhost"), (ORIGIN, "http://localhost"), (ORIGIN, "https://evil.example")];
+        assert!(check(&door, &two, "/").is_err());
+    }
+
+    #[test]
+    fn origins_that_are_named_may_enter_and_only_those() {
+        let enters = |allowed: &[&str], origin: &str| {
+            check(&access(allowed, None), &[(HOST, "localhost"), (ORIGIN, origin)], "/").is_ok()
+        };
+        let allowed = ["https://Chat.example:443", "http://192.168.1.2:5173"];
+        assert!(enters(&allowed, "https://chat.example") && enters(&allowed, "http://192.168.1.2:5173"));
+        for origin in ["http://chat.example", "https://chat.example:444", "https://a.chat.example", "null"] {
+            assert!(!enters(&allowed, origin), "{origin}");
+        }
+        assert!(
+            enters(&["null"], "null") && enters(&["file://"], "file://") && !enters(&["null"], "https://x.example")
+        );
+        assert!(enters(&["*"], "https://x.example") && enters(&["*"], "null"));
+        for text in ["", "example.com", "https://", "https://x.example/", "https://x.example/a", "*.example.com"] {
+            assert!(origin(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_names_the_way_in() {
+        let page = Stranger::Page("https://evil.example".to_owned()).to_string();
+        assert!(page.contains("--allow-origin https://evil.example"), "{page}");
+        assert!(Stranger::Name("evil.example".to_owned()).to_string().contains("use localhost"));
+    }
+
+    #[test]
+    fn each_stranger_has_one_line_until_there_are_many() {
+        let door = access(&[], None);
+        for number in 0..3 * MAX_LINES {
+            for _ in 0..2 {
+                let origin = format!("https://{number}.example");
+                assert!(check(&door, &[(HOST, "localhost"), (ORIGIN, &origin)], "/").is_err());
+            }
+        }
+        assert_eq!(door.told.lock().unwrap().len(), MAX_LINES);
+        let long = Stranger::Name("x".repeat(MAX_SHOWN_CHARACTERS));
+        assert_eq!(check(&door, &[(HOST, &"x".repeat(9000))], "/"), Err(long));
+    }
+}
