@@ -2,11 +2,11 @@
 
 use aws_lambda_events::apigw::{ApiGatewayProxyResponse, ApiGatewayWebsocketProxyRequest};
 use lambda_runtime::{LambdaEvent, tracing};
-use switchboard_core::config::{Config, IdentityMode};
 use switchboard_core::connection::{Connection, UserId};
 use switchboard_core::function::{Backend, lifecycle};
 use switchboard_core::{ClientError, Error};
 
+use crate::config::{Config, IdentityMode};
 use crate::token::Verifier;
 
 /// The query parameter of open mode.
@@ -23,21 +23,12 @@ pub(crate) struct Identity {
 }
 
 impl Identity {
-    /// As configured. Says once per execution environment when anybody may claim to be anybody.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Config`], when `TOKEN_KEYS` cannot be used.
-    pub(crate) fn new(config: &Config) -> Result<Self, Error> {
-        if config.identity_mode == IdentityMode::Open {
-            tracing::warn!("IDENTITY_MODE is `open`: clients name themselves with ?userId= and nobody checks it");
+    /// As configured. Says once per execution environment what an operator should know.
+    pub(crate) fn new(config: Config) -> Self {
+        for warning in config.warnings {
+            tracing::warn!("{warning}");
         }
-        let keys = config.token_keys.as_ref().map(|keys| {
-            let (audience, issuer) = (config.token_audience.clone(), config.token_issuer.clone());
-            Verifier::new(keys.reveal(), audience, issuer)
-                .map_err(|reason| Error::Config { problems: format!("TOKEN_KEYS: {reason}") })
-        });
-        Ok(Self { mode: config.identity_mode, verifier: keys.transpose()? })
+        Self { mode: config.identity_mode, verifier: config.tokens }
     }
 
     /// What an authorizer says counts before a token, and a token before what the client says of itself. A token that is
@@ -49,7 +40,7 @@ impl Identity {
         if let Some(token) = query(event, TOKEN)?.or_else(|| bearer(event)) {
             let verifier = self.verifier.as_ref();
             let verifier =
-                verifier.ok_or(ClientError::Unidentified { reason: "there are no keys to check its token" })?;
+                verifier.ok_or(ClientError::Unidentified { reason: "there is a token, but TOKEN_KEYS is not set" })?;
             return verifier.verify(token).map(Some);
         }
         match self.mode {
