@@ -9,9 +9,11 @@ for (const alg of ["HS256", "RS256", "PS384", "ES256", "EdDSA"]) {
       ? await generateSecret(alg, { extractable: true }).then((key) => ({ privateKey: key, publicKey: key }))
       : await generateKeyPair(alg, { extractable: true });
   keys.push({ ...(await exportJWK(publicKey)), kid: alg, alg, use: "sig" });
-  const sign = (claims, expires) =>
-    new SignJWT(claims).setProtectedHeader({ alg, kid: alg }).setIssuedAt().setExpirationTime(expires).sign(privateKey);
+  const sign = (claims, expires, header = { alg, kid: alg }) =>
+    new SignJWT(claims).setProtectedHeader(header).setIssuedAt().setExpirationTime(expires).sign(privateKey);
   tokens[alg] = await sign({ sub: `user of ${alg}` }, "2h");
   tokens[`expired ${alg}`] = await sign({ sub: "late" }, "-1h");
+  tokens[`far ${alg}`] = await sign({ sub: "far" }, "2d");
+  tokens[`${alg} without kid`] = await sign({ sub: `user of ${alg}` }, "2h", { alg });
 }
 console.log(JSON.stringify({ keys: { keys }, tokens }));

@@ -3,8 +3,8 @@
 use aws_sdk_dynamodb::types::AttributeValue;
 use serde_json::json;
 
-use crate::client::Client;
-use crate::stack::{Stack, table_name};
+use switchboard_tests::client::Client;
+use switchboard_tests::stack::{Stack, table_name};
 
 /// How deep a frame may nest.
 const LEVELS: usize = 127;

@@ -46,30 +46,98 @@ async fn a_token_of_any_usual_kind_says_who_is_the_sender() {
 #[tokio::test]
 async fn who_has_no_good_token_is_refused_and_the_log_says_why() {
     let (issued, others) = (issued().await, issued().await);
-    for mode in ["verified", "open"] {
+    for mode in ["verified", "open-with-tokens"] {
         let stack = stack(&issued, mode).await;
         for (tokens, name, reason) in [
-            (&issued, "expired RS256", "has expired"),
-            (&others, "RS256", "has a wrong signature"),
-            (&others, "HS256", "has a wrong signature"),
+            (&issued, "expired RS256", "the token has expired"),
+            (&issued, "far RS256", "later than TOKEN_MAX_LIFETIME_S allows"),
+            (&others, "RS256", "the token's signature is wrong"),
+            (&others, "HS256", "the token's signature is wrong"),
         ] {
             let token = tokens["tokens"][name].as_str().unwrap();
             assert_eq!(stack.refused(&format!("?token={token}&userId=1")).await, 401, "{name}");
-            stack.logged(1, &["connect |", reason]).await;
+            stack.logged(1, &["connect |", "the handshake is refused", reason]).await;
         }
         assert_eq!(stack.refused("?token=alice").await, 401);
         assert_eq!(stack.refused("?token=a&token=b").await, 400);
         if mode == "verified" {
             assert_eq!(stack.refused("?userId=1").await, 401);
             stack.logged(1, &["connect |", "neither an authorizer nor a token"]).await;
+        } else {
+            stack.connect("?userId=1").await.hears_nothing().await;
+        }
+        assert!(stack.log(&["eyJ"]).is_empty(), "a token is in the log");
+    }
+}
+
+#[tokio::test]
+async fn a_key_that_cannot_be_used_is_skipped_and_the_others_of_its_set_are_used() {
+    let mut issued = issued().await;
+    let keys = issued["keys"]["keys"].as_array_mut().unwrap();
+    let short: String = keys.iter().find(|key| key["kid"] == "EdDSA").unwrap()["x"].as_str().unwrap()[..27].into();
+    keys.insert(0, json!({"kty": "AKP", "alg": "ML-DSA-65", "kid": "post-quantum", "use": "sig", "pub": "AAAA"}));
+    keys.insert(1, json!({"kty": "OKP", "crv": "Ed25519", "x": short, "kid": "short", "alg": "EdDSA"}));
+    let mut numbered = keys.iter().find(|key| key["kid"] == "RS256").unwrap().clone();
+    numbered["kid"] = json!(7);
+    keys.insert(2, numbered);
+
+    let stack = stack(&issued, "verified").await;
+    let token = issued["tokens"]["RS256"].as_str().unwrap();
+    stack.connect(&format!("?token={token}")).await.hears_nothing().await;
+    for (place, reason) in [(0, "`kty`"), (1, "`x`"), (2, "`kid`")] {
+        stack.logged(1, &["connect |", "WARN", &format!("TOKEN_KEYS: keys[{place}] is skipped"), reason]).await;
+    }
+    // {"alg":"EdDSA","kid":"short"}, with the claims of the good token.
+    let (_, claims) = token.split_once('.').unwrap();
+    let named = format!("eyJhbGciOiJFZERTQSIsImtpZCI6InNob3J0In0.{claims}");
+    assert_eq!(stack.refused(&format!("?token={named}")).await, 401);
+    stack.logged(1, &["connect |", "TOKEN_KEYS has no key with the token's `kid`"]).await;
+}
+
+#[tokio::test]
+async fn while_keys_rotate_tokens_without_a_kid_are_tried_with_every_key() {
+    let (mut old, new) = (issued().await, issued().await);
+    let key = |issued: &Value| {
+        let keys = issued["keys"]["keys"].as_array().unwrap();
+        keys.iter().find(|key| key["kid"] == "RS256").unwrap().clone()
+    };
+    let mut unnamed = key(&old);
+    unnamed.as_object_mut().unwrap().remove("kid");
+    for keys in [vec![unnamed.clone()], vec![key(&new), unnamed], vec![key(&new), key(&old)]] {
+        old["keys"]["keys"] = json!(keys);
+        let stack = stack(&old, "verified").await;
+        let token = |issued: &Value, name: &str| format!("?token={}", issued["tokens"][name].as_str().unwrap());
+        stack.connect(&token(&old, "RS256 without kid")).await.hears_nothing().await;
+        if keys.len() == 2 {
+            stack.connect(&token(&new, "RS256 without kid")).await.hears_nothing().await;
+            stack.connect(&token(&new, "RS256")).await.hears_nothing().await;
+        } else {
+            assert_eq!(stack.refused(&token(&new, "RS256 without kid")).await, 401);
         }
     }
 }
 
 #[tokio::test]
-async fn keys_that_cannot_be_used_end_the_function_with_their_place() {
-    let stack = Stack::with(&["--env", r#"TOKEN_KEYS={"keys":[{"kty":"oct","k":"c2hvcnQtYW5kLXNlY3JldA"}]}"#]).await;
+async fn a_wrong_configuration_ends_the_function_with_all_that_is_wrong() {
+    let keys = r#"TOKEN_KEYS={"keys":[{"kty":"oct","k":"c2hvcnQtYW5kLXNlY3JldA"}]}"#;
+    let environment = ["--env", keys, "--env", "TOKEN_MAX_LIFETIME_S=soon", "--env", "CONNECTION_TTL_S=later"];
+    let stack = Stack::with(&environment).await;
     assert_eq!(stack.refused("?userId=1").await, 502);
-    let line = stack.logged(1, &["connect |", "TOKEN_KEYS: keys[0]: a secret needs 32 bytes"]).await;
+    let line = stack.logged(1, &["connect |", "TOKEN_KEYS: keys[0]: its secret has 16 bytes"]).await;
+    for problem in ["CONNECTION_TTL_S is not", "TOKEN_MAX_LIFETIME_S is not", "IDENTITY_MODE is `open`, but TOKEN_KEYS"]
+    {
+        assert!(line[0].contains(problem), "{problem} is not in {line:?}");
+    }
     assert!(!line[0].contains("c2hvcnQt"), "{line:?}");
+}
+
+#[tokio::test]
+async fn open_together_with_keys_does_not_start() {
+    let issued = issued().await;
+    let stack = stack(&issued, "open").await;
+    let token = issued["tokens"]["RS256"].as_str().unwrap();
+    for query in ["?userId=1", "", &format!("?token={token}")] {
+        assert_eq!(stack.refused(query).await, 502, "{query}");
+    }
+    stack.logged(1, &["connect |", "IDENTITY_MODE is `open`, but TOKEN_KEYS is set"]).await;
 }

@@ -3,11 +3,11 @@
 use aws_lambda_events::apigw::{ApiGatewayProxyResponse, ApiGatewayWebsocketProxyRequest};
 use lambda_runtime::{LambdaEvent, tracing};
 use switchboard_core::backend::Backend;
-use switchboard_core::config::{Config, IdentityMode};
 use switchboard_core::connection::{Connection, UserId};
 use switchboard_core::function::lifecycle;
 use switchboard_core::{ClientError, Error};
 
+use crate::config::{Config, IdentityMode};
 use crate::token::Verifier;
 
 /// The query parameter of open mode.
@@ -16,7 +16,11 @@ const USER_ID: &str = "userId";
 /// The query parameter that carries a token, for browsers, which cannot set headers.
 const TOKEN: &str = "token";
 
-/// By what a client can be known.
+/// The header that carries a token, and the scheme that it has then.
+const AUTHORIZATION: &str = "authorization";
+const BEARER: &[u8] = b"bearer";
+
+/// Decides which user a client is.
 #[derive(Debug)]
 pub(crate) struct Identity {
     mode: IdentityMode,
@@ -24,41 +28,36 @@ pub(crate) struct Identity {
 }
 
 impl Identity {
-    /// As configured. Says once per execution environment when anybody may claim to be anybody.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Config`], when `TOKEN_KEYS` cannot be used.
-    pub(crate) fn new(config: &Config) -> Result<Self, Error> {
-        if config.identity_mode == IdentityMode::Open {
-            tracing::warn!("IDENTITY_MODE is `open`: clients name themselves with ?userId= and nobody checks it");
+    /// As configured. Says once per execution environment what an operator should know.
+    pub(crate) fn new(config: Config) -> Self {
+        for warning in config.warnings {
+            tracing::warn!("{warning}");
         }
-        let keys = config.token_keys.as_ref().map(|keys| {
-            let (audience, issuer) = (config.token_audience.clone(), config.token_issuer.clone());
-            Verifier::new(keys.reveal(), audience, issuer)
-                .map_err(|reason| Error::Config { problems: format!("TOKEN_KEYS: {reason}") })
-        });
-        Ok(Self { mode: config.identity_mode, verifier: keys.transpose()? })
+        Self { mode: config.identity_mode, verifier: config.tokens }
     }
 
-    /// What an authorizer says counts before a token, and a token before what the client says of itself. A token that is
-    /// not right refuses the client, whatever else it could be.
+    /// The authorizer's word counts before a token, and a token before the client's own word. A wrong token refuses the
+    /// client, whatever else it could be.
     fn of(&self, event: &ApiGatewayWebsocketProxyRequest) -> Result<Option<UserId>, ClientError> {
-        if let Some(principal) = event.request_context.authorizer.fields.get("principalId") {
-            return UserId::parse("principalId", principal.as_str().unwrap_or_default()).map(Some);
-        }
-        if let Some(token) = query(event, TOKEN)?.or_else(|| bearer(event)) {
-            let verifier = self.verifier.as_ref();
-            let verifier =
-                verifier.ok_or(ClientError::Unidentified { reason: "there are no keys to check its token" })?;
-            return verifier.verify(token).map(Some);
-        }
-        match self.mode {
-            IdentityMode::Verified => {
+        let principal = event.request_context.authorizer.fields.get("principalId");
+        let principal = principal
+            .map(|principal| UserId::parse("principalId", principal.as_str().unwrap_or_default()))
+            .transpose()?;
+        // Without keys of ours the authorizer alone can check a token, and it has let the client through.
+        let token = if self.verifier.is_none() && principal.is_some() { None } else { token(event)? };
+        let named = token.map(|token| self.verify(token)).transpose()?;
+        match (principal.or(named), self.mode) {
+            (Some(user), _) => Ok(Some(user)),
+            (None, IdentityMode::Verified) => {
                 Err(ClientError::Unidentified { reason: "neither an authorizer nor a token says who this is" })
             }
-            IdentityMode::Open => query(event, USER_ID)?.map(|claim| UserId::parse(USER_ID, claim)).transpose(),
+            (None, IdentityMode::Open) => query(event, USER_ID)?.map(|claim| UserId::parse(USER_ID, claim)).transpose(),
         }
+    }
+
+    fn verify(&self, token: &str) -> Result<UserId, ClientError> {
+        let no_keys = ClientError::Unidentified { reason: "there is a token, but TOKEN_KEYS is not set" };
+        self.verifier.as_ref().ok_or(no_keys)?.verify(token)
     }
 }
 
@@ -73,10 +72,32 @@ fn query<'a>(event: &'a ApiGatewayWebsocketProxyRequest, name: &'static str) -> 
     }
 }
 
-/// The token in the header `Authorization: Bearer …` (RFC 6750, section 2.1).
-fn bearer(event: &ApiGatewayWebsocketProxyRequest) -> Option<&str> {
-    let (scheme, token) = event.headers.get("authorization")?.to_str().ok()?.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then_some(token.trim_start())
+/// The token, which is in the query or in a header. A client may not use both (RFC 6750, section 2), since only one can count.
+fn token(event: &ApiGatewayWebsocketProxyRequest) -> Result<Option<&str>, ClientError> {
+    match (query(event, TOKEN)?, bearer(event)?) {
+        (Some(_), Some(_)) => {
+            let expected = "given once, in the query or in the header `Authorization`".to_owned();
+            Err(ClientError::InvalidField { field: TOKEN, expected })
+        }
+        (token, None) | (None, token) => Ok(token),
+    }
+}
+
+/// The token in the header `Authorization: Bearer …` (RFC 6750, section 2.1). Other schemes are ignored.
+fn bearer(event: &ApiGatewayWebsocketProxyRequest) -> Result<Option<&str>, ClientError> {
+    let (once, every) = (&event.headers, &event.multi_value_headers);
+    let mut values = if every.contains_key(AUTHORIZATION) { every } else { once }.get_all(AUTHORIZATION).iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    if values.next().is_some() {
+        return Err(ClientError::InvalidField { field: "Authorization", expected: "given once".to_owned() });
+    }
+    let (scheme, token) = value.as_bytes().split_at_checked(BEARER.len()).unwrap_or_default();
+    if !scheme.eq_ignore_ascii_case(BEARER) || !matches!(token, [] | [b' ' | b'\t', ..]) {
+        return Ok(None);
+    }
+    let token = str::from_utf8(token);
+    let token = token.map_err(|_| ClientError::Unidentified { reason: "the token in the header is not text" })?;
+    Ok(Some(token.trim_start()))
 }
 
 /// Stores the connection before the socket opens, so that the client's first message finds it.
@@ -107,74 +128,136 @@ fn status(mistake: &ClientError) -> i64 {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use jsonwebtoken::Algorithm;
+    use serde_json::{Value, json};
 
-    /// The recorded `$connect` event, with this query and authorizer context.
-    fn event(query: &[&str], principal: Option<&str>) -> ApiGatewayWebsocketProxyRequest {
-        let mut event: serde_json::Value =
-            serde_json::from_str(include_str!("../../../tests/events/connect.json")).unwrap();
-        event["multiValueQueryStringParameters"] = serde_json::json!({ "userId": query });
-        event["queryStringParameters"] = serde_json::json!({ "userId": query.last() });
-        if query.is_empty() {
-            for key in ["multiValueQueryStringParameters", "queryStringParameters"] {
-                event.as_object_mut().unwrap().remove(key);
-            }
+    use super::*;
+    use crate::example_keys::{at, header, jwk, set};
+    use crate::keys::KeySet;
+
+    /// The recorded `$connect` event, with these parameters of the query, `Authorization` headers and principal.
+    fn event(query: &[(&str, &str)], headers: &[&str], principal: Option<Value>) -> ApiGatewayWebsocketProxyRequest {
+        let mut event: Value = serde_json::from_str(include_str!("../../../tests/events/connect.json")).unwrap();
+        for key in ["multiValueQueryStringParameters", "queryStringParameters"] {
+            event.as_object_mut().unwrap().remove(key);
+        }
+        for (name, value) in query {
+            event["queryStringParameters"][name] = json!(value);
+            let values = &mut event["multiValueQueryStringParameters"][name];
+            *values = json!([values.as_array().cloned().unwrap_or_default(), vec![json!(value)]].concat());
+        }
+        if let Some(last) = headers.last() {
+            event["headers"]["Authorization"] = json!(last);
+            event["multiValueHeaders"]["Authorization"] = json!(headers);
         }
         if let Some(principal) = principal {
-            event["requestContext"]["authorizer"] = serde_json::json!({ "principalId": principal });
+            event["requestContext"]["authorizer"] = json!({ "principalId": principal });
         }
         serde_json::from_value(event).unwrap()
     }
 
-    fn identify(mode: IdentityMode, event: &ApiGatewayWebsocketProxyRequest) -> Result<Option<UserId>, ClientError> {
-        Identity { mode, verifier: None }.of(event)
+    fn open(query: &[(&str, &str)]) -> Result<Option<UserId>, ClientError> {
+        Identity { mode: IdentityMode::Open, verifier: None }.of(&event(query, &[], None))
+    }
+
+    fn good(user: &str) -> String {
+        let claims = json!({"sub": user, "exp": at(60)});
+        crate::example_keys::token(&header(Algorithm::HS256, None), &claims)
     }
 
     #[test]
     fn in_open_mode_the_query_names_the_user() {
-        let identity = identify(IdentityMode::Open, &event(&["2"], None)).unwrap();
-        assert_eq!(identity.unwrap().as_str(), "2");
-        assert_eq!(identify(IdentityMode::Open, &event(&[], None)).unwrap(), None);
+        assert_eq!(open(&[("userId", "2")]).unwrap().unwrap().as_str(), "2");
+        assert_eq!(open(&[]).unwrap(), None);
     }
 
     #[test]
     fn a_wrong_user_id_refuses_the_handshake() {
-        for query in [&[""][..], &["1", "2"], &["a\u{7}"], &[&"x".repeat(10_240)]] {
-            let mistake = identify(IdentityMode::Open, &event(query, None)).unwrap_err();
+        let long = "x".repeat(10_240);
+        for query in
+            [&[("userId", "")][..], &[("userId", "1"), ("userId", "2")], &[("userId", "a\u{7}")], &[("userId", &long)]]
+        {
+            let mistake = open(query).unwrap_err();
             assert_eq!(status(&mistake), 400, "{mistake}");
         }
     }
 
     #[test]
-    fn the_authorizers_word_beats_the_clients() {
-        for mode in [IdentityMode::Open, IdentityMode::Verified] {
-            let identity = identify(mode, &event(&["mallory"], Some("alice"))).unwrap();
-            assert_eq!(identity.unwrap().as_str(), "alice");
+    fn an_authorizer_beats_a_token_and_a_token_beats_the_client_and_a_wrong_token_refuses_all_of_them() {
+        let keys = || KeySet::parse(&set(&[jwk(Algorithm::HS256, &json!({}))])).unwrap().keys;
+        let (token, other) = (good("alice"), good("bob"));
+        let (query, header) = (("token", token.as_str()), format!("Bearer {token}"));
+        let (mallory, forged) = (("userId", "mallory"), ("token", "x.y.z"));
+        let accented = format!("Bearer {token}\u{e9}");
+        let two = [header.as_str(), &format!("Bearer {other}")];
+        let (alice, carol) = (Ok(Some("alice")), Ok(Some("carol")));
+        // Who that is with keys, and without, or the status of the refusal.
+        for (query, headers, principal, with_keys, without) in [
+            (&[query, mallory][..], &[][..], None, alice, Err(401)),
+            (&[mallory], &[header.as_str()], None, alice, Err(401)),
+            (&[], &[&header.replace("Bearer ", "BEARER \t")], None, alice, Err(401)),
+            (&[forged, mallory], &[], None, Err(401), Err(401)),
+            (&[("token", "")], &[], None, Err(401), Err(401)),
+            // A token that cannot be read is wrong, too.
+            (&[mallory], &["Bearer x.y.z"], None, Err(401), Err(401)),
+            (&[mallory], &["Bearer"], None, Err(401), Err(401)),
+            (&[mallory], &["bearer "], None, Err(401), Err(401)),
+            (&[mallory], &[&accented], None, Err(401), Err(401)),
+            (&[mallory], &two, None, Err(400), Err(400)),
+            (&[mallory], &[&header, &header], None, Err(400), Err(400)),
+            (&[query, query], &[], None, Err(400), Err(400)),
+            (&[query], &[&header], None, Err(400), Err(400)),
+            // Other schemes are for somebody else.
+            (&[query], &["Basic YTpi"], None, alice, Err(401)),
+            (&[query], &["Basic \u{e9}"], None, alice, Err(401)),
+            (&[query], &["Bearers x"], None, alice, Err(401)),
+            // An authorizer has spoken. Without keys of ours the token is for it alone.
+            (&[mallory], &[], Some("carol"), carol, carol),
+            (&[query, mallory], &[], Some("carol"), carol, carol),
+            (&[forged], &[], Some("carol"), Err(401), carol),
+            (&[], &["Bearer opaque"], Some("carol"), Err(401), carol),
+            (&[], &[&accented], Some("carol"), Err(401), carol),
+            (&[], &two, Some("carol"), Err(400), carol),
+            (&[query], &[], Some(""), Err(400), Err(400)),
+            // Nobody has said anything. Where that is allowed, the client may.
+            (&[mallory], &[], None, Err(401), Err(401)),
+            (&[mallory], &["Basic YTpi"], None, Err(401), Err(401)),
+            (&[], &[], None, Err(401), Err(401)),
+        ] {
+            let event = event(query, headers, principal.map(Value::from));
+            let token = query.iter().any(|(name, _)| *name == "token")
+                || headers.iter().any(|header| !header.starts_with("Basic"));
+            for mode in [IdentityMode::Verified, IdentityMode::Open] {
+                for (has_keys, expected) in [(true, with_keys), (false, without)] {
+                    let expected = match mode {
+                        IdentityMode::Open if !token && principal.is_none() => Ok(query.first().map(|(_, user)| *user)),
+                        _ => expected,
+                    };
+                    let verifier = has_keys.then(|| Verifier::new(keys(), None, None, 3600));
+                    let found = Identity { mode, verifier }.of(&event);
+                    let found = found.as_ref().map(|user| user.as_ref().map(UserId::as_str)).map_err(status);
+                    assert_eq!(found, expected, "{mode:?} {has_keys} {query:?} {headers:?} {principal:?}");
+                }
+            }
         }
     }
 
     #[test]
-    fn without_authorizer_and_token_a_query_is_no_identity_unless_the_mode_is_open() {
-        let mistake = identify(IdentityMode::Verified, &event(&["2"], None)).unwrap_err();
-        assert_eq!(status(&mistake), 401);
+    fn an_authorizer_that_names_nobody_is_an_error() {
+        for principal in [json!(null), json!(7), json!("")] {
+            let event = event(&[("userId", "mallory")], &[], Some(principal));
+            let mistake = Identity { mode: IdentityMode::Open, verifier: None }.of(&event).unwrap_err();
+            assert_eq!(status(&mistake), 400, "{mistake}");
+        }
     }
 
     #[test]
-    fn a_token_is_in_the_query_or_the_header_and_never_ignored() {
-        let mut event = event(&["mallory"], None);
-        let mistake = |event: &_| identify(IdentityMode::Open, event).unwrap_err();
-        event.headers.insert("authorization", "bearer  x.y.z".parse().unwrap());
-        assert_eq!(bearer(&event), Some("x.y.z"));
-        assert_eq!(status(&mistake(&event)), 401);
-        event.headers.insert("authorization", "Basic x".parse().unwrap());
-        assert_eq!(identify(IdentityMode::Open, &event).unwrap().unwrap().as_str(), "mallory");
-
-        let with = |tokens: &[&str]| {
-            let mut event = serde_json::to_value(&event).unwrap();
-            event["multiValueQueryStringParameters"]["token"] = serde_json::json!(tokens);
-            serde_json::from_value(event).unwrap()
-        };
-        assert_eq!(status(&mistake(&with(&["x.y.z"]))), 401);
-        assert_eq!(status(&mistake(&with(&["x.y.z", "x.y.z"]))), 400);
+    fn a_header_is_found_where_an_event_has_it_only_once() {
+        let mut event = event(&[], &["Bearer x.y.z"], None);
+        event.multi_value_headers.clear();
+        assert_eq!(bearer(&event).unwrap(), Some("x.y.z"));
+        // Not text at all.
+        event.headers.insert("authorization", b"Bearer \xff".as_slice().try_into().unwrap());
+        assert_eq!(status(&bearer(&event).unwrap_err()), 401);
     }
 }

@@ -1,8 +1,13 @@
 //! The function behind the route `$connect`: says who connects, stores the connection, or refuses the handshake.
 
+mod config;
+#[cfg(test)]
+mod example_keys;
 mod handler;
+mod keys;
 mod token;
 
+use config::{Config, both};
 use switchboard_core::backend::Backend;
 use switchboard_core::function::{log_start_failure, run, start_log};
 
@@ -14,7 +19,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), lambda_runtime::Error> {
     start_log();
-    let backend = Backend::from_env().await.inspect_err(log_start_failure)?;
-    let identity = handler::Identity::new(&backend.config).inspect_err(log_start_failure)?;
+    let (backend, config) = both(Backend::from_env().await, Config::from_env()).inspect_err(log_start_failure)?;
+    let identity = handler::Identity::new(config);
     run(|event| handler::handle(&backend, &identity, event)).await
 }

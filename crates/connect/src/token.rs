@@ -1,34 +1,29 @@
-//! Tokens: what somebody with a key says of who a client is.
+//! Tokens, which say which user a client is.
 //!
-//! A token is a [JSON Web Token](https://www.rfc-editor.org/rfc/rfc7519) whose `sub` is the user. It is signed with a key of
-//! the [JWK Set](https://www.rfc-editor.org/rfc/rfc7517) in `TOKEN_KEYS`: that of an identity provider, or keys of one's own.
-//! It must have an `exp`, and is looked at once, at `$connect`: a connection outlives its token, by two hours at the most.
+//! A token is a [JSON Web Token](https://www.rfc-editor.org/rfc/rfc7519) whose `sub` is the user. An identity provider or a
+//! backend signs it with a key of `TOKEN_KEYS`. It is checked once, at `$connect`, so a connection can outlive its token, by
+//! two hours at the most.
 
 use std::fmt;
 
 use jsonwebtoken::errors::ErrorKind;
-use jsonwebtoken::jwk::{AlgorithmParameters, Jwk, JwkSet, KeyAlgorithm, PublicKeyUse};
-use jsonwebtoken::{Algorithm, DecodingKey, Validation};
+use jsonwebtoken::{Algorithm, Validation};
 use serde::Deserialize;
+use serde_json::Value;
 use switchboard_core::ClientError;
 use switchboard_core::connection::UserId;
 
-/// The least that a key of HS256 must have, in bytes (RFC 7518, section 3.2).
-const LEAST_SECRET: usize = 32;
+use crate::keys::Key;
+
+/// How many seconds the clock of the signer may differ from ours. A token is good this much earlier and longer than it says.
+const LEEWAY_S: u64 = 60;
 
 /// Checks tokens. Keys are not in its debug output.
 pub(crate) struct Verifier {
     keys: Vec<Key>,
-    audience: Option<String>,
-    issuer: Option<String>,
-}
-
-struct Key {
-    /// `kid`, by which a token names it.
-    id: Option<String>,
-    key: DecodingKey,
-    /// Which signatures it may check. A token cannot choose: that a public key is the secret of HS256, say.
-    algorithms: Vec<Algorithm>,
+    /// The rules for every token. The algorithm is not among them, because each key has its own.
+    validation: Validation,
+    max_lifetime_s: u64,
 }
 
 impl fmt::Debug for Verifier {
@@ -37,32 +32,33 @@ impl fmt::Debug for Verifier {
     }
 }
 
+/// The claims that are read here. They may have any type, because `jsonwebtoken` checks their types and then says which one
+/// is wrong; an error of deserialization would not.
 #[derive(Deserialize)]
 struct Claims {
-    /// Required, but not by its type, whose error would not say what is missing.
     #[serde(default)]
-    sub: String,
+    sub: Value,
+    #[serde(default)]
+    exp: Value,
 }
 
 impl Verifier {
-    /// With the keys of a JWK Set. Every token must be for `audience` and of `issuer`, if these are given.
-    ///
-    /// # Errors
-    ///
-    /// Why there is no JWK Set, or which of its keys cannot be used.
-    pub(crate) fn new(keys: &str, audience: Option<String>, issuer: Option<String>) -> Result<Self, String> {
-        // What is wrong is told by its place: the text is a secret.
-        let set: JwkSet = serde_json::from_str(keys)
-            .map_err(|error| format!("this is no JWK Set, from line {} column {} on", error.line(), error.column()))?;
-        // Identity providers also publish keys that others shall encrypt with.
-        let signs = |jwk: &Jwk| jwk.common.public_key_use != Some(PublicKeyUse::Encryption);
-        let keys = set.keys.iter().enumerate().filter(|(_, jwk)| signs(jwk));
-        let keys = keys.map(|(index, jwk)| Key::new(jwk).map_err(|reason| format!("keys[{index}]: {reason}")));
-        let keys = keys.collect::<Result<Vec<_>, _>>()?;
-        if keys.is_empty() {
-            return Err("there is no key in it that signs".to_owned());
+    /// Every token must be for `audience` and of `issuer`, if these are given, and expire within `max_lifetime_s` seconds.
+    pub(crate) fn new(keys: Vec<Key>, audience: Option<String>, issuer: Option<String>, max_lifetime_s: u32) -> Self {
+        let mut validation = Validation::new(Algorithm::default());
+        validation.leeway = LEEWAY_S;
+        validation.validate_nbf = true;
+        let mut required = vec!["exp", "sub"];
+        if let Some(audience) = audience {
+            validation.set_audience(&[audience]);
+            required.push("aud");
         }
-        Ok(Self { keys, audience, issuer })
+        if let Some(issuer) = issuer {
+            validation.set_issuer(&[issuer]);
+            required.push("iss");
+        }
+        validation.set_required_spec_claims(&required);
+        Self { keys, validation, max_lifetime_s: max_lifetime_s.into() }
     }
 
     /// The user whom a token names.
@@ -71,97 +67,92 @@ impl Verifier {
     ///
     /// [`ClientError`], when it is not signed with a known key, not valid now or not for us, or names nobody.
     pub(crate) fn verify(&self, token: &str) -> Result<UserId, ClientError> {
-        let refused = |reason| ClientError::Unidentified { reason };
-        let header = jsonwebtoken::decode_header(token).map_err(|_| refused("its token is none"))?;
-        let key = match &header.kid {
-            Some(id) => self.keys.iter().find(|key| key.id.as_ref() == Some(id)),
-            // Without a name there must be no choice.
-            None => Some(&self.keys[..]).filter(|keys| keys.len() == 1).and_then(<[Key]>::first),
-        };
-        let key = key.ok_or_else(|| refused("nobody here has its token's key"))?;
-        if !key.algorithms.contains(&header.alg) {
-            return Err(refused("its token is signed otherwise than its key signs"));
-        }
-        let mut validation = Validation::new(header.alg);
-        validation.validate_nbf = true;
-        let mut required = vec!["exp", "sub"];
-        if let Some(audience) = &self.audience {
-            validation.set_audience(&[audience]);
-            required.push("aud");
-        }
-        if let Some(issuer) = &self.issuer {
-            validation.set_issuer(&[issuer]);
-            required.push("iss");
-        }
-        validation.set_required_spec_claims(&required);
-        let claims = jsonwebtoken::decode::<Claims>(token, &key.key, &validation).map_err(|error| {
-            refused(match error.kind() {
-                ErrorKind::InvalidSignature => "its token has a wrong signature",
-                ErrorKind::ExpiredSignature => "its token has expired",
-                ErrorKind::ImmatureSignature => "its token is not valid yet",
-                ErrorKind::InvalidAudience => "its token is for another audience",
-                ErrorKind::InvalidIssuer => "its token is of another issuer",
-                ErrorKind::MissingRequiredClaim(_) => "its token lacks a claim",
-                _ => "its token is none",
-            })
-        })?;
-        UserId::parse("sub", &claims.claims.sub)
+        let claims = self.claims(token).map_err(|reason| ClientError::Unidentified { reason })?;
+        UserId::parse("sub", claims.sub.as_str().unwrap_or_default())
     }
-}
 
-impl Key {
-    fn new(jwk: &Jwk) -> Result<Self, String> {
-        let key = DecodingKey::from_jwk(jwk).map_err(|error| error.to_string())?;
-        if let AlgorithmParameters::OctetKey(_) = jwk.algorithm {
-            let length = key.try_get_as_bytes().map_or(0, <[u8]>::len);
-            if length < LEAST_SECRET {
-                return Err(format!("a secret needs {LEAST_SECRET} bytes or more, and this has {length}"));
+    /// The claims of a good token, or why it is not good.
+    fn claims(&self, token: &str) -> Result<Claims, &'static str> {
+        let header = jsonwebtoken::decode_header(token)
+            .map_err(|_| "the token is not a JSON Web Token, or its algorithm is not known here")?;
+        // `crit` lists extensions that a reader must understand (RFC 7515, section 4.1.11), and this one understands none.
+        if header.crit.is_some() {
+            return Err("the token's header has `crit`, and no extension is understood here");
+        }
+        let mut meant = self.keys.iter().filter(|key| key.is_meant_by(&header)).peekable();
+        if meant.peek().is_none() {
+            return Err("TOKEN_KEYS has no key with the token's `kid`");
+        }
+        let mut refused = "the token's algorithm does not fit its key";
+        for key in meant.filter(|key| key.algorithms.contains(&header.alg)) {
+            let validation = Validation { algorithms: key.algorithms.clone(), ..self.validation.clone() };
+            match jsonwebtoken::decode::<Claims>(token, &key.key, &validation) {
+                Ok(token) => return self.expires_in_time(token.claims),
+                Err(error) if *error.kind() == ErrorKind::InvalidSignature => {
+                    refused = "the token's signature is wrong"
+                }
+                // The signature is right, so no other key can do better.
+                Err(error) => return Err(self.reason(error.kind())),
             }
         }
-        let mut algorithms = key.family().algorithms().to_vec();
-        if let Some(algorithm) = jwk.common.key_algorithm {
-            algorithms.retain(|known| KeyAlgorithm::from(*known) == algorithm);
+        Err(refused)
+    }
+
+    /// The claims of a token that does not last too long. One that lasts for ever is a password that nobody can change.
+    fn expires_in_time(&self, claims: Claims) -> Result<Claims, &'static str> {
+        let latest = jsonwebtoken::get_current_timestamp() + self.max_lifetime_s + LEEWAY_S;
+        if claims.exp.as_f64().is_some_and(|expiry| expiry <= latest as f64) {
+            Ok(claims)
+        } else {
+            Err("the token expires later than TOKEN_MAX_LIFETIME_S allows")
         }
-        if algorithms.is_empty() {
-            return Err("its `alg` is none that its `kty` signs with".to_owned());
+    }
+
+    /// Why a token is refused although its signature is right.
+    fn reason(&self, error: &ErrorKind) -> &'static str {
+        match error {
+            ErrorKind::ExpiredSignature => "the token has expired",
+            ErrorKind::ImmatureSignature => "the token is not valid yet: its `nbf` is in the future",
+            // A reader must find itself in `aud` (RFC 7519, section 4.1.3), and without TOKEN_AUDIENCE it has no name.
+            ErrorKind::InvalidAudience if self.validation.aud.is_none() => {
+                "the token is for another audience: it has an `aud`, and TOKEN_AUDIENCE is not set"
+            }
+            ErrorKind::InvalidAudience => "the token is for another audience: its `aud` is not TOKEN_AUDIENCE",
+            ErrorKind::InvalidIssuer => "the token is from another issuer: its `iss` is not TOKEN_ISSUER",
+            ErrorKind::MissingRequiredClaim(claim) => match claim.as_str() {
+                "exp" => "the token has no usable `exp`",
+                "sub" => "the token has no usable `sub`",
+                "aud" => "the token has no usable `aud`, and TOKEN_AUDIENCE asks for one",
+                _ => "the token has no usable `iss`, and TOKEN_ISSUER asks for one",
+            },
+            ErrorKind::InvalidClaimFormat(_) => "the token has an `nbf` that is not a time",
+            _ => "the token is not a JSON Web Token: its claims cannot be read",
         }
-        Ok(Self { id: jwk.common.key_id.clone(), key, algorithms })
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use jsonwebtoken::{EncodingKey, Header};
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     use super::*;
+    use crate::example_keys::{at, header, jwk, set, token};
+    use crate::keys::KeySet;
 
-    /// `k` of a secret of 32 bytes, all of them zero, and of one byte.
-    const SECRET: &str = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
-    const SHORT: &str = "AA";
+    const A_DAY_S: u32 = 24 * 60 * 60;
 
-    /// A point of P-256, from RFC 7515, appendix A.3.
-    const EC: &str = r#"{"kty":"EC","crv":"P-256","x":"f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU","y":"x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0","kid":"ec"}"#;
-
-    fn key(id: &str) -> String {
-        format!(r#"{{"kty":"oct","k":"{SECRET}","kid":"{id}","alg":"HS256"}}"#)
+    fn verifier(keys: &[Value]) -> Verifier {
+        let KeySet { keys, skipped } = KeySet::parse(&set(keys)).unwrap();
+        assert!(skipped.is_empty(), "{skipped:?}");
+        Verifier::new(keys, None, None, A_DAY_S)
     }
 
-    fn verifier(keys: &[&str]) -> Result<Verifier, String> {
-        Verifier::new(&format!(r#"{{"keys":[{}]}}"#, keys.join(",")), None, None)
+    fn hs256(id: Option<&str>) -> Value {
+        jwk(Algorithm::HS256, &json!({ "kid": id }))
     }
 
-    fn header(id: Option<&str>) -> Header {
-        Header { kid: id.map(str::to_owned), ..Header::default() }
-    }
-
-    fn token(header: &Header, claims: &Value) -> String {
-        jsonwebtoken::encode(header, claims, &EncodingKey::from_secret(&[0; 32])).unwrap()
-    }
-
-    /// Seconds since 1970, so many from now.
-    fn at(seconds: i64) -> i64 {
-        i64::try_from(jsonwebtoken::get_current_timestamp()).unwrap() + seconds
+    fn claims() -> Value {
+        json!({"sub": "alice", "exp": at(60), "anything": [1]})
     }
 
     fn reason(verifier: &Verifier, token: &str) -> String {
@@ -169,100 +160,210 @@ mod tests {
     }
 
     #[test]
-    fn a_token_names_its_user() {
-        let token = |id| token(&header(id), &json!({"sub": "alice", "exp": at(60), "anything": [1]}));
-        let (one, two) = (verifier(&[&key("1")]).unwrap(), verifier(&[&key("1"), &key("2")]).unwrap());
-        assert_eq!(one.verify(&token(None)).unwrap().as_str(), "alice");
-        assert_eq!(two.verify(&token(Some("2"))).unwrap().as_str(), "alice");
-        for (verifier, id) in [(&one, Some("2")), (&two, None)] {
-            assert!(reason(verifier, &token(id)).contains("nobody here has its token's key"), "{id:?}");
-        }
-    }
-
-    #[test]
-    fn a_token_that_is_not_right_is_refused_with_its_reason() {
-        let verifier = verifier(&[&key("1")]).unwrap();
-        let signed = |claims: Value| token(&header(Some("1")), &claims);
-        for (claims, expected) in [
-            (json!({"sub": "a", "exp": at(-3600)}), "has expired"),
-            (json!({"sub": "a", "exp": at(3600), "nbf": at(1800)}), "is not valid yet"),
-            (json!({"sub": "a"}), "lacks a claim"),
-            (json!({"sub": "a", "exp": "never"}), "its token "),
-            (json!({"sub": "a", "exp": at(60), "nbf": "0"}), "its token "),
-            (json!({"exp": at(60)}), "lacks a claim"),
-            (json!({"sub": 7, "exp": at(60)}), "its token "),
-            (json!({"sub": "", "exp": at(60)}), "`sub`"),
-            (json!({"sub": "a\u{7}", "exp": at(60)}), "`sub`"),
-            (json!({"sub": "a", "exp": at(60), "aud": "others"}), "another audience"),
+    fn a_token_of_every_algorithm_names_its_user() {
+        for algorithm in [
+            Algorithm::HS256,
+            Algorithm::HS384,
+            Algorithm::HS512,
+            Algorithm::RS256,
+            Algorithm::PS512,
+            Algorithm::ES256,
+            Algorithm::ES384,
+            Algorithm::EdDSA,
         ] {
-            let reason = reason(&verifier, &signed(claims.clone()));
-            assert!(reason.contains(expected), "{claims}: {reason}");
-        }
-        let good = signed(json!({"sub": "a", "exp": at(60)}));
-        let forged = jsonwebtoken::encode(
-            &header(Some("1")),
-            &json!({"sub": "a", "exp": at(60)}),
-            &EncodingKey::from_secret(&[1; 32]),
-        );
-        assert!(reason(&verifier, &forged.unwrap()).contains("a wrong signature"));
-        let (claims, _) = good.rsplit_once('.').unwrap();
-        // {"alg":"none","kid":"1"}
-        let unsigned = format!("eyJhbGciOiJub25lIiwia2lkIjoiMSJ9.{}.", claims.split_once('.').unwrap().1);
-        for no_token in ["", ".", "..", "a.b.c", "alice", claims, &unsigned, &format!("{good}.")] {
-            assert!(reason(&verifier, no_token).contains("its token "), "{no_token}");
+            let verifier = verifier(&[jwk(algorithm, &json!({"kid": "1"}))]);
+            for id in [Some("1"), None] {
+                let token = token(&header(algorithm, id), &claims());
+                assert_eq!(verifier.verify(&token).unwrap().as_str(), "alice", "{algorithm:?}");
+                // Not the last character, whose bits are not all part of the signature.
+                let (claims, signature) = token.rsplit_once('.').unwrap();
+                let other = if signature.starts_with('A') { 'B' } else { 'A' };
+                let forged = format!("{claims}.{other}{}", &signature[1..]);
+                assert_eq!(reason(&verifier, &forged), "the token's signature is wrong", "{algorithm:?}");
+            }
         }
     }
 
     #[test]
-    fn a_key_signs_in_its_own_way_only() {
-        let other = Header { alg: Algorithm::HS384, ..header(Some("1")) };
-        let token = token(&other, &json!({"sub": "a", "exp": at(60)}));
-        assert!(reason(&verifier(&[&key("1")]).unwrap(), &token).contains("signed otherwise"));
-        let any = key("1").replace(r#","alg":"HS256""#, "");
-        assert!(verifier(&[&any]).unwrap().verify(&token).is_ok());
-        // A public key is not a secret that everybody knows.
-        let public = EC.replace("ec", "1");
-        assert!(reason(&verifier(&[&public]).unwrap(), &token).contains("signed otherwise"));
+    fn a_token_with_a_kid_is_tried_with_every_key_of_that_name_and_with_no_other() {
+        let token = |id| token(&header(Algorithm::HS256, id), &claims());
+        let other = |id: Option<&str>| jwk(Algorithm::HS256, &json!({"kid": id, "k": "B".repeat(42) + "A"}));
+        let no_key = Err("TOKEN_KEYS has no key with the token's `kid`");
+        let wrong = Err("the token's signature is wrong");
+        for (keys, id, expected) in [
+            (vec![other(Some("1")), hs256(Some("2"))], Some("2"), Ok("alice")),
+            (vec![other(Some("2")), hs256(Some("2"))], Some("2"), Ok("alice")),
+            (vec![hs256(Some("1")), other(Some("2"))], Some("2"), wrong),
+            (vec![hs256(Some("1"))], Some("2"), no_key),
+            (vec![hs256(None)], Some("2"), no_key),
+            // A token without a name may mean any key, whether that has a name or not.
+            (vec![hs256(None)], None, Ok("alice")),
+            (vec![hs256(Some("1"))], None, Ok("alice")),
+            (vec![other(Some("1")), other(None), hs256(None)], None, Ok("alice")),
+            (vec![other(Some("1")), hs256(Some("2"))], None, Ok("alice")),
+            (vec![other(Some("1")), other(None)], None, wrong),
+        ] {
+            let found = verifier(&keys).verify(&token(id));
+            let found = found.as_ref().map(UserId::as_str).map_err(ToString::to_string);
+            assert_eq!(found, expected.map_err(str::to_owned), "{id:?} {}", set(&keys));
+        }
+    }
+
+    #[test]
+    fn keys_of_one_name_are_told_apart_by_their_kind_and_algorithm() {
+        let token = token(&header(Algorithm::RS256, Some("k")), &claims());
+        let key = |algorithm| jwk(algorithm, &json!({"kid": "k"}));
+        for keys in [
+            [key(Algorithm::RS512), key(Algorithm::RS256)],
+            [key(Algorithm::ES256), key(Algorithm::RS256)],
+            [key(Algorithm::RS256), key(Algorithm::HS256)],
+        ] {
+            assert_eq!(verifier(&keys).verify(&token).unwrap().as_str(), "alice", "{}", set(&keys));
+        }
+        let keys = [key(Algorithm::RS512), key(Algorithm::ES256)];
+        assert_eq!(reason(&verifier(&keys), &token), "the token's algorithm does not fit its key");
+    }
+
+    #[test]
+    fn a_token_cannot_choose_how_a_key_checks_it() {
+        let public = jwk(Algorithm::RS256, &json!({"alg": null}));
+        let pinned = jwk(Algorithm::HS384, &json!({"k": "A".repeat(86), "alg": "HS256"}));
+        for (key, algorithm) in [
+            // The public key would be a secret that everybody knows.
+            (&public, Algorithm::HS256),
+            (&jwk(Algorithm::ES256, &json!({"alg": null})), Algorithm::HS256),
+            (&jwk(Algorithm::EdDSA, &json!({"alg": null})), Algorithm::HS512),
+            (&public, Algorithm::EdDSA),
+            (&jwk(Algorithm::ES256, &json!({"alg": null})), Algorithm::ES384),
+            // The right key, and another algorithm than its own.
+            (&pinned, Algorithm::HS384),
+            (&jwk(Algorithm::RS256, &json!({})), Algorithm::PS256),
+            // A secret that is too short for the digest.
+            (&jwk(Algorithm::HS256, &json!({"alg": null})), Algorithm::HS512),
+        ] {
+            for id in [Some("1"), None] {
+                let mut key = key.clone();
+                key["kid"] = json!("1");
+                let token = token(&header(algorithm, id), &claims());
+                let found = reason(&verifier(&[key]), &token);
+                assert_eq!(found, "the token's algorithm does not fit its key", "{algorithm:?}");
+            }
+        }
+        // The modulus as the secret, as text and as bytes.
+        let modulus = public["n"].as_str().unwrap();
+        let by_bytes = jsonwebtoken::EncodingKey::from_urlsafe_base64_secret(&format!("{modulus}==")).unwrap();
+        for secret in [jsonwebtoken::EncodingKey::from_secret(modulus.as_bytes()), by_bytes] {
+            let token = jsonwebtoken::encode(&header(Algorithm::HS256, None), &claims(), &secret).unwrap();
+            assert_eq!(
+                reason(&verifier(std::slice::from_ref(&public)), &token),
+                "the token's algorithm does not fit its key"
+            );
+        }
+        let any = jwk(Algorithm::HS384, &json!({"alg": null}));
+        verifier(&[any]).verify(&token(&header(Algorithm::HS384, None), &claims())).unwrap();
+    }
+
+    #[test]
+    fn a_token_whose_claims_are_not_right_is_refused_with_its_reason() {
+        let verifier = verifier(&[hs256(None)]);
+        for (claims, expected) in [
+            (json!({"sub": "a", "exp": at(-3600)}), "the token has expired"),
+            (json!({"sub": "a", "exp": at(3600), "nbf": at(1800)}), "the token is not valid yet"),
+            (json!({"sub": "a", "exp": at(60), "nbf": "0"}), "the token has an `nbf` that is not a time"),
+            (json!({"sub": "a"}), "the token has no usable `exp`"),
+            (json!({"sub": "a", "exp": null}), "the token has no usable `exp`"),
+            (json!({"sub": "a", "exp": "never"}), "the token has no usable `exp`"),
+            (json!({"sub": "a", "exp": -1}), "the token has no usable `exp`"),
+            (json!({"exp": at(60)}), "the token has no usable `sub`"),
+            (json!({"sub": 7, "exp": at(60)}), "the token has no usable `sub`"),
+            (json!({"sub": "", "exp": at(60)}), "the field `sub` must be"),
+            (json!({"sub": "a\u{7}", "exp": at(60)}), "the field `sub` must be"),
+            (json!({"sub": "a", "exp": at(60), "aud": "others"}), "the token is for another audience"),
+            (json!([]), "the token is not a JSON Web Token"),
+        ] {
+            let reason = reason(&verifier, &token(&header(Algorithm::HS256, None), &claims));
+            assert!(reason.starts_with(expected), "{claims}: {reason}");
+        }
+    }
+
+    #[test]
+    fn a_token_expires_within_the_longest_lifetime_and_clocks_may_differ_by_the_leeway() {
+        let leeway = i64::try_from(LEEWAY_S).unwrap();
+        let day = i64::from(A_DAY_S);
+        let keys = || KeySet::parse(&set(&[hs256(None)])).unwrap().keys;
+        let hour = Verifier::new(keys(), None, None, 60 * 60);
+        let day_long = Verifier::new(keys(), None, None, A_DAY_S);
+        let far = Some("the token expires later than TOKEN_MAX_LIFETIME_S allows");
+        // Ten seconds for a machine that is busy.
+        for (verifier, expiry, expected) in [
+            (&day_long, json!(at(day)), None),
+            (&day_long, json!(at(day + leeway)), None),
+            (&day_long, json!(at(day + leeway + 10)), far),
+            (&day_long, json!(1_000_000_000_000_000_000_u64), far),
+            (&day_long, json!(1e18), far),
+            (&hour, json!(at(60 * 60)), None),
+            (&hour, json!(at(60 * 60 + leeway + 10)), far),
+            (&day_long, json!(at(10 - leeway)), None),
+            (&day_long, json!(at(-leeway - 10)), Some("the token has expired")),
+        ] {
+            let token = token(&header(Algorithm::HS256, None), &json!({"sub": "a", "exp": expiry}));
+            let found = verifier.verify(&token).err().map(|error| error.to_string());
+            assert_eq!(found.as_deref(), expected, "{expiry}");
+        }
+        for (start, good) in [(leeway, true), (leeway + 10, false)] {
+            let claims = json!({"sub": "a", "exp": at(600), "nbf": at(start)});
+            assert_eq!(day_long.verify(&token(&header(Algorithm::HS256, None), &claims)).is_ok(), good, "{start}");
+        }
+    }
+
+    #[test]
+    fn an_extension_that_a_token_calls_critical_refuses_it() {
+        let verifier = verifier(&[hs256(None)]);
+        for critical in [vec!["exp2"], vec!["b64"], vec![]] {
+            let critical = Some(critical.into_iter().map(str::to_owned).collect());
+            let header = jsonwebtoken::Header { crit: critical, ..header(Algorithm::HS256, None) };
+            let reason = reason(&verifier, &token(&header, &claims()));
+            assert_eq!(reason, "the token's header has `crit`, and no extension is understood here");
+        }
+    }
+
+    #[test]
+    fn what_is_not_a_token_is_refused() {
+        let verifier = verifier(&[hs256(Some("1"))]);
+        let good = token(&header(Algorithm::HS256, Some("1")), &claims());
+        let (signed, _) = good.rsplit_once('.').unwrap();
+        let body = signed.split_once('.').unwrap().1;
+        // {"alg":"none","kid":"1"} and {"alg":"ES512","kid":"1"}
+        let unsigned = format!("eyJhbGciOiJub25lIiwia2lkIjoiMSJ9.{body}.");
+        let unknown = format!("eyJhbGciOiJFUzUxMiIsImtpZCI6IjEifQ.{body}.AAAA");
+        for no_token in ["", ".", "..", "a.b.c", "alice", signed, &unsigned, &unknown, &format!("{good}.")] {
+            assert!(reason(&verifier, no_token).starts_with("the token is not a JSON Web Token"), "{no_token}");
+        }
     }
 
     #[test]
     fn audience_and_issuer_must_be_those_that_are_asked_for() {
         let text = |text: &str| Some(text.to_owned());
-        let verifier = Verifier::new(&format!(r#"{{"keys":[{}]}}"#, key("1")), text("chat"), text("us")).unwrap();
+        let keys = KeySet::parse(&set(&[hs256(None)])).unwrap().keys;
+        let verifier = Verifier::new(keys, text("chat"), text("us"), A_DAY_S);
         for (audience, issuer, expected) in [
             (json!("chat"), json!("us"), None),
             (json!(["mail", "chat"]), json!("us"), None),
-            (json!("mail"), json!("us"), Some("another audience")),
-            (json!("chat"), json!("them"), Some("another issuer")),
-            (json!(null), json!("us"), Some("its token ")),
-            (json!("chat"), json!(null), Some("its token ")),
+            (json!("mail"), json!("us"), Some("the token is for another audience")),
+            (json!("chat"), json!("them"), Some("the token is from another issuer")),
+            (json!(null), json!("us"), Some("the token has no usable `aud`")),
+            (json!("chat"), json!(null), Some("the token has no usable `iss`")),
         ] {
             let claims = json!({"sub": "a", "exp": at(60), "aud": audience, "iss": issuer});
-            let error = verifier.verify(&token(&header(None), &claims)).err().map(|error| error.to_string());
+            let error = verifier.verify(&token(&header(Algorithm::HS256, None), &claims)).err();
+            let error = error.map(|error| error.to_string());
             assert_eq!(error.is_some(), expected.is_some(), "{claims}: {error:?}");
-            assert!(error.unwrap_or_default().contains(expected.unwrap_or_default()), "{claims}");
+            assert!(error.unwrap_or_default().starts_with(expected.unwrap_or_default()), "{claims}");
         }
-        let bare = token(&header(None), &json!({"sub": "a", "exp": at(60)}));
-        assert!(reason(&verifier, &bare).contains("lacks a claim"));
     }
 
     #[test]
-    fn keys_that_cannot_be_used_are_named_by_their_place() {
-        let short = format!(r#"{{"kty":"oct","k":"{SHORT}"}}"#);
-        let mixed = EC.replace(r#""kid""#, r#""alg":"HS256","kid""#);
-        for (keys, expected) in [
-            (&[key("1").as_str(), &short][..], "keys[1]: a secret needs 32 bytes or more, and this has 1"),
-            (&[&mixed], "keys[0]: its `alg` is none that its `kty` signs with"),
-            (&[], "there is no key in it that signs"),
-            (
-                &[&mixed.replace("HS256", "ECDH-ES").replace(r#""kid""#, r#""use":"enc","kid""#)],
-                "there is no key in it that signs",
-            ),
-            (&[SECRET], "this is no JWK Set, from line 1 column "),
-        ] {
-            let error = verifier(keys).unwrap_err();
-            assert!(error.starts_with(expected) && !error.contains(SECRET), "{error}");
-        }
-        assert!(!format!("{:?}", verifier(&[&key("1")]).unwrap()).contains("AAAA"));
+    fn no_key_is_in_the_debug_output() {
+        assert!(!format!("{:?}", verifier(&[hs256(None)])).contains("AAAA"));
     }
 }

@@ -1,12 +1,11 @@
-//! The only reader of environment variables.
+//! The only reader of environment variables, and what every function is configured with.
 
-use std::fmt;
 use std::time::Duration;
 
 use crate::Error;
 use crate::gateway::Endpoint;
 
-/// Everything that is configured, read once per execution environment.
+/// What every function is configured with, read once per execution environment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
     /// `CONNECTIONS_TABLE`, required: the name of the table of open connections.
@@ -22,44 +21,15 @@ pub struct Config {
     /// `CONNECTION_TTL_S`, seconds, default 7200: how long a connection's rows count, from its `$connect`. The
     /// gateway closes every connection after two hours (Amazon API Gateway quotas, WebSocket APIs).
     pub connection_ttl: Duration,
-    /// `IDENTITY_MODE`, `verified` (the default) or `open`.
-    pub identity_mode: IdentityMode,
-    /// `TOKEN_KEYS`: the keys that sign users' tokens, as a JWK Set (RFC 7517). Without it there are no tokens.
-    pub token_keys: Option<Secret>,
-    /// `TOKEN_AUDIENCE`: the `aud` that every token must have. Without it a token must have none.
-    pub token_audience: Option<String>,
-    /// `TOKEN_ISSUER`: the `iss` that every token must have. Without it any will do.
-    pub token_issuer: Option<String>,
     /// `METRICS_NAMESPACE`: CloudWatch's namespace of the functions' own metrics; without it none are written.
     pub metrics_namespace: Option<String>,
 }
 
-/// Who may say which user a connection belongs to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum IdentityMode {
-    /// Only a Lambda authorizer in front of `$connect`, through its `principalId`, or a token that is signed with one of
-    /// `TOKEN_KEYS`. Without either a handshake is refused.
-    Verified,
-    /// Besides these the client itself, through `?userId=`; nobody checks it. For demos.
-    Open,
-}
-
-/// What no log shows.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
-
-impl Secret {
-    /// The secret.
-    #[must_use]
-    pub fn reveal(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("Secret(…)")
-    }
+/// Reads a variable of the environment. An empty one counts as not set, because serverless.yml cannot leave a variable out.
+#[must_use]
+pub fn variable(name: &str) -> Option<String> {
+    #[expect(clippy::disallowed_methods, reason = "this is the one place that reads the environment")]
+    std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
 /// The gateway's limit on a connection's life: 2 hours.
@@ -72,8 +42,7 @@ impl Config {
     ///
     /// [`Error::Config`], naming every variable that is missing or wrong, not only the first.
     pub fn from_env() -> Result<Self, Error> {
-        #[expect(clippy::disallowed_methods, reason = "this is the one place that reads the environment")]
-        Self::read(|name| std::env::var(name).ok().filter(|value| !value.is_empty()))
+        Self::read(variable)
     }
 
     fn read(variable: impl Fn(&str) -> Option<String> + Copy) -> Result<Self, Error> {
@@ -95,14 +64,6 @@ impl Config {
                 DEFAULT_CONNECTION_TTL_S
             }
         };
-        let identity_mode = match variable("IDENTITY_MODE").as_deref() {
-            None | Some("verified") => IdentityMode::Verified,
-            Some("open") => IdentityMode::Open,
-            Some(_) => {
-                problems.push("IDENTITY_MODE is neither `verified` nor `open`".to_owned());
-                IdentityMode::Verified
-            }
-        };
         let publish_endpoint = ["PUBLISH_ENDPOINT", "AWS_ENDPOINT_URL_APIGATEWAYMANAGEMENTAPI", "AWS_ENDPOINT_URL"]
             .into_iter()
             .find_map(|name| variable(name).map(|url| (name, url)))
@@ -115,10 +76,6 @@ impl Config {
             events_table,
             publish_endpoint,
             connection_ttl: Duration::from_secs(connection_ttl_s),
-            identity_mode,
-            token_keys: variable("TOKEN_KEYS").map(Secret),
-            token_audience: variable("TOKEN_AUDIENCE"),
-            token_issuer: variable("TOKEN_ISSUER"),
             metrics_namespace: variable("METRICS_NAMESPACE"),
         };
         if problems.is_empty() { Ok(config) } else { Err(Error::Config { problems: problems.join("; ") }) }
@@ -148,27 +105,18 @@ mod tests {
 
     #[test]
     fn every_missing_or_wrong_variable_is_named() {
-        let error = read(&[("TOPICS_TABLE", "t"), ("CONNECTION_TTL_S", "soon"), ("IDENTITY_MODE", "trust")]);
+        let error = read(&[("TOPICS_TABLE", "t"), ("CONNECTION_TTL_S", "soon")]);
         let text = error.unwrap_err().to_string();
-        for name in ["CONNECTIONS_TABLE", "EVENTS_TABLE", "CONNECTION_TTL_S", "IDENTITY_MODE"] {
+        for name in ["CONNECTIONS_TABLE", "EVENTS_TABLE", "CONNECTION_TTL_S"] {
             assert!(text.contains(name), "{name} is not in: {text}");
         }
         assert!(!text.contains("TOPICS_TABLE"), "{text}");
     }
 
     #[test]
-    fn identity_is_not_open_unless_somebody_opens_it() {
+    fn rows_count_as_long_as_the_gateway_keeps_a_connection() {
         let config = read(&[("CONNECTIONS_TABLE", "c"), ("TOPICS_TABLE", "t"), ("EVENTS_TABLE", "e")]).unwrap();
-        assert_eq!(config.identity_mode, IdentityMode::Verified);
         assert_eq!(config.connection_ttl, Duration::from_secs(7200));
-    }
-
-    #[test]
-    fn a_key_is_in_no_log() {
-        let tables = [("CONNECTIONS_TABLE", "c"), ("TOPICS_TABLE", "t"), ("EVENTS_TABLE", "e")];
-        let config = read(&[&tables[..], &[("TOKEN_KEYS", "hush")]].concat()).unwrap();
-        assert_eq!(config.token_keys.as_ref().unwrap().reveal(), "hush");
-        assert!(!format!("{config:?}").contains("hush"));
     }
 
     #[test]
