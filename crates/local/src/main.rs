@@ -1,5 +1,6 @@
 //! `switchboard-local`: runs a serverless.yml on this machine.
 
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::path::PathBuf;
@@ -80,6 +81,13 @@ fn variable(text: &str) -> Result<(String, String), String> {
 
 #[tokio::main]
 async fn main() -> ExitCode {
+    std::panic::set_hook(Box::new(|panic| {
+        terminal::error(&format!("switchboard-local: {panic}"));
+        let backtrace = Backtrace::capture();
+        if backtrace.status() == BacktraceStatus::Captured {
+            backtrace.to_string().lines().for_each(terminal::error);
+        }
+    }));
     match run(Arguments::parse()).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
