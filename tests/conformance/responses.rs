@@ -1,6 +1,5 @@
 //! RS: what becomes of a function's result.
 
-use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -226,15 +225,21 @@ pub fn rows() -> Vec<Row> {
                 bed.connect().await;
             },
         ),
-        row("RS-23", "I", "D-integ", "the result for a sender that has left is dropped").anywhere(|bed| async move {
-            let mut client = bed.connect().await;
-            client.send(&json!({"action": "echo", "do": "sleep", "ms": 500})).await;
-            client.frame(true, CLOSE, b"").await;
-            // Only the echo of the close frame, and the end.
-            assert_eq!(client.closed().await, None);
-            tokio::time::sleep(Duration::from_millis(600)).await;
-            let kinds = [bed.connect().await.id.clone(), client.id.clone()];
-            assert_eq!(BTreeSet::from(kinds).len(), 2, "and the API serves on");
+        row("RS-23", "I", "D-integ", "the result for a sender that has left is dropped").ours(FLAGS, |_| async move {
+            // One process serves one event at a time, so the second answer proves that the first function has ended.
+            let bed = Bed::ours(&["--max-environments", "1"]).await;
+            let (mut sender, mut other) = (bed.connect().await, bed.connect().await);
+            sender.send(&json!({"action": "echo", "do": "sleep", "ms": 500})).await;
+            sender.frame(true, CLOSE, b"").await;
+            assert_eq!(sender.closed().await, None, "only the echo of the close frame, and the end");
+            let event = other.ask(&json!({"action": "echo"})).await;
+            assert_eq!(
+                event["requestContext"]["connectionId"],
+                json!(other.id),
+                "not the result of the first function"
+            );
+            bed.assert_invoked(&sender.id, &["echo", "echo", "$disconnect"]).await;
+            assert_eq!(bed.stack().log(&["panicked"]), Vec::<String>::new());
         }),
     ]
 }

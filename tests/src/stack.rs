@@ -149,6 +149,19 @@ impl Stack {
 
     /// Ctrl-C, and the exit code.
     pub async fn interrupt(mut self) -> Option<i32> {
+        self.stop().await
+    }
+
+    /// Ctrl-C, and everything that the stack and its functions have printed. Only this proves that a line is missing.
+    pub async fn whole_log(mut self) -> Vec<String> {
+        self.stop().await;
+        // The sender is gone when both streams have ended.
+        let ended = async { while self.lines.changed().await.is_ok() {} };
+        tokio::time::timeout(PATIENCE, ended).await.expect("the output did not end");
+        self.lines.borrow().clone()
+    }
+
+    async fn stop(&mut self) -> Option<i32> {
         signal("-INT", self.process.id().unwrap()).await;
         let status = tokio::time::timeout(PATIENCE, self.process.wait()).await.expect("the stack did not stop");
         status.unwrap().code()
@@ -216,6 +229,7 @@ pub fn number(row: &Row, attribute: &str) -> i64 {
     row[attribute].as_n().unwrap().parse().unwrap()
 }
 
-fn matching(lines: &[String], parts: &[&str]) -> Vec<String> {
+/// The lines that contain all of `parts`.
+pub fn matching(lines: &[String], parts: &[&str]) -> Vec<String> {
     lines.iter().filter(|line| parts.iter().all(|part| line.contains(part))).cloned().collect()
 }

@@ -86,15 +86,31 @@ impl Backoff {
 mod tests {
     use super::*;
 
-    #[tokio::test]
-    async fn waiting_ends_before_the_deadline() {
+    // On tokio's paused clock: a wait takes as long as it says, and a test takes no time.
+    #[tokio::test(start_paused = true)]
+    async fn each_wait_doubles_to_two_seconds_and_is_at_most_twice_as_long() {
+        let deadline = Deadline::after(Duration::from_secs(3600));
+        let mut backoff = Backoff::default();
+        for least in [50, 100, 200, 400, 800, 1600, 2000, 2000].map(Duration::from_millis) {
+            let began = Instant::now();
+            assert!(backoff.wait(deadline).await);
+            let waited = began.elapsed();
+            // The timer has whole milliseconds.
+            assert!(waited >= least && waited <= 2 * least + Duration::from_millis(1), "{waited:?} after {least:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_wait_that_would_pass_the_deadline_does_not_begin() {
         let deadline = Deadline::after(Duration::from_millis(400));
         let mut backoff = Backoff::default();
-        let mut attempts = 1;
+        let mut last = Instant::now();
         while backoff.wait(deadline).await {
-            attempts += 1;
+            last = Instant::now();
         }
-        assert!(deadline.left() > Duration::ZERO);
-        assert!((2..=5).contains(&attempts), "{attempts} attempts in 400 ms");
+        assert_eq!(last.elapsed(), Duration::ZERO, "the last answer came at once");
+        // The first two waits fit, however long they are within their bounds; the fourth does not.
+        let left = deadline.left();
+        assert!(left > Duration::ZERO && left <= Duration::from_millis(250), "{left:?}");
     }
 }
