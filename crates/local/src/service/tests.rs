@@ -338,6 +338,25 @@ fn the_stage_flag_wins() {
 }
 
 #[test]
+fn a_parameter_is_the_stages_own_however_the_stage_is_named() {
+    let parameters = "params: {default: {mode: closed, size: 5}, dev: {mode: open}}";
+    for (provider, flag, expected) in [
+        ("", None, "open 5"),
+        (", stage: dev", None, "open 5"),
+        (", stage: '${opt:stage, ''dev''}'", None, "open 5"),
+        (", stage: '${opt:stage, ''dev''}'", Some("production"), "closed 5"),
+        (", stage: production", None, "closed 5"),
+        (", stage: production", Some("dev"), "open 5"),
+    ] {
+        let main = service_with("      X: ${param:mode} ${param:size}", parameters);
+        let main = main.replace("provider:\n  name: aws\n", &format!("provider: {{name: aws{provider}}}\n"));
+        let options = Options { stage: flag.map(str::to_owned), ..Options::default() };
+        let service = load_with(&[("serverless.yml", &main)], &options).unwrap();
+        assert_eq!(service.functions["connect"].environment["X"], expected, "{provider} {flag:?}");
+    }
+}
+
+#[test]
 fn intrinsic_functions_are_evaluated() {
     for (expression, expected) in [
         ("!Ref Events", "chat-events"),

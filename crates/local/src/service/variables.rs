@@ -283,7 +283,9 @@ impl Resolver<'_> {
 
     /// `${param:name}`: the stage's, else the default, in either of the framework's places.
     fn parameter(&mut self, name: &str, at: &Node) -> Result<Option<Node>, ServiceError> {
-        let stage = self.stage(at)?.text().unwrap_or_default();
+        // `provider.stage` is usually a variable itself.
+        let stage = self.stage(at)?;
+        let stage = self.expand(stage)?.text().unwrap_or_default();
         for address in [
             format!("stages.{stage}.params.{name}"),
             format!("params.{stage}.{name}"),
