@@ -60,7 +60,7 @@ fn gone() -> Answer {
 }
 
 /// DynamoDB's answer when a condition does not hold for this row.
-fn refused_for(row: Value) -> Answer {
+fn refused_for(row: &Value) -> Answer {
     answer(400, json!({"__type": "com.amazonaws.dynamodb.v20120810#ConditionalCheckFailedException", "Item": row}))
 }
 
@@ -303,7 +303,7 @@ async fn rows_stay_until_the_connection_is_closed() {
             "DELETE" => answer(500, json!({})),
             "UpdateItem" if call.body["UpdateExpression"] == "SET goneAt = :now" => {
                 let gone_at = now_ms() - 1000 * marked.unwrap_or_default();
-                refused_for(json!({"connectionId": {"S": id(0)}, "goneAt": {"N": gone_at.to_string()}}))
+                refused_for(&json!({"connectionId": {"S": id(0)}, "goneAt": {"N": gone_at.to_string()}}))
             }
             _ => tables(call, 1),
         });
@@ -335,7 +335,7 @@ async fn a_410_is_believed_the_second_time() {
         let (aws, backend) = Aws::backend(move |call| match call.operation.as_str() {
             "POST" => gone(),
             "UpdateItem" if call.body["UpdateExpression"] == "SET goneAt = :now" => {
-                row.clone().map_or_else(|| answer(200, json!({})), refused_for)
+                row.clone().map_or_else(|| answer(200, json!({})), |row| refused_for(&row))
             }
             _ => tables(call, 1),
         });
