@@ -228,3 +228,6 @@ impl From<Error> for Diagnostic {
         Self { error_type: error.error_type().to_owned(), error_message: error.to_string() }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -259,7 +259,10 @@ impl From<&SdkError<PostToConnectionError>> for Attempt {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+    use crate::scripted::{Aws, answer};
 
     #[test]
     fn an_endpoint_is_a_url_in_front_of_connections() {
@@ -281,5 +284,26 @@ mod tests {
             let problem = Endpoint::parse(wrong).unwrap_err();
             assert!(problem.contains(expected), "{wrong}: {problem}");
         }
+    }
+
+    /// One execution environment may serve events of several domains and stages.
+    #[tokio::test(start_paused = true)]
+    async fn a_post_goes_where_its_event_came_from_unless_an_endpoint_is_configured() {
+        let (aws, _backend) = Aws::backend(|_| answer(200, json!({})));
+        let post = async |gateways: &Gateways| {
+            for (domain_name, stage) in [("one.example", "dev"), ("two.example", "prod"), ("one.example", "dev")] {
+                let gateway = gateways.of_event(domain_name, stage);
+                let deadline = Deadline::after(Duration::from_secs(9));
+                let id = ConnectionId::new("c=".to_owned());
+                assert_eq!(gateway.post(None, &id, Vec::new(), deadline, Duration::ZERO).await, Post::Taken);
+            }
+        };
+        post(&Gateways::new(aws.sdk(), None, 256)).await;
+        let configured = Endpoint::parse("https://chat.example.com/v1").unwrap();
+        post(&Gateways::new(aws.sdk(), Some(configured), 256)).await;
+        let hosts = aws.calls().into_iter().map(|call| call.url.split_once("/@").unwrap().0.to_owned());
+        let configured = ["chat.example.com/v1"; 3];
+        let expected = [&["one.example/dev", "two.example/prod", "one.example/dev"][..], &configured].concat();
+        assert_eq!(hosts.collect::<Vec<_>>(), expected);
     }
 }

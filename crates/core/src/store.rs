@@ -456,3 +456,6 @@ fn cancellation_reasons(error: &SdkError<TransactWriteItemsError>) -> &[Cancella
         _ => &[],
     }
 }
+
+#[cfg(test)]
+mod tests;
