@@ -1,6 +1,9 @@
 //! AU: who may connect, in an API whose `$connect` has a Lambda authorizer.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Value, json};
+use switchboard_tests::keys::keys;
 use switchboard_tests::wire::Client;
 
 use crate::bed::{Bed, encoded, route_key};
@@ -110,11 +113,18 @@ pub fn rows() -> Vec<Row> {
             SERVICE,
             |_| async move {
                 let bed = usual_bed().await;
-                for command in [json!({"do": "error"}), json!({"do": "exit"}), json!({"do": "sleep", "ms": 60_000})] {
+                for command in [
+                    json!({"do": "error"}),
+                    json!({"do": "error", "message": "Unauthorized!"}),
+                    json!({"do": "exit"}),
+                    json!({"do": "sleep", "ms": 60_000}),
+                ] {
                     assert_eq!(asks(&bed, &command).await.reply.status, 500, "{command}");
                 }
-                assert_eq!(decides(&bed, &json!({"isAuthorized": true})).await.reply.status, 500);
-                assert_eq!(routes(bed).await, ["REQUEST"; 4]);
+                for result in [json!({"isAuthorized": true}), json!(null)] {
+                    assert_eq!(decides(&bed, &result).await.reply.status, 500, "{result}");
+                }
+                assert_eq!(routes(bed).await, ["REQUEST"; 6]);
             },
         ),
         row(
@@ -129,12 +139,30 @@ pub fn rows() -> Vec<Row> {
             let event = bed.event_with("\"type\":\"REQUEST\"").await;
             let arn = event["methodArn"].as_str().unwrap();
             assert!(arn.starts_with("arn:aws:execute-api:us-east-1:") && arn.ends_with("/dev/$connect"), "{arn}");
+            let expected = [
+                "type",
+                "methodArn",
+                "headers",
+                "multiValueHeaders",
+                "queryStringParameters",
+                "multiValueQueryStringParameters",
+                "stageVariables",
+                "requestContext",
+            ];
+            assert_eq!(keys(&event), BTreeSet::from(expected));
             assert_eq!(event["stageVariables"], json!({}));
-            for name in ["Connection", "Upgrade", "Auth"] {
-                assert!(event["headers"][name].is_string(), "{name} {event}");
+            for (name, value) in
+                [("Connection", "upgrade"), ("Upgrade", "websocket"), ("content-length", "0"), ("Auth", "token")]
+            {
+                assert_eq!(event["headers"][name], value);
+                assert_eq!(event["multiValueHeaders"][name], json!([value]));
             }
-            assert_eq!(event.get("isBase64Encoded"), None);
             assert_eq!(event["requestContext"].get("authorizer"), None);
+            // What follows is about the same connection, in an invocation of its own.
+            let id = event["requestContext"]["connectionId"].as_str().unwrap();
+            bed.stack().logged(2, &[id, r#""routeKey":"$connect""#]).await;
+            let connect = bed.events(id).into_iter().find(|event| event.get("type").is_none()).unwrap();
+            assert_ne!(connect["requestContext"]["requestId"], event["requestContext"]["requestId"]);
         }),
         row(
             "AU-10",

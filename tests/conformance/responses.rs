@@ -209,30 +209,35 @@ pub fn rows() -> Vec<Row> {
             let frame = fails(&mut client, &json!({"action": "boom"}), INTERNAL).await;
             assert_eq!(bed.event(&client.id, "boom").await["requestContext"]["requestId"], frame["requestId"]);
         }),
-        row("RS-21", "I", "D-protect", "a message above the rate is told Too Many Requests [throttle_frame]").ours(
-            FLAGS,
-            |_| async move {
-                for knob in ["too-many-requests", "none"] {
-                    let flags = ["--request-rate", "0", "--request-burst", "2", "--throttle-frame", knob];
-                    let bed = Bed::ours(&flags).await;
-                    let mut client = bed.connect().await;
-                    client.ask(&json!({"action": "echo"})).await;
-                    client.send(&json!({"action": "echo"})).await;
-                    if knob == "none" {
-                        bed.stack().logged(1, &[&client.id, "sent too many messages"]).await;
-                        // Nothing that comes later can prove it: posts count as requests, too.
-                        let frame = tokio::time::timeout(A_WHILE, client.receive()).await;
-                        assert!(frame.is_err(), "{frame:?}");
-                    } else {
-                        let frame = client.hears_json().await;
-                        assert_eq!(frame["message"], "Too Many Requests");
-                        assert_eq!(frame["connectionId"], json!(client.id));
-                    }
-                    bed.claim_invoked(&client.id, &["$connect", "echo", "echo", "$disconnect"]);
-                    bed.end().await;
+        row(
+            "RS-21",
+            "I",
+            "D-protect",
+            "a message above the rate is told Too Many Requests, and a post is a 429 [throttle_frame]",
+        )
+        .ours(FLAGS, |_| async move {
+            for knob in ["too-many-requests", "none"] {
+                let flags = ["--request-rate", "0", "--request-burst", "2", "--throttle-frame", knob];
+                let bed = Bed::ours(&flags).await;
+                let mut client = bed.connect().await;
+                client.ask(&json!({"action": "echo"})).await;
+                client.send(&json!({"action": "echo"})).await;
+                if knob == "none" {
+                    bed.stack().logged(1, &[&client.id, "sent too many messages"]).await;
+                    // Nothing that comes later can prove it: posts count as requests, too.
+                    let frame = tokio::time::timeout(A_WHILE, client.receive()).await;
+                    assert!(frame.is_err(), "{frame:?}");
+                } else {
+                    let frame = client.hears_json().await;
+                    assert_eq!(frame["message"], "Too Many Requests");
+                    assert_eq!(frame["connectionId"], json!(client.id));
                 }
-            },
-        ),
+                let reply = bed.call("POST", &client.id, b"hello").await;
+                assert_eq!(reply.error(), (429, Some("LimitExceededException")));
+                bed.claim_invoked(&client.id, &["$connect", "echo", "echo", "$disconnect"]);
+                bed.end().await;
+            }
+        }),
         row("RS-22", "D", "D-connect", "nobody hears of a failing $disconnect, and it is not invoked again").ours(
             SERVICE,
             |_| async move {
