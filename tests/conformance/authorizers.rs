@@ -1,9 +1,12 @@
 //! AU: who may connect, in an API whose `$connect` has a Lambda authorizer.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Value, json};
+use switchboard_tests::keys::keys;
 use switchboard_tests::wire::Client;
 
-use crate::bed::{Bed, encoded};
+use crate::bed::{Bed, encoded, route_key};
 use crate::table::{Row, SERVICE, row};
 
 const AUTH: [(&str, &str); 1] = [("Auth", "token")];
@@ -42,32 +45,27 @@ async fn decides(bed: &Bed, result: &Value) -> Client {
     asks(bed, &json!({"do": "respond", "response": result})).await
 }
 
-/// That the authorizer's result has this status, and the client reaches no route but for a 101.
+/// Checks the status of a handshake whose authorizer returns `result`, and that only a 101 reaches `$connect`.
 async fn assert_decision(result: &Value, status: u16) {
     let bed = usual_bed().await;
     assert_eq!(decides(&bed, result).await.reply.status, status);
-    if status != 101 {
-        bed.stack().logged(1, &["\"type\":\"REQUEST\""]).await;
-        assert_only_authorized(&bed, 1).await;
+    if status == 101 {
+        assert_eq!(routes(bed).await, ["REQUEST", "$connect", "$disconnect"]);
+    } else {
+        assert_eq!(routes(bed).await, ["REQUEST"]);
     }
 }
 
-/// That the authorizer ran so often, and no route.
-async fn assert_only_authorized(bed: &Bed, count: usize) {
-    // What the authorizer is told about this one is the last line so far.
-    bed.handshake("?last=1", &AUTH).await;
-    bed.event_with("\"last\":\"1\"").await;
-    let events = bed.events("requestContext");
-    assert_eq!(events.len(), count + 1, "{events:#?}");
-    assert!(events.iter().all(|event| event["type"] == "REQUEST"), "{events:#?}");
+/// The route keys of every event, once the stack has ended; `REQUEST` for those of the authorizer.
+async fn routes(bed: Bed) -> Vec<String> {
+    let of = |event: &Value| event["type"].as_str().map_or_else(|| route_key(event), str::to_owned);
+    bed.end().await.iter().map(of).collect()
 }
 
 async fn assert_no_identity(sources: &str, query: &str, headers: &[(&str, &str)]) {
     let bed = bed(sources, &[]).await;
     assert_eq!(bed.handshake(query, headers).await.reply.status, 401);
-    bed.handshake("?key=last", &AUTH).await;
-    bed.event_with("\"key\":\"last\"").await;
-    assert_eq!(bed.events("requestContext").len(), 1);
+    assert_eq!(routes(bed).await, Vec::<String>::new());
 }
 
 pub fn rows() -> Vec<Row> {
@@ -108,18 +106,25 @@ pub fn rows() -> Vec<Row> {
                 let bed = usual_bed().await;
                 let client = asks(&bed, &json!({"do": "error", "message": "Unauthorized"})).await;
                 assert_eq!(client.reply.status, 401);
-                assert_only_authorized(&bed, 1).await;
+                assert_eq!(routes(bed).await, ["REQUEST"]);
             },
         ),
         row("AU-08", "I", "D-gwresp", "an authorizer that fails otherwise, or takes too long, is a 500").ours(
             SERVICE,
             |_| async move {
                 let bed = usual_bed().await;
-                for command in [json!({"do": "error"}), json!({"do": "exit"}), json!({"do": "sleep", "ms": 60_000})] {
+                for command in [
+                    json!({"do": "error"}),
+                    json!({"do": "error", "message": "Unauthorized!"}),
+                    json!({"do": "exit"}),
+                    json!({"do": "sleep", "ms": 60_000}),
+                ] {
                     assert_eq!(asks(&bed, &command).await.reply.status, 500, "{command}");
                 }
-                assert_eq!(decides(&bed, &json!({"isAuthorized": true})).await.reply.status, 500);
-                assert_only_authorized(&bed, 4).await;
+                for result in [json!({"isAuthorized": true}), json!(null)] {
+                    assert_eq!(decides(&bed, &result).await.reply.status, 500, "{result}");
+                }
+                assert_eq!(routes(bed).await, ["REQUEST"; 6]);
             },
         ),
         row(
@@ -134,12 +139,30 @@ pub fn rows() -> Vec<Row> {
             let event = bed.event_with("\"type\":\"REQUEST\"").await;
             let arn = event["methodArn"].as_str().unwrap();
             assert!(arn.starts_with("arn:aws:execute-api:us-east-1:") && arn.ends_with("/dev/$connect"), "{arn}");
+            let expected = [
+                "type",
+                "methodArn",
+                "headers",
+                "multiValueHeaders",
+                "queryStringParameters",
+                "multiValueQueryStringParameters",
+                "stageVariables",
+                "requestContext",
+            ];
+            assert_eq!(keys(&event), BTreeSet::from(expected));
             assert_eq!(event["stageVariables"], json!({}));
-            for name in ["Connection", "Upgrade", "Auth"] {
-                assert!(event["headers"][name].is_string(), "{name} {event}");
+            for (name, value) in
+                [("Connection", "upgrade"), ("Upgrade", "websocket"), ("content-length", "0"), ("Auth", "token")]
+            {
+                assert_eq!(event["headers"][name], value);
+                assert_eq!(event["multiValueHeaders"][name], json!([value]));
             }
-            assert_eq!(event.get("isBase64Encoded"), None);
             assert_eq!(event["requestContext"].get("authorizer"), None);
+            // What follows is about the same connection, in an invocation of its own.
+            let id = event["requestContext"]["connectionId"].as_str().unwrap();
+            bed.stack().logged(2, &[id, r#""routeKey":"$connect""#]).await;
+            let connect = bed.events(id).into_iter().find(|event| event.get("type").is_none()).unwrap();
+            assert_ne!(connect["requestContext"]["requestId"], event["requestContext"]["requestId"]);
         }),
         row(
             "AU-10",
@@ -169,7 +192,7 @@ pub fn rows() -> Vec<Row> {
                 for _ in 0..5 {
                     client.ask(&json!({"action": "echo"})).await;
                 }
-                assert_eq!(bed.events("\"type\":\"REQUEST\"").len(), 1);
+                assert_eq!(routes(bed).await.iter().filter(|route| *route == "REQUEST").count(), 1);
             },
         ),
         row("AU-12", "D", "B-v2", "two handshakes with one token ask the authorizer twice").ours(
@@ -180,7 +203,7 @@ pub fn rows() -> Vec<Row> {
                     let mut client = decides(&bed, &policy("Allow", "{methodArn}")).await;
                     client.ask(&json!({"action": "echo"})).await;
                 }
-                assert_eq!(bed.events("\"type\":\"REQUEST\"").len(), 2);
+                assert_eq!(routes(bed).await.iter().filter(|route| *route == "REQUEST").count(), 2);
             },
         ),
         row("AU-13", "I", "D-limits", "a result of more than 8 KB is a 500").ours(SERVICE, |_| async move {
@@ -203,10 +226,10 @@ pub fn rows() -> Vec<Row> {
                     let headers = [&AUTH[..], keys].concat();
                     assert_eq!(bed.handshake("?key=refused", &headers).await.reply.status, 403, "{keys:?}");
                 }
-                // Neither asked the authorizer nor reached a route: what it is told about this one comes first.
-                bed.handshake("?key=last", &[AUTH[0], ("X-API-Key", KEY)]).await;
-                bed.event_with("\"key\":\"last\"").await;
-                assert_eq!(bed.events("requestContext").len(), 1);
+                bed.handshake("?key=accepted", &[AUTH[0], ("X-API-Key", KEY)]).await;
+                bed.claim_invoked("refused", &[]);
+                bed.event_with("\"key\":\"accepted\"").await;
+                bed.end().await;
 
                 let bed = bed_with_keys("$context.authorizer.usageIdentifierKey").await;
                 for key in [json!(null), json!(UNKNOWN), json!(DISABLED)] {
@@ -214,7 +237,7 @@ pub fn rows() -> Vec<Row> {
                     result["usageIdentifierKey"] = key;
                     assert_eq!(decides(&bed, &result).await.reply.status, 403, "{result}");
                 }
-                assert_only_authorized(&bed, 3).await;
+                assert_eq!(routes(bed).await, ["REQUEST"; 3]);
             },
         ),
         row("AU-16", "D+O", "D-ctx; CAP-KEY", "a valid API key and its id are in every event's identity").ours(
@@ -251,7 +274,7 @@ pub fn rows() -> Vec<Row> {
             |_| async move {
                 let bed = usual_bed().await;
                 assert_eq!(decides(&bed, &policy("Deny", "{methodArn}")).await.reply.status, 403);
-                assert_only_authorized(&bed, 1).await;
+                assert_eq!(routes(bed).await, ["REQUEST"]);
             },
         ),
     ]

@@ -9,7 +9,7 @@ use aws_sigv4::http_request::{SignableBody, SignableRequest, SigningSettings, si
 use aws_sigv4::sign::v4;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
-use switchboard_tests::stack::{Stack, root};
+use switchboard_tests::stack::{Stack, matching, root};
 use switchboard_tests::wire::{Client, Reply};
 use tempfile::TempDir;
 use tokio::io::AsyncWriteExt;
@@ -32,6 +32,21 @@ pub fn echo_returns(response: &Value) -> Value {
     json!({"action": "echo", "do": "respond", "response": response})
 }
 
+tokio::task_local! {
+    /// The id of the row that is tried.
+    pub static ROW: &'static str;
+}
+
+/// What a row says of the functions that were invoked with a text in their event. A stack must have ended before it is
+/// known that no function was invoked later.
+#[derive(Debug)]
+struct Claim {
+    row: &'static str,
+    text: String,
+    /// The route keys of all events, sorted.
+    routes: Vec<String>,
+}
+
 pub struct Bed {
     pub endpoint: Endpoint,
     /// For calls of `@connections`.
@@ -41,6 +56,14 @@ pub struct Bed {
     /// The folder of a service that was written for one row.
     _folder: Option<TempDir>,
     serial: Mutex<u32>,
+    claims: Mutex<Vec<Claim>>,
+}
+
+impl Drop for Bed {
+    fn drop(&mut self) {
+        let claims = self.claims.get_mut().unwrap();
+        assert!(claims.is_empty() || std::thread::panicking(), "the row does not call `end`, which checks {claims:?}");
+    }
 }
 
 impl Bed {
@@ -53,13 +76,16 @@ impl Bed {
         let credentials = Credentials::new(key, secret, variable("AWS_SESSION_TOKEN"), None, "environment");
         let of_host = endpoint.authority.split('.').nth(2).filter(|_| endpoint.authority.contains(".amazonaws."));
         let region = of_host.map(str::to_owned).or_else(|| variable("AWS_REGION"));
-        Self { credentials, region: region.unwrap_or_else(|| "us-east-1".to_owned()), ..Self::at(endpoint) }
+        let mut bed = Self::at(endpoint);
+        (bed.credentials, bed.region) = (credentials, region.unwrap_or_else(|| "us-east-1".to_owned()));
+        bed
     }
 
     fn at(endpoint: Endpoint) -> Self {
         let credentials = Credentials::new("local", "local", Some("local".to_owned()), None, "ours");
         let region = "us-east-1".to_owned();
-        Self { endpoint, credentials, region, stack: None, _folder: None, serial: Mutex::default() }
+        let (serial, claims) = (Mutex::default(), Mutex::default());
+        Self { endpoint, credentials, region, stack: None, _folder: None, serial, claims }
     }
 
     /// The test bed on a stack of our own with these flags.
@@ -70,7 +96,9 @@ impl Bed {
     async fn of(service: &Path, flags: &[&str]) -> Self {
         let stack = Stack::with(&[&["--config", service.to_str().unwrap()], flags].concat()).await;
         let endpoint = Endpoint::parse(&format!("ws://{}/dev", stack.gateway)).unwrap();
-        Self { stack: Some(stack), ..Self::at(endpoint) }
+        let mut bed = Self::at(endpoint);
+        bed.stack = Some(stack);
+        bed
     }
 
     /// The test bed with each `(from, to)` replaced in its serverless.yml.
@@ -83,7 +111,9 @@ impl Bed {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("conformance.yml");
         std::fs::write(&file, text).unwrap();
-        Self { _folder: Some(folder), ..Self::of(&file, flags).await }
+        let mut bed = Self::of(&file, flags).await;
+        bed._folder = Some(folder);
+        bed
     }
 
     /// Our own stack, when it is one: its log tells what functions were invoked with.
@@ -95,11 +125,26 @@ impl Bed {
         self.stack.is_some()
     }
 
-    /// Ctrl-C and its end, when it is ours.
-    pub async fn stop(self) {
-        if let Some(stack) = self.stack {
-            stack.interrupt().await;
-        }
+    /// Ends our own stack as Ctrl-C does, fails if it refutes a claim, and returns every event that a function got.
+    pub async fn end(self) -> Vec<Value> {
+        let (events, refuted) = self.finish().await;
+        assert!(refuted.is_empty(), "{refuted:#?}");
+        events
+    }
+
+    /// Ends the stack, if it is ours, and returns every event that a function got, and what was claimed in vain: the
+    /// row and what is true.
+    pub async fn finish(mut self) -> (Vec<Value>, Vec<(&'static str, String)>) {
+        let claims = std::mem::take(self.claims.get_mut().unwrap());
+        let Some(stack) = self.stack.take() else { return (Vec::new(), Vec::new()) };
+        let lines = matching(&stack.whole_log().await, &[EVENT]);
+        let refuted = claims.into_iter().filter_map(|Claim { row, text, routes }| {
+            let mut invoked: Vec<_> = matching(&lines, &[&text]).iter().map(|line| route_key(&event(line))).collect();
+            invoked.sort_unstable();
+            (invoked != routes).then(|| (row, format!("{text} has reached {invoked:?} and not {routes:?}")))
+        });
+        let refuted = refuted.collect();
+        (lines.iter().map(|line| event(line)).collect(), refuted)
     }
 
     /// A text that nothing else in this run has.
@@ -138,42 +183,34 @@ impl Bed {
 
     /// The event of a route of this connection, from the log.
     pub async fn event(&self, connection_id: &str, route_key: &str) -> Value {
-        let parts = [connection_id, &format!(r#""routeKey":"{route_key}""#), r#""fixture":"event""#];
+        let parts = [connection_id, &format!(r#""routeKey":"{route_key}""#), EVENT];
         event(&self.stack().logged(1, &parts).await[0])
     }
 
     /// The event with this token in it, from the log.
     pub async fn event_with(&self, token: &str) -> Value {
-        event(&self.stack().logged(1, &[token, r#""fixture":"event""#]).await[0])
+        event(&self.stack().logged(1, &[token, EVENT]).await[0])
+    }
+
+    /// Waits until a function has got the event with this token, where that can be seen.
+    pub async fn wait_for_event(&self, token: &str) {
+        if self.is_ours() {
+            self.event_with(token).await;
+        }
     }
 
     /// The events so far whose line in the log has this text, which may be none.
     pub fn events(&self, text: &str) -> Vec<Value> {
-        self.stack().log(&[text, r#""fixture":"event""#]).iter().map(|line| event(line)).collect()
+        self.stack().log(&[text, EVENT]).iter().map(|line| event(line)).collect()
     }
 
-    /// The route keys of a client's messages so far, if there is a log to read them from. What it asked before this
-    /// call has been printed when it returns.
-    pub async fn invoked(&self, connection_id: &str) -> Option<Vec<String>> {
-        if !self.is_ours() {
-            return None;
-        }
-        let token = self.token();
-        let mut other = self.handshake(&format!("?{token}=1"), &[]).await;
-        self.event_with(&token).await;
-        tokio::time::sleep(Duration::from_millis(50)).await;
-        other.frame(true, switchboard_tests::wire::CLOSE, b"").await;
-        let key = |event: Value| event["requestContext"]["routeKey"].as_str().unwrap().to_owned();
-        Some(self.events(connection_id).into_iter().map(key).filter(|key| key != "$connect").collect())
-    }
-
-    /// That of a client's messages only those to these routes have been invoked, in any order, as far as can be told.
-    pub async fn assert_invoked(&self, connection_id: &str, routes: &[&str]) {
-        if let Some(mut invoked) = self.invoked(connection_id).await {
-            invoked.sort();
-            let mut routes = routes.to_vec();
+    /// Claims that exactly these routes, in any order, get an event with this text, such as a connection's id. That is
+    /// checked in the log of our own stack, once it has ended, so a connection's `$disconnect` is always among them.
+    pub fn claim_invoked(&self, text: &str, routes: &[&str]) {
+        if self.is_ours() {
+            let mut routes: Vec<_> = routes.iter().map(|route| (*route).to_owned()).collect();
             routes.sort_unstable();
-            assert_eq!(invoked, routes);
+            self.claims.lock().unwrap().push(Claim { row: ROW.get(), text: text.to_owned(), routes });
         }
     }
 
@@ -185,6 +222,13 @@ impl Bed {
 
     pub async fn post(&self, connection_id: &str, body: &str) -> u16 {
         self.call("POST", connection_id, body.as_bytes()).await.status
+    }
+
+    /// Posts to an open connection and checks that its client has heard nothing before: posts arrive in order.
+    pub async fn assert_nothing_sent(&self, client: &mut Client) {
+        let text = self.token();
+        assert_eq!(self.post(&client.id, &text).await, 200);
+        assert_eq!(client.hears().await, text);
     }
 
     /// Calls a path, signed for `service` if it is given.
@@ -235,6 +279,13 @@ impl Bed {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
+}
+
+/// What is in each line that the fixture prints of an event.
+const EVENT: &str = r#""fixture":"event""#;
+
+pub fn route_key(event: &Value) -> String {
+    event["requestContext"]["routeKey"].as_str().unwrap().to_owned()
 }
 
 /// The event in a line that the fixture printed.

@@ -72,6 +72,14 @@ fn common_log_seconds(text: &str) -> i64 {
     ((days * 24 + number(hour)) * 60 + number(minute)) * 60 + number(second)
 }
 
+/// The milliseconds since 1970 of `2020-11-15T12:23:14.726Z`.
+pub fn iso_milliseconds(text: &str) -> i64 {
+    let parts: Vec<_> = text.split(|it: char| !it.is_ascii_digit()).filter(|part| !part.is_empty()).collect();
+    let parts: Vec<i64> = parts.iter().map(|part| part.parse().unwrap()).collect();
+    let [year, month, day, hour, minute, second, milliseconds] = parts[..] else { panic!("{text}") };
+    (((days(day, month, year) * 24 + hour) * 60 + minute) * 60 + second) * 1000 + milliseconds
+}
+
 /// The function of our own `$disconnect`. Nothing is where its variables point to.
 fn disconnect() -> Function {
     let names = ["CONNECTIONS_TABLE", "TOPICS_TABLE", "EVENTS_TABLE", "AWS_ENDPOINT_URL_APIGATEWAYMANAGEMENTAPI"];
@@ -104,6 +112,7 @@ pub fn rows() -> Vec<Row> {
             .ours(LOG, |bed| async move {
                 let event = connect_event(&bed, "", &[]).await;
                 assert_eq!(keys(&event["requestContext"]), BTreeSet::from(CONTEXT));
+                assert_eq!(event["requestContext"]["domainName"], bed.endpoint.authority);
             }),
         row("EV-03", "D", "D-intreq", "$connect's event is CONNECT and IN").ours(LOG, |bed| async move {
             let context = connect_event(&bed, "", &[]).await["requestContext"].take();
@@ -113,8 +122,10 @@ pub fn rows() -> Vec<Row> {
         row("EV-04", "O", "CAP-23; CAP-24; CAP-25", "without a query there is neither form of it").ours(
             LOG,
             |bed| async move {
-                let event = connect_event(&bed, "", &[]).await;
-                assert!(!keys(&event).iter().any(|key| key.to_lowercase().contains("query")), "{event}");
+                for query in ["", "?"] {
+                    let event = connect_event(&bed, query, &[]).await;
+                    assert!(!keys(&event).iter().any(|key| key.to_lowercase().contains("query")), "{event}");
+                }
             },
         ),
         row("EV-05", "I", "D-proxyout", "of a repeated query key the last value counts, and all are listed").ours(
@@ -146,12 +157,24 @@ pub fn rows() -> Vec<Row> {
                 "X-Forwarded-Proto",
             ];
             assert_eq!(keys(&event["headers"]), BTreeSet::from(expected));
+            assert_eq!(keys(&event["multiValueHeaders"]), BTreeSet::from(expected));
+            let trace_id = event["headers"]["X-Amzn-Trace-Id"].as_str().unwrap();
+            let parts: Vec<_> = trace_id.split('-').map(str::len).collect();
+            assert!(trace_id.starts_with("Root=1-") && parts == [6, 8, 24], "{trace_id}");
         }),
-        row("EV-08", "D", "D-auth", "a client's own header is there in both forms").ours(LOG, |bed| async move {
-            let event = connect_event(&bed, "", &[("Foo", "bar")]).await;
-            assert_eq!(event["headers"]["Foo"], "bar");
-            assert_eq!(event["multiValueHeaders"]["Foo"], json!(["bar"]));
-        }),
+        row("EV-08", "D+I", "D-auth; D-proxyout", "a client's own header is there as it was sent, in both forms").ours(
+            LOG,
+            |bed| async move {
+                let headers = [("Foo", "bar"), ("x-lOWER", "1"), ("X-Twice", "1"), ("X-Twice", "2")];
+                let event = connect_event(&bed, "", &headers).await;
+                for (name, last, all) in
+                    [("Foo", "bar", &["bar"][..]), ("x-lOWER", "1", &["1"]), ("X-Twice", "2", &["1", "2"])]
+                {
+                    assert_eq!(event["headers"][name], last, "{name}");
+                    assert_eq!(event["multiValueHeaders"][name], json!(all), "{name}");
+                }
+            },
+        ),
         row("EV-09", "O", "CAP-23; CAP-24; CAP-25", "$connect's event has no body, messageId, path or method").ours(
             LOG,
             |bed| async move {
@@ -173,6 +196,7 @@ pub fn rows() -> Vec<Row> {
                 let expected: BTreeSet<_> = CONTEXT.into_iter().chain(["messageId"]).collect();
                 assert_eq!(keys(&event["requestContext"]), expected);
                 assert_eq!(event["requestContext"]["eventType"], "MESSAGE");
+                assert_eq!(event["requestContext"]["messageDirection"], "IN");
             },
         ),
         row("EV-12", "D", "D-ctx", "routeKey is that of the selected route").anywhere(|bed| async move {
@@ -276,19 +300,24 @@ pub fn rows() -> Vec<Row> {
                     assert_eq!(reason(&event), (u64::from(code), "bye"));
                 }
             }),
-        row("EV-25", "D", "D-overview", "a TCP connection that is reset is 1006 in $disconnect [abnormal_reason]")
-            .ours(FLAGS, |bed| async move {
-                let lost = Bed::ours(&["--abnormal-reason", "lost"]).await;
-                for (bed, text) in [(&*bed, ""), (&lost, "lost")] {
-                    let tcp = bed.endpoint.dial_to_reset().await;
-                    let tcp = bed.endpoint.request_on(tcp, &bed.endpoint.stage_path, &[]).await;
-                    let mut client = Client::accept(tcp).await;
-                    bed.learn_id(&mut client).await;
-                    let id = client.id.clone();
-                    drop(client);
-                    assert_eq!(reason(&bed.event(&id, "$disconnect").await), (1006, text));
-                }
-            }),
+        row(
+            "EV-25",
+            "D",
+            "D-overview",
+            "a TCP connection that ends without a close frame is 1006 in $disconnect [abnormal_reason]",
+        )
+        .ours(FLAGS, |bed| async move {
+            let lost = Bed::ours(&["--abnormal-reason", "lost"]).await;
+            for (bed, is_reset, text) in [(&*bed, true, ""), (&*bed, false, ""), (&lost, true, "lost")] {
+                let tcp = if is_reset { bed.endpoint.dial_to_reset().await } else { bed.endpoint.dial().await };
+                let tcp = bed.endpoint.request_on(tcp, &bed.endpoint.stage_path, &[]).await;
+                let mut client = Client::accept(tcp).await;
+                bed.learn_id(&mut client).await;
+                let id = client.id.clone();
+                drop(client);
+                assert_eq!(reason(&bed.event(&id, "$disconnect").await), (1006, text));
+            }
+        }),
         row("EV-26", "O", "boto3#3789", "a connection that @connections deleted is 1000 in $disconnect").ours(
             LOG,
             |bed| async move {
@@ -324,10 +353,8 @@ pub fn rows() -> Vec<Row> {
                     CONTEXT.into_iter().chain(["disconnectStatusCode", "disconnectReason"]).collect();
                 assert_eq!(keys(&event["requestContext"]), expected);
                 let context = &event["requestContext"];
-                assert_eq!(
-                    (&context["eventType"], &context["routeKey"]),
-                    (&json!("DISCONNECT"), &json!("$disconnect"))
-                );
+                let seen = (&context["eventType"], &context["routeKey"], &context["messageDirection"]);
+                assert_eq!(seen, (&json!("DISCONNECT"), &json!("$disconnect"), &json!("IN")));
             },
         ),
         row("EV-30", "I", "D-auth; D-proxyout", "the stage's variables come with every event, and can be an identity")

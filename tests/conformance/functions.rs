@@ -39,6 +39,19 @@ async fn environment(client: &mut switchboard_tests::wire::Client) -> Value {
     client.ask(&json!({"action": "echo", "do": "environment"})).await
 }
 
+/// Waits until the system says that a process is stopped.
+async fn stopped(pid: &Value) {
+    let deadline = tokio::time::Instant::now() + SOON;
+    loop {
+        let ps = Command::new("ps").args(["-o", "stat=", "-p", &pid.to_string()]).output().await.unwrap();
+        if ps.stdout.starts_with(b"T") {
+            return;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "it goes on: {}", String::from_utf8_lossy(&ps.stdout));
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
 pub fn rows() -> Vec<Row> {
     vec![
         row("RA-01", "D+S", "L-api; S", "next blocks until there is an event")
@@ -112,11 +125,12 @@ content-length: 2
                     let mut client = bed.connect().await;
                     let folder = tempfile::tempdir().unwrap();
                     let file = folder.path().join("done");
-                    client.ask(&json!({"action": "echo", "do": "leave", "ms": 100, "touch": file})).await;
+                    let left = client.ask(&json!({"action": "echo", "do": "leave", "ms": 100, "touch": file})).await;
                     if freezes {
-                        tokio::time::sleep(Duration::from_millis(400)).await;
+                        // A process that is stopped does nothing more.
+                        stopped(&left["pid"]).await;
                         assert!(!file.exists(), "it went on");
-                        client.ask(&json!({"action": "echo", "do": "sleep", "ms": 50})).await;
+                        client.ask(&json!({"action": "echo", "do": "sleep", "ms": 200})).await;
                     }
                     let deadline = tokio::time::Instant::now() + SOON;
                     while !file.exists() {

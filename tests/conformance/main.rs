@@ -90,7 +90,7 @@ impl Suite {
     /// What was seen of a row: `passed`, unless its check panics.
     fn outcome(&self, row: &Row, passed: Seen, check: impl Future<Output = ()> + Send + 'static) -> Seen {
         self.runtime.block_on(async {
-            let attempt = tokio::spawn(check);
+            let attempt = tokio::spawn(bed::ROW.scope(row.id, check));
             match tokio::time::timeout(PATIENCE, attempt).await {
                 Ok(Ok(())) => passed,
                 Ok(Err(panic)) if self.target.is_some() && row.is_inferred() => Seen::Observed(message(panic)),
@@ -131,7 +131,7 @@ fn main() {
         clients::rows(),
         bad_input::rows(),
     ];
-    let suite = Arc::new(Suite {
+    let mut suite = Arc::new(Suite {
         rows: groups.into_iter().flatten().collect(),
         target,
         shared: OnceCell::new(),
@@ -143,17 +143,24 @@ fn main() {
     let compare = move || sources::compare(&explained.rows).map_err(Failed::from);
     trials.push(Trial::test("SOURCES.md explains every source, and no other", compare));
     let conclusion = libtest_mimic::run(&arguments, trials);
-    if !arguments.list {
-        let seen = suite.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let target = suite.target.as_ref().map_or_else(|| "our own stack".to_owned(), Endpoint::ws);
-        print!("{}", table::scoreboard(&target, &suite.rows, &seen));
+    if arguments.list {
+        return;
     }
-    if let Some(suite) = Arc::into_inner(suite)
-        && let Some(bed) = suite.shared.into_inner().and_then(Arc::into_inner)
-    {
-        suite.runtime.block_on(bed.stop());
+    // A row that took too long still runs and holds the shared stack, which then does not end. The run has failed anyway.
+    let bed = Arc::get_mut(&mut suite).and_then(|suite| suite.shared.take()).and_then(Arc::into_inner);
+    let refuted = bed.map(|bed| suite.runtime.block_on(bed.finish()).1).unwrap_or_default();
+    let is_refuted = !refuted.is_empty();
+    let mut seen = suite.seen.lock().unwrap_or_else(PoisonError::into_inner);
+    for (row, what) in refuted {
+        println!("{row} FAILED: {what}");
+        seen.insert(row, Seen::Failed(what));
     }
-    conclusion.exit();
+    let target = suite.target.as_ref().map_or_else(|| "our own stack".to_owned(), Endpoint::ws);
+    print!("{}", table::scoreboard(&target, &suite.rows, &seen));
+    conclusion.exit_if_failed();
+    if is_refuted {
+        std::process::exit(101);
+    }
 }
 
 /// The trial of a row. One that is not tried is `ignored`, with its reason in the scoreboard.

@@ -23,6 +23,8 @@ use crate::bed::Bed;
 use crate::table::{FLAGS, LOG, Row, row};
 
 const NEVER_ISSUED: &str = "AAAAAAAAAAAAAAA=";
+/// The status and the error type of a call without a signature.
+const UNSIGNED: (u16, Option<&str>) = (403, Some("MissingAuthenticationTokenException"));
 const LIMIT: usize = 131_072;
 
 /// Counts the requests that leave, retries included, and keeps the path of the last.
@@ -147,7 +149,10 @@ pub fn rows() -> Vec<Row> {
                 let mut client = bed.connect().await;
                 let reply = bed.call("POST", &client.id, b"hello").await;
                 assert_eq!((reply.status, reply.body.as_str(), reply.header("content-length")), (200, "", Some("0")));
-                assert!(reply.header("x-amzn-requestid").is_some(), "{reply:?}");
+                assert_eq!(reply.header("content-type"), Some("application/json"));
+                assert_eq!(reply.header("x-amzn-requestid").map(str::len), Some(36), "{reply:?}");
+                assert_eq!(reply.header("x-amz-apigw-id").map(str::len), Some(16), "{reply:?}");
+                assert!(reply.header("x-amzn-trace-id").is_some() && reply.header("date").is_some(), "{reply:?}");
                 assert_eq!(client.hears().await, "hello");
             },
         ),
@@ -157,15 +162,22 @@ pub fn rows() -> Vec<Row> {
         row("MG-03", "D", "D-conns", "the path may be written @connections and =").anywhere(|bed| async move {
             delivers(&bed, |stage, id| format!("{stage}/@connections/{id}=")).await;
         }),
-        row("MG-04", "O", "aws-sdk-php#1955", "a path without the stage is Forbidden, and nothing is delivered")
-            .anywhere(|bed| async move {
-                let mut client = bed.connect().await;
-                let path = format!("/@connections/{}", client.id.replace('=', "%3D"));
+        row(
+            "MG-04",
+            "O",
+            "aws-sdk-php#1955",
+            "a path without the stage, or with another, is Forbidden, and nothing is delivered",
+        )
+        .anywhere(|bed| async move {
+            let mut client = bed.connect().await;
+            for stage in ["", "/nostage"] {
+                let path = format!("{stage}/@connections/{}", client.id.replace('=', "%3D"));
                 let reply = bed.call_path("POST", &path, Some("execute-api"), b"hello").await;
-                let seen = (reply.status, reply.header("x-amzn-errortype"), reply.body.as_str());
-                assert_eq!(seen, (403, Some("ForbiddenException"), r#"{"message":"Forbidden"}"#));
-                client.hears_nothing().await;
-            }),
+                assert_eq!(reply.error(), (403, Some("ForbiddenException")), "{path}");
+                assert_eq!(reply.body, r#"{"message":"Forbidden"}"#, "{path}");
+            }
+            bed.assert_nothing_sent(&mut client).await;
+        }),
         row("MG-05", "O", "RECORD", "a POST to a closed connection is GoneException without a body").anywhere(
             |bed| async move {
                 let mut client = bed.connect().await;
@@ -203,7 +215,8 @@ pub fn rows() -> Vec<Row> {
             let mut client = bed.connect().await;
             let reply = bed.call("POST", &client.id, &vec![b'x'; LIMIT + 1]).await;
             assert_eq!(reply.error(), (413, Some("PayloadTooLargeException")));
-            client.hears_nothing().await;
+            assert!(serde_json::from_str::<Value>(&reply.body).unwrap()["message"].is_string(), "{}", reply.body);
+            bed.assert_nothing_sent(&mut client).await;
             client.ask(&json!({"action": "echo"})).await;
         }),
         row("MG-10", "I", "D-limits", "a long message comes in frames of at most 32 KB [outbound_fragment]").anywhere(
@@ -234,9 +247,14 @@ pub fn rows() -> Vec<Row> {
                 for key in ["connectedAt", "lastActiveAt"] {
                     assert!(is_iso_with_milliseconds(&seen[key]), "{seen}");
                 }
+                if bed.is_ours() {
+                    let event = bed.event(&client.id, "$connect").await;
+                    let connected_at = event["requestContext"]["connectedAt"].as_i64().unwrap();
+                    assert_eq!(crate::events::iso_milliseconds(seen["connectedAt"].as_str().unwrap()), connected_at);
+                }
             }),
         row("MG-13", "O", "RECORD", "a GET's bytes are printed as they were recorded").anywhere(|bed| async move {
-            let client = bed.connect_with("", &[("User-Agent", "me/1")]).await;
+            let client = bed.connect_with("", &[("User-Agent", "me/1 \"quoted\"")]).await;
             let text = bed.call("GET", &client.id, b"").await.body;
             let seen: Value = serde_json::from_str(&text).unwrap();
             let expected = format!(
@@ -246,15 +264,23 @@ pub fn rows() -> Vec<Row> {
             );
             assert_eq!(text, expected);
         }),
-        row("MG-14", "I", "B-mgmt; RECORD", "a message moves lastActiveAt, and not connectedAt").anywhere(
+        row("MG-14", "I", "B-mgmt; RECORD", "a message and a post move lastActiveAt, and not connectedAt").anywhere(
             |bed| async move {
                 let mut client = bed.connect().await;
-                let before = get(&bed, &client.id).await;
-                tokio::time::sleep(Duration::from_millis(20)).await;
-                client.ask(&json!({"action": "echo"})).await;
-                let after = get(&bed, &client.id).await;
-                assert_eq!(before["connectedAt"], after["connectedAt"]);
-                assert!(before["lastActiveAt"].as_str() < after["lastActiveAt"].as_str(), "{before} {after}");
+                let mut before = get(&bed, &client.id).await;
+                for is_post in [false, true] {
+                    // The times have milliseconds.
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                    if is_post {
+                        bed.post(&client.id, "hello").await;
+                    } else {
+                        client.ask(&json!({"action": "echo"})).await;
+                    }
+                    let after = get(&bed, &client.id).await;
+                    assert_eq!(before["connectedAt"], after["connectedAt"]);
+                    assert!(before["lastActiveAt"].as_str() < after["lastActiveAt"].as_str(), "{before} {after}");
+                    before = after;
+                }
             },
         ),
         row("MG-15", "D+O", "RECORD; B-mgmt", "GET and DELETE of a closed connection are GoneException").anywhere(
@@ -269,8 +295,10 @@ pub fn rows() -> Vec<Row> {
         row("MG-16", "O+I", "RECORD; boto3#3789", "a DELETE is a 204, and closes with 1000").anywhere(
             |bed| async move {
                 let mut client = bed.connect().await;
+                bed.post(&client.id, "last words").await;
                 let reply = bed.call("DELETE", &client.id, b"").await;
                 assert_eq!((reply.status, reply.body.as_str(), reply.header("content-type")), (204, "", None));
+                assert_eq!(client.hears().await, "last words");
                 assert_eq!(client.closed().await, Some(1000));
             },
         ),
@@ -281,7 +309,7 @@ pub fn rows() -> Vec<Row> {
             let context = bed.event(&client.id, "$disconnect").await["requestContext"].take();
             let (code, text) = (&context["disconnectStatusCode"], &context["disconnectReason"]);
             assert_eq!((code, text), (&json!(1000), &json!("Connection Closed Normally")));
-            bed.assert_invoked(&client.id, &["echo", "$disconnect"]).await;
+            bed.claim_invoked(&client.id, &["$connect", "echo", "$disconnect"]);
         }),
         row("MG-18", "O", "RECORD", "a second DELETE is GoneException").anywhere(|bed| async move {
             let client = bed.connect().await;
@@ -298,7 +326,7 @@ pub fn rows() -> Vec<Row> {
             let mut client = bed.connect_with("?do=post&data=welcome", &[]).await;
             let seen = bed.stack().logged(1, &[r#""fixture":"post""#, &client.id]).await;
             assert!(seen[0].contains(r#""status":"410""#), "{seen:?}");
-            client.hears_nothing().await;
+            bed.assert_nothing_sent(&mut client).await;
 
             let flags = ["--post-to-pending", "hang", "--integration-timeout", "1s"];
             let bed = Bed::ours(&flags).await;
@@ -319,8 +347,8 @@ pub fn rows() -> Vec<Row> {
                 let client = bed.connect().await;
                 let path = format!("{}/@connections/{}", bed.endpoint.stage_path, client.id.replace('=', "%3D"));
                 let reply = bed.call_path("POST", &path, None, b"hello").await;
-                let expected = (403, Some("MissingAuthenticationTokenException"));
-                assert_eq!(reply.error(), expected);
+                assert_eq!(reply.error(), UNSIGNED);
+                assert_eq!(reply.body, r#"{"message":"Missing Authentication Token"}"#);
                 if bed.is_ours() {
                     let bed = Bed::ours(&["--sigv4", "off"]).await;
                     let client = bed.connect().await;
@@ -331,7 +359,10 @@ pub fn rows() -> Vec<Row> {
         row("MG-22", "I", "B-mgmt", "a signature for another service is a 403").anywhere(|bed| async move {
             let client = bed.connect().await;
             let path = format!("{}/@connections/{}", bed.endpoint.stage_path, client.id.replace('=', "%3D"));
-            assert_eq!(bed.call_path("POST", &path, Some("s3"), b"hello").await.status, 403);
+            let reply = bed.call_path("POST", &path, Some("s3"), b"hello").await;
+            assert_eq!(reply.error(), (403, Some("InvalidSignatureException")));
+            let message = "Credential should be scoped to correct service: 'execute-api'. ";
+            assert_eq!(reply.body, format!(r#"{{"message":"{message}"}}"#));
         }),
         row("MG-23", "O", "functions#130", "a caller without permission is AccessDeniedException")
             .proved(&["tests/e2e/iam.rs::a_post_that_the_role_does_not_allow_is_refused"]),
@@ -427,23 +458,29 @@ pub fn rows() -> Vec<Row> {
             }
             assert_eq!(bed.call("GET", &id, b"").await.status, 200);
         }),
-        row("MG-32", "O+I", "aws-sdk-js-v3#6896; B-mgmt", "a client that does not read holds up its own posts only")
-            .anywhere(|bed| async move {
-                let deaf = bed.connect().await;
-                let text = "x".repeat(LIMIT);
-                let mut blocked = false;
-                for _ in 0..400 {
-                    let post = tokio::time::timeout(Duration::from_secs(1), bed.post(&deaf.id, &text)).await;
-                    blocked = !matches!(post, Ok(200));
-                    if blocked {
-                        break;
-                    }
+        row(
+            "MG-32",
+            "O+I",
+            "aws-sdk-js-v3#6896; B-mgmt",
+            "a client that does not read holds up its own posts only, and can be deleted",
+        )
+        .anywhere(|bed| async move {
+            let deaf = bed.connect().await;
+            let text = "x".repeat(LIMIT);
+            let mut blocked = false;
+            for _ in 0..400 {
+                let post = tokio::time::timeout(Duration::from_secs(1), bed.post(&deaf.id, &text)).await;
+                blocked = !matches!(post, Ok(200));
+                if blocked {
+                    break;
                 }
-                assert!(blocked, "50 MB are buffered for a client that does not read");
-                let mut other = bed.connect().await;
-                assert_eq!(bed.post(&other.id, "hello").await, 200);
-                assert_eq!(other.hears().await, "hello");
-            }),
+            }
+            assert!(blocked, "50 MB are buffered for a client that does not read");
+            let mut other = bed.connect().await;
+            assert_eq!(bed.post(&other.id, "hello").await, 200);
+            assert_eq!(other.hears().await, "hello");
+            assert_eq!(bed.call("DELETE", &deaf.id, b"").await.status, 204);
+        }),
         row("MG-33", "I", "RFC 6455", "posts that are awaited arrive in order").anywhere(|bed| async move {
             let mut client = bed.connect().await;
             for number in 0..20 {
@@ -481,9 +518,9 @@ pub fn rows() -> Vec<Row> {
         row("MG-36", "I", "B-mgmt; D-gwresp", "PUT and PATCH are a 403 and do nothing").anywhere(|bed| async move {
             let mut client = bed.connect().await;
             for method in ["PUT", "PATCH"] {
-                assert_eq!(bed.call(method, &client.id, b"hello").await.status, 403, "{method}");
+                assert_eq!(bed.call(method, &client.id, b"hello").await.error(), UNSIGNED, "{method}");
             }
-            client.hears_nothing().await;
+            bed.assert_nothing_sent(&mut client).await;
         }),
     ]
 }

@@ -251,13 +251,6 @@ impl Client {
         (message, request_id)
     }
 
-    /// Fails if anything comes within a while.
-    pub async fn hears_nothing(&mut self) {
-        if let Ok(byte) = tokio::time::timeout(A_WHILE, self.tcp.read_u8()).await {
-            panic!("something came: {byte:?}");
-        }
-    }
-
     /// Sends a close frame with this code and reason, and waits for the echo and the end of TCP.
     pub async fn close(&mut self, code: u16, reason: &str) -> Option<u16> {
         self.frame(true, CLOSE, &[&code.to_be_bytes(), reason.as_bytes()].concat()).await;

@@ -21,10 +21,6 @@ use tokio::task::JoinHandle;
 pub const OK: &str = r#"{"statusCode":200}"#;
 pub const KIB: usize = 1024;
 
-/// The handshake key of the RFC's example (section 1.3), and what answers it.
-pub const RFC_6455_KEY: (&str, &str) = ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ==");
-pub const RFC_6455_ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
-
 /// What a function answers.
 pub type Answer = Result<Bytes, FunctionError>;
 
@@ -42,7 +38,6 @@ pub struct Script {
     pub faults: faults::Settings,
     two_way: HashSet<String>,
     authorizer: Option<Authorizer>,
-    expression: &'static str,
     routes: HashMap<String, Arc<dyn Integration>>,
     record: mpsc::UnboundedSender<Value>,
     events: mpsc::UnboundedReceiver<Value>,
@@ -58,18 +53,12 @@ impl Script {
             faults: faults::Settings::default(),
             two_way: HashSet::new(),
             authorizer: None,
-            expression: "$request.body.action",
             routes: HashMap::new(),
             record,
             events,
         };
         let script = script.on("$connect", OK).on("$disconnect", OK).on("$default", OK).on("sendMessage", OK);
         script.on_async("boom", |_| async { error() })
-    }
-
-    pub fn expression(mut self, expression: &'static str) -> Self {
-        self.expression = expression;
-        self
     }
 
     pub fn limits(mut self, set: impl FnOnce(&mut Limits)) -> Self {
@@ -103,11 +92,6 @@ impl Script {
 
     pub fn two_way(mut self, route_key: &str) -> Self {
         self.two_way.insert(route_key.to_owned());
-        self
-    }
-
-    pub fn without(mut self, route_key: &str) -> Self {
-        self.routes.remove(route_key);
         self
     }
 
@@ -163,7 +147,7 @@ impl Script {
             arn: "arn:aws:execute-api:us-east-1:123456789012:abcdef1234".to_owned(),
             stage: "dev".to_owned(),
             paths: Paths { stage: Some("dev".to_owned()), ..Paths::default() },
-            route_selection_expression: self.expression.to_owned(),
+            route_selection_expression: "$request.body.action".to_owned(),
             routes: self.routes,
             two_way: self.two_way,
             request_models: HashMap::new(),
@@ -246,11 +230,11 @@ impl Bed {
         self.request_on(self.dial().await, path, headers).await
     }
 
-    /// The same, of a client that ends TCP with a reset when it is dropped, and whose key is the RFC's.
+    /// The same, of a client that ends TCP with a reset when it is dropped.
     pub async fn request_to_reset(&self, path: &str) -> Tcp {
         let tcp = self.dial().await;
         tcp.set_zero_linger().unwrap();
-        self.request_on(tcp, path, &[RFC_6455_KEY]).await
+        self.request_on(tcp, path, &[]).await
     }
 
     async fn request_on(&self, tcp: TcpStream, path: &str, headers: &[(&str, &str)]) -> Tcp {

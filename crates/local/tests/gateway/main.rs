@@ -1,26 +1,17 @@
-//! The gateway as clients, functions and callers of `@connections` see it, over real sockets and frame by frame.
+//! What the gateway does that only a test inside this crate can show, over real sockets and frame by frame.
 //!
-//! Functions are scripted closures that record their events. The client is written by hand, because client libraries
-//! hide what is tested here: fragments, broken frames, close codes, the exact handshake. A test whose expectation is
-//! inferred, not documented or observed on AWS, says so.
-//!
-//! The client is `switchboard_tests::wire`, and `bed` is the gateway. The life of a connection is in `handshake`, `events`, `authorizers`,
-//! `routing`, `responses` and `management`, its limits in `quotas`, and what has a flag in `knobs`, `compression` and
-//! `faults_on_demand`.
+//! How API Gateway behaves is tested in `tests/conformance`, on real functions and from outside. Here functions are
+//! closures that answer by a script and record their events, so a test can hold one back, let it panic, or set a limit
+//! that has no flag. Results that no real function has are in `results`; what has a flag is in `knobs`, `compression`
+//! and `faults_on_demand`; shutdowns are below.
 #![expect(clippy::unwrap_used, reason = "a test's helpers fail as its assertions do")]
 #![expect(unreachable_pub, reason = "in a test binary nothing is reachable, and `pub` is what its modules share")]
 
-mod authorizers;
 mod bed;
 mod compression;
-mod events;
 mod faults_on_demand;
-mod handshake;
 mod knobs;
-mod management;
-mod quotas;
-mod responses;
-mod routing;
+mod results;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -28,28 +19,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use switchboard_tests::wire::CLOSE;
 use tokio::net::TcpStream;
 
-use bed::{KIB, OK, Script, connection_id};
-
-#[tokio::test]
-async fn an_ordinary_client_library_connects_talks_and_closes() {
-    use futures_util::{SinkExt, StreamExt};
-    use tokio_tungstenite::tungstenite::Message;
-
-    let mut bed = Script::new().start().await;
-    let url = format!("ws://{}/dev?userId=2", bed.address);
-    let (mut socket, response) = tokio_tungstenite::connect_async(url).await.unwrap();
-    assert_eq!(response.status(), 101);
-    let id = connection_id(&bed.event_of("$connect").await);
-    socket.send(Message::text(r#"{"action":"sendMessage"}"#)).await.unwrap();
-    bed.event_of("sendMessage").await;
-    bed.call("POST", &id, "x".repeat(100 * KIB).as_bytes()).await;
-    assert_eq!(socket.next().await.unwrap().unwrap(), Message::text("x".repeat(100 * KIB)));
-    socket.close(None).await.unwrap();
-    while let Some(message) = socket.next().await {
-        message.unwrap();
-    }
-    assert_eq!(bed.disconnected().await["disconnectStatusCode"], 1005);
-}
+use bed::{OK, Script};
 
 #[tokio::test]
 async fn a_shutdown_closes_connections_with_1012_and_waits_for_their_disconnects() {
