@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from conftest import ROOT
+from conftest import KEYS, ROOT
 from imitation import REGION
 
 ACCOUNT = "123456789012"
@@ -26,7 +26,7 @@ def deployed(make, aws):
         patchOperations=[{"op": "replace", "path": "/cloudwatchRoleArn", "value": f"arn:aws:iam::{ACCOUNT}:role/logs"}]
     )
     printed = make("deploy", "STAGE=dev", environment=aws.environment)
-    make("deploy", "STAGE=prod", environment=aws.environment)
+    make("deploy", "STAGE=prod", environment=aws.environment | KEYS)
     return printed
 
 

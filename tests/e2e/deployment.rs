@@ -120,6 +120,16 @@ fn both_have_the_same_routes_functions_variables_tables_and_streams() {
     assert_eq!(deployed.collect::<BTreeMap<_, _>>(), here.collect());
 }
 
+#[test]
+fn dev_is_the_only_open_stage_here_too() {
+    for (stage, mode) in [("dev", "open"), ("prod", "verified"), ("production", "verified"), ("Dev", "verified")] {
+        let options = Options { stage: Some(stage.to_owned()), ..Options::default() };
+        let service = Service::load(&root().join("serverless.yml"), &options).unwrap();
+        assert_eq!(service.functions["connect"].environment["IDENTITY_MODE"], mode, "{stage}");
+    }
+    assert_eq!(local().functions["connect"].environment["IDENTITY_MODE"], "open");
+}
+
 /// What a role of the template allows, as `action resource`. What Lambda itself does in the function's name is left out:
 /// logs, traces, the stream and its failures.
 fn allowed(template: &Value, function: &str) -> BTreeSet<String> {
