@@ -1,7 +1,7 @@
 .DEFAULT_GOAL := help
-.PHONY: help run publish build test conformance soak lint fmt check package deploy remove logs test-release test-deploy bench clean
+.PHONY: help run publish build test conformance soak lint fmt check settings package deploy remove logs test-release test-deploy bench clean
 
-# Which deployment, where, and for which processors: arm64 or x86_64.
+# STAGE and REGION name the deployment. ARCH is the processors' architecture: arm64 or x86_64.
 STAGE ?= dev
 REGION ?= us-east-1
 export STAGE REGION ARCH ARGS
@@ -61,11 +61,15 @@ check: ## What CI runs: format, lint, every test
 	cargo fmt --all --check
 	$(MAKE) lint test test-release test-deploy
 
-package: target/venv/package infra/node_modules ## Build, zip and describe what is deployed; ARCH=arm64 or x86_64
+settings: infra/node_modules ## Refuse settings of STAGE that are unsafe or that Lambda would refuse
+	@node infra/settings.mjs
+
+# The settings come first, so nothing is built that may not be deployed.
+package: settings target/venv/package ## Build, zip and describe what is deployed; ARCH=arm64 or x86_64
 	infra/build.sh
 	infra/serverless.sh package --package target/package/$(STAGE)
 
-# Packaging comes first and touches only what has changed, so a deployment is never older than the code.
+# Packaging comes first, so a deployment is never older than the code. It builds only what has changed.
 deploy: package ## Put the stage STAGE=dev on AWS, or update it
 	@node infra/preflight.mjs target/package/$(STAGE)/cloudformation-template-update-stack.json
 	infra/serverless.sh deploy
@@ -83,13 +87,14 @@ clean: ## Remove what was built and installed
 	cargo clean
 	rm -rf tests/clients/node_modules infra/node_modules
 
+# The packages work without their install scripts, so npm does not run any.
 tests/clients/node_modules: tests/clients/package-lock.json
-	cd tests/clients && npm ci --no-audit --no-fund
+	cd tests/clients && npm ci --ignore-scripts --no-audit --no-fund
 	touch $@
 
 infra/node_modules: infra/package-lock.json
 	@infra/need.sh npm
-	cd infra && npm ci --no-audit --no-fund
+	cd infra && npm ci --ignore-scripts --no-audit --no-fund
 	touch $@
 
 target/venv/package: infra/requirements.txt

@@ -120,6 +120,37 @@ fn both_have_the_same_routes_functions_variables_tables_and_streams() {
     assert_eq!(deployed.collect::<BTreeMap<_, _>>(), here.collect());
 }
 
+#[test]
+fn dev_is_the_only_open_stage_here_too() {
+    for (stage, mode) in [("dev", "open"), ("prod", "verified"), ("production", "verified"), ("Dev", "verified")] {
+        let options = Options { stage: Some(stage.to_owned()), ..Options::default() };
+        let service = Service::load(&root().join("serverless.yml"), &options).unwrap();
+        assert_eq!(service.functions["connect"].environment["IDENTITY_MODE"], mode, "{stage}");
+    }
+    assert_eq!(local().functions["connect"].environment["IDENTITY_MODE"], "open");
+}
+
+/// Events and continuations are told apart by one attribute, so that each record starts one function.
+#[test]
+fn the_two_readers_of_the_stream_share_its_inserts() {
+    let template = template();
+    let mappings = resources(&template, "AWS::Lambda::EventSourceMapping");
+    let mut patterns: Vec<_> = mappings.into_values().map(|mapping| mapping["FilterCriteria"]["Filters"].clone()).collect();
+    patterns.sort_by_key(Value::to_string);
+    let pattern = |exists: bool| {
+        let pattern = json!({
+            "eventName": ["INSERT"],
+            "dynamodb": {"NewImage": {"originTopic": {"S": [{"exists": exists}]}}},
+        });
+        json!([pattern])
+    };
+    let found = patterns.iter().map(|filters| {
+        let filters = filters.as_array().unwrap().iter();
+        filters.map(|filter| serde_json::from_str(&text(&filter["Pattern"])).unwrap()).collect::<Value>()
+    });
+    assert_eq!(found.collect::<Vec<_>>(), [pattern(false), pattern(true)]);
+}
+
 /// What a role of the template allows, as `action resource`. What Lambda itself does in the function's name is left out:
 /// logs, traces, the stream and its failures.
 fn allowed(template: &Value, function: &str) -> BTreeSet<String> {
