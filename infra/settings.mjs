@@ -77,7 +77,7 @@ function checkKeys({ TOKEN_KEYS: keys = '' }) {
       refuse(`There is a private key ${place}. Give the public key: keep only ${KEPT}.`);
     } else if (key.kty === 'oct') {
       say(
-        `Warning: there is a symmetric key ${place}. It is a secret: everybody who can read the function's variables, ` +
+        `Warning: there is a symmetric key ${place}. It is a secret. Everybody who can read the function's variables, ` +
           'its CloudFormation template or the deployment bucket can make tokens with it. Public keys are safer.',
       );
     }

@@ -133,7 +133,8 @@ def test_every_function_has_a_role_that_stays_within_its_stage(aws, deployed, st
             "logs": re.escape(own_log) + r"(:\*)?",
             "dynamodb": rf"arn:aws:dynamodb:{REGION}:{ACCOUNT}:table/switchboard-{stage}-(connections|topics|events)(/stream/.+)?",
             "sqs": rf"arn:aws:sqs:{REGION}:{ACCOUNT}:switchboard-{stage}-publish-failures",
-            "execute-api": re.escape(f"arn:aws:execute-api:{REGION}:{ACCOUNT}:{api}/{stage}/POST/@connections/*"),
+            "execute-api": re.escape(f"arn:aws:execute-api:{REGION}:{ACCOUNT}:{api}/{stage}/")
+            + r"(POST|DELETE)/@connections/\*",
         }
         for statement in statements_of(aws, function):
             assert statement["Effect"] == "Allow"

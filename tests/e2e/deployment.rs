@@ -135,7 +135,8 @@ fn dev_is_the_only_open_stage_here_too() {
 fn the_two_readers_of_the_stream_share_its_inserts() {
     let template = template();
     let mappings = resources(&template, "AWS::Lambda::EventSourceMapping");
-    let mut patterns: Vec<_> = mappings.into_values().map(|mapping| mapping["FilterCriteria"]["Filters"].clone()).collect();
+    let mut patterns: Vec<_> =
+        mappings.into_values().map(|mapping| mapping["FilterCriteria"]["Filters"].clone()).collect();
     patterns.sort_by_key(Value::to_string);
     let pattern = |exists: bool| {
         let pattern = json!({
@@ -146,7 +147,7 @@ fn the_two_readers_of_the_stream_share_its_inserts() {
     };
     let found = patterns.iter().map(|filters| {
         let filters = filters.as_array().unwrap().iter();
-        filters.map(|filter| serde_json::from_str(&text(&filter["Pattern"])).unwrap()).collect::<Value>()
+        filters.map(|filter| serde_json::from_str::<Value>(&text(&filter["Pattern"])).unwrap()).collect::<Value>()
     });
     assert_eq!(found.collect::<Vec<_>>(), [pattern(false), pattern(true)]);
 }

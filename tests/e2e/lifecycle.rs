@@ -218,7 +218,7 @@ async fn a_broken_serverless_yml_is_one_clear_line() {
 
 #[tokio::test]
 async fn another_stage_has_other_tables_and_another_path() {
-    let stack = Stack::with(&["--stage", "alice"]).await;
+    let stack = Stack::with(&["--stage", "alice", "--env", "IDENTITY_MODE=open"]).await;
     let url = format!("ws://{}/alice?userId=1", stack.gateway);
     let mut one = Client::connect(&url).await.unwrap();
     one.hears_nothing().await;
