@@ -39,7 +39,7 @@ const SETTLING_PATIENCE: Duration = Duration::from_secs(1);
 const MAX_AGAIN: usize = 100;
 
 /// How many receivers may be under way for each post that runs: those that wait for their next attempt hold up nobody.
-const WAITING_PER_POST: usize = 4;
+const WAITING_PER_POST: usize = 8;
 
 /// Posts publications. There is one for the life of an execution environment.
 #[derive(Debug)]
@@ -164,7 +164,7 @@ impl Publisher {
     ///
     /// # Errors
     ///
-    /// When nothing could begin: no receiver was read before the deadline, or reading the first page failed. When the
+    /// When nothing was done: no receiver was read before the deadline, or reading the first page failed. When the
     /// continuation could not be written. And [`Error::Undelivered`] when the gateway took nothing: it denied the posts,
     /// or it refused all posts of a continuation, which has no other place to wait.
     pub async fn publish(
@@ -217,8 +217,13 @@ impl Publisher {
             _ if nobody && denied => return Err(Error::Undelivered { topic, failed: refused }),
             // The stream brings the same continuation back; another one of the same content would come too early.
             Some(Stop::Refused) if is_continuation => return Err(Error::Undelivered { topic, failed: refused }),
-            Some(Stop::Page(error)) if position == Position::Start => return Err(error),
-            Some(_) if position == Position::Start => return Err(Error::OutOfTime { topic }),
+            // Without any progress there is nothing to put down that the event or the sender does not have.
+            Some(reason) if position == publication.position && fanout.settled() == 0 && again.is_empty() => {
+                return Err(match reason {
+                    Stop::Page(error) => error,
+                    Stop::Time | Stop::Again | Stop::Refused => Error::OutOfTime { topic },
+                });
+            }
             _ => {}
         }
         if is_continuation && fanout.settled() == 0 && !again.is_empty() {
