@@ -43,7 +43,7 @@ impl Endpoint {
     ///
     /// # Errors
     ///
-    /// What is wrong with it, as the end of a sentence that begins with the variable's name.
+    /// Returns the problem as the end of a sentence that begins with the variable's name.
     pub fn parse(text: &str) -> Result<Self, String> {
         match text.split_once("://").map_or("", |(scheme, _)| scheme) {
             "http" | "https" => {}
