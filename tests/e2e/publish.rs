@@ -105,15 +105,10 @@ async fn only_an_insert_publishes() {
 async fn poison_is_logged_with_its_key_and_holds_up_nobody() {
     let stack = Stack::start().await;
     let mut one = subscriber(&stack, "t").await;
-    let huge = string(&"x".repeat(300 * 1024));
+    // The whole table is in `record.rs` of `publish`.
     let poison: &[(&str, &str, Attributes<'_>, &str)] = &[
         ("t", "no-data", &[], "`data` is missing"),
-        ("t", "huge", &[("data", huge)], "bytes of JSON"),
-        ("t", "no-json", &[("json", string("{oops"))], "`json` must be JSON"),
-        ("@", "no-user", &[("senderId", string("1")), ("body", string("x"))], "`topic`"),
         ("@2", "no-sender", &[("body", string("x"))], "`senderId` is missing"),
-        ("@2", "odd-sender", &[("senderId", number("1")), ("body", string("x"))], "`senderId` must be a string"),
-        ("@2", "no-body", &[("senderId", string("1"))], "`body` is missing"),
     ];
     put(&stack, "t", "first", &[("data", string("first"))]).await;
     for (topic, id, attributes, _) in poison {
@@ -130,27 +125,14 @@ async fn poison_is_logged_with_its_key_and_holds_up_nobody() {
 }
 
 #[tokio::test]
-async fn data_of_every_type_arrives_as_json() {
+async fn data_that_is_nested_arrives_as_json() {
     let stack = Stack::start().await;
     let mut one = subscriber(&stack, "t").await;
-    let blob = AttributeValue::B(aws_sdk_dynamodb::primitives::Blob::new("hi"));
+    // Every type of DynamoDB is in the table in `record.rs` of `publish`.
     let map = AttributeValue::M([("n".to_owned(), AttributeValue::Null(true))].into());
-    let cases = [
-        (string("\"quoted\"\n"), json!("\"quoted\"\n")),
-        (number("1.5"), json!(1.5)),
-        (AttributeValue::Bool(false), json!(false)),
-        (AttributeValue::Null(true), json!(null)),
-        (blob, json!("aGk=")),
-        (AttributeValue::L(vec![number("1"), string("x"), map.clone()]), json!([1, "x", {"n": null}])),
-        (map, json!({"n": null})),
-        (AttributeValue::Ss(vec!["a".to_owned()]), json!(["a"])),
-        (AttributeValue::Ns(vec!["7".to_owned()]), json!([7])),
-        (AttributeValue::Bs(vec![aws_sdk_dynamodb::primitives::Blob::new("hi")]), json!(["aGk="])),
-    ];
-    for (count, (value, expected)) in cases.into_iter().enumerate() {
-        put(&stack, "t", &count.to_string(), &[("data", value)]).await;
-        assert_eq!(one.next().await["payload"]["data"], expected);
-    }
+    let list = AttributeValue::L(vec![number("1.5"), string("\"quoted\"\n"), map]);
+    put(&stack, "t", "1", &[("data", list)]).await;
+    assert_eq!(one.next().await["payload"]["data"], json!([1.5, "\"quoted\"\n", {"n": null}]));
 }
 
 #[tokio::test]
