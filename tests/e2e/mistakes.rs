@@ -9,7 +9,7 @@ use tokio_tungstenite::tungstenite::Message;
 async fn a_mistake_in_a_frame_is_named_on_each_route_and_survived() {
     let stack = Stack::start().await;
     let mut one = stack.connect("?userId=1").await;
-    // Core's `frame` and `topic` have the whole table.
+    // The unit tests of `frame` and `topic` in core have the whole table.
     for (frame, route_key, code, names) in [
         ("hello", "$default", "malformed_json", "JSON"),
         (r#"{"type":"subscribe","topic":"@2"}"#, "$default", "forbidden_topic", "`@2`"),
@@ -49,7 +49,7 @@ async fn the_largest_frames_are_served_and_larger_ones_named() {
     assert_eq!(error["code"], "invalid_field");
     assert!(error["message"].as_str().unwrap().contains("129024 bytes"), "{error}");
 
-    // 128 KB exactly, padded with spaces: the gateway's largest message.
+    // The gateway's largest message has 128 KB. Spaces fill it up.
     let ping = json!({"type": "ping"}).to_string();
     let padded = ping.clone() + &" ".repeat(128 * 1024 - ping.len());
     send_in_fragments(&mut one, &padded).await;
@@ -86,7 +86,7 @@ async fn a_wrong_user_id_refuses_the_handshake_and_leaves_no_row() {
     stack.connect("?userId=1&other=x").await.hears_nothing().await;
 }
 
-/// A text message in frames of 32 KB, the most that the gateway takes.
+/// Sends a text message in frames of 32 KB, the most that the gateway takes.
 async fn send_in_fragments(client: &mut switchboard_tests::client::Client, text: &str) {
     use tokio_tungstenite::tungstenite::protocol::frame::Frame;
     use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
@@ -94,7 +94,7 @@ async fn send_in_fragments(client: &mut switchboard_tests::client::Client, text:
     for (count, chunk) in chunks.iter().enumerate() {
         let data = if count == 0 { Data::Text } else { Data::Continue };
         let frame = Frame::message(chunk.to_vec(), OpCode::Data(data), count + 1 == chunks.len());
-        // A peer that has already closed may refuse the rest.
+        // The gateway may have closed already and refuse the rest.
         let _ = client.socket.send(Message::Frame(frame)).await;
     }
 }

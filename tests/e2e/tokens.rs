@@ -1,4 +1,4 @@
-//! Users whom a token names. The issuer is npm's `jose`.
+//! Tokens that name the user. The issuer is npm's `jose`.
 
 use serde_json::{Value, json};
 use switchboard_tests::client::Client;
@@ -45,7 +45,7 @@ async fn a_token_of_any_usual_kind_says_who_is_the_sender() {
 }
 
 #[tokio::test]
-async fn who_has_no_good_token_is_refused_and_the_log_says_why() {
+async fn a_client_without_a_good_token_is_refused_and_the_log_says_why() {
     let (issued, others) = (issued().await, issued().await);
     for mode in ["verified", "open"] {
         let stack = stack(&issued, mode).await;
@@ -68,7 +68,7 @@ async fn who_has_no_good_token_is_refused_and_the_log_says_why() {
 }
 
 #[tokio::test]
-async fn keys_that_cannot_be_used_end_the_function_with_their_place() {
+async fn unusable_keys_end_the_function_and_the_log_says_where_they_are() {
     let stack = Stack::with(&["--env", r#"TOKEN_KEYS={"keys":[{"kty":"oct","k":"c2hvcnQtYW5kLXNlY3JldA"}]}"#]).await;
     assert_eq!(stack.refused("?userId=1").await, 502);
     let line = stack.logged(1, &["connect |", "TOKEN_KEYS: keys[0]: a secret needs 32 bytes"]).await;
