@@ -70,7 +70,7 @@ fn every_link_of_a_readme_leads_to_a_file() {
     }
 }
 
-/// The folders in a folder, those aside that hold what was installed or built.
+/// The folders in a folder, except those for installed packages and builds.
 fn folders(folder: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
     let is_ours = |path: &PathBuf| {

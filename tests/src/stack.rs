@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use crate::client::Client;
 
-/// How long anything may take before a test calls it missing. Generous: it costs time only in a failing test.
+/// A test fails when it has waited this long for something. Only a failing test takes so long.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A row of a table.
@@ -28,8 +28,8 @@ pub struct Stack {
     lines: watch::Receiver<Vec<String>>,
 }
 
-/// The folder of the binaries under test: that of the environment variable `SWITCHBOARD_BINARIES`, else what was built
-/// with this test.
+/// The folder of the binaries under test: the one in the environment variable `SWITCHBOARD_BINARIES`, or the one that
+/// this test was built in.
 pub fn binaries() -> PathBuf {
     #[expect(clippy::disallowed_methods, reason = "tests are configured here alone")]
     let folder = match std::env::var("SWITCHBOARD_BINARIES") {
@@ -60,7 +60,7 @@ impl Stack {
         Self::with(&[]).await
     }
 
-    /// Does so with further arguments.
+    /// Starts a stack with further arguments, and waits until it is ready.
     pub async fn with(arguments: &[&str]) -> Self {
         let mut process = command(arguments).spawn().unwrap();
         let (sender, mut lines) = watch::channel(Vec::new());
@@ -147,12 +147,13 @@ impl Stack {
         }
     }
 
-    /// Ctrl-C, and the exit code.
+    /// Stops the stack as Ctrl-C does, and returns its exit code.
     pub async fn interrupt(mut self) -> Option<i32> {
         self.stop().await
     }
 
-    /// Ctrl-C, and everything that the stack and its functions have printed. Only this proves that a line is missing.
+    /// Stops the stack as Ctrl-C does, and returns everything that it and its functions have printed. Only this log proves
+    /// that a line is missing.
     pub async fn whole_log(mut self) -> Vec<String> {
         self.stop().await;
         // The sender is gone when both streams have ended.
@@ -209,7 +210,7 @@ pub async fn children(process_id: u32) -> Vec<(u32, String)> {
     children.collect()
 }
 
-/// The execution environments of a stack: what it has started, but for the shell that guards them.
+/// The processes of a stack's execution environments, without the shell that guards them.
 pub async fn environments(stack: &Stack) -> Vec<u32> {
     let children = children(stack.process_id()).await;
     children

@@ -1,4 +1,4 @@
-//! The test bed: a gateway whose functions are scripted, and what its clients and callers do again and again.
+//! A gateway whose functions are scripted, and what its clients and callers do again and again.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
@@ -21,7 +21,7 @@ use tokio::task::JoinHandle;
 pub const OK: &str = r#"{"statusCode":200}"#;
 pub const KIB: usize = 1024;
 
-/// What a function answers.
+/// The answer of a function.
 pub type Answer = Result<Bytes, FunctionError>;
 
 pub fn ok() -> Answer {
@@ -32,8 +32,8 @@ pub fn error() -> Answer {
     Err(FunctionError { error_type: "Runtime.ExitError".to_owned(), error_message: "exit status 1".to_owned() })
 }
 
-/// An API whose functions answer by a script and record what they were invoked with.
-pub struct Script {
+/// An API whose functions answer by a script and record their events.
+pub struct ScriptedApi {
     settings: Settings,
     pub faults: faults::Settings,
     two_way: HashSet<String>,
@@ -43,8 +43,8 @@ pub struct Script {
     events: mpsc::UnboundedReceiver<Value>,
 }
 
-impl Script {
-    /// The usual routes, all answering 200, and `boom`, which fails.
+impl ScriptedApi {
+    /// An API with the usual routes, which answer 200, and `boom`, which fails.
     pub fn new() -> Self {
         let (record, events) = mpsc::unbounded_channel();
         let settings = Settings::default();
@@ -132,14 +132,14 @@ impl Script {
         })
     }
 
-    /// A gateway of this API, and a client that has connected to it.
-    pub async fn connected(self) -> (Bed, Client) {
-        let mut bed = self.start().await;
-        let client = bed.connect().await;
-        (bed, client)
+    /// Starts a gateway with this API, and connects a client to it.
+    pub async fn connected(self) -> (TestGateway, Client) {
+        let mut gateway = self.start().await;
+        let client = gateway.connect().await;
+        (gateway, client)
     }
 
-    pub async fn start(self) -> Bed {
+    pub async fn start(self) -> TestGateway {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let api = Api {
@@ -164,26 +164,26 @@ impl Script {
         let server = tokio::spawn(gateway.serve(listener, async {
             let _ = stopped.await;
         }));
-        Bed { address, events: self.events, stop: Some(stop), server }
+        TestGateway { address, events: self.events, stop: Some(stop), server }
     }
 }
 
 /// A running gateway.
-pub struct Bed {
+pub struct TestGateway {
     pub address: SocketAddr,
-    /// What functions were invoked with and no test has consumed.
+    /// The events of functions that the test has not consumed yet.
     pub events: mpsc::UnboundedReceiver<Value>,
     stop: Option<oneshot::Sender<()>>,
     server: JoinHandle<std::io::Result<()>>,
 }
 
-impl Bed {
-    /// The event of the next invocation.
+impl TestGateway {
+    /// Waits for the event of the next invocation.
     pub async fn event(&mut self) -> Value {
         tokio::time::timeout(SOON, self.events.recv()).await.expect("no invocation").unwrap()
     }
 
-    /// The same, which must be of this route.
+    /// Waits for the event of the next invocation, which must be of this route.
     pub async fn event_of(&mut self, route_key: &str) -> Value {
         let event = self.event().await;
         assert_eq!(event["requestContext"]["routeKey"], route_key, "{event}");
@@ -201,7 +201,7 @@ impl Bed {
         self.event_of(route_key).await
     }
 
-    /// What a client is told when it sends a message for this route, whose function fails.
+    /// Has a client send a message for this route, whose function fails, and returns the text of the error frame.
     pub async fn failure(&mut self, client: &mut Client, route_key: &str) -> String {
         let event = self.invoke(client, route_key).await;
         let (message, request_id) = client.hears_error().await;
@@ -209,14 +209,14 @@ impl Bed {
         message
     }
 
-    /// That the gateway closes the client with this code, and that this is the one in `$disconnect`.
+    /// Checks that the gateway closes the client with this code, and that `$disconnect` has the same.
     pub async fn assert_closes(&mut self, client: &mut Client, code: u16, why: &str) {
         assert_eq!(client.closed_without_echo().await, Some(code), "{why}");
         assert_eq!(self.disconnected().await["disconnectStatusCode"], code, "{why}");
     }
 
-    /// Proves that no function has been invoked since the last recorded event, by the order of invocations: the next
-    /// one is the `$connect` of a client made for it.
+    /// Proves that no function was invoked since the last event that the test has consumed: connects another client, whose
+    /// `$connect` must be the next event.
     pub async fn assert_nothing_invoked(&mut self) {
         let _client = self.connect().await;
     }
@@ -230,7 +230,7 @@ impl Bed {
         self.request_on(self.dial().await, path, headers).await
     }
 
-    /// The same, of a client that ends TCP with a reset when it is dropped.
+    /// Sends a handshake's request on TCP that ends with a reset when it is dropped.
     pub async fn request_to_reset(&self, path: &str) -> Tcp {
         let tcp = self.dial().await;
         tcp.set_zero_linger().unwrap();
@@ -241,7 +241,7 @@ impl Bed {
         wire::request(BufReader::new(Box::new(tcp)), &self.address.to_string(), path, headers).await
     }
 
-    /// A handshake, whatever its outcome.
+    /// Makes a handshake, whatever its outcome.
     pub async fn handshake(&self, path: &str, headers: &[(&str, &str)]) -> Client {
         Client::accept(self.request(path, headers).await).await
     }
@@ -290,7 +290,7 @@ impl Bed {
         assert_eq!((reply.header("content-length"), reply.body.as_str()), (Some("0"), ""));
     }
 
-    /// Has the gateway end, as Ctrl-C does.
+    /// Ends the gateway as Ctrl-C does.
     pub fn interrupt(&mut self) {
         self.stop = None;
     }
