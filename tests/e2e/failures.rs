@@ -96,7 +96,7 @@ async fn a_live_client_that_is_called_gone_is_never_deaf_without_knowing_it() {
     }
     let frame = |body: i32| json!({"action": "sendMessage", "destinationUserId": "2", "body": body, "id": "m"});
 
-    // One false 410 costs this frame, and nothing else.
+    // A connection that is called gone for a while loses the frame, and nothing else.
     *gone.lock().unwrap() = Some(id.clone());
     assert_eq!(one.ask(frame(1)).await["code"], "user_offline");
     *gone.lock().unwrap() = None;

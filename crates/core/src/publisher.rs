@@ -35,6 +35,9 @@ const SETTLING_MS: i64 = 30_000;
 /// How long a post to a connection that may still be opening is repeated.
 const SETTLING_PATIENCE: Duration = Duration::from_secs(1);
 
+/// How long a post waits after the first 410 of a connection, before it is tried once more: a false 410 may be of a moment.
+const SUSPECT_PAUSE: Duration = Duration::from_millis(200);
+
 /// A continuation names this many receivers, and those whose posts were under way. DynamoDB takes items of 400 KB.
 const MAX_AGAIN: usize = 100;
 
@@ -313,24 +316,33 @@ impl Publisher {
                 warn!(connection.id = %id, topic.name = publication.topic(), "gone, or not open yet: the rows stay");
                 Outcome::Pending
             }
-            Post::Gone => self.forget(gateway, publication, id, deadline).await,
+            Post::Gone => self.forget(gateway, publication, to, deadline).await,
         };
         (outcome, false)
     }
 
-    /// Draws the conclusion from a 410: the first one marks the connection, and the second one ends it.
+    /// Draws the conclusion from a 410: the first one marks the connection, and the second one ends it. After the first
+    /// one the frame is posted once more, so that a false 410 costs a live client nothing.
     async fn forget(
         &self,
         gateway: &Gateway,
         publication: &Publication,
-        id: &ConnectionId,
+        to: &Subscriber,
         deadline: Deadline,
     ) -> Outcome {
+        let id = &to.connection_id;
         match self.store.suspect(id).await {
-            Ok(Gone::Suspected) => {
+            Ok(Gone::First) => {
+                tokio::time::sleep(SUSPECT_PAUSE.min(deadline.left())).await;
+                let post = gateway.post(None, id, publication.frame(to), deadline, Duration::ZERO).await;
+                if post == Post::Taken {
+                    warn!(connection.id = %id, "the gateway called a live connection gone");
+                    return Outcome::Delivered;
+                }
                 info!(connection.id = %id, "a connection is suspected to be gone: the rows stay until it is confirmed");
                 Outcome::Suspect
             }
+            Ok(Gone::Suspected) => Outcome::Suspect,
             Ok(Gone::Confirmed | Gone::Unknown) => match self.end(gateway, publication, id, deadline).await {
                 true => Outcome::Stale,
                 false => Outcome::Suspect,
