@@ -1,4 +1,4 @@
-//! Lambda authorizers: who may connect, and what functions learn about them.
+//! Lambda authorizers: they decide which clients may connect, and describe them to the functions.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -18,7 +18,7 @@ fn policy(effect: &str, resource: &str) -> Value {
     json!({ "principalId": "user", "policyDocument": { "Version": "2012-10-17", "Statement": [statement] } })
 }
 
-/// An API whose authorizer answers so, with the default identity source.
+/// Starts an API whose authorizer answers with `answer`. It has the default identity source.
 async fn bed(answer: impl Fn() -> Answer + Send + Sync + 'static) -> Bed {
     let script = Script::new().authorizer(&["route.request.header.Auth"], move |_| std::future::ready(answer()));
     script.start().await
@@ -71,7 +71,7 @@ async fn the_context_comes_with_every_event_and_the_authorizer_is_asked_once() {
     })
     .await;
     let expected = json!({ "userId": "7", "n": "1", "b": "true", "principalId": "user" });
-    // Asked again by the second handshake: there is no cache.
+    // The second handshake asks the authorizer again, because there is no cache.
     for _ in 0..2 {
         let mut client = bed.handshake("/dev", &AUTH).await;
         assert_eq!(bed.event().await["type"], "REQUEST");
@@ -85,7 +85,7 @@ async fn the_context_comes_with_every_event_and_the_authorizer_is_asked_once() {
     }
 }
 
-/// That all of them are needed is what the guide says of REST APIs.
+/// All identity sources must be present. The guide says so about REST APIs.
 #[tokio::test]
 async fn without_an_identity_the_authorizer_is_not_asked() {
     let sources = ["route.request.header.Auth", "route.request.querystring.key"];
@@ -98,7 +98,7 @@ async fn without_an_identity_the_authorizer_is_not_asked() {
     assert_eq!(bed.event().await["type"], "REQUEST");
 }
 
-/// The 500 is what the guide says of REST APIs.
+/// The 500 is from the guide's text about REST APIs.
 #[tokio::test]
 async fn a_refused_client_reaches_no_function() {
     let allow = || policy("Allow", METHOD_ARN);
@@ -130,7 +130,7 @@ async fn a_refused_client_reaches_no_function() {
         .await;
         for _ in 0..2 {
             assert_eq!(bed.handshake("/dev", &AUTH).await.reply.status, status, "{answer:?}");
-            // Nothing but the authorizer, so neither $connect nor $disconnect.
+            // Only the authorizer was invoked, and neither $connect nor $disconnect.
             assert_eq!(bed.event().await["type"], "REQUEST");
         }
     }

@@ -1,4 +1,4 @@
-//! The test bed: a gateway whose functions are scripted, and what its clients and callers do again and again.
+//! The test bed: a gateway with scripted functions, and helpers for its clients and callers.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
@@ -21,11 +21,11 @@ use tokio::task::JoinHandle;
 pub const OK: &str = r#"{"statusCode":200}"#;
 pub const KIB: usize = 1024;
 
-/// The handshake key of the RFC's example (section 1.3), and what answers it.
+/// The handshake key of the RFC's example (section 1.3), and the answer to it.
 pub const RFC_6455_KEY: (&str, &str) = ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ==");
 pub const RFC_6455_ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 
-/// What a function answers.
+/// The answer of a function.
 pub type Answer = Result<Bytes, FunctionError>;
 
 pub fn ok() -> Answer {
@@ -36,7 +36,7 @@ pub fn error() -> Answer {
     Err(FunctionError { error_type: "Runtime.ExitError".to_owned(), error_message: "exit status 1".to_owned() })
 }
 
-/// An API whose functions answer by a script and record what they were invoked with.
+/// An API whose functions answer by a script and record their events.
 pub struct Script {
     settings: Settings,
     pub faults: faults::Settings,
@@ -49,7 +49,7 @@ pub struct Script {
 }
 
 impl Script {
-    /// The usual routes, all answering 200, and `boom`, which fails.
+    /// Makes an API with the usual routes, which answer 200, and the route `boom`, which fails.
     pub fn new() -> Self {
         let (record, events) = mpsc::unbounded_channel();
         let settings = Settings::default();
@@ -124,7 +124,7 @@ impl Script {
         self
     }
 
-    /// Has the function of a route wait for a permit of `gate` before it answers.
+    /// Makes the function of a route wait for a permit of `gate` before it answers.
     pub fn on_held(self, route_key: &str, gate: &Arc<Semaphore>, answer: fn() -> Answer) -> Self {
         let gate = gate.clone();
         self.on_async(route_key, move |_| {
@@ -148,7 +148,7 @@ impl Script {
         })
     }
 
-    /// A gateway of this API, and a client that has connected to it.
+    /// Starts a gateway with this API and connects a client to it.
     pub async fn connected(self) -> (Bed, Client) {
         let mut bed = self.start().await;
         let client = bed.connect().await;
@@ -187,37 +187,37 @@ impl Script {
 /// A running gateway.
 pub struct Bed {
     pub address: SocketAddr,
-    /// What functions were invoked with and no test has consumed.
+    /// The events of invocations that the test has not consumed.
     pub events: mpsc::UnboundedReceiver<Value>,
     stop: Option<oneshot::Sender<()>>,
     server: JoinHandle<std::io::Result<()>>,
 }
 
 impl Bed {
-    /// The event of the next invocation.
+    /// Returns the event of the next invocation.
     pub async fn event(&mut self) -> Value {
         tokio::time::timeout(SOON, self.events.recv()).await.expect("no invocation").unwrap()
     }
 
-    /// The same, which must be of this route.
+    /// Returns the event of the next invocation, which must be of this route.
     pub async fn event_of(&mut self, route_key: &str) -> Value {
         let event = self.event().await;
         assert_eq!(event["requestContext"]["routeKey"], route_key, "{event}");
         event
     }
 
-    /// `requestContext` of the next event, which must be of a `$disconnect`.
+    /// Returns the `requestContext` of the next event, which must be of a `$disconnect`.
     pub async fn disconnected(&mut self) -> Value {
         self.event_of("$disconnect").await["requestContext"].take()
     }
 
-    /// Has a client send a message for this route, and returns its event.
+    /// Sends a message for this route from a client, and returns its event.
     pub async fn invoke(&mut self, client: &mut Client, route_key: &str) -> Value {
         client.text(&json!({ "action": route_key }).to_string()).await;
         self.event_of(route_key).await
     }
 
-    /// What a client is told when it sends a message for this route, whose function fails.
+    /// Sends a message for this route, whose function fails. Returns the error that the client receives.
     pub async fn failure(&mut self, client: &mut Client, route_key: &str) -> String {
         let event = self.invoke(client, route_key).await;
         let (message, request_id) = client.hears_error().await;
@@ -225,14 +225,14 @@ impl Bed {
         message
     }
 
-    /// That the gateway closes the client with this code, and that this is the one in `$disconnect`.
+    /// Asserts that the gateway closes the connection with this code, and that `$disconnect` has the same code.
     pub async fn assert_closes(&mut self, client: &mut Client, code: u16, why: &str) {
         assert_eq!(client.closed_without_echo().await, Some(code), "{why}");
         assert_eq!(self.disconnected().await["disconnectStatusCode"], code, "{why}");
     }
 
-    /// Proves that no function has been invoked since the last recorded event, by the order of invocations: the next
-    /// one is the `$connect` of a client made for it.
+    /// Asserts that no function has been invoked since the last recorded event. It connects a client, whose `$connect`
+    /// must be the next event.
     pub async fn assert_nothing_invoked(&mut self) {
         let _client = self.connect().await;
     }
@@ -246,7 +246,7 @@ impl Bed {
         self.request_on(self.dial().await, path, headers).await
     }
 
-    /// The same, of a client that ends TCP with a reset when it is dropped, and whose key is the RFC's.
+    /// Sends the request of a handshake with the RFC's key. The client resets TCP when it is dropped.
     pub async fn request_to_reset(&self, path: &str) -> Tcp {
         let tcp = self.dial().await;
         tcp.set_zero_linger().unwrap();
@@ -257,7 +257,7 @@ impl Bed {
         wire::request(BufReader::new(Box::new(tcp)), &self.address.to_string(), path, headers).await
     }
 
-    /// A handshake, whatever its outcome.
+    /// Makes a handshake, which may be refused.
     pub async fn handshake(&self, path: &str, headers: &[(&str, &str)]) -> Client {
         Client::accept(self.request(path, headers).await).await
     }
@@ -306,7 +306,7 @@ impl Bed {
         assert_eq!((reply.header("content-length"), reply.body.as_str()), (Some("0"), ""));
     }
 
-    /// Has the gateway end, as Ctrl-C does.
+    /// Stops the gateway, as Ctrl-C does.
     pub fn interrupt(&mut self) {
         self.stop = None;
     }

@@ -1,5 +1,5 @@
-//! `--deflate negotiate`. Of AWS only one answer to one offer is recorded; how messages are compressed is RFC 7692, and
-//! every close code is inferred.
+//! `--deflate negotiate`. Only one answer of AWS to one offer is recorded. RFC 7692 says how messages are compressed,
+//! and every close code is inferred.
 
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress};
 use switchboard_local::gateway::knobs::Deflate;
@@ -7,7 +7,7 @@ use switchboard_tests::wire::{BINARY, CONTINUATION, Client, Frame, PING, PONG, R
 
 use crate::bed::{Bed, KIB, Script};
 
-/// What browsers and npm's ws offer.
+/// The offer of browsers and of npm's ws.
 const USUAL: &str = "permessage-deflate; client_max_window_bits";
 const ANSWER: &str = "permessage-deflate;server_max_window_bits=12";
 
@@ -19,7 +19,7 @@ async fn connect(bed: &mut Bed, offer: &str) -> (Client, Codec) {
     (bed.connect_with(&[("Sec-WebSocket-Extensions", offer)]).await, Codec::new())
 }
 
-/// A client's side: a compressor and a decompressor for all messages of a connection.
+/// The side of a client: a compressor and a decompressor for all messages of a connection.
 struct Codec {
     deflate: Compress,
     inflate: Decompress,
@@ -45,14 +45,14 @@ impl Codec {
         String::from_utf8(message).unwrap()
     }
 
-    /// The next message, which must be compressed, and the sizes of its frames.
+    /// Returns the next message, which must be compressed, and the sizes of its frames.
     async fn message(&mut self, client: &mut Client) -> (String, Vec<usize>) {
         let (payload, sizes) = client.frames(RSV1 | TEXT).await;
         (self.inflated(&payload), sizes)
     }
 }
 
-/// Text in characters of three bytes that is not much shorter when it is compressed.
+/// Makes a text of three-byte characters that compression does not make much shorter.
 fn noise(length: usize) -> String {
     let mut random = fastrand::Rng::with_seed(7);
     std::iter::repeat_with(|| random.char('\u{800}'..='\u{ffff}')).take(length / 3).collect()
@@ -63,7 +63,7 @@ async fn an_offer_is_answered_as_recorded() {
     let mut bed = script().start().await;
     for (offer, answer) in [
         ("permessage-deflate; server_max_window_bits=12; client_max_window_bits=12", Some(ANSWER)),
-        // Inferred.
+        // The other answers are inferred.
         (USUAL, Some(ANSWER)),
         ("permessage-deflate; server_max_window_bits=7", None),
         ("permessage-bzip2", None),
@@ -100,7 +100,7 @@ async fn messages_refer_to_earlier_ones() {
         sizes.push((compressed.len(), frames[0]));
     }
     assert!(sizes[1].0 * 4 < sizes[0].0 && sizes[1].1 * 4 < sizes[0].1, "{sizes:?}");
-    // Nor is the order of the kinds fixed.
+    // Messages with and without compression may alternate.
     client.text("not compressed").await;
     assert_eq!(bed.event_of("$default").await["body"], "not compressed");
     client.frame(true, RSV1 | TEXT, &codec.compressed(message.as_bytes())).await;
@@ -110,7 +110,7 @@ async fn messages_refer_to_earlier_ones() {
 }
 
 #[tokio::test]
-async fn what_a_client_wants_of_the_gateways_side_is_kept_to() {
+async fn the_gateway_keeps_to_the_parameters_that_a_client_asks_for() {
     let mut bed = script().start().await;
     let offer = "permessage-deflate; server_no_context_takeover; server_max_window_bits=9";
     let (mut client, _) = connect(&mut bed, offer).await;
@@ -119,10 +119,10 @@ async fn what_a_client_wants_of_the_gateways_side_is_kept_to() {
     let message = noise(2 * KIB).repeat(40);
     for _ in 0..3 {
         bed.call("POST", &client.id, message.as_bytes()).await;
-        // One that knows nothing of earlier messages.
+        // The codec is new, so it does not know earlier messages.
         let (received, sizes) = Codec::new().message(&mut client).await;
         assert_eq!(received, message);
-        // In a window of 512 bytes nothing is repeated.
+        // The text does not repeat itself within a window of 512 bytes.
         assert!(sizes.iter().sum::<usize>() > message.len() / 2, "{sizes:?}");
     }
 }
@@ -147,7 +147,7 @@ async fn a_compressed_message_comes_in_fragments_and_pings_between_them() {
 }
 
 #[tokio::test]
-async fn frames_are_counted_compressed_and_messages_inflated() {
+async fn frames_are_measured_compressed_and_messages_inflated() {
     let mut bed = script().start().await;
     let (mut client, mut codec) = connect(&mut bed, USUAL).await;
     let message = "x".repeat(128 * KIB);
@@ -177,7 +177,7 @@ async fn frames_are_counted_compressed_and_messages_inflated() {
 }
 
 #[tokio::test]
-async fn what_is_compressed_wrongly_is_closed_with_its_code_and_reaches_no_route() {
+async fn a_message_that_is_compressed_wrongly_closes_the_connection_and_reaches_no_route() {
     let mut bed = script().start().await;
     let mut codec = Codec::new();
     let mut fresh = |message: &[u8]| {
@@ -186,10 +186,10 @@ async fn what_is_compressed_wrongly_is_closed_with_its_code_and_reaches_no_route
     };
     let (whole, binary, broken) = (fresh(b"hello hello hello"), fresh(b"hello"), fresh(b"\xff\xfe"));
     for (frames, code, what) in [
-        (vec![(true, RSV1 | TEXT, b"hello".to_vec())], 1007, "no compressed data"),
+        (vec![(true, RSV1 | TEXT, b"hello".to_vec())], 1007, "not compressed data"),
         (vec![(true, RSV1 | TEXT, whole[..4].to_vec())], 1007, "half of a message"),
         (vec![(false, RSV1 | TEXT, whole[..4].to_vec()), (true, CONTINUATION, vec![])], 1007, "half, in fragments"),
-        (vec![(true, RSV1 | TEXT, broken)], 1007, "no UTF-8"),
+        (vec![(true, RSV1 | TEXT, broken)], 1007, "not UTF-8"),
         (vec![(true, RSV1 | BINARY, binary)], 1003, "bytes"),
         (vec![(false, RSV1 | TEXT, whole[..4].to_vec()), (true, RSV1, whole[4..].to_vec())], 1002, "RSV1 twice"),
         (vec![(false, RSV1 | TEXT, whole.clone()), (true, RSV1 | TEXT, whole.clone())], 1002, "two at once"),
@@ -198,7 +198,7 @@ async fn what_is_compressed_wrongly_is_closed_with_its_code_and_reaches_no_route
         (vec![(true, RSV1 | PING, b"hello".to_vec())], 1002, "a ping"),
         (vec![(true, RSV1 | CONTINUATION, whole.clone())], 1002, "a continuation of nothing"),
         (vec![(true, 0x60 | TEXT, whole.clone())], 1002, "RSV2"),
-        (vec![(true, RSV1 | 0x3, whole.clone())], 1002, "no opcode"),
+        (vec![(true, RSV1 | 0x3, whole.clone())], 1002, "an unknown opcode"),
     ] {
         let (mut client, _) = connect(&mut bed, USUAL).await;
         for (fin, opcode, payload) in frames {
@@ -210,7 +210,7 @@ async fn what_is_compressed_wrongly_is_closed_with_its_code_and_reaches_no_route
     client.raw(b"\xc1\x05hello").await;
     bed.assert_closes(&mut client, 1002, "an unmasked frame").await;
 
-    // Where it has not been negotiated: because of the knob, or of the offer.
+    // Compression is not negotiated: the setting is off, or the offer is another one.
     for (mut bed, offer) in [(Script::new().start().await, USUAL), (bed, "permessage-bzip2")] {
         let (mut client, _) = connect(&mut bed, offer).await;
         client.frame(true, RSV1 | TEXT, &whole).await;
@@ -219,7 +219,7 @@ async fn what_is_compressed_wrongly_is_closed_with_its_code_and_reaches_no_route
 }
 
 #[tokio::test]
-async fn it_is_the_compressed_message_that_is_cut_into_frames() {
+async fn a_message_is_compressed_and_then_cut_into_frames() {
     for (fragment, most) in [(32 * KIB, 32 * KIB), (1000, 1000), (0, usize::MAX)] {
         let mut bed = script().knobs(|knobs| knobs.outbound_fragment = fragment).start().await;
         let (mut client, mut codec) = connect(&mut bed, USUAL).await;

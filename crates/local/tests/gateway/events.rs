@@ -1,4 +1,4 @@
-//! What functions are told.
+//! The events that functions receive.
 
 use std::collections::BTreeSet;
 
@@ -8,7 +8,7 @@ use switchboard_tests::wire::{CLOSE, Client};
 
 use crate::bed::{RFC_6455_KEY, Script};
 
-/// What is true of every event.
+/// Asserts the properties of every event.
 fn assert_common(event: &Value) {
     assert!(!has_null(event), "{event}");
     assert_eq!(event["isBase64Encoded"], false);
@@ -118,7 +118,7 @@ async fn a_message_is_its_text_and_its_connection_and_nothing_else() {
     }
 }
 
-/// That the client's own code and reason come through is inferred, but for 1001 and none.
+/// Inferred: `$disconnect` has the client's own code and reason. Only 1001 and a close without a code are known.
 #[tokio::test]
 async fn disconnect_has_the_code_and_the_reason_of_the_clients_close() {
     let mut bed = Script::new().start().await;
@@ -144,7 +144,7 @@ async fn disconnect_has_the_code_and_the_reason_of_the_clients_close() {
         assert_eq!(keys(context), expected);
         assert_eq!((&context["eventType"], &context["connectionId"]), (&json!("DISCONNECT"), &json!(client.id)));
         assert_eq!((&context["disconnectStatusCode"], &context["disconnectReason"]), (&json!(code), &json!(reason)));
-        // The close is echoed, and TCP ends.
+        // The gateway answers the close frame and ends TCP.
         assert_eq!(client.closed_without_echo().await, (code != 1005).then_some(code));
         bed.assert_gone("POST", &client.id).await;
     }
@@ -155,7 +155,7 @@ async fn a_lost_client_disconnects_with_1006() {
     let mut bed = Script::new().start().await;
     for reset in [true, false] {
         let tcp = if reset { bed.request_to_reset("/dev").await } else { bed.request("/dev", &[]).await };
-        // All but its id is dropped, so that TCP ends.
+        // Only the id is kept. The rest of the client is dropped, so TCP ends.
         let Client { id, .. } = bed.connect_on(tcp).await;
         assert_eq!(bed.disconnected().await["disconnectStatusCode"], 1006);
         bed.assert_gone("POST", &id).await;

@@ -1,4 +1,4 @@
-//! Faults that were asked for.
+//! Faults that a flag asks for.
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use crate::bed::Script;
 
 #[tokio::test]
-async fn a_disconnect_can_be_lost_and_the_connection_is_gone_all_the_same() {
+async fn a_disconnect_can_be_lost_and_the_connection_is_still_gone() {
     let (mut bed, mut client) = Script::new().fault("lost-disconnect=1").connected().await;
     client.frame(true, CLOSE, b"").await;
     assert_eq!(client.closed_without_echo().await, None);
@@ -70,7 +70,7 @@ async fn a_client_that_is_gone_can_go_unnoticed_until_it_is_idle() {
     let script = Script::new().fault("half-open=1");
     let mut bed = script.limits(|limits| limits.idle_timeout = Duration::from_millis(500)).start().await;
     let tcp = bed.request_to_reset("/dev").await;
-    // All but its id is dropped, so that TCP ends.
+    // Only the id is kept. The rest of the client is dropped, so TCP ends.
     let Client { id, .. } = bed.connect_on(tcp).await;
     let mut posts = 0;
     while posts < 40 {
@@ -109,8 +109,7 @@ async fn messages_can_overtake_each_other() {
     assert_eq!(received, sent);
 }
 
-/// Sends texts at once to a gateway with these faults, and says in which order functions are invoked with them,
-/// which never end.
+/// Sends texts at once to a gateway with these faults. Returns the order of the invocations, which never end.
 async fn order(faults: &[&str], seed: u64) -> Vec<usize> {
     let mut script = Script::new().on_async("$default", |_| std::future::pending());
     script.faults.seed = seed;
@@ -149,7 +148,7 @@ async fn a_message_that_is_held_back_is_not_lost_with_its_connection() {
     keys.sort_unstable();
     assert_eq!(keys, ["$default", "$disconnect"]);
 
-    // Alone, it is late.
+    // Without a next message, the held message is only late.
     let mut client = bed.connect().await;
     let start = Instant::now();
     client.text("hello").await;

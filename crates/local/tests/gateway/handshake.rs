@@ -1,4 +1,4 @@
-//! From the request of a handshake to its 101, or to a refusal.
+//! The handshake, from its request to a 101 or a refusal.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ async fn the_101_comes_when_connect_has_answered_and_not_before() {
         let mut tcp = bed.request_to_reset(path).await;
         let event = bed.event_of("$connect").await;
         assert!(tokio::time::timeout(A_WHILE, tcp.read_u8()).await.is_err(), "answered before $connect ended");
-        // Until then nobody can post to the connection either.
+        // Before that, nobody can post to the connection.
         bed.assert_gone("POST", &connection_id(&event)).await;
         gate.add_permits(1);
         let reply = Reply::read(&mut tcp).await;
@@ -123,7 +123,7 @@ async fn compression_is_declined() {
     assert_eq!((client.reply.status, client.reply.header("sec-websocket-extensions")), (101, None));
 }
 
-/// Inferred; AWS's behaviour is unknown.
+/// This is inferred, because AWS's behaviour is unknown.
 #[tokio::test]
 async fn connect_runs_to_its_end_when_the_client_leaves_meanwhile() {
     let (gate, ended) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
@@ -140,7 +140,7 @@ async fn connect_runs_to_its_end_when_the_client_leaves_meanwhile() {
     let tcp = bed.request("/dev", &[]).await;
     let id = connection_id(&bed.event_of("$connect").await);
     drop(tcp);
-    // Nothing tells when the gateway has seen the client leave.
+    // No event shows when the gateway has noticed that the client left.
     tokio::time::sleep(A_WHILE).await;
     gate.add_permits(2);
     tokio::time::timeout(SOON, ended.acquire()).await.unwrap().unwrap().forget();

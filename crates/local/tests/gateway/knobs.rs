@@ -1,4 +1,4 @@
-//! What nobody knows about AWS: only that each knob does what it says.
+//! Settings for behaviour of AWS that is unknown. The tests show only that each setting has its effect.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -38,7 +38,7 @@ async fn sizes_are_settings() {
 }
 
 #[tokio::test]
-async fn a_post_that_is_not_utf8_is_mended_or_refused() {
+async fn a_post_that_is_not_utf8_is_repaired_or_refused() {
     for (knob, status, received) in [(NonUtf8Post::Lossy, 200, "a\u{fffd}b"), (NonUtf8Post::Refuse, 400, "the next")] {
         let (bed, mut client) = Script::new().knobs(|knobs| knobs.non_utf8_post = knob).connected().await;
         assert_eq!(bed.call("POST", &client.id, b"a\xffb").await.status, status);
@@ -102,7 +102,7 @@ async fn a_message_that_is_not_strictly_json_can_be_routed_by_its_action() {
 }
 
 #[tokio::test]
-async fn an_error_status_of_a_one_way_route_can_be_told() {
+async fn an_error_status_of_a_one_way_route_can_be_an_error_frame() {
     let script = Script::new().on("sendMessage", r#"{"statusCode":400,"body":"secret"}"#);
     let script = script.knobs(|knobs| knobs.oneway_error_status = OnewayErrorStatus::ErrorFrame);
     let (mut bed, mut client) = script.connected().await;
@@ -115,7 +115,7 @@ async fn pings_can_keep_a_connection_from_being_idle() {
         let script = Script::new().limits(|limits| limits.idle_timeout = Duration::from_secs(1));
         let (_bed, mut client) = script.knobs(|knobs| knobs.ping_resets_idle = resets).connected().await;
         let start = Instant::now();
-        // As fast as they are answered, so that none is late however slow the machine is.
+        // The client sends a ping after each answer. So no ping is late, even on a slow machine.
         let closed = loop {
             client.frame(true, PING, b"").await;
             if client.receive().await.opcode == CLOSE {
@@ -141,7 +141,7 @@ async fn a_throttled_message_can_be_dropped_in_silence() {
     bed.event_of("$disconnect").await;
 }
 
-/// What of a client's messages is too many for AWS is unknown.
+/// The rate above which AWS closes a connection is unknown.
 #[tokio::test]
 async fn a_client_that_sends_too_many_messages_can_be_closed_with_1008() {
     for (rate, admitted) in [(Some(0), 0), (Some(5), 5)] {
@@ -166,7 +166,7 @@ async fn a_client_that_sends_too_many_messages_can_be_closed_with_1008() {
 }
 
 #[tokio::test]
-async fn the_messages_of_a_client_are_counted_for_it_alone_and_not_without_a_rate() {
+async fn each_client_has_its_own_message_rate_and_none_without_the_setting() {
     for rate in [Some(1), None] {
         let mut bed = Script::new().knobs(|knobs| knobs.client_message_rate = rate).start().await;
         for _ in 0..3 {
@@ -206,7 +206,7 @@ async fn a_client_that_leaves_during_connect_can_be_disconnected() {
     let tcp = bed.request("/dev", &[]).await;
     bed.event_of("$connect").await;
     drop(tcp);
-    // Nothing tells when the gateway has seen the client leave; should it be later than this, the 101 fails and the
+    // No event shows when the gateway has noticed that the client left. If it notices later, the 101 fails, and the
     // event is the same.
     tokio::time::sleep(A_WHILE).await;
     gate.add_permits(1);

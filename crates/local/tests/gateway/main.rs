@@ -1,12 +1,12 @@
 //! The gateway as clients, functions and callers of `@connections` see it, over real sockets and frame by frame.
 //!
 //! Functions are scripted closures that record their events. The client is written by hand, because client libraries
-//! hide what is tested here: fragments, broken frames, close codes, the exact handshake. A test whose expectation is
-//! inferred, not documented or observed on AWS, says so.
+//! hide fragments, broken frames, close codes and the exact handshake. A test says so if its expectation is inferred
+//! and not documented or observed on AWS.
 //!
-//! The client is `switchboard_tests::wire`, and `bed` is the gateway. The life of a connection is in `handshake`, `events`, `authorizers`,
-//! `routing`, `responses` and `management`, its limits in `quotas`, and what has a flag in `knobs`, `compression` and
-//! `faults_on_demand`.
+//! The client is `switchboard_tests::wire`, and `bed` is the gateway. The life of a connection is in `handshake`,
+//! `events`, `authorizers`, `routing`, `responses` and `management`. Its limits are in `quotas`, and behaviour that has
+//! a flag is in `knobs`, `compression` and `faults_on_demand`.
 #![expect(clippy::unwrap_used, reason = "a test's helpers fail as its assertions do")]
 #![expect(unreachable_pub, reason = "in a test binary nothing is reachable, and `pub` is what its modules share")]
 

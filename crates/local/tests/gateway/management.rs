@@ -1,4 +1,4 @@
-//! `@connections`.
+//! The management API, `@connections`.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -121,7 +121,7 @@ async fn get_describes_an_open_connection() {
     );
     assert_eq!(before.body, expected);
 
-    // The clock has milliseconds.
+    // The times have a resolution of one millisecond.
     tokio::time::sleep(Duration::from_millis(5)).await;
     bed.call("POST", &id, b"hello").await;
     let parse = |reply: &Reply| serde_json::from_str::<Value>(&reply.body).unwrap();
@@ -160,9 +160,9 @@ async fn a_connection_is_gone_while_its_disconnect_runs() {
     bed.assert_gone("POST", &client.id).await;
 }
 
-/// Inferred: the order of awaited posts, and that concurrent ones stay intact.
+/// Inferred: awaited posts keep their order, and concurrent posts are not mixed.
 #[tokio::test]
-async fn posts_keep_their_order_when_awaited_and_their_wholeness_when_not() {
+async fn awaited_posts_keep_their_order_and_concurrent_posts_are_not_mixed() {
     let (bed, mut client) = Script::new().connected().await;
     for number in 0..10 {
         bed.call("POST", &client.id, format!("{number}").as_bytes()).await;
@@ -191,7 +191,7 @@ async fn a_client_that_does_not_read_holds_up_nobody_else_and_can_be_deleted() {
     let (mut bed, deaf) = Script::new().connected().await;
     let mut client = bed.connect().await;
     let body = vec![b'x'; 128 * KIB];
-    // Until sockets and queue are full. How much they hold is up to the system.
+    // The test posts until sockets and queue are full. Their capacity depends on the system.
     while let Ok(reply) = tokio::time::timeout(Duration::from_secs(1), bed.call("POST", &deaf.id, &body)).await {
         assert_eq!(reply.status, 200);
     }

@@ -10,7 +10,7 @@ use switchboard_tests::wire::{BINARY, CLOSE, CONTINUATION, TEXT};
 use crate::bed::{KIB, Script};
 
 #[tokio::test]
-async fn what_fits_the_limits_is_accepted_whole() {
+async fn a_message_within_the_limits_is_accepted_whole() {
     let (mut bed, mut client) = Script::new().connected().await;
     let frame = "x".repeat(32 * KIB);
     client.text(&frame).await;
@@ -20,9 +20,9 @@ async fn what_fits_the_limits_is_accepted_whole() {
     bed.assert_nothing_invoked().await;
 }
 
-/// The codes 1002 and 1007 are those of RFC 6455; that AWS uses them is inferred.
+/// The codes 1002 and 1007 are those of RFC 6455. Inferred: AWS uses them.
 #[tokio::test]
-async fn what_does_not_is_closed_with_its_code_and_reaches_no_route() {
+async fn a_message_beyond_the_limits_closes_the_connection_and_reaches_no_route() {
     let frame = vec![b'x'; 32 * KIB];
     let mut bed = Script::new().start().await;
     for (frames, code) in [
@@ -48,7 +48,7 @@ async fn what_does_not_is_closed_with_its_code_and_reaches_no_route() {
         for (fin, opcode, payload) in frames {
             client.frame(fin, opcode, &payload).await;
         }
-        bed.assert_closes(&mut client, code, "what does not fit").await;
+        bed.assert_closes(&mut client, code, "beyond the limits").await;
         bed.assert_gone("POST", &client.id).await;
     }
     let mut client = bed.connect().await;
@@ -56,7 +56,7 @@ async fn what_does_not_is_closed_with_its_code_and_reaches_no_route() {
     bed.assert_closes(&mut client, 1002, "an unmasked frame").await;
 }
 
-/// That $disconnect has the client's code is inferred for all but the idle time-out.
+/// Inferred, except for the idle timeout: `$disconnect` has the code that the client sees.
 #[tokio::test]
 async fn a_connection_that_is_idle_or_old_is_closed_with_1001() {
     for (idle, duration) in [(50, 10_000), (10_000, 50)] {
@@ -75,7 +75,7 @@ async fn a_connection_that_is_idle_or_old_is_closed_with_1001() {
 
 #[tokio::test]
 async fn a_faster_clock_closes_connections_sooner_and_leaves_time_stamps_alone() {
-    // Ten minutes, or two hours, in half a second. So fast, 29 s for a function would be less than 25 ms.
+    // Ten minutes, or two hours, pass in half a second. At that speed, 29 s for a function would be less than 25 ms.
     for (speed, idle) in [("x1200", IDLE_TIMEOUT), ("x14400", Duration::from_secs(24 * 60 * 60))] {
         let script = Script::new().limits(|limits| {
             limits.clock = speed.parse().unwrap();
@@ -105,7 +105,7 @@ async fn handshakes_beyond_the_rate_are_refused_and_reach_no_function() {
     }
     let accepted = statuses.iter().filter(|status| **status == 101).count();
     assert!((2..10).contains(&accepted) && statuses.contains(&429), "{statuses:?}");
-    // Each was dropped at once, so $disconnects and later $connects are mixed.
+    // Each client was dropped at once, so $disconnects and later $connects are mixed.
     let mut connected = 0;
     for _ in 0..2 * accepted {
         connected += usize::from(bed.event().await["requestContext"]["routeKey"] == "$connect");
@@ -132,7 +132,7 @@ async fn messages_and_posts_beyond_the_rate_are_answered_and_reach_nobody() {
     bed.event_of("$disconnect").await;
 }
 
-/// That the sender of a message is told so is inferred.
+/// Inferred: the sender of a message gets an error frame.
 #[tokio::test]
 async fn a_throttled_function_is_a_500_or_an_error_frame() {
     let throttled = |_| async { Err(FunctionError::throttled()) };
@@ -144,7 +144,7 @@ async fn a_throttled_function_is_a_500_or_an_error_frame() {
     assert_eq!(bed.failure(&mut client, "sendMessage").await, "Internal server error");
 }
 
-/// That a handshake is answered with 504 is inferred.
+/// Inferred: the handshake is answered with 504.
 #[tokio::test]
 async fn a_function_that_takes_longer_than_the_gateway_waits_is_a_504_or_an_error_frame() {
     let slow = |_| std::future::pending();

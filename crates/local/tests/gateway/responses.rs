@@ -1,4 +1,4 @@
-//! What clients hear of the results of their messages.
+//! The answers that clients get to their messages.
 
 use std::sync::Arc;
 
@@ -9,9 +9,9 @@ use tokio::sync::Semaphore;
 
 use crate::bed::{KIB, Script, error};
 
-/// That a well-formed error status is silent is inferred from "won't send any information about the result".
+/// Inferred from "won't send any information about the result": a well-formed error status sends nothing.
 #[tokio::test]
-async fn a_one_way_route_keeps_every_well_formed_response_to_itself() {
+async fn a_one_way_route_answers_nothing_to_a_well_formed_response() {
     for answer in [
         r#"{"statusCode":200,"body":"text"}"#,
         r#"{"statusCode":400}"#,
@@ -40,7 +40,7 @@ async fn a_two_way_route_answers_with_the_body_of_its_result_and_nothing_else() 
     }
 }
 
-/// That a body that is too long is an error is inferred.
+/// Inferred: a body that is too long is an error.
 #[tokio::test]
 async fn a_two_way_route_that_fails_answers_with_an_error_frame() {
     let too_long = || json!({ "statusCode": 200, "body": "x".repeat(128 * KIB + 1) }).to_string();
@@ -60,7 +60,7 @@ async fn a_two_way_route_that_fails_answers_with_an_error_frame() {
     }
 }
 
-/// That a missing status code is malformed is inferred.
+/// Inferred: a response without a status code is malformed.
 #[tokio::test]
 async fn a_malformed_response_is_an_internal_server_error() {
     for answer in [r#"{"statusCode":200,"foo":1}"#, r#"{"statusCode":200,"body":{}}"#, "{}", "null", r#""text""#] {
@@ -87,7 +87,7 @@ async fn the_result_for_a_sender_that_left_is_dropped() {
     let (mut bed, mut client) = Script::new().on_held("sendMessage", &gate, error).connected().await;
     bed.invoke(&mut client, "sendMessage").await;
     client.frame(true, CLOSE, b"").await;
-    // May overtake the message's function.
+    // $disconnect does not wait for the function of the message.
     bed.event_of("$disconnect").await;
     gate.add_permits(1);
     assert_eq!(client.closed_without_echo().await, None);
@@ -95,7 +95,7 @@ async fn the_result_for_a_sender_that_left_is_dropped() {
 }
 
 #[tokio::test]
-async fn nobody_minds_a_failing_disconnect() {
+async fn a_failing_disconnect_has_no_effect() {
     let (mut bed, mut client) = Script::new().on_async("$disconnect", |_| async { error() }).connected().await;
     client.frame(true, CLOSE, b"").await;
     bed.event_of("$disconnect").await;
@@ -103,7 +103,7 @@ async fn nobody_minds_a_failing_disconnect() {
     bed.assert_nothing_invoked().await;
 }
 
-/// A panic of ours must not leave a client without an answer, either.
+/// The client must get an answer even if the gateway panics.
 #[tokio::test]
 async fn a_panic_while_a_message_is_served_shows_as_internal_server_error() {
     let script = Script::new().on_async("$default", |event| async move { panic!("no answer to {}", event["body"]) });

@@ -1,4 +1,4 @@
-//! Which route a message goes to.
+//! The selection of a message's route.
 
 use std::sync::Arc;
 
@@ -32,7 +32,7 @@ async fn every_message_goes_to_one_route() {
         (r#"{"action":"a","action":"sendMessage"}"#, "sendMessage"),
     ] {
         client.text(text).await;
-        // The next event of all: one invocation for one message.
+        // This is the next event of all, so one message makes one invocation.
         let event = bed.event_of(route_key).await;
         assert_eq!(event["body"], text);
     }
