@@ -149,7 +149,7 @@ async fn the_command_behind_make_publish_publishes() {
 
 /// A stack whose posts take 400 ms and whose functions have a timeout of 2 s.
 async fn slow() -> (tempfile::TempDir, Proxy, Stack) {
-    let folder = hurried(2);
+    let folder = hurried(6);
     let config = folder.path().join("serverless.yml");
     let (proxy, stack) = Proxy::in_front(&["--config", config.to_str().unwrap()], |_| None).await;
     (folder, proxy, stack)
@@ -162,7 +162,7 @@ async fn a_publish_that_runs_out_of_time_goes_on_until_everybody_has_it() {
     for _ in 0..100 {
         subscribers.push(subscriber(&stack, "t").await);
     }
-    proxy.delay("POST", Duration::from_millis(400));
+    proxy.delay("POST", Duration::from_secs(1));
 
     // The sender's own function makes 16 posts at once, two or three times, before its 2 s are over. It still answers the
     // sender, with the number of deliveries so far.

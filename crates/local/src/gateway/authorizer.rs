@@ -1,9 +1,11 @@
-//! Lambda authorizers: who may connect, and what functions learn about them.
+//! Lambda authorizers: they decide which clients may connect, and describe them to the functions.
 //!
-//! Implements "Create an API Gateway Lambda REQUEST authorizer function" for WebSocket APIs: it runs at every handshake,
-//! never at a message, and its result is not cached. Statuses that are those of "Gateway response types", a page of REST
-//! APIs, are inferred. Of policies it knows `Action`, `Resource` and their wildcards, not `Condition`s and the `Not…`
-//! elements, which are refused rather than ignored.
+//! This module implements "Create an API Gateway Lambda REQUEST authorizer function" for WebSocket APIs. An authorizer
+//! runs at every handshake and never at a message, and its result is not cached. Some statuses are inferred, because
+//! they come from "Gateway response types", a page about REST APIs.
+//!
+//! A policy can have `Action`, `Resource` and their wildcards. A policy with a `Condition` or a `Not…` element is
+//! refused, because to ignore such an element could allow too much.
 
 use std::fmt;
 use std::sync::Arc;
@@ -20,19 +22,19 @@ use super::refusal::Refused;
 use super::{Gateway, log};
 use crate::iam::{self, Effect, Patterns};
 
-/// The error text with which an authorizer refuses a client as unknown, not as forbidden.
+/// The error text of an authorizer that makes the refusal a 401 and not a 403.
 const UNAUTHORIZED: &str = "Unauthorized";
 
-/// What a policy must allow ("Controlling access for invoking an API").
+/// The action that a policy must allow ("Controlling access for invoking an API").
 pub(super) const ACTION: &str = "execute-api:Invoke";
 
 /// A Lambda function that decides who may connect.
 #[derive(Clone)]
 pub struct Authorizer {
-    /// What is invoked.
+    /// The function that is invoked.
     pub integration: Arc<dyn Integration>,
-    /// What a handshake must have for it to be invoked at all: `route.request.header.{name}`,
-    /// `route.request.querystring.{name}`, `context.{name}` or `stageVariables.{name}` each.
+    /// The values that a handshake must have, or the authorizer is not invoked. Each is `route.request.header.{name}`,
+    /// `route.request.querystring.{name}`, `context.{name}` or `stageVariables.{name}`.
     pub identity_sources: Vec<String>,
 }
 
@@ -42,15 +44,15 @@ impl fmt::Debug for Authorizer {
     }
 }
 
-/// What an authorizer says of a client that may connect.
+/// The result of an authorizer that allows a client to connect.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Allowed {
     pub(super) context: Context,
-    /// The client's API key, if it is the authorizer that names it.
+    /// The client's API key, if the authorizer returns one.
     pub(super) usage_identifier_key: Option<String>,
 }
 
-/// Lets a client pass, with what its functions learn about it.
+/// Asks the authorizer whether the client may connect. Returns the authorizer's description of the client.
 pub(super) async fn authorize(
     gateway: &Gateway,
     authorizer: &Authorizer,
@@ -68,14 +70,14 @@ pub(super) async fn authorize(
 
     let decision = match gateway.call(authorizer.integration.as_ref(), &event).await {
         Err(IntegrationError::Function(error)) if error.error_message == UNAUTHORIZED => {
-            return Err(Refused(StatusCode::UNAUTHORIZED, "the authorizer does not know the client"));
+            return Err(Refused(StatusCode::UNAUTHORIZED, "the authorizer answered `Unauthorized`"));
         }
         Err(error) => Err(error.to_string()),
         Ok(result) => decide(&result, gateway.settings.limits.authorizer_result_limit, &method_arn),
     };
     match decision {
         Ok(Some(allowed)) => Ok(allowed),
-        Ok(None) => Err(Refused(StatusCode::FORBIDDEN, "the authorizer does not allow it")),
+        Ok(None) => Err(Refused(StatusCode::FORBIDDEN, "the authorizer does not allow the client to connect")),
         Err(error) => {
             log(format_args!("the authorizer failed, request {request_id}: {error}"));
             Err(Refused(StatusCode::INTERNAL_SERVER_ERROR, "the authorizer failed"))
@@ -83,7 +85,7 @@ pub(super) async fn authorize(
     }
 }
 
-/// Whether the request has a value, and not an empty one, for an identity source.
+/// Returns whether the request has a value for an identity source, and the value is not empty.
 fn has_identity(event: &Value, source: &str) -> bool {
     let value = if let Some(name) = source.strip_prefix("route.request.header.") {
         let headers = event["headers"].as_object();
@@ -152,10 +154,11 @@ impl From<Statement> for iam::Statement {
     }
 }
 
-/// What is said of the client if the result allows `arn`, nothing if it does not, and an error if it says neither.
+/// Reads the result of an authorizer. Returns the description of the client if the policy allows `arn`, `None` if it
+/// does not, and an error if the result is malformed.
 fn decide(result: &[u8], limit: usize, arn: &str) -> Result<Option<Allowed>, String> {
     if result.len() > limit {
-        return Err(format!("its result has {} bytes, and may have {limit}", result.len()));
+        return Err(format!("its result has {} bytes, and the limit is {limit}", result.len()));
     }
     let output: Output = serde_json::from_slice(result).map_err(|error| error.to_string())?;
     let mut context = Context::new();
@@ -163,10 +166,10 @@ fn decide(result: &[u8], limit: usize, arn: &str) -> Result<Option<Allowed>, Str
         match value {
             Value::String(text) => context.insert(key, text),
             Value::Number(_) | Value::Bool(_) => context.insert(key, value.to_string()),
-            // Inferred.
+            // Inferred: null has no text.
             Value::Null => None,
             Value::Array(_) | Value::Object(_) => {
-                return Err(format!("`{key}` of its context is neither a text, a number nor a boolean"));
+                return Err(format!("`{key}` in its context is not a text, a number or a boolean"));
             }
         };
     }
@@ -209,7 +212,7 @@ mod tests {
             (format!("{api}/dev/*"), true),
             (format!("{api}/*"), true),
             ("arn:aws:execute-api:*:*:abcdef????/*/$connect".to_owned(), true),
-            // The habit of REST APIs.
+            // Policies of REST APIs have this form.
             (format!("{api}/dev/*/*"), false),
             (format!("{api}/dev/$default"), false),
             (format!("{api}/prod/*"), false),
@@ -252,12 +255,12 @@ mod tests {
         assert_eq!(decide_on(&result).map(|allowed| allowed.unwrap().context), Ok(expected));
         for nested in [json!({ "a": {} }), json!({ "a": [] })] {
             result["context"] = nested;
-            assert!(decide_on(&result).unwrap_err().starts_with("`a` of its context"));
+            assert!(decide_on(&result).unwrap_err().starts_with("`a` in its context"));
         }
     }
 
     #[test]
-    fn what_is_no_decision_is_an_error() {
+    fn a_malformed_result_is_an_error() {
         let conditional = {
             let mut result = statement("Allow", &json!("*"), &json!("*"));
             result["policyDocument"]["Statement"][0]["Condition"] = json!({});
@@ -274,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn identity_sources_must_be_there_and_not_be_empty() {
+    fn identity_sources_must_be_present_and_not_empty() {
         let event = json!({
             "headers": { "AUTH": "a", "Empty": "" },
             "queryStringParameters": { "token": "t", "empty": "" },

@@ -1,11 +1,14 @@
 //! The handshake: from an upgrade request, through `$connect`, to a 101 or a refusal.
 //!
-//! Implements "Manage connected users and client apps: $connect and $disconnect routes" and "WebSocket subprotocols"
-//! ("Set up routes that require a WebSocket subprotocol"). Nothing is answered before `$connect` has ended. Of its
-//! response the client sees the status and the subprotocol, never another header or the body. Before it come the checks of
-//! the request itself, then the rate of new connections, then the API key, then the signature or the authorizer, whose result
-//! may name the key; that order is inferred. The `identity` of a client that has signed is not known, and says no more than
-//! that of others.
+//! This module implements "Manage connected users and client apps: $connect and $disconnect routes" and "WebSocket
+//! subprotocols" ("Set up routes that require a WebSocket subprotocol"). The gateway answers only after `$connect` has
+//! ended. The client sees the status and the subprotocol of its response, never another header or the body.
+//!
+//! The checks run in this order, which is inferred: the request itself, the rate of new connections, the API key in the
+//! header, the signature, the authorizer, and the API key that the authorizer returns. `$connect` runs last.
+//!
+//! AWS does not document the `identity` of a client that signed its handshake. Here it has the same members as that of
+//! any other client.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -36,27 +39,28 @@ use super::{Endpoints, Gateway, Paths, log, signature, socket};
 
 const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
-/// Bytes of a request's head that are kept to learn how its header names were written. Ours.
+/// The bytes of a request's head that are kept, because only they show the case of header names. The value is ours.
 const HEAD_LIMIT: usize = 64 * 1024;
 
-/// hyper refuses a request with more headers.
+/// The most headers of a request. hyper refuses a request with more.
 const HEADERS_LIMIT: usize = 100;
 
-/// What the function lets a client have.
+/// The decision of `$connect` to accept a client.
 #[derive(Debug)]
 struct Accepted {
-    /// For the log.
+    /// The reason, for the log.
     why: String,
     subprotocol: Option<HeaderValue>,
 }
 
-/// What a client wants that may connect.
+/// The parts of a valid upgrade request that the answer needs.
 #[derive(Debug)]
 struct Upgrade {
     accept: HeaderValue,
     host: String,
 }
 
+/// Answers a handshake and logs a refusal.
 pub(super) async fn respond(
     gateway: &Arc<Gateway>,
     request: Request<Incoming>,
@@ -72,6 +76,7 @@ pub(super) async fn respond(
     }
 }
 
+/// Runs the checks and `$connect`, and opens the connection.
 async fn connect(
     gateway: &Arc<Gateway>,
     mut request: Request<Incoming>,
@@ -108,7 +113,7 @@ async fn connect(
     }
     let connection = Arc::new(connection);
 
-    // In a task of its own, because a client that leaves takes this request with it, but not the invocation.
+    // `$connect` runs in a task of its own. If the client leaves, hyper drops this future, and the invocation must end.
     let (decide, decided) = oneshot::channel();
     gateway.spawn({
         let (gateway, connection) = (gateway.clone(), connection.clone());
@@ -127,7 +132,7 @@ async fn connect(
     let panicked = |_| Refused(StatusCode::BAD_GATEWAY, "invoking $connect panicked");
     let Accepted { why, subprotocol } = decided.await.map_err(panicked)??;
 
-    // Before the 101 is written: a client that has seen it can be posted to.
+    // The connection opens before the 101 is written, because callers may post to a client that has seen it.
     let mailbox = gateway.connections.insert(&connection, outbound);
     log(format_args!("{} connected, {why}", connection.id));
     let negotiated = match gateway.settings.knobs.deflate {
@@ -151,22 +156,22 @@ async fn connect(
     Ok(response)
 }
 
-/// Refuses a client that has not signed its handshake, or whose role does not let it connect.
+/// Refuses a client if its handshake is not signed or the signer's role does not allow it to connect.
 fn check_iam<B>(gateway: &Gateway, request: Request<B>) -> Result<Request<B>, Refused> {
     let (parts, body) = request.into_parts();
     let how = gateway.settings.knobs.sigv4();
     // A handshake has no body.
     signature::check(&parts, Sha256::new(), how, &gateway.api.credentials).map_err(|error| {
-        log(format_args!("the signature of a handshake: {error}"));
-        Refused(StatusCode::FORBIDDEN, "the handshake is not signed as it should be")
+        log(format_args!("the signature of a handshake is not valid: {error}"));
+        Refused(StatusCode::FORBIDDEN, "the signature is missing or not valid")
     })?;
     let caller = signature::access_key_id(&parts.headers, parts.uri.query());
     let allowed = gateway.api.callers.check(caller.as_deref(), ACTION, &gateway.api.connect_arn());
-    allowed.map_err(|_| Refused(StatusCode::FORBIDDEN, "its role does not let the client connect"))?;
+    allowed.map_err(|_| Refused(StatusCode::FORBIDDEN, "the signer's role does not allow it to connect"))?;
     Ok(Request::from_parts(parts, body))
 }
 
-/// What the result of `$connect`, or its absence, means for the client.
+/// Decides from the result of `$connect` whether to accept the client. Without that route every client is accepted.
 fn decision(result: Option<Result<ProxyResponse, IntegrationError>>, knobs: &Knobs) -> Result<Accepted, Refused> {
     let bad_gateway = |why| Refused(StatusCode::BAD_GATEWAY, why);
     match result {
@@ -181,29 +186,30 @@ fn decision(result: Option<Result<ProxyResponse, IntegrationError>>, knobs: &Kno
         Some(Err(_)) => Err(bad_gateway("$connect failed")),
         Some(Ok(response)) if (200..300).contains(&response.status_code) => {
             let subprotocol = response.header(&SEC_WEBSOCKET_PROTOCOL).map(HeaderValue::from_str);
-            // It cannot be sent, which makes the response malformed (inferred).
-            let subprotocol = subprotocol.transpose().map_err(|_| bad_gateway("the subprotocol is no header value"))?;
+            // Inferred: a subprotocol that cannot be sent makes the response malformed.
+            let subprotocol =
+                subprotocol.transpose().map_err(|_| bad_gateway("the subprotocol is not a valid header value"))?;
             Ok(Accepted { why: format!("$connect answered {}", response.status_code), subprotocol })
         }
         Some(Ok(response)) => {
             let status = StatusCode::from_u16(response.status_code).ok();
             Err(match status.filter(|status| !status.is_informational()) {
-                Some(status) => Refused(status, "the answer of $connect"),
-                // No HTTP response can end so, not even with a function's own 101.
+                Some(status) => Refused(status, "$connect answered with this status"),
+                // A final HTTP response cannot have such a status. That includes a 101 from the function.
                 None => bad_gateway("$connect answered with a 1xx status"),
             })
         }
     }
 }
 
-/// The checks that need no function, in their order. Which of two failing ones AWS reports is inferred.
+/// Runs the checks that need no function. If two of them fail, the first one is reported. That order is inferred.
 fn check<B>(paths: &Paths, url_limit: usize, request: &Request<B>) -> Result<Upgrade, Refused> {
     let (headers, path) = (request.headers(), request.uri().path());
     let is_upgrade = request.method() == Method::GET
         && has_token(headers, &CONNECTION, "upgrade")
         && has_token(headers, &UPGRADE, "websocket");
     if !is_upgrade {
-        return Err(Refused(StatusCode::UPGRADE_REQUIRED, "not a WebSocket upgrade"));
+        return Err(Refused(StatusCode::UPGRADE_REQUIRED, "the request is not a WebSocket upgrade"));
     }
 
     let bad_request = |why| Refused(StatusCode::BAD_REQUEST, why);
@@ -212,17 +218,17 @@ fn check<B>(paths: &Paths, url_limit: usize, request: &Request<B>) -> Result<Upg
     }
     let key = headers.get(SEC_WEBSOCKET_KEY).map(HeaderValue::as_bytes).filter(|key| is_key(key));
     let accept = key.and_then(|key| HeaderValue::try_from(derive_accept_key(key)).ok());
-    let accept = accept.ok_or(bad_request("Sec-WebSocket-Key is not 16 bytes in Base64"))?;
-    let host = headers.get(HOST).map(text).ok_or(bad_request("there is no Host"))?;
+    let accept = accept.ok_or(bad_request("Sec-WebSocket-Key is not the Base64 of 16 bytes"))?;
+    let host = headers.get(HOST).map(text).ok_or(bad_request("the Host header is missing"))?;
 
     let segment = path.strip_prefix('/').unwrap_or(path);
     let segment = segment.strip_suffix('/').filter(|segment| !segment.is_empty()).unwrap_or(segment);
     if !paths.connect(segment) {
-        return Err(Refused(StatusCode::FORBIDDEN, "the API is not at this path"));
+        return Err(Refused(StatusCode::FORBIDDEN, "the API is not available at this path"));
     }
 
     let path_and_query = request.uri().path_and_query().map_or(0, |path| path.as_str().len());
-    // Counted as the client sees the URL on AWS, with scheme and host.
+    // The limit is for the URL that a client uses on AWS, with scheme and host.
     if "wss://".len() + host.len() + path_and_query > url_limit {
         return Err(Refused(StatusCode::URI_TOO_LONG, "the URL is too long"));
     }
@@ -234,13 +240,14 @@ fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
     values.flat_map(|value| value.split(',')).any(|value| value.trim().eq_ignore_ascii_case(token))
 }
 
-/// Sixteen bytes in Base64 (RFC 6455, section 4.1).
+/// Returns whether the key is the Base64 of 16 bytes (RFC 6455, section 4.1).
 fn is_key(key: &[u8]) -> bool {
     let is_base64 = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/');
     key.len() == 24 && key.ends_with(b"==") && key[..22].iter().all(is_base64)
 }
 
-/// The client's headers as it wrote them, without `Connection` and `Upgrade`, and the gateway's own.
+/// Makes the headers of an event: the client's with its own case, without `Connection` and `Upgrade`, and the
+/// gateway's.
 fn event_headers(headers: &HeaderMap, names: &HashMap<String, String>, endpoints: Endpoints) -> Multi {
     const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
     const REPLACED: [&str; 4] = ["connection", "upgrade", "x-forwarded-port", "x-forwarded-proto"];
@@ -254,7 +261,7 @@ fn event_headers(headers: &HeaderMap, names: &HashMap<String, String>, endpoints
     }
     let mut forwarded_for: Vec<_> = headers.get_all(FORWARDED_FOR).into_iter().map(text).collect();
     forwarded_for.push(endpoints.peer.ip().to_canonical().to_string());
-    // On AWS always 443 and https; here too what the client used.
+    // On AWS these are always 443 and https. Here they are the port and the scheme of this listener.
     for (name, value) in [
         ("X-Forwarded-For", forwarded_for.join(", ")),
         ("X-Forwarded-Port", endpoints.port.to_string()),
@@ -268,13 +275,13 @@ fn event_headers(headers: &HeaderMap, names: &HashMap<String, String>, endpoints
     event
 }
 
-/// A new X-Ray trace: `Root=1-{epoch seconds}-{96 random bits}`, in hexadecimal.
+/// Makes an X-Ray trace id: `Root=1-{epoch seconds}-{96 random bits}`, in hexadecimal.
 pub(super) fn trace_id() -> String {
     let seconds = jiff::Timestamp::now().as_second();
     format!("Root=1-{seconds:08x}-{:024x}", fastrand::u128(..1 << 96))
 }
 
-/// Keys and values with `%xx` decoded, and `+` as a space (inferred for the latter: forms write it so).
+/// Decodes the keys and values of a query. Inferred: `+` is a space, because HTML forms write it so.
 fn parse_query(query: &str) -> Multi {
     let decode = |text: &str| percent_decode_str(&text.replace('+', " ")).decode_utf8_lossy().into_owned();
     let mut parsed = Multi::new();
@@ -289,12 +296,12 @@ fn text(value: &HeaderValue) -> String {
     String::from_utf8_lossy(value.as_bytes()).into_owned()
 }
 
-/// The bytes of a TCP connection's first request up to its body, as they came.
+/// The bytes of a TCP connection's first request, up to its body.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Head(Arc<Mutex<Vec<u8>>>);
 
 impl Head {
-    /// Keeps what is read of a TCP connection, until the head is complete or too long.
+    /// Returns a function that keeps the bytes of a TCP connection until the head is complete or too long.
     pub(super) fn recorder(&self) -> impl FnMut(&[u8]) + use<> {
         let mut head = Some(self.clone());
         move |read| {
@@ -310,15 +317,17 @@ impl Head {
         }
     }
 
-    /// How the client wrote its header names, by their lower-case form, which is all that hyper keeps. Forgets the
-    /// head, so a second request of the same TCP connection has lower-case names; WebSocket clients send one.
+    /// Returns the header names as the client wrote them, by their lower-case form. hyper keeps only the latter.
+    ///
+    /// The head is forgotten. A second request of the same TCP connection would have lower-case names, but WebSocket
+    /// clients send only one.
     fn header_names(&self) -> HashMap<String, String> {
         let head = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
         let mut headers = [httparse::EMPTY_HEADER; HEADERS_LIMIT];
         let mut request = httparse::Request::new(&mut headers);
         match request.parse(&head) {
             Ok(_) => request.headers.iter().map(|header| (header.name.to_ascii_lowercase(), header.name.to_owned())),
-            // hyper has parsed it, so it was longer than what is kept.
+            // hyper has parsed the request, so the head is longer than the bytes that were kept.
             Err(_) => return HashMap::new(),
         }
         .collect()
@@ -347,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn the_stage_and_the_root_can_be_connected_to() {
+    fn clients_can_connect_at_the_stage_and_at_the_root() {
         for path in ["/dev", "/dev/", "/dev?userId=2", "/"] {
             assert_eq!(refused(upgrade(path)), None, "{path}");
         }
@@ -364,7 +373,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_websocket_handshake_is_refused() {
+    fn a_request_that_is_not_a_websocket_handshake_is_refused() {
         let edited = |name: &str, value: &'static str| {
             let mut request = upgrade("/nostage");
             if let Some(headers) = request.headers_mut() {
@@ -380,7 +389,7 @@ mod tests {
     }
 
     #[test]
-    fn a_url_may_have_4096_characters_and_no_more() {
+    fn a_url_has_at_most_4096_characters() {
         let fixed = "wss://localhost:3001/dev?q=".len();
         let url = |length: usize| format!("/dev?q={}", "x".repeat(length - fixed));
         assert_eq!(refused(upgrade(&url(4096))), None);

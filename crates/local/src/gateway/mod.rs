@@ -1,9 +1,10 @@
-//! API Gateway: the WebSocket side and the management API.
+//! A local API Gateway: one WebSocket API and its management API.
 //!
-//! One listener serves both, as one host does on AWS: `ws://{host}/{stage}` for clients and
-//! `http://{host}/{stage}/@connections/{connectionId}` for callers; custom domains are other paths of it. It implements
-//! "Working with WebSocket APIs" with Lambda proxy integrations, one-way and two-way routes, request models, Lambda
-//! authorizers, signed handshakes and API keys. It does not speak TLS.
+//! One listener serves both, as one host does on AWS. Clients use `ws://{host}/{stage}`, and callers use
+//! `http://{host}/{stage}/@connections/{connectionId}`. Custom domains are further paths of the same listener.
+//!
+//! The gateway implements "Working with WebSocket APIs" with Lambda proxy integrations, one-way and two-way routes,
+//! request models, Lambda authorizers, signed handshakes and API keys. It does not speak TLS.
 
 mod api_key;
 mod authorizer;
@@ -69,47 +70,47 @@ use crate::iam::Callers;
 use crate::lambda::Credentials;
 use crate::terminal;
 
-/// How long a shutdown waits for connections to close and for invocations to end. Ours.
+/// The time that a shutdown gives connections to close and invocations to end. The value is ours.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How long not to accept after accepting failed; out of file descriptors, most likely. Ours.
+/// The pause after a failed accept. The usual cause is a lack of file descriptors. The value is ours.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// What a WebSocket API is made of.
+/// The parts of a WebSocket API.
 pub struct Api {
-    /// `requestContext.apiId` in events; ten lower-case letters and digits on AWS.
+    /// `requestContext.apiId` in events. On AWS it has ten lower-case letters and digits.
     pub api_id: String,
-    /// `arn:aws:execute-api:{region}:{account}:{api-id}`, what policies name.
+    /// The ARN that policies name: `arn:aws:execute-api:{region}:{account}:{api-id}`.
     pub arn: String,
     /// The one stage.
     pub stage: String,
-    /// Where clients and callers reach it.
+    /// The paths that clients and callers use.
     pub paths: Paths,
-    /// Such as `$request.body.action`.
+    /// For example `$request.body.action`.
     pub route_selection_expression: String,
-    /// What to invoke, by route key; `$connect`, `$disconnect` and `$default` are optional.
+    /// The integrations by route key. `$connect`, `$disconnect` and `$default` are optional.
     pub routes: HashMap<String, Arc<dyn Integration>>,
-    /// The keys of the routes that have a route response: the body of a result is sent to the sender of the message.
-    /// `$connect` and `$disconnect` have nobody to send it to.
+    /// The keys of the routes with a route response. Such a route sends the body of its result to the sender of the
+    /// message. It has no effect on `$connect` and `$disconnect`, because they have no sender.
     pub two_way: HashSet<String>,
-    /// By the keys of the routes that have a `ModelSelectionExpression`.
+    /// The request models by route key. Only routes with a `ModelSelectionExpression` have them.
     pub request_models: HashMap<String, RequestModels>,
-    /// Those that calls of the management API and handshakes may be signed with, when signatures are verified.
+    /// The credentials that can sign handshakes and calls of the management API, when signatures are verified.
     pub credentials: Vec<Credentials>,
-    /// What functions may do with the management API, and whether they may connect.
+    /// The functions and their roles. A role says whether its function may connect and use the management API.
     pub callers: Callers,
-    /// Runs before `$connect`, even if there is no such route.
+    /// The authorizer. It runs before `$connect`, even if there is no such route.
     pub authorizer: Option<Authorizer>,
-    /// `stageVariables` of events, which have none when there are none.
+    /// `stageVariables` in events. An empty map leaves the member out.
     pub stage_variables: BTreeMap<String, String>,
-    /// Whether handshakes must be signed, and allowed by the role of whoever signed them.
+    /// Whether a handshake must be signed and the signer's role must allow it.
     pub is_iam_authorized: bool,
-    /// Of which a client must have one, if there are any; an empty list refuses everybody.
+    /// The API keys. A client must have one of them, so an empty list refuses every client. `None` asks for no key.
     pub api_keys: Option<ApiKeys>,
 }
 
 impl Api {
-    /// What a policy must allow for a client to connect.
+    /// Returns the resource that a policy must allow so that a client can connect.
     fn connect_arn(&self) -> String {
         format!("{}/{}/$connect", self.arn, self.stage)
     }
@@ -143,17 +144,17 @@ pub struct Gateway {
     faults: Arc<Faults>,
     expression: SelectionExpression,
     connections: Registry,
-    /// Handshakes.
+    /// The rate limit of handshakes.
     handshakes: Throttle,
-    /// Messages and calls of the management API.
+    /// The rate limit of messages and of calls of the management API.
     requests: Throttle,
-    /// Whether the gateway shuts down. Every task holds a receiver as long as it runs, so that a shutdown can wait for
-    /// the last one to be dropped.
+    /// Whether the gateway is shutting down. Every task holds a receiver while it runs. A shutdown waits until all
+    /// receivers are dropped.
     stopping: watch::Sender<bool>,
 }
 
 impl Gateway {
-    /// A gateway without connections.
+    /// Makes a gateway without connections.
     #[must_use]
     pub fn new(api: Api, settings: Settings, access: access::Settings, faults: Arc<Faults>) -> Self {
         let settings = Settings { limits: settings.limits.by_clock(), ..settings };
@@ -171,12 +172,12 @@ impl Gateway {
         }
     }
 
-    /// Serves `listener` until `shutdown` resolves. Then closes every connection with 1012, runs their `$disconnect`s,
-    /// and returns when all invocations have ended, or after 2 s.
+    /// Serves `listener` until `shutdown` resolves. Then it closes every connection with 1012 and runs the
+    /// `$disconnect`s. It returns when all invocations have ended, or after 2 s.
     ///
     /// # Errors
     ///
-    /// When the listener has no local address.
+    /// Fails if the listener has no local address.
     pub async fn serve(self, listener: TcpListener, shutdown: impl Future<Output = ()>) -> io::Result<()> {
         let gateway = Arc::new(self);
         let port = listener.local_addr()?.port();
@@ -199,12 +200,12 @@ impl Gateway {
         drop(listener);
         gateway.stopping.send_replace(true);
         if tokio::time::timeout(SHUTDOWN_TIMEOUT, gateway.stopping.closed()).await.is_err() {
-            log(format_args!("stopped without waiting for the last invocations"));
+            log(format_args!("the gateway stopped before the last invocations ended"));
         }
         Ok(())
     }
 
-    /// Runs a task that a shutdown waits for. Tasks report their failures themselves; a panic is printed by its hook.
+    /// Spawns a task that a shutdown waits for. A task reports its failures itself, and the panic hook prints a panic.
     fn spawn<T: Send + 'static>(&self, task: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
         let running = self.stopping.subscribe();
         tokio::spawn(async move {
@@ -214,7 +215,7 @@ impl Gateway {
         })
     }
 
-    /// Invokes the function of a route. `None` when there is no such route. A failure has been logged.
+    /// Invokes the function of a route and logs a failure. Returns `None` if there is no such route.
     async fn invoke(
         &self,
         route_key: &str,
@@ -231,9 +232,9 @@ impl Gateway {
         Some(result)
     }
 
-    /// The result of an integration, whatever it is.
+    /// Invokes an integration and returns its unparsed response.
     async fn call(&self, integration: &dyn Integration, event: &impl Serialize) -> Result<Bytes, IntegrationError> {
-        // An invocation that takes too long goes on; only its result is not waited for any more.
+        // An invocation that takes too long continues. Only the gateway stops waiting for its result.
         let invocation = integration.invoke(self.encode(event));
         match tokio::time::timeout(self.settings.limits.integration_timeout, invocation).await {
             Ok(response) => Ok(response?),
@@ -255,7 +256,7 @@ impl Gateway {
 
     /// Resolves when the gateway shuts down.
     async fn stopped(&self) {
-        // An error would mean that the gateway is gone, and it is borrowed here.
+        // `wait_for` fails only when the sender is dropped, and `self` owns the sender.
         let _ = self.stopping.subscribe().wait_for(|stopping| *stopping).await;
     }
 
@@ -264,17 +265,17 @@ impl Gateway {
     }
 }
 
-/// The two ends of a TCP connection, as far as events tell of them.
+/// The parts of a TCP connection's two addresses that events show.
 #[derive(Debug, Clone, Copy)]
 struct Endpoints {
     peer: SocketAddr,
-    /// The one that we listen on.
+    /// The port of the listener.
     port: u16,
 }
 
-/// Serves the HTTP requests of one TCP connection, up to an upgrade.
+/// Serves the HTTP requests of one TCP connection until one of them upgrades it.
 async fn serve_tcp(gateway: Arc<Gateway>, tcp: TcpStream, endpoints: Endpoints) {
-    // Frames are small and answers to something; a failure costs milliseconds.
+    // Frames are small, and the other side waits for each. If the call fails, frames are only some milliseconds late.
     let _ = tcp.set_nodelay(true);
     let head = Head::default();
     let service = service_fn(|request| {
@@ -292,7 +293,7 @@ async fn serve_tcp(gateway: Arc<Gateway>, tcp: TcpStream, endpoints: Endpoints) 
             serving.await
         }
     };
-    // A client that goes away is its own business; what else goes wrong here is not HTTP.
+    // Only bytes that are not HTTP are worth a line. All other errors mean that the client has left.
     if let Err(error) = served
         && error.is_parse()
     {
@@ -315,7 +316,7 @@ async fn respond(
     }
 }
 
-/// A line of the gateway. Never a body or a query string.
+/// Prints a line of the gateway. The text must not contain a body or a query string.
 fn log(text: fmt::Arguments<'_>) {
     terminal::line("gateway", &text.to_string());
 }
