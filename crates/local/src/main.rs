@@ -151,7 +151,7 @@ fn announce(service: &Service, stack: &Stack, options: &Options, query: Option<&
     terminal::plain(&format!("{name}, stage {stage}: {functions} (from {})", options.binaries.display()));
     terminal::plain("");
     let query = query.map(|query| format!("?{query}")).unwrap_or_default();
-    let path = Some(service.paths.usual()).filter(|path| !path.is_empty()).unwrap_or_else(|| "/".to_owned());
+    let path = Some(service.paths.primary()).filter(|path| !path.is_empty()).unwrap_or_else(|| "/".to_owned());
     let key = service.api_keys.as_ref().filter(|keys| keys.source == KeySource::Header);
     let key = key.and_then(|keys| keys.keys.first()).map(|key| format!("-H 'x-api-key: {}' ", key.value));
     terminal::plain(&format!("  wscat {}-c 'ws://localhost:{gateway}{path}{query}'", key.unwrap_or_default()));

@@ -108,7 +108,7 @@ impl Stack {
             ("AWS_ENDPOINT_URL_DYNAMODB".to_owned(), format!("http://{front_address}")),
             (
                 "AWS_ENDPOINT_URL_APIGATEWAYMANAGEMENTAPI".to_owned(),
-                format!("http://{gateway_address}{}", service.paths.usual()),
+                format!("http://{gateway_address}{}", service.paths.primary()),
             ),
         ]);
         endpoints.extend(options.environment.clone());

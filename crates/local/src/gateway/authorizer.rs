@@ -18,7 +18,7 @@ use super::connection::{Connection, Context};
 use super::event::{AuthorizerEvent, Multi};
 use super::id::Id;
 use super::integration::{Integration, IntegrationError};
-use super::refusal::Refused;
+use super::refusal::Refusal;
 use super::{Gateway, log};
 use crate::iam::{self, Effect, Patterns};
 
@@ -59,28 +59,28 @@ pub(super) async fn authorize(
     connection: &Connection,
     headers: &Multi,
     query: Option<&Multi>,
-) -> Result<Allowed, Refused> {
+) -> Result<Allowed, Refusal> {
     let request_id = Id::new();
     let method_arn = gateway.api.connect_arn();
     let event = AuthorizerEvent::new(gateway.source(), connection, &request_id, &method_arn, headers, query);
     let identity = serde_json::to_value(&event).unwrap_or_default();
     if !authorizer.identity_sources.iter().all(|source| has_identity(&identity, source)) {
-        return Err(Refused(StatusCode::UNAUTHORIZED, "an identity source of the authorizer is missing"));
+        return Err(Refusal::new(StatusCode::UNAUTHORIZED, "an identity source of the authorizer is missing"));
     }
 
     let decision = match gateway.call(authorizer.integration.as_ref(), &event).await {
         Err(IntegrationError::Function(error)) if error.error_message == UNAUTHORIZED => {
-            return Err(Refused(StatusCode::UNAUTHORIZED, "the authorizer answered `Unauthorized`"));
+            return Err(Refusal::new(StatusCode::UNAUTHORIZED, "the authorizer answered `Unauthorized`"));
         }
         Err(error) => Err(error.to_string()),
         Ok(result) => decide(&result, gateway.settings.limits.authorizer_result_limit, &method_arn),
     };
     match decision {
         Ok(Some(allowed)) => Ok(allowed),
-        Ok(None) => Err(Refused(StatusCode::FORBIDDEN, "the authorizer does not allow the client to connect")),
+        Ok(None) => Err(Refusal::new(StatusCode::FORBIDDEN, "the authorizer does not allow the client to connect")),
         Err(error) => {
             log(format_args!("the authorizer failed, request {request_id}: {error}"));
-            Err(Refused(StatusCode::INTERNAL_SERVER_ERROR, "the authorizer failed"))
+            Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "the authorizer failed"))
         }
     }
 }

@@ -15,7 +15,6 @@ mod handshake;
 mod id;
 mod integration;
 mod json;
-pub mod knobs;
 mod management;
 mod message;
 mod model;
@@ -23,6 +22,7 @@ mod order;
 mod paths;
 mod refusal;
 mod route;
+pub mod settings;
 mod signature;
 mod socket;
 mod throttle;
@@ -57,11 +57,11 @@ use self::handshake::Head;
 use self::id::Id;
 pub use self::integration::Integration;
 use self::integration::{IntegrationError, ProxyResponse};
-use self::knobs::NullStyle;
-pub use self::knobs::Settings;
 pub use self::model::{Model, RequestModels};
 pub use self::paths::Paths;
 use self::route::SelectionExpression;
+use self::settings::NullStyle;
+pub use self::settings::Settings;
 pub(crate) use self::signature::access_key_id;
 use self::throttle::Throttle;
 use crate::access::{self, Access};
@@ -162,7 +162,7 @@ impl Gateway {
         Self {
             handshakes: Throttle::new(limits.connection_rate, limits.connection_rate),
             requests: Throttle::new(limits.request_rate, limits.request_burst),
-            access: Access::new("gateway", access, settings.knobs.domain_name.clone()),
+            access: Access::new("gateway", access, settings.behaviour.domain_name.clone()),
             expression: SelectionExpression::parse(&api.route_selection_expression),
             api,
             settings,
@@ -224,7 +224,7 @@ impl Gateway {
     ) -> Option<Result<ProxyResponse, IntegrationError>> {
         let integration = self.api.routes.get(route_key)?;
         let response = self.call(integration.as_ref(), event).await;
-        let missing_status_code = self.settings.knobs.missing_status_code;
+        let missing_status_code = self.settings.behaviour.missing_status_code;
         let result = response.and_then(|response| Ok(ProxyResponse::parse(&response, missing_status_code)?));
         if let Err(error) = &result {
             log(format_args!("{route_key} failed, request {request_id}: {error}"));
@@ -244,7 +244,7 @@ impl Gateway {
 
     fn encode(&self, event: &impl Serialize) -> Bytes {
         const ENCODABLE: &str = "events have string keys and no fallible values";
-        match self.settings.knobs.null_style {
+        match self.settings.behaviour.null_style {
             NullStyle::Omit => serde_json::to_vec(event).expect(ENCODABLE).into(),
             NullStyle::Explicit => {
                 let mut event = serde_json::to_value(event).expect(ENCODABLE);

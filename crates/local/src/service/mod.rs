@@ -27,7 +27,7 @@ use self::cloudformation::{Names, Stack};
 use self::error::{KeyPath, Problem};
 use self::variables::Document;
 use self::websocket::Authorization;
-use crate::gateway::knobs::Limits;
+use crate::gateway::settings::Limits;
 use crate::gateway::{ApiKeys, Paths, RequestModels};
 use crate::iam::Role;
 use crate::stream::Filter;

@@ -1123,9 +1123,9 @@ fn the_api_says_where_keys_are_and_what_selects_routes() {
     let service = with_resources(resources).unwrap();
     assert_eq!(service.api_keys.unwrap().source, KeySource::Authorizer);
     assert_eq!(service.route_selection_expression, "${request.body.type}");
-    assert_eq!(service.paths.usual(), "/dev");
+    assert_eq!(service.paths.primary(), "/dev");
     let disabled = resources.replace("Description: !ImportValue ignored", "DisableExecuteApiEndpoint: true");
-    assert_eq!(with_resources(&disabled).unwrap().paths.usual(), "");
+    assert_eq!(with_resources(&disabled).unwrap().paths.primary(), "");
     let header = resources.replace("$context.authorizer.usageIdentifierKey", "$request.header.x-api-key");
     assert_eq!(with_resources(&header).unwrap().api_keys.unwrap().source, KeySource::Header);
 }

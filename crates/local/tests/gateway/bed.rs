@@ -8,7 +8,7 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 use switchboard_local::access;
 use switchboard_local::faults::{self, Faults};
-use switchboard_local::gateway::knobs::{Knobs, Limits};
+use switchboard_local::gateway::settings::{Behaviour, Limits};
 use switchboard_local::gateway::{Api, Authorizer, Gateway, Integration, Paths, Settings};
 use switchboard_local::iam::Callers;
 use switchboard_local::lambda::FunctionError;
@@ -77,8 +77,8 @@ impl Script {
         self
     }
 
-    pub fn knobs(mut self, set: impl FnOnce(&mut Knobs)) -> Self {
-        set(&mut self.settings.knobs);
+    pub fn behaviour(mut self, set: impl FnOnce(&mut Behaviour)) -> Self {
+        set(&mut self.settings.behaviour);
         self
     }
 

@@ -6,7 +6,7 @@
 //!
 //! The client is `switchboard_tests::wire`, and `bed` is the gateway. The life of a connection is in `handshake`,
 //! `events`, `authorizers`, `routing`, `responses` and `management`. Its limits are in `quotas`, and behaviour that has
-//! a flag is in `knobs`, `compression` and `faults_on_demand`.
+//! a flag is in `settings`, `compression` and `faults_on_demand`.
 #![expect(clippy::unwrap_used, reason = "a test's helpers fail as its assertions do")]
 #![expect(unreachable_pub, reason = "in a test binary nothing is reachable, and `pub` is what its modules share")]
 
@@ -16,11 +16,11 @@ mod compression;
 mod events;
 mod faults_on_demand;
 mod handshake;
-mod knobs;
 mod management;
 mod quotas;
 mod responses;
 mod routing;
+mod settings;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

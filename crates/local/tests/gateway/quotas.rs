@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use switchboard_local::gateway::knobs::{IDLE_TIMEOUT, Limits};
+use switchboard_local::gateway::settings::{IDLE_TIMEOUT, Limits};
 use switchboard_local::lambda::FunctionError;
 use switchboard_tests::wire::{BINARY, CLOSE, CONTINUATION, TEXT};
 
@@ -152,9 +152,9 @@ async fn a_function_that_takes_longer_than_the_gateway_waits_is_a_504_or_an_erro
     let (mut bed, mut client) = Script::new().on_async("sendMessage", slow).limits(quick).connected().await;
     assert_eq!(bed.failure(&mut client, "sendMessage").await, "Endpoint request timed out");
 
-    for (knob, status) in [(504, 504), (502, 502)] {
+    for (setting, status) in [(504, 504), (502, 502)] {
         let script = Script::new().on_async("$connect", slow).limits(quick);
-        let mut bed = script.knobs(|knobs| knobs.connect_timeout_status = knob).start().await;
+        let mut bed = script.behaviour(|behaviour| behaviour.connect_timeout_status = setting).start().await;
         assert_eq!(bed.handshake("/dev", &[]).await.reply.status, status);
         bed.event_of("$connect").await;
     }

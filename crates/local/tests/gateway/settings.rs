@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use switchboard_local::gateway::knobs::{
+use switchboard_local::gateway::settings::{
     AbortDuringConnect, IdValidation, MissingStatusCode, NonUtf8Post, NullStyle, OnewayErrorStatus, PostToPending,
     Sigv4, ThrottleFrame,
 };
@@ -21,7 +21,7 @@ async fn sizes_are_settings() {
         limits.message_limit = 12;
         limits.url_limit = 100;
     });
-    let mut bed = script.knobs(|knobs| knobs.outbound_fragment = 5).start().await;
+    let mut bed = script.behaviour(|behaviour| behaviour.outbound_fragment = 5).start().await;
     assert_eq!(bed.handshake(&format!("/dev?{}", "x".repeat(100)), &[]).await.reply.status, 414);
     for frames in [&[b"12345678901".as_slice()][..], &[b"1234567890", b"123"]] {
         let mut client = bed.connect().await;
@@ -32,15 +32,17 @@ async fn sizes_are_settings() {
         bed.assert_closes(&mut client, 1009, "too long").await;
     }
 
-    let (bed, mut client) = Script::new().knobs(|knobs| knobs.outbound_fragment = 0).connected().await;
+    let (bed, mut client) = Script::new().behaviour(|behaviour| behaviour.outbound_fragment = 0).connected().await;
     bed.call("POST", &client.id, &vec![b'x'; 100 * KIB]).await;
     assert_eq!(client.message().await.1, [100 * KIB]);
 }
 
 #[tokio::test]
 async fn a_post_that_is_not_utf8_is_repaired_or_refused() {
-    for (knob, status, received) in [(NonUtf8Post::Lossy, 200, "a\u{fffd}b"), (NonUtf8Post::Refuse, 400, "the next")] {
-        let (bed, mut client) = Script::new().knobs(|knobs| knobs.non_utf8_post = knob).connected().await;
+    for (setting, status, received) in [(NonUtf8Post::Lossy, 200, "a\u{fffd}b"), (NonUtf8Post::Refuse, 400, "the next")]
+    {
+        let (bed, mut client) =
+            Script::new().behaviour(|behaviour| behaviour.non_utf8_post = setting).connected().await;
         assert_eq!(bed.call("POST", &client.id, b"a\xffb").await.status, status);
         bed.call("POST", &client.id, b"the next").await;
         assert_eq!(client.hears().await, received);
@@ -49,15 +51,15 @@ async fn a_post_that_is_not_utf8_is_repaired_or_refused() {
 
 #[tokio::test]
 async fn a_malformed_id_can_be_gone_like_any_other() {
-    let bed = Script::new().knobs(|knobs| knobs.id_validation = IdValidation::None).start().await;
+    let bed = Script::new().behaviour(|behaviour| behaviour.id_validation = IdValidation::None).start().await;
     bed.assert_gone("POST", "abc").await;
 }
 
 #[tokio::test]
 async fn the_reasons_of_a_deletion_and_of_a_loss_can_be_chosen() {
-    let script = Script::new().knobs(|knobs| {
-        knobs.delete_close_reason = "bye".to_owned();
-        knobs.abnormal_reason = "lost".to_owned();
+    let script = Script::new().behaviour(|behaviour| {
+        behaviour.delete_close_reason = "bye".to_owned();
+        behaviour.abnormal_reason = "lost".to_owned();
     });
     let (mut bed, mut client) = script.connected().await;
     bed.call("DELETE", &client.id, b"").await;
@@ -70,7 +72,7 @@ async fn the_reasons_of_a_deletion_and_of_a_loss_can_be_chosen() {
 
 #[tokio::test]
 async fn events_can_have_the_nulls_of_2020() {
-    let mut bed = Script::new().knobs(|knobs| knobs.null_style = NullStyle::Explicit).start().await;
+    let mut bed = Script::new().behaviour(|behaviour| behaviour.null_style = NullStyle::Explicit).start().await;
     drop(bed.connect().await);
     let event = bed.event_of("$disconnect").await;
     let context = event["requestContext"].as_object().unwrap();
@@ -81,7 +83,7 @@ async fn events_can_have_the_nulls_of_2020() {
 #[tokio::test]
 async fn a_missing_status_code_can_be_a_200() {
     let script = Script::new().on("$connect", "{}").on("sendMessage", "{}");
-    let script = script.knobs(|knobs| knobs.missing_status_code = MissingStatusCode::Ok);
+    let script = script.behaviour(|behaviour| behaviour.missing_status_code = MissingStatusCode::Ok);
     let (mut bed, mut client) = script.connected().await;
     bed.invoke(&mut client, "sendMessage").await;
     bed.call("POST", &client.id, b"no error before this").await;
@@ -92,7 +94,8 @@ async fn a_missing_status_code_can_be_a_200() {
 async fn a_message_that_is_not_strictly_json_can_be_routed_by_its_action() {
     let message = "{\"action\":\"sendMessage\", body:\"hello\" /* é */}";
     for (lenient_json, route_key) in [(false, "$default"), (true, "sendMessage")] {
-        let (mut bed, mut client) = Script::new().knobs(|knobs| knobs.lenient_json = lenient_json).connected().await;
+        let (mut bed, mut client) =
+            Script::new().behaviour(|behaviour| behaviour.lenient_json = lenient_json).connected().await;
         let deep = format!("{{action: 'sendMessage', deep: {}{}}}", "[".repeat(511), "]".repeat(511));
         for message in [message, &deep] {
             client.text(message).await;
@@ -104,7 +107,7 @@ async fn a_message_that_is_not_strictly_json_can_be_routed_by_its_action() {
 #[tokio::test]
 async fn an_error_status_of_a_one_way_route_can_be_an_error_frame() {
     let script = Script::new().on("sendMessage", r#"{"statusCode":400,"body":"secret"}"#);
-    let script = script.knobs(|knobs| knobs.oneway_error_status = OnewayErrorStatus::ErrorFrame);
+    let script = script.behaviour(|behaviour| behaviour.oneway_error_status = OnewayErrorStatus::ErrorFrame);
     let (mut bed, mut client) = script.connected().await;
     assert_eq!(bed.failure(&mut client, "sendMessage").await, "Internal server error");
 }
@@ -113,7 +116,7 @@ async fn an_error_status_of_a_one_way_route_can_be_an_error_frame() {
 async fn pings_can_keep_a_connection_from_being_idle() {
     for (resets, survives) in [(false, false), (true, true)] {
         let script = Script::new().limits(|limits| limits.idle_timeout = Duration::from_secs(1));
-        let (_bed, mut client) = script.knobs(|knobs| knobs.ping_resets_idle = resets).connected().await;
+        let (_bed, mut client) = script.behaviour(|behaviour| behaviour.ping_resets_idle = resets).connected().await;
         let start = Instant::now();
         // The client sends a ping after each answer. So no ping is late, even on a slow machine.
         let closed = loop {
@@ -132,7 +135,8 @@ async fn pings_can_keep_a_connection_from_being_idle() {
 #[tokio::test]
 async fn a_throttled_message_can_be_dropped_in_silence() {
     let script = Script::new().limits(|limits| (limits.request_rate, limits.request_burst) = (0, 1));
-    let (mut bed, mut client) = script.knobs(|knobs| knobs.throttle_frame = ThrottleFrame::None).connected().await;
+    let (mut bed, mut client) =
+        script.behaviour(|behaviour| behaviour.throttle_frame = ThrottleFrame::None).connected().await;
     client.text(r#"{"action":"sendMessage"}"#).await;
     client.text(r#"{"action":"boom"}"#).await;
     bed.event_of("sendMessage").await;
@@ -145,7 +149,8 @@ async fn a_throttled_message_can_be_dropped_in_silence() {
 #[tokio::test]
 async fn a_client_that_sends_too_many_messages_can_be_closed_with_1008() {
     for (rate, admitted) in [(Some(0), 0), (Some(5), 5)] {
-        let (mut bed, mut client) = Script::new().knobs(|knobs| knobs.client_message_rate = rate).connected().await;
+        let (mut bed, mut client) =
+            Script::new().behaviour(|behaviour| behaviour.client_message_rate = rate).connected().await;
         client.raw(&masked(true, TEXT, b"hello").repeat(200)).await;
         assert_eq!(client.close_frame().await, b"\x03\xf0Too many requests");
         bed.assert_gone("POST", &client.id).await;
@@ -168,7 +173,7 @@ async fn a_client_that_sends_too_many_messages_can_be_closed_with_1008() {
 #[tokio::test]
 async fn each_client_has_its_own_message_rate_and_none_without_the_setting() {
     for rate in [Some(1), None] {
-        let mut bed = Script::new().knobs(|knobs| knobs.client_message_rate = rate).start().await;
+        let mut bed = Script::new().behaviour(|behaviour| behaviour.client_message_rate = rate).start().await;
         for _ in 0..3 {
             let mut client = bed.connect().await;
             let messages = if rate.is_some() { 1 } else { 200 };
@@ -187,7 +192,7 @@ async fn each_client_has_its_own_message_rate_and_none_without_the_setting() {
 async fn a_post_to_a_connection_that_is_being_made_can_hang() {
     let gate = Arc::new(Semaphore::new(0));
     let script = Script::new().on_held("$connect", &gate, ok);
-    let mut bed = script.knobs(|knobs| knobs.post_to_pending = PostToPending::Hang).start().await;
+    let mut bed = script.behaviour(|behaviour| behaviour.post_to_pending = PostToPending::Hang).start().await;
     let mut tcp = bed.request("/dev", &[]).await;
     let id = connection_id(&bed.event_of("$connect").await);
     let mut post = std::pin::pin!(bed.call("POST", &id, b"hello"));
@@ -201,8 +206,8 @@ async fn a_post_to_a_connection_that_is_being_made_can_hang() {
 async fn a_client_that_leaves_during_connect_can_be_disconnected() {
     let gate = Arc::new(Semaphore::new(0));
     let script = Script::new().on_held("$connect", &gate, ok);
-    let knob = AbortDuringConnect::Disconnect;
-    let mut bed = script.knobs(|knobs| knobs.abort_during_connect = knob).start().await;
+    let setting = AbortDuringConnect::Disconnect;
+    let mut bed = script.behaviour(|behaviour| behaviour.abort_during_connect = setting).start().await;
     let tcp = bed.request("/dev", &[]).await;
     bed.event_of("$connect").await;
     drop(tcp);
@@ -215,11 +220,11 @@ async fn a_client_that_leaves_during_connect_can_be_disconnected() {
 
 #[tokio::test]
 async fn signatures_can_be_left_out_or_verified() {
-    let (bed, client) = Script::new().knobs(|knobs| knobs.sigv4 = Sigv4::Off).connected().await;
+    let (bed, client) = Script::new().behaviour(|behaviour| behaviour.sigv4 = Sigv4::Off).connected().await;
     let path = format!("/dev/@connections/{}", client.id);
     assert_eq!(bed.call_path("POST", &path, None, b"hello").await.status, 200);
 
-    let bed = Script::new().knobs(|knobs| knobs.verify_signatures = true).start().await;
+    let bed = Script::new().behaviour(|behaviour| behaviour.verify_signatures = true).start().await;
     assert_eq!(bed.call_path("POST", &path, None, b"hello").await.status, 403);
     let reply = bed.call_path("POST", &path, Some("execute-api"), b"hello").await;
     assert_eq!(reply.error(), (403, Some("IncompleteSignatureException")));
@@ -228,7 +233,7 @@ async fn signatures_can_be_left_out_or_verified() {
 #[tokio::test]
 async fn the_domain_name_can_be_fixed() {
     let domain_name = Some("ws.example.com".to_owned());
-    let mut bed = Script::new().knobs(|knobs| knobs.domain_name = domain_name).start().await;
+    let mut bed = Script::new().behaviour(|behaviour| behaviour.domain_name = domain_name).start().await;
     drop(bed.handshake("/dev", &[]).await);
     assert_eq!(bed.event_of("$connect").await["requestContext"]["domainName"], "ws.example.com");
     assert_eq!(bed.disconnected().await["domainName"], "ws.example.com");
