@@ -119,7 +119,7 @@ async fn connect(
         let (gateway, connection) = (gateway.clone(), connection.clone());
         async move {
             let request_id = Id::new();
-            let event = ConnectEvent::new(gateway.source(), &connection, &request_id, headers, query);
+            let event = ConnectEvent::new(&gateway.api, &connection, &request_id, headers, query);
             let behaviour = &gateway.settings.behaviour;
             let decision = decision(gateway.invoke("$connect", &request_id, &event).await, behaviour);
             let undelivered = decide.send(decision).err();
@@ -161,12 +161,12 @@ fn check_iam<B>(gateway: &Gateway, request: Request<B>) -> Result<Request<B>, Re
     let (parts, body) = request.into_parts();
     let how = gateway.settings.behaviour.sigv4();
     // A handshake has no body.
-    signature::check(&parts, Sha256::new(), how, &gateway.api.credentials).map_err(|error| {
+    signature::check(&parts, Sha256::new(), how, &gateway.functions.credentials).map_err(|error| {
         log(format_args!("the signature of a handshake is not valid: {error}"));
         Refusal::new(StatusCode::FORBIDDEN, "the signature is missing or not valid")
     })?;
     let caller = signature::access_key_id(&parts.headers, parts.uri.query());
-    let allowed = gateway.api.callers.check(caller.as_deref(), ACTION, &gateway.api.connect_arn());
+    let allowed = gateway.functions.callers.check(caller.as_deref(), ACTION, &gateway.api.connect_arn());
     allowed.map_err(|_| Refusal::new(StatusCode::FORBIDDEN, "the signer's role does not allow it to connect"))?;
     Ok(Request::from_parts(parts, body))
 }

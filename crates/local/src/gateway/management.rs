@@ -168,14 +168,15 @@ async fn call(
         }
     });
     let payload = payload.await;
-    signature::check(&request, digest, behaviour.sigv4(), &gateway.api.credentials).map_err(CallRefusal::Signature)?;
+    signature::check(&request, digest, behaviour.sigv4(), &gateway.functions.credentials)
+        .map_err(CallRefusal::Signature)?;
     if ![Method::POST, Method::GET, Method::DELETE].contains(&request.method) {
         return Err(CallRefusal::Signature(SignatureError::Missing));
     }
     let caller = signature::access_key_id(&request.headers, request.uri.query());
     let (arn, stage) = (&gateway.api.arn, &gateway.api.stage);
     let resource = format!("{arn}/{stage}/{}/@connections/{id}", request.method);
-    let denied = gateway.api.callers.check(caller.as_deref(), "execute-api:ManageConnections", &resource);
+    let denied = gateway.functions.callers.check(caller.as_deref(), "execute-api:ManageConnections", &resource);
     denied.map_err(CallRefusal::AccessDenied)?;
     if !gateway.requests.admits() {
         return Err(CallRefusal::LimitExceeded);

@@ -67,7 +67,7 @@ async fn answer(
         log(format_args!("{id} sent a message that does not match the model of {route_key}, request {request_id}"));
         return Some(bad_request_body(&connection.id, &Id::new()));
     }
-    let event = MessageEvent::new(gateway.source(), connection, request_id, &route_key, body);
+    let event = MessageEvent::new(&gateway.api, connection, request_id, &route_key, body);
     // The invocation begins with its first poll. The turn ends right after that.
     let invocation = gateway.invoke(&route_key, request_id, &event);
     let end_turn = async {
@@ -77,7 +77,7 @@ async fn answer(
     };
     let (result, ()) = tokio::join!(biased; invocation, end_turn);
     match result? {
-        Ok(response) if gateway.api.two_way.contains(&route_key) => {
+        Ok(response) if gateway.api.two_way_routes.contains(&route_key) => {
             let body = response.body.unwrap_or_default();
             if body.len() > gateway.settings.limits.message_limit {
                 // Inferred: a message cannot be that long.

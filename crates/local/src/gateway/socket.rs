@@ -313,7 +313,7 @@ async fn disconnect(gateway: &Gateway, connection: &Connection, end: &End) {
     }
     gateway.faults.delay(Delay::DisconnectDelay).await;
     let request_id = Id::new();
-    let event = DisconnectEvent::new(gateway.source(), connection, &request_id, code, reason);
+    let event = DisconnectEvent::new(&gateway.api, connection, &request_id, code, reason);
     gateway.invoke("$disconnect", &request_id, &event).await;
 }
 

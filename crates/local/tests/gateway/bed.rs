@@ -1,6 +1,6 @@
 //! The test bed: a gateway with scripted functions, and helpers for its clients and callers.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -9,8 +9,7 @@ use serde_json::{Value, json};
 use switchboard_local::access;
 use switchboard_local::faults::{self, Faults};
 use switchboard_local::gateway::settings::{Behaviour, Limits};
-use switchboard_local::gateway::{Api, Authorizer, Gateway, Integration, Paths, Settings};
-use switchboard_local::iam::Callers;
+use switchboard_local::gateway::{Authorizer, Definition, Functions, Gateway, Integration, Paths, Settings};
 use switchboard_local::lambda::FunctionError;
 use switchboard_tests::wire::{self, Client, Reply, SOON, Tcp};
 use tokio::io::{AsyncWriteExt, BufReader};
@@ -40,10 +39,8 @@ pub fn error() -> Answer {
 pub struct Script {
     settings: Settings,
     pub faults: faults::Settings,
-    two_way: HashSet<String>,
-    authorizer: Option<Authorizer>,
-    expression: &'static str,
-    routes: HashMap<String, Arc<dyn Integration>>,
+    api: Definition,
+    functions: Functions,
     record: mpsc::UnboundedSender<Value>,
     events: mpsc::UnboundedReceiver<Value>,
 }
@@ -52,14 +49,25 @@ impl Script {
     /// Makes an API with the usual routes, which answer 200, and the route `boom`, which fails.
     pub fn new() -> Self {
         let (record, events) = mpsc::unbounded_channel();
-        let settings = Settings::default();
-        let script = Self {
-            settings,
-            faults: faults::Settings::default(),
-            two_way: HashSet::new(),
+        let api = Definition {
+            api_id: "abcdef1234".to_owned(),
+            arn: "arn:aws:execute-api:us-east-1:123456789012:abcdef1234".to_owned(),
+            stage: "dev".to_owned(),
+            stage_variables: BTreeMap::new(),
+            paths: Paths { stage: Some("dev".to_owned()), ..Paths::default() },
+            route_selection_expression: "$request.body.action".to_owned(),
+            routes: BTreeMap::new(),
+            two_way_routes: BTreeSet::new(),
+            request_models: BTreeMap::new(),
             authorizer: None,
-            expression: "$request.body.action",
-            routes: HashMap::new(),
+            is_iam_authorized: false,
+            api_keys: None,
+        };
+        let script = Self {
+            settings: Settings::default(),
+            faults: faults::Settings::default(),
+            api,
+            functions: Functions::default(),
             record,
             events,
         };
@@ -67,8 +75,8 @@ impl Script {
         script.on_async("boom", |_| async { error() })
     }
 
-    pub fn expression(mut self, expression: &'static str) -> Self {
-        self.expression = expression;
+    pub fn expression(mut self, expression: &str) -> Self {
+        self.api.route_selection_expression = expression.to_owned();
         self
     }
 
@@ -90,9 +98,9 @@ impl Script {
     where
         R: Future<Output = Answer> + Send + 'static,
     {
-        let integration = self.recorded(function);
+        let function = self.function("authorizer", function);
         let identity_sources = identity_sources.iter().map(|source| (*source).to_owned()).collect();
-        self.authorizer = Some(Authorizer { integration, identity_sources });
+        self.api.authorizer = Some(Authorizer { function, identity_sources });
         self
     }
 
@@ -102,12 +110,12 @@ impl Script {
     }
 
     pub fn two_way(mut self, route_key: &str) -> Self {
-        self.two_way.insert(route_key.to_owned());
+        self.api.two_way_routes.insert(route_key.to_owned());
         self
     }
 
     pub fn without(mut self, route_key: &str) -> Self {
-        self.routes.remove(route_key);
+        self.api.routes.remove(route_key);
         self
     }
 
@@ -119,8 +127,8 @@ impl Script {
     where
         R: Future<Output = Answer> + Send + 'static,
     {
-        let integration = self.recorded(function);
-        self.routes.insert(route_key.to_owned(), integration);
+        let function = self.function(route_key, function);
+        self.api.routes.insert(route_key.to_owned(), function);
         self
     }
 
@@ -136,16 +144,19 @@ impl Script {
         })
     }
 
-    fn recorded<R>(&self, function: impl Fn(Value) -> R + Send + Sync + 'static) -> Arc<dyn Integration>
+    /// Adds a function that records its events, and returns its key.
+    fn function<R>(&mut self, key: &str, function: impl Fn(Value) -> R + Send + Sync + 'static) -> String
     where
         R: Future<Output = Answer> + Send + 'static,
     {
         let record = self.record.clone();
-        Arc::new(move |event: Bytes| {
+        let integration: Arc<dyn Integration> = Arc::new(move |event: Bytes| {
             let event: Value = serde_json::from_slice(&event).unwrap();
             let _ = record.send(event.clone());
             function(event)
-        })
+        });
+        self.functions.integrations.insert(key.to_owned(), integration);
+        key.to_owned()
     }
 
     /// Starts a gateway with this API and connects a client to it.
@@ -158,24 +169,8 @@ impl Script {
     pub async fn start(self) -> Bed {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let api = Api {
-            api_id: "abcdef1234".to_owned(),
-            arn: "arn:aws:execute-api:us-east-1:123456789012:abcdef1234".to_owned(),
-            stage: "dev".to_owned(),
-            paths: Paths { stage: Some("dev".to_owned()), ..Paths::default() },
-            route_selection_expression: self.expression.to_owned(),
-            routes: self.routes,
-            two_way: self.two_way,
-            request_models: HashMap::new(),
-            credentials: Vec::new(),
-            callers: Callers::default(),
-            authorizer: self.authorizer,
-            stage_variables: BTreeMap::new(),
-            is_iam_authorized: false,
-            api_keys: None,
-        };
-        let gateway =
-            Gateway::new(api, self.settings, access::Settings::default(), Arc::new(Faults::new(&self.faults)));
+        let faults = Arc::new(Faults::new(&self.faults));
+        let gateway = Gateway::new(self.api, self.functions, self.settings, access::Settings::default(), faults);
         let (stop, stopped) = oneshot::channel::<()>();
         let server = tokio::spawn(gateway.serve(listener, async {
             let _ = stopped.await;
