@@ -71,10 +71,10 @@ fn both_have_the_same_routes_functions_variables_tables_and_streams() {
         let function = referred(&integrations[integration]["IntegrationUri"], &functions).unwrap();
         (text(&route["RouteKey"]), text(&functions[function]["FunctionName"]))
     });
-    let local_routes = local.routes.iter().map(|(route, key)| (route.clone(), local.functions[key].name.clone()));
+    let local_routes = local.api.routes.iter().map(|(route, key)| (route.clone(), local.functions[key].name.clone()));
     assert_eq!(routes.collect::<BTreeMap<_, _>>(), local_routes.collect());
     let api = resources(&template, "AWS::ApiGatewayV2::Api").into_values().next().unwrap();
-    assert_eq!(api["RouteSelectionExpression"], *local.route_selection_expression);
+    assert_eq!(api["RouteSelectionExpression"], *local.api.route_selection_expression);
 
     let deployed = functions.iter().map(|(id, function)| {
         let variables = function["Environment"]["Variables"].as_object().unwrap();

@@ -147,7 +147,7 @@ async fn the_command_behind_make_publish_publishes() {
     assert_eq!(one.next_text().await, r#"{"id":"s","payload":{"data":{"deploy": "done"}},"type":"data"}"#);
 }
 
-/// A stack whose posts take 400 ms and whose functions have a timeout of 2 s.
+/// A stack whose functions have a timeout of 6 s.
 async fn slow() -> (tempfile::TempDir, Proxy, Stack) {
     let folder = hurried(6);
     let config = folder.path().join("serverless.yml");
@@ -164,7 +164,7 @@ async fn a_publish_that_runs_out_of_time_goes_on_until_everybody_has_it() {
     }
     proxy.delay("POST", Duration::from_secs(1));
 
-    // The sender's own function makes 16 posts at once, two or three times, before its 2 s are over. It still answers the
+    // The sender's own function makes 16 posts at once, four or five times, before its 6 s are over. It still answers the
     // sender, with the number of deliveries so far.
     let mut publisher = stack.connect("").await;
     let ack = publisher.ask(json!({"type": "message", "topic": "t", "message": "direct", "id": "m"})).await;

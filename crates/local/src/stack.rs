@@ -1,6 +1,6 @@
 //! The whole stack: DynamoDB, the functions, and what invokes them: the gateway and the streams' mappings.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -13,8 +13,8 @@ use tokio::task::JoinHandle;
 use crate::access::{self, Access};
 use crate::faults::{self, Faults};
 use crate::front::Front;
-use crate::gateway::{self, Api, Authorizer, Gateway, Integration};
-use crate::iam::{self, Caller, Callers};
+use crate::gateway::{self, Gateway, Integration};
+use crate::iam::{Caller, Callers};
 use crate::lambda::{self, Function, Guard};
 use crate::service::{self, LogFormat, Service};
 use crate::stream::{Mappings, StreamError};
@@ -108,7 +108,7 @@ impl Stack {
             ("AWS_ENDPOINT_URL_DYNAMODB".to_owned(), format!("http://{front_address}")),
             (
                 "AWS_ENDPOINT_URL_APIGATEWAYMANAGEMENTAPI".to_owned(),
-                format!("http://{gateway_address}{}", service.paths.usual()),
+                format!("http://{gateway_address}{}", service.api.paths.primary()),
             ),
         ]);
         endpoints.extend(options.environment.clone());
@@ -129,36 +129,24 @@ impl Stack {
             };
             functions.insert(key.as_str(), Arc::new(Function::new(configuration)?));
         }
-        let integration = |function_key: &String| Arc::clone(&functions[function_key.as_str()]) as Arc<dyn Integration>;
-        let routes: HashMap<_, _> =
-            service.routes.iter().map(|(route, key)| (route.clone(), integration(key))).collect();
-        let authorizer = service.authorizer.as_ref().map(|authorizer| Authorizer {
-            integration: integration(&authorizer.function),
-            identity_sources: authorizer.identity_sources.clone(),
+        let integrations = functions.iter().map(|(&key, function)| {
+            let integration: Arc<dyn Integration> = function.clone();
+            (key.to_owned(), integration)
         });
         let callers = callers(service);
         let developers = lambda::Credentials::default();
         let of_functions = service.functions.keys().map(|key| lambda::Credentials::of(key));
-        let api = Api {
-            api_id: service::API_ID.to_owned(),
-            arn: format!("arn:aws:execute-api:{}:{}:{}", service.region, iam::ACCOUNT_ID, service::API_ID),
-            stage: service.stage.clone(),
-            paths: service.paths.clone(),
-            route_selection_expression: service.route_selection_expression.clone(),
-            routes,
-            two_way: service.two_way_routes.iter().cloned().collect(),
-            request_models: service.request_models.clone().into_iter().collect(),
+        let gateway_functions = gateway::Functions {
+            integrations: integrations.collect(),
             credentials: of_functions.chain([developers]).collect(),
             callers: callers.clone(),
-            authorizer,
-            stage_variables: service.stage_variables.clone(),
-            is_iam_authorized: service.is_iam_authorized,
-            api_keys: service.api_keys.clone(),
         };
         let access = Arc::new(Access::new("dynamodb", options.access.clone(), None));
         let front = Front::new(engine_address, &service.region, callers, faults.clone(), access.clone());
         let dynamodb = Front::new(engine_address, &service.region, Callers::default(), Arc::default(), access);
-        let gateway = Gateway::new(api, options.gateway.clone(), options.access.clone(), faults.clone());
+        let api = service.api.clone();
+        let gateway =
+            Gateway::new(api, gateway_functions, options.gateway.clone(), options.access.clone(), faults.clone());
         let mappings = Mappings::open(service, &functions, &tables, options.data_dir.as_deref(), &faults)?;
         let functions = functions.into_values().collect();
         Ok(Self {

@@ -9,7 +9,7 @@ use std::fmt;
 use http::StatusCode;
 
 use super::connection::Identity;
-use super::refusal::Refused;
+use super::refusal::Refusal;
 
 /// The API keys of a stage. A client must have one of them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,9 +46,9 @@ pub enum KeySource {
 
 impl ApiKeys {
     /// Writes the client's key into `identity`. Refuses the client if its key is missing or not in the list.
-    pub(super) fn identify(&self, key: Option<&str>, identity: &mut Identity) -> Result<(), Refused> {
+    pub(super) fn identify(&self, key: Option<&str>, identity: &mut Identity) -> Result<(), Refusal> {
         let known = key.and_then(|key| self.keys.iter().find(|known| known.value == key));
-        let known = known.ok_or(Refused(StatusCode::FORBIDDEN, "the API key is missing or not valid"))?;
+        let known = known.ok_or(Refusal::new(StatusCode::FORBIDDEN, "the API key is missing or not valid"))?;
         identity.api_key = Some(known.value.clone());
         identity.api_key_id = Some(known.id.clone());
         Ok(())

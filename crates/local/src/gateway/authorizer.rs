@@ -7,9 +7,6 @@
 //! A policy can have `Action`, `Resource` and their wildcards. A policy with a `Condition` or a `Not…` element is
 //! refused, because to ignore such an element could allow too much.
 
-use std::fmt;
-use std::sync::Arc;
-
 use http::StatusCode;
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -17,9 +14,9 @@ use serde_json::{Map, Value};
 use super::connection::{Connection, Context};
 use super::event::{AuthorizerEvent, Multi};
 use super::id::Id;
-use super::integration::{Integration, IntegrationError};
-use super::refusal::Refused;
-use super::{Gateway, log};
+use super::integration::IntegrationError;
+use super::refusal::Refusal;
+use super::{Authorizer, Gateway, log};
 use crate::iam::{self, Effect, Patterns};
 
 /// The error text of an authorizer that makes the refusal a 401 and not a 403.
@@ -27,22 +24,6 @@ const UNAUTHORIZED: &str = "Unauthorized";
 
 /// The action that a policy must allow ("Controlling access for invoking an API").
 pub(super) const ACTION: &str = "execute-api:Invoke";
-
-/// A Lambda function that decides who may connect.
-#[derive(Clone)]
-pub struct Authorizer {
-    /// The function that is invoked.
-    pub integration: Arc<dyn Integration>,
-    /// The values that a handshake must have, or the authorizer is not invoked. Each is `route.request.header.{name}`,
-    /// `route.request.querystring.{name}`, `context.{name}` or `stageVariables.{name}`.
-    pub identity_sources: Vec<String>,
-}
-
-impl fmt::Debug for Authorizer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Authorizer").field("identity_sources", &self.identity_sources).finish_non_exhaustive()
-    }
-}
 
 /// The result of an authorizer that allows a client to connect.
 #[derive(Debug, PartialEq, Eq)]
@@ -59,28 +40,28 @@ pub(super) async fn authorize(
     connection: &Connection,
     headers: &Multi,
     query: Option<&Multi>,
-) -> Result<Allowed, Refused> {
+) -> Result<Allowed, Refusal> {
     let request_id = Id::new();
     let method_arn = gateway.api.connect_arn();
-    let event = AuthorizerEvent::new(gateway.source(), connection, &request_id, &method_arn, headers, query);
+    let event = AuthorizerEvent::new(&gateway.api, connection, &request_id, &method_arn, headers, query);
     let identity = serde_json::to_value(&event).unwrap_or_default();
     if !authorizer.identity_sources.iter().all(|source| has_identity(&identity, source)) {
-        return Err(Refused(StatusCode::UNAUTHORIZED, "an identity source of the authorizer is missing"));
+        return Err(Refusal::new(StatusCode::UNAUTHORIZED, "an identity source of the authorizer is missing"));
     }
 
-    let decision = match gateway.call(authorizer.integration.as_ref(), &event).await {
+    let decision = match gateway.call(&authorizer.function, &event).await {
         Err(IntegrationError::Function(error)) if error.error_message == UNAUTHORIZED => {
-            return Err(Refused(StatusCode::UNAUTHORIZED, "the authorizer answered `Unauthorized`"));
+            return Err(Refusal::new(StatusCode::UNAUTHORIZED, "the authorizer answered `Unauthorized`"));
         }
         Err(error) => Err(error.to_string()),
         Ok(result) => decide(&result, gateway.settings.limits.authorizer_result_limit, &method_arn),
     };
     match decision {
         Ok(Some(allowed)) => Ok(allowed),
-        Ok(None) => Err(Refused(StatusCode::FORBIDDEN, "the authorizer does not allow the client to connect")),
+        Ok(None) => Err(Refusal::new(StatusCode::FORBIDDEN, "the authorizer does not allow the client to connect")),
         Err(error) => {
             log(format_args!("the authorizer failed, request {request_id}: {error}"));
-            Err(Refused(StatusCode::INTERNAL_SERVER_ERROR, "the authorizer failed"))
+            Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "the authorizer failed"))
         }
     }
 }

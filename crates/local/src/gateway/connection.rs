@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use super::id::Id;
-use super::knobs::{IdleCounts, Knobs, Limits};
+use super::settings::{Behaviour, IdleCounts, Limits};
 
 /// The most messages that wait until a client reads. A further post waits as well. The value is ours: AWS names none.
 const OUTBOUND_QUEUE: usize = 16;
@@ -34,7 +34,7 @@ pub(super) struct Connection {
     /// The time of the last message in either direction, in milliseconds since 1970.
     last_active_at: AtomicI64,
     /// The time when the idle timer started.
-    stirred: watch::Sender<Instant>,
+    idle_since: watch::Sender<Instant>,
     idle_counts: IdleCounts,
     outbound: mpsc::Sender<Bytes>,
 }
@@ -120,8 +120,8 @@ impl Close {
     }
 
     /// Returns the code and the reason for a `DELETE` of the management API.
-    pub(super) fn deleted(knobs: &Knobs) -> Self {
-        Self { code: 1000, reason: Cow::Owned(knobs.delete_close_reason.clone()) }
+    pub(super) fn deleted(behaviour: &Behaviour) -> Self {
+        Self { code: 1000, reason: Cow::Owned(behaviour.delete_close_reason.clone()) }
     }
 }
 
@@ -131,7 +131,7 @@ impl Connection {
         source_ip: IpAddr,
         user_agent: Option<String>,
         domain_name: String,
-        knobs: &Knobs,
+        behaviour: &Behaviour,
     ) -> (Self, Outbound) {
         let connected_at = Timestamp::now();
         let (outbound, queue) = mpsc::channel(OUTBOUND_QUEUE);
@@ -142,8 +142,8 @@ impl Connection {
             domain_name,
             authorizer: None,
             last_active_at: AtomicI64::new(connected_at.as_millisecond()),
-            stirred: watch::Sender::new(Instant::now()),
-            idle_counts: knobs.idle_counts,
+            idle_since: watch::Sender::new(Instant::now()),
+            idle_counts: behaviour.idle_counts,
             outbound,
         };
         (connection, Outbound(queue))
@@ -154,9 +154,9 @@ impl Connection {
     pub(super) async fn post(&self, payload: Bytes) -> bool {
         let queued = self.outbound.send(payload).await.is_ok();
         if queued {
-            self.touch();
+            self.record_activity();
             if self.idle_counts == IdleCounts::Both {
-                self.stir();
+                self.restart_idle_timer();
             }
         }
         queued
@@ -169,10 +169,10 @@ impl Connection {
 
     /// Resolves when the connection has been idle, or open, for too long. Both times start at the first poll.
     pub(super) async fn expired(&self, limits: &Limits) {
-        self.stir();
+        self.restart_idle_timer();
         let end = Instant::now() + limits.connection_duration;
         loop {
-            let deadline = end.min(*self.stirred.borrow() + limits.idle_timeout);
+            let deadline = end.min(*self.idle_since.borrow() + limits.idle_timeout);
             if deadline <= Instant::now() {
                 return;
             }
@@ -180,13 +180,13 @@ impl Connection {
         }
     }
 
-    /// Starts the idle timer again.
-    pub(super) fn stir(&self) {
-        self.stirred.send_replace(Instant::now());
+    /// Restarts the idle timer.
+    pub(super) fn restart_idle_timer(&self) {
+        self.idle_since.send_replace(Instant::now());
     }
 
     /// Records that a message passed now.
-    pub(super) fn touch(&self) {
+    pub(super) fn record_activity(&self) {
         self.last_active_at.fetch_max(Timestamp::now().as_millisecond(), Ordering::Relaxed);
     }
 }
@@ -205,7 +205,7 @@ impl Registry {
     }
 
     /// Waits while the connection's `$connect` is running.
-    pub(super) async fn settled(&self, id: &Id) {
+    pub(super) async fn wait_for_connect(&self, id: &Id) {
         // `wait_for` fails only when the sender is dropped, and `self` owns the sender.
         let _ = self.pending.subscribe().wait_for(|pending| !pending.contains(id)).await;
     }
@@ -248,7 +248,7 @@ mod tests {
 
     fn connection(settings: &Settings) -> (Arc<Connection>, Outbound) {
         let ip = IpAddr::from([127, 0, 0, 1]);
-        let (connection, outbound) = Connection::new(ip, None, "localhost".to_owned(), &settings.knobs);
+        let (connection, outbound) = Connection::new(ip, None, "localhost".to_owned(), &settings.behaviour);
         (Arc::new(connection), outbound)
     }
 
@@ -274,12 +274,12 @@ mod tests {
         const MINUTE: Duration = Duration::from_secs(60);
         let settings = Settings::default();
         assert_eq!(life(&settings, async |_| {}).await, 10 * MINUTE);
-        assert_eq!(life(&settings, async |connection| connection.stir()).await, 120 * MINUTE);
+        assert_eq!(life(&settings, async |connection| connection.restart_idle_timer()).await, 120 * MINUTE);
         let post = async |connection: &Connection| assert!(connection.post(Bytes::new()).await);
         assert_eq!(life(&settings, post).await, 120 * MINUTE);
 
         let mut inbound_only = Settings::default();
-        inbound_only.knobs.idle_counts = IdleCounts::Inbound;
+        inbound_only.behaviour.idle_counts = IdleCounts::Inbound;
         assert_eq!(life(&inbound_only, post).await, 10 * MINUTE);
     }
 

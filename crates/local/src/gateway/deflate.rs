@@ -52,13 +52,13 @@ pub(super) struct Negotiated {
 
 impl Negotiated {
     /// Accepts the first valid offer of a handshake and ignores all other offers.
-    pub(super) fn of(headers: &HeaderMap) -> Option<Self> {
+    pub(super) fn from_offers(headers: &HeaderMap) -> Option<Self> {
         let values = headers.get_all(SEC_WEBSOCKET_EXTENSIONS).into_iter().filter_map(|value| value.to_str().ok());
-        values.flat_map(|value| value.split(',')).find_map(Self::meeting)
+        values.flat_map(|value| value.split(',')).find_map(Self::accept)
     }
 
     /// Accepts one offer. Returns `None` if it is malformed or cannot be met.
-    fn meeting(offer: &str) -> Option<Self> {
+    fn accept(offer: &str) -> Option<Self> {
         let mut parts = offer.split(';').map(str::trim);
         if parts.next() != Some("permessage-deflate") {
             return None;
@@ -301,7 +301,7 @@ impl<S> Inflating<S> {
         self.input.advance(usize::try_from(header_length).unwrap_or(usize::MAX));
         if is_begin {
             self.message = Some((self.inflater(), BytesMut::new()));
-            self.hand_up(header.opcode, false, &[]);
+            self.push_frame(header.opcode, false, &[]);
         }
         true
     }
@@ -338,13 +338,13 @@ impl<S> Inflating<S> {
             self.position = Position::Header;
         }
         if is_final || !chunk.is_empty() {
-            self.hand_up(OpCode::Data(Data::Continue), is_final, chunk);
+            self.push_frame(OpCode::Data(Data::Continue), is_final, chunk);
         }
         Ok(true)
     }
 
     /// Adds a frame to the output. Its mask is zero, because the reader refuses a frame without a mask.
-    fn hand_up(&mut self, opcode: OpCode, is_final: bool, payload: &[u8]) {
+    fn push_frame(&mut self, opcode: OpCode, is_final: bool, payload: &[u8]) {
         let header = FrameHeader { is_final, opcode, mask: Some([0; 4]), ..FrameHeader::default() };
         let formatted = header.format(payload.len() as u64, &mut (&mut self.output).writer());
         formatted.expect("a write to memory does not fail");
@@ -432,7 +432,7 @@ mod tests {
         for offer in offers {
             headers.append(SEC_WEBSOCKET_EXTENSIONS, HeaderValue::from_str(offer).unwrap());
         }
-        Negotiated::of(&headers).map(|negotiated| negotiated.answer().to_str().unwrap().to_owned())
+        Negotiated::from_offers(&headers).map(|negotiated| negotiated.answer().to_str().unwrap().to_owned())
     }
 
     #[test]

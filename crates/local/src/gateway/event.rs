@@ -13,6 +13,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::Value;
 
+use super::Definition;
 use super::connection::{Connection, Context, Identity};
 use super::id::Id;
 
@@ -104,17 +105,9 @@ struct RequestContext<'a> {
     authorizer: Option<&'a Context>,
 }
 
-/// The members that all events of one API have in common.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Source<'a> {
-    pub(super) api_id: &'a str,
-    pub(super) stage: &'a str,
-    pub(super) stage_variables: &'a Single,
-}
-
 impl<'a> ConnectEvent<'a> {
     pub(super) fn new(
-        source: Source<'a>,
+        api: &'a Definition,
         connection: &'a Connection,
         request_id: &'a Id,
         headers: Multi,
@@ -125,8 +118,8 @@ impl<'a> ConnectEvent<'a> {
             multi_value_headers: headers,
             query_string_parameters: query.as_ref().map(last_values),
             multi_value_query_string_parameters: query,
-            stage_variables: source.stage_variables,
-            request_context: RequestContext::connect(source, connection, request_id),
+            stage_variables: &api.stage_variables,
+            request_context: RequestContext::connect(api, connection, request_id),
             is_base64_encoded: false,
         }
     }
@@ -134,7 +127,7 @@ impl<'a> ConnectEvent<'a> {
 
 impl<'a> AuthorizerEvent<'a> {
     pub(super) fn new(
-        source: Source<'a>,
+        api: &'a Definition,
         connection: &'a Connection,
         request_id: &'a Id,
         method_arn: &'a str,
@@ -153,25 +146,25 @@ impl<'a> AuthorizerEvent<'a> {
             multi_value_headers: headers,
             query_string_parameters: query.map(last_values),
             multi_value_query_string_parameters: query,
-            stage_variables: source.stage_variables,
-            request_context: RequestContext::connect(source, connection, request_id),
+            stage_variables: &api.stage_variables,
+            request_context: RequestContext::connect(api, connection, request_id),
         }
     }
 }
 
 impl<'a> MessageEvent<'a> {
     pub(super) fn new(
-        source: Source<'a>,
+        api: &'a Definition,
         connection: &'a Connection,
         request_id: &'a Id,
         route_key: &'a str,
         body: &'a str,
     ) -> Self {
         Self {
-            stage_variables: source.stage_variables,
+            stage_variables: &api.stage_variables,
             request_context: RequestContext {
                 message_id: Some(Id::new()),
-                ..RequestContext::new(source, connection, request_id, route_key, "MESSAGE", Timestamp::now())
+                ..RequestContext::new(api, connection, request_id, route_key, "MESSAGE", Timestamp::now())
             },
             body,
             is_base64_encoded: false,
@@ -181,7 +174,7 @@ impl<'a> MessageEvent<'a> {
 
 impl<'a> DisconnectEvent<'a> {
     pub(super) fn new(
-        source: Source<'a>,
+        api: &'a Definition,
         connection: &'a Connection,
         request_id: &'a Id,
         code: u16,
@@ -195,11 +188,11 @@ impl<'a> DisconnectEvent<'a> {
         Self {
             headers: last_values(&headers),
             multi_value_headers: headers,
-            stage_variables: source.stage_variables,
+            stage_variables: &api.stage_variables,
             request_context: RequestContext {
                 disconnect_status_code: Some(code),
                 disconnect_reason: Some(reason),
-                ..RequestContext::new(source, connection, request_id, "$disconnect", "DISCONNECT", Timestamp::now())
+                ..RequestContext::new(api, connection, request_id, "$disconnect", "DISCONNECT", Timestamp::now())
             },
             is_base64_encoded: false,
         }
@@ -209,12 +202,12 @@ impl<'a> DisconnectEvent<'a> {
 impl<'a> RequestContext<'a> {
     /// Makes the context of a handshake, for `$connect` and for the authorizer. Its time is `connectedAt`: in recorded
     /// events the two differ by 0 to 2 ms.
-    fn connect(source: Source<'a>, connection: &'a Connection, request_id: &'a Id) -> Self {
-        Self::new(source, connection, request_id, "$connect", "CONNECT", connection.connected_at)
+    fn connect(api: &'a Definition, connection: &'a Connection, request_id: &'a Id) -> Self {
+        Self::new(api, connection, request_id, "$connect", "CONNECT", connection.connected_at)
     }
 
     fn new(
-        source: Source<'a>,
+        api: &'a Definition,
         connection: &'a Connection,
         request_id: &'a Id,
         route_key: &'a str,
@@ -230,14 +223,14 @@ impl<'a> RequestContext<'a> {
             request_time: time.strftime("%d/%b/%Y:%H:%M:%S +0000").to_string(),
             message_direction: "IN",
             disconnect_reason: None,
-            stage: source.stage,
+            stage: &api.stage,
             connected_at: connection.connected_at.as_millisecond(),
             request_time_epoch: time.as_millisecond(),
             identity: &connection.identity,
             request_id,
             domain_name: &connection.domain_name,
             connection_id: &connection.id,
-            api_id: source.api_id,
+            api_id: &api.api_id,
             authorizer: connection.authorizer.as_ref(),
         }
     }

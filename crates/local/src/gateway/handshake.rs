@@ -33,8 +33,8 @@ use super::deflate::Negotiated;
 use super::event::{ConnectEvent, Multi};
 use super::id::Id;
 use super::integration::{IntegrationError, ProxyResponse};
-use super::knobs::{AbortDuringConnect, Deflate, Knobs};
-use super::refusal::{Refused, refusal};
+use super::refusal::Refusal;
+use super::settings::{AbortDuringConnect, Behaviour, Deflate};
 use super::{Endpoints, Gateway, Paths, log, signature, socket};
 
 const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
@@ -69,9 +69,9 @@ pub(super) async fn respond(
 ) -> Response<Full<Bytes>> {
     match connect(gateway, request, endpoints, head).await {
         Ok(response) => response,
-        Err(Refused(status, why)) => {
-            log(format_args!("refused a handshake with {}: {why}", status.as_u16()));
-            refusal(status)
+        Err(refusal) => {
+            log(format_args!("refused a handshake with {}: {}", refusal.status.as_u16(), refusal.reason));
+            refusal.response()
         }
     }
 }
@@ -82,17 +82,17 @@ async fn connect(
     mut request: Request<Incoming>,
     endpoints: Endpoints,
     head: &Head,
-) -> Result<Response<Full<Bytes>>, Refused> {
+) -> Result<Response<Full<Bytes>>, Refusal> {
     let Upgrade { accept, host } = check(&gateway.api.paths, gateway.settings.limits.url_limit, &request)?;
-    let domain_name = gateway.settings.knobs.domain_name.clone().unwrap_or(host);
+    let domain_name = gateway.settings.behaviour.domain_name.clone().unwrap_or(host);
     if !gateway.handshakes.admits() {
-        return Err(Refused(StatusCode::TOO_MANY_REQUESTS, "too many new connections"));
+        return Err(Refusal::new(StatusCode::TOO_MANY_REQUESTS, "too many new connections"));
     }
     let headers = event_headers(request.headers(), &head.header_names(), endpoints);
     let query = request.uri().query().map(parse_query).filter(|query| !query.is_empty());
     let user_agent = request.headers().get(USER_AGENT).map(text);
     let (mut connection, outbound) =
-        Connection::new(endpoints.peer.ip().to_canonical(), user_agent, domain_name, &gateway.settings.knobs);
+        Connection::new(endpoints.peer.ip().to_canonical(), user_agent, domain_name, &gateway.settings.behaviour);
     let _pending = gateway.connections.announce(&connection.id);
     let keys_from = |source| gateway.api.api_keys.as_ref().filter(|keys| keys.source == source);
     if let Some(keys) = keys_from(KeySource::Header) {
@@ -119,25 +119,25 @@ async fn connect(
         let (gateway, connection) = (gateway.clone(), connection.clone());
         async move {
             let request_id = Id::new();
-            let event = ConnectEvent::new(gateway.source(), &connection, &request_id, headers, query);
-            let knobs = &gateway.settings.knobs;
-            let decision = decision(gateway.invoke("$connect", &request_id, &event).await, knobs);
-            if let Err(Ok(_)) = decide.send(decision)
-                && knobs.abort_during_connect == AbortDuringConnect::Disconnect
-            {
-                socket::lost(&gateway, &connection).await;
+            let event = ConnectEvent::new(&gateway.api, &connection, &request_id, headers, query);
+            let behaviour = &gateway.settings.behaviour;
+            let decision = decision(gateway.invoke("$connect", &request_id, &event).await, behaviour);
+            let undelivered = decide.send(decision).err();
+            let accepted_too_late = matches!(undelivered, Some(Ok(_)));
+            if accepted_too_late && behaviour.abort_during_connect == AbortDuringConnect::Disconnect {
+                socket::disconnect_lost(&gateway, &connection).await;
             }
         }
     });
-    let panicked = |_| Refused(StatusCode::BAD_GATEWAY, "invoking $connect panicked");
+    let panicked = |_| Refusal::new(StatusCode::BAD_GATEWAY, "invoking $connect panicked");
     let Accepted { why, subprotocol } = decided.await.map_err(panicked)??;
 
     // The connection opens before the 101 is written, because callers may post to a client that has seen it.
     let mailbox = gateway.connections.insert(&connection, outbound);
     log(format_args!("{} connected, {why}", connection.id));
-    let negotiated = match gateway.settings.knobs.deflate {
+    let negotiated = match gateway.settings.behaviour.deflate {
         Deflate::Never => None,
-        Deflate::Negotiate => Negotiated::of(request.headers()),
+        Deflate::Negotiate => Negotiated::from_offers(request.headers()),
     };
     let upgrade = hyper::upgrade::on(&mut request);
     gateway.spawn(socket::run(gateway.clone(), connection, upgrade, mailbox, negotiated));
@@ -157,31 +157,34 @@ async fn connect(
 }
 
 /// Refuses a client if its handshake is not signed or the signer's role does not allow it to connect.
-fn check_iam<B>(gateway: &Gateway, request: Request<B>) -> Result<Request<B>, Refused> {
+fn check_iam<B>(gateway: &Gateway, request: Request<B>) -> Result<Request<B>, Refusal> {
     let (parts, body) = request.into_parts();
-    let how = gateway.settings.knobs.sigv4();
+    let how = gateway.settings.behaviour.sigv4();
     // A handshake has no body.
-    signature::check(&parts, Sha256::new(), how, &gateway.api.credentials).map_err(|error| {
+    signature::check(&parts, Sha256::new(), how, &gateway.functions.credentials).map_err(|error| {
         log(format_args!("the signature of a handshake is not valid: {error}"));
-        Refused(StatusCode::FORBIDDEN, "the signature is missing or not valid")
+        Refusal::new(StatusCode::FORBIDDEN, "the signature is missing or not valid")
     })?;
     let caller = signature::access_key_id(&parts.headers, parts.uri.query());
-    let allowed = gateway.api.callers.check(caller.as_deref(), ACTION, &gateway.api.connect_arn());
-    allowed.map_err(|_| Refused(StatusCode::FORBIDDEN, "the signer's role does not allow it to connect"))?;
+    let allowed = gateway.functions.callers.check(caller.as_deref(), ACTION, &gateway.api.connect_arn());
+    allowed.map_err(|_| Refusal::new(StatusCode::FORBIDDEN, "the signer's role does not allow it to connect"))?;
     Ok(Request::from_parts(parts, body))
 }
 
 /// Decides from the result of `$connect` whether to accept the client. Without that route every client is accepted.
-fn decision(result: Option<Result<ProxyResponse, IntegrationError>>, knobs: &Knobs) -> Result<Accepted, Refused> {
-    let bad_gateway = |why| Refused(StatusCode::BAD_GATEWAY, why);
+fn decision(
+    result: Option<Result<ProxyResponse, IntegrationError>>,
+    behaviour: &Behaviour,
+) -> Result<Accepted, Refusal> {
+    let bad_gateway = |why| Refusal::new(StatusCode::BAD_GATEWAY, why);
     match result {
         None => Ok(Accepted { why: "there is no $connect route".to_owned(), subprotocol: None }),
         Some(Err(IntegrationError::TimedOut)) => {
-            let status = StatusCode::from_u16(knobs.connect_timeout_status).unwrap_or(StatusCode::GATEWAY_TIMEOUT);
-            Err(Refused(status, "$connect took too long"))
+            let status = StatusCode::from_u16(behaviour.connect_timeout_status).unwrap_or(StatusCode::GATEWAY_TIMEOUT);
+            Err(Refusal::new(status, "$connect took too long"))
         }
         Some(Err(IntegrationError::Throttled)) => {
-            Err(Refused(StatusCode::INTERNAL_SERVER_ERROR, "Lambda throttled $connect"))
+            Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "Lambda throttled $connect"))
         }
         Some(Err(_)) => Err(bad_gateway("$connect failed")),
         Some(Ok(response)) if (200..300).contains(&response.status_code) => {
@@ -194,7 +197,7 @@ fn decision(result: Option<Result<ProxyResponse, IntegrationError>>, knobs: &Kno
         Some(Ok(response)) => {
             let status = StatusCode::from_u16(response.status_code).ok();
             Err(match status.filter(|status| !status.is_informational()) {
-                Some(status) => Refused(status, "$connect answered with this status"),
+                Some(status) => Refusal::new(status, "$connect answered with this status"),
                 // A final HTTP response cannot have such a status. That includes a 101 from the function.
                 None => bad_gateway("$connect answered with a 1xx status"),
             })
@@ -203,16 +206,16 @@ fn decision(result: Option<Result<ProxyResponse, IntegrationError>>, knobs: &Kno
 }
 
 /// Runs the checks that need no function. If two of them fail, the first one is reported. That order is inferred.
-fn check<B>(paths: &Paths, url_limit: usize, request: &Request<B>) -> Result<Upgrade, Refused> {
+fn check<B>(paths: &Paths, url_limit: usize, request: &Request<B>) -> Result<Upgrade, Refusal> {
     let (headers, path) = (request.headers(), request.uri().path());
     let is_upgrade = request.method() == Method::GET
         && has_token(headers, &CONNECTION, "upgrade")
         && has_token(headers, &UPGRADE, "websocket");
     if !is_upgrade {
-        return Err(Refused(StatusCode::UPGRADE_REQUIRED, "the request is not a WebSocket upgrade"));
+        return Err(Refusal::new(StatusCode::UPGRADE_REQUIRED, "the request is not a WebSocket upgrade"));
     }
 
-    let bad_request = |why| Refused(StatusCode::BAD_REQUEST, why);
+    let bad_request = |why| Refusal::new(StatusCode::BAD_REQUEST, why);
     if headers.get(SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
         return Err(bad_request("Sec-WebSocket-Version is not 13"));
     }
@@ -223,14 +226,14 @@ fn check<B>(paths: &Paths, url_limit: usize, request: &Request<B>) -> Result<Upg
 
     let segment = path.strip_prefix('/').unwrap_or(path);
     let segment = segment.strip_suffix('/').filter(|segment| !segment.is_empty()).unwrap_or(segment);
-    if !paths.connect(segment) {
-        return Err(Refused(StatusCode::FORBIDDEN, "the API is not available at this path"));
+    if !paths.serves_clients(segment) {
+        return Err(Refusal::new(StatusCode::FORBIDDEN, "the API is not available at this path"));
     }
 
     let path_and_query = request.uri().path_and_query().map_or(0, |path| path.as_str().len());
     // The limit is for the URL that a client uses on AWS, with scheme and host.
     if "wss://".len() + host.len() + path_and_query > url_limit {
-        return Err(Refused(StatusCode::URI_TOO_LONG, "the URL is too long"));
+        return Err(Refusal::new(StatusCode::URI_TOO_LONG, "the URL is too long"));
     }
     Ok(Upgrade { accept, host })
 }
@@ -352,7 +355,7 @@ mod tests {
     }
 
     fn refused_by(paths: &Paths, request: http::request::Builder) -> Option<u16> {
-        check(paths, 4096, &request.body(()).unwrap()).err().map(|Refused(status, _)| status.as_u16())
+        check(paths, 4096, &request.body(()).unwrap()).err().map(|refusal| refusal.status.as_u16())
     }
 
     #[test]

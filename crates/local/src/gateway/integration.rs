@@ -12,7 +12,7 @@ use futures_util::future::BoxFuture;
 use http::HeaderName;
 use serde_json::{Map, Value};
 
-use super::knobs::MissingStatusCode;
+use super::settings::MissingStatusCode;
 use crate::lambda::{Function, FunctionError};
 
 /// The target of a route: a [`Function`], or a closure in a test.

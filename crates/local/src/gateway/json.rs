@@ -75,8 +75,8 @@ mod tests {
     use proptest::{prop_assert_eq, prop_oneof};
     use serde_json::json;
 
-    use super::super::knobs::MESSAGE_LIMIT;
     use super::super::route::SelectionExpression;
+    use super::super::settings::MESSAGE_LIMIT;
     use super::*;
 
     /// Selects the route of a message when every route exists. Like the gateway, it runs in a task, on a worker's stack

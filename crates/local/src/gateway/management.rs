@@ -24,7 +24,7 @@ use super::Gateway;
 use super::connection::{Close, Connection};
 use super::handshake::trace_id;
 use super::id::Id;
-use super::knobs::{IdValidation, NonUtf8Post, PostToPending, Sigv4};
+use super::settings::{IdValidation, NonUtf8Post, PostToPending, Sigv4};
 use super::signature::{self, SignatureError};
 use crate::faults::{Chance, Delay};
 use crate::iam::Denial;
@@ -56,7 +56,7 @@ pub(super) fn path(path: &str) -> Option<Path> {
 
 /// The reason why a call is refused, as the caller sees it.
 #[derive(Debug, PartialEq, Eq)]
-enum Refusal {
+enum CallRefusal {
     /// The connection has closed or has never existed.
     Gone,
     /// The id does not have the form of an id. The service model does not name this error, but it was recorded.
@@ -78,7 +78,7 @@ enum Refusal {
     Signature(SignatureError),
 }
 
-impl Refusal {
+impl CallRefusal {
     fn status(&self) -> StatusCode {
         match self {
             Self::Gone => StatusCode::GONE,
@@ -104,8 +104,8 @@ impl Refusal {
     }
 }
 
-/// Prints the text of `message`. It is empty for [`Refusal::Gone`], because that answer has no body.
-impl fmt::Display for Refusal {
+/// Prints the text of `message`. It is empty for [`CallRefusal::Gone`], because that answer has no body.
+impl fmt::Display for CallRefusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Gone => Ok(()),
@@ -127,7 +127,9 @@ pub(super) async fn respond(gateway: &Arc<Gateway>, request: Request<Incoming>, 
         let body = match refusal.to_string() {
             message if message.is_empty() => Bytes::new(),
             // In recordings only this error has a capital letter.
-            message if matches!(refusal, Refusal::AccessDenied(_)) => json!({ "Message": message }).to_string().into(),
+            message if matches!(refusal, CallRefusal::AccessDenied(_)) => {
+                json!({ "Message": message }).to_string().into()
+            }
             message => json!({ "message": message }).to_string().into(),
         };
         let mut response = answer(refusal.status(), body);
@@ -147,74 +149,81 @@ pub(super) async fn respond(gateway: &Arc<Gateway>, request: Request<Incoming>, 
     response
 }
 
-async fn call(gateway: &Gateway, request: Request<Incoming>, path: &Path) -> Result<Response<Full<Bytes>>, Refusal> {
-    let (base, id) = path.split().ok_or(Refusal::Forbidden)?;
-    if !gateway.api.paths.are_called(base) {
-        return Err(Refusal::Forbidden);
+async fn call(
+    gateway: &Gateway,
+    request: Request<Incoming>,
+    path: &Path,
+) -> Result<Response<Full<Bytes>>, CallRefusal> {
+    let (base, id) = path.split().ok_or(CallRefusal::Forbidden)?;
+    if !gateway.api.paths.serves_callers(base) {
+        return Err(CallRefusal::Forbidden);
     }
-    let knobs = &gateway.settings.knobs;
+    let behaviour = &gateway.settings.behaviour;
     let (request, body) = request.into_parts();
     let mut digest = Sha256::new();
-    let is_verified = knobs.sigv4() == Sigv4::Verify;
+    let is_verified = behaviour.sigv4() == Sigv4::Verify;
     let payload = read_body(body, gateway.settings.limits.message_limit, |data| {
         if is_verified {
             digest.update(data);
         }
     });
     let payload = payload.await;
-    signature::check(&request, digest, knobs.sigv4(), &gateway.api.credentials).map_err(Refusal::Signature)?;
+    signature::check(&request, digest, behaviour.sigv4(), &gateway.functions.credentials)
+        .map_err(CallRefusal::Signature)?;
     if ![Method::POST, Method::GET, Method::DELETE].contains(&request.method) {
-        return Err(Refusal::Signature(SignatureError::Missing));
+        return Err(CallRefusal::Signature(SignatureError::Missing));
     }
     let caller = signature::access_key_id(&request.headers, request.uri.query());
     let (arn, stage) = (&gateway.api.arn, &gateway.api.stage);
     let resource = format!("{arn}/{stage}/{}/@connections/{id}", request.method);
-    let denied = gateway.api.callers.check(caller.as_deref(), "execute-api:ManageConnections", &resource);
-    denied.map_err(Refusal::AccessDenied)?;
+    let denied = gateway.functions.callers.check(caller.as_deref(), "execute-api:ManageConnections", &resource);
+    denied.map_err(CallRefusal::AccessDenied)?;
     if !gateway.requests.admits() {
-        return Err(Refusal::LimitExceeded);
+        return Err(CallRefusal::LimitExceeded);
     }
-    let id = Id::parse(id).ok_or_else(|| match knobs.id_validation {
-        IdValidation::Form => Refusal::MalformedId(id.to_owned()),
-        IdValidation::None => Refusal::Gone,
+    let id = Id::parse(id).ok_or_else(|| match behaviour.id_validation {
+        IdValidation::Form => CallRefusal::MalformedId(id.to_owned()),
+        IdValidation::None => CallRefusal::Gone,
     })?;
     if request.method == Method::DELETE {
-        let closed = gateway.connections.close(&id, Close::deleted(knobs));
+        let closed = gateway.connections.close(&id, Close::deleted(behaviour));
         let mut response = Response::new(Full::default());
         *response.status_mut() = StatusCode::NO_CONTENT;
-        return if closed { Ok(response) } else { Err(Refusal::Gone) };
+        return if closed { Ok(response) } else { Err(CallRefusal::Gone) };
     }
-    if request.method == Method::POST && knobs.post_to_pending == PostToPending::Hang {
-        gateway.connections.settled(&id).await;
+    if request.method == Method::POST && behaviour.post_to_pending == PostToPending::Hang {
+        gateway.connections.wait_for_connect(&id).await;
     }
-    let connection = gateway.connections.get(&id).ok_or(Refusal::Gone)?;
+    let connection = gateway.connections.get(&id).ok_or(CallRefusal::Gone)?;
     if request.method == Method::GET {
         return Ok(answer(StatusCode::OK, describe(&connection).into()));
     }
-    let payload = payload.ok_or(Refusal::PayloadTooLarge)?;
-    suffer(gateway).await?;
+    let payload = payload.ok_or(CallRefusal::PayloadTooLarge)?;
+    inject_faults(gateway).await?;
     // A text frame can carry only UTF-8. AWS's behaviour with other bytes is unknown.
     let payload = match String::from_utf8_lossy(&payload) {
         Cow::Borrowed(_) => payload,
-        Cow::Owned(_) if knobs.non_utf8_post == NonUtf8Post::Refuse => return Err(Refusal::NotUtf8),
+        Cow::Owned(_) if behaviour.non_utf8_post == NonUtf8Post::Refuse => return Err(CallRefusal::NotUtf8),
         Cow::Owned(replaced) => replaced.into(),
     };
-    if connection.post(payload).await { Ok(answer(StatusCode::OK, Bytes::new())) } else { Err(Refusal::Gone) }
+    if connection.post(payload).await { Ok(answer(StatusCode::OK, Bytes::new())) } else { Err(CallRefusal::Gone) }
 }
 
 /// Injects the faults of a POST to an open connection.
-async fn suffer(gateway: &Gateway) -> Result<(), Refusal> {
+async fn inject_faults(gateway: &Gateway) -> Result<(), CallRefusal> {
     gateway.faults.delay(Delay::PostDelay).await;
-    for (chance, refusal) in
-        [(Chance::Gone, Refusal::Gone), (Chance::Throttle, Refusal::LimitExceeded), (Chance::Error, Refusal::Internal)]
-    {
+    for (chance, refusal) in [
+        (Chance::Gone, CallRefusal::Gone),
+        (Chance::Throttle, CallRefusal::LimitExceeded),
+        (Chance::Error, CallRefusal::Internal),
+    ] {
         if gateway.faults.strikes(chance) {
             return Err(refusal);
         }
     }
     if gateway.faults.strikes(Chance::Hang) {
         gateway.stopped().await;
-        return Err(Refusal::Internal);
+        return Err(CallRefusal::Internal);
     }
     Ok(())
 }

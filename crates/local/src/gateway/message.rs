@@ -14,8 +14,8 @@ use super::connection::Connection;
 use super::event::MessageEvent;
 use super::id::Id;
 use super::integration::IntegrationError;
-use super::knobs::{OnewayErrorStatus, ThrottleFrame};
 use super::order::Turn;
+use super::settings::{OnewayErrorStatus, ThrottleFrame};
 use super::{Gateway, log};
 use crate::faults::Delay;
 
@@ -23,7 +23,7 @@ use crate::faults::Delay;
 pub(super) async fn route(gateway: Arc<Gateway>, connection: Arc<Connection>, body: Utf8Bytes, mut turn: Option<Turn>) {
     gateway.faults.random_delay(Delay::MessageDelay).await;
     if let Some(turn) = &mut turn {
-        turn.come().await;
+        turn.wait().await;
     }
     let request_id = Id::new();
     let answer = AssertUnwindSafe(answer(&gateway, &connection, &request_id, &body, turn)).catch_unwind().await;
@@ -46,32 +46,38 @@ async fn answer(
     body: &str,
     turn: Option<Turn>,
 ) -> Option<Bytes> {
-    let knobs = &gateway.settings.knobs;
+    let behaviour = &gateway.settings.behaviour;
     let error = |message| Some(error_frame(message, &connection.id, request_id));
     if !gateway.requests.admits() {
         log(format_args!("{} sent a message above the request rate, request {request_id}", connection.id));
-        return match knobs.throttle_frame {
+        return match behaviour.throttle_frame {
             ThrottleFrame::TooManyRequests => error("Too Many Requests"),
             ThrottleFrame::None => None,
         };
     }
     let routes = &gateway.api.routes;
-    let Some(route_key) = gateway.expression.select(body, knobs.lenient_json, |key| routes.contains_key(key)) else {
+    let Some(route_key) = gateway.expression.select(body, behaviour.lenient_json, |key| routes.contains_key(key))
+    else {
         log(format_args!("{} sent a message that no route takes, request {request_id}", connection.id));
         return error("Forbidden");
     };
     let models = gateway.api.request_models.get(&route_key);
-    if models.is_some_and(|models| !models.accept(body, knobs.lenient_json)) {
+    if models.is_some_and(|models| !models.accept(body, behaviour.lenient_json)) {
         let id = &connection.id;
         log(format_args!("{id} sent a message that does not match the model of {route_key}, request {request_id}"));
         return Some(bad_request_body(&connection.id, &Id::new()));
     }
-    let event = MessageEvent::new(gateway.source(), connection, request_id, &route_key, body);
+    let event = MessageEvent::new(&gateway.api, connection, request_id, &route_key, body);
     // The invocation begins with its first poll. The turn ends right after that.
     let invocation = gateway.invoke(&route_key, request_id, &event);
-    let (result, ()) = tokio::join!(biased; invocation, async { drop(turn) });
+    let end_turn = async {
+        if let Some(turn) = turn {
+            turn.end();
+        }
+    };
+    let (result, ()) = tokio::join!(biased; invocation, end_turn);
     match result? {
-        Ok(response) if gateway.api.two_way.contains(&route_key) => {
+        Ok(response) if gateway.api.two_way_routes.contains(&route_key) => {
             let body = response.body.unwrap_or_default();
             if body.len() > gateway.settings.limits.message_limit {
                 // Inferred: a message cannot be that long.
@@ -80,7 +86,9 @@ async fn answer(
             }
             Some(body.into())
         }
-        Ok(response) if response.status_code >= 400 && knobs.oneway_error_status == OnewayErrorStatus::ErrorFrame => {
+        Ok(response)
+            if response.status_code >= 400 && behaviour.oneway_error_status == OnewayErrorStatus::ErrorFrame =>
+        {
             error("Internal server error")
         }
         // The guide says: "won't send any information about the result".

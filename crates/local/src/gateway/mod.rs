@@ -9,13 +9,13 @@
 mod api_key;
 mod authorizer;
 mod connection;
+mod definition;
 mod deflate;
 mod event;
 mod handshake;
 mod id;
 mod integration;
 mod json;
-pub mod knobs;
 mod management;
 mod message;
 mod model;
@@ -23,11 +23,12 @@ mod order;
 mod paths;
 mod refusal;
 mod route;
+pub mod settings;
 mod signature;
 mod socket;
 mod throttle;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::HashMap;
 use std::convert::Infallible;
 use std::fmt;
 use std::io;
@@ -50,18 +51,17 @@ use tokio::task::JoinHandle;
 use tokio_util::io::InspectReader;
 
 pub use self::api_key::{ApiKey, ApiKeys, KeySource};
-pub use self::authorizer::Authorizer;
 use self::connection::Registry;
-use self::event::Source;
+pub use self::definition::{Authorizer, Definition};
 use self::handshake::Head;
 use self::id::Id;
 pub use self::integration::Integration;
 use self::integration::{IntegrationError, ProxyResponse};
-use self::knobs::NullStyle;
-pub use self::knobs::Settings;
 pub use self::model::{Model, RequestModels};
 pub use self::paths::Paths;
 use self::route::SelectionExpression;
+use self::settings::NullStyle;
+pub use self::settings::Settings;
 pub(crate) use self::signature::access_key_id;
 use self::throttle::Throttle;
 use crate::access::{self, Access};
@@ -76,69 +76,28 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
 /// The pause after a failed accept. The usual cause is a lack of file descriptors. The value is ours.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// The parts of a WebSocket API.
-pub struct Api {
-    /// `requestContext.apiId` in events. On AWS it has ten lower-case letters and digits.
-    pub api_id: String,
-    /// The ARN that policies name: `arn:aws:execute-api:{region}:{account}:{api-id}`.
-    pub arn: String,
-    /// The one stage.
-    pub stage: String,
-    /// The paths that clients and callers use.
-    pub paths: Paths,
-    /// For example `$request.body.action`.
-    pub route_selection_expression: String,
-    /// The integrations by route key. `$connect`, `$disconnect` and `$default` are optional.
-    pub routes: HashMap<String, Arc<dyn Integration>>,
-    /// The keys of the routes with a route response. Such a route sends the body of its result to the sender of the
-    /// message. It has no effect on `$connect` and `$disconnect`, because they have no sender.
-    pub two_way: HashSet<String>,
-    /// The request models by route key. Only routes with a `ModelSelectionExpression` have them.
-    pub request_models: HashMap<String, RequestModels>,
+/// The functions behind an API, and the identities that sign handshakes and calls.
+#[derive(Clone, Default)]
+pub struct Functions {
+    /// The functions by their keys.
+    pub integrations: HashMap<String, Arc<dyn Integration>>,
     /// The credentials that can sign handshakes and calls of the management API, when signatures are verified.
     pub credentials: Vec<Credentials>,
-    /// The functions and their roles. A role says whether its function may connect and use the management API.
+    /// The roles of the functions. A role says whether its function may connect and use the management API.
     pub callers: Callers,
-    /// The authorizer. It runs before `$connect`, even if there is no such route.
-    pub authorizer: Option<Authorizer>,
-    /// `stageVariables` in events. An empty map leaves the member out.
-    pub stage_variables: BTreeMap<String, String>,
-    /// Whether a handshake must be signed and the signer's role must allow it.
-    pub is_iam_authorized: bool,
-    /// The API keys. A client must have one of them, so an empty list refuses every client. `None` asks for no key.
-    pub api_keys: Option<ApiKeys>,
 }
 
-impl Api {
-    /// Returns the resource that a policy must allow so that a client can connect.
-    fn connect_arn(&self) -> String {
-        format!("{}/{}/$connect", self.arn, self.stage)
-    }
-}
-
-impl fmt::Debug for Api {
+impl fmt::Debug for Functions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Api")
-            .field("api_id", &self.api_id)
-            .field("arn", &self.arn)
-            .field("stage", &self.stage)
-            .field("paths", &self.paths)
-            .field("route_selection_expression", &self.route_selection_expression)
-            .field("routes", &self.routes.keys())
-            .field("two_way", &self.two_way)
-            .field("request_models", &self.request_models)
-            .field("authorizer", &self.authorizer)
-            .field("stage_variables", &self.stage_variables)
-            .field("is_iam_authorized", &self.is_iam_authorized)
-            .field("api_keys", &self.api_keys)
-            .finish()
+        f.debug_struct("Functions").field("integrations", &self.integrations.keys()).finish_non_exhaustive()
     }
 }
 
 /// A local API Gateway with one WebSocket API.
 #[derive(Debug)]
 pub struct Gateway {
-    api: Api,
+    api: Definition,
+    functions: Functions,
     settings: Settings,
     access: Access,
     faults: Arc<Faults>,
@@ -155,16 +114,31 @@ pub struct Gateway {
 
 impl Gateway {
     /// Makes a gateway without connections.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the API names a function that `functions` does not have.
     #[must_use]
-    pub fn new(api: Api, settings: Settings, access: access::Settings, faults: Arc<Faults>) -> Self {
+    pub fn new(
+        api: Definition,
+        functions: Functions,
+        settings: Settings,
+        access: access::Settings,
+        faults: Arc<Faults>,
+    ) -> Self {
+        let authorizer = api.authorizer.iter().map(|authorizer| &authorizer.function);
+        for key in api.routes.values().chain(authorizer) {
+            assert!(functions.integrations.contains_key(key), "there is no function {key}");
+        }
         let settings = Settings { limits: settings.limits.by_clock(), ..settings };
         let limits = &settings.limits;
         Self {
             handshakes: Throttle::new(limits.connection_rate, limits.connection_rate),
             requests: Throttle::new(limits.request_rate, limits.request_burst),
-            access: Access::new("gateway", access, settings.knobs.domain_name.clone()),
+            access: Access::new("gateway", access, settings.behaviour.domain_name.clone()),
             expression: SelectionExpression::parse(&api.route_selection_expression),
             api,
+            functions,
             settings,
             faults,
             connections: Registry::default(),
@@ -222,9 +196,9 @@ impl Gateway {
         request_id: &Id,
         event: &impl Serialize,
     ) -> Option<Result<ProxyResponse, IntegrationError>> {
-        let integration = self.api.routes.get(route_key)?;
-        let response = self.call(integration.as_ref(), event).await;
-        let missing_status_code = self.settings.knobs.missing_status_code;
+        let function = self.api.routes.get(route_key)?;
+        let response = self.call(function, event).await;
+        let missing_status_code = self.settings.behaviour.missing_status_code;
         let result = response.and_then(|response| Ok(ProxyResponse::parse(&response, missing_status_code)?));
         if let Err(error) = &result {
             log(format_args!("{route_key} failed, request {request_id}: {error}"));
@@ -232,10 +206,10 @@ impl Gateway {
         Some(result)
     }
 
-    /// Invokes an integration and returns its unparsed response.
-    async fn call(&self, integration: &dyn Integration, event: &impl Serialize) -> Result<Bytes, IntegrationError> {
+    /// Invokes the function of this key and returns its unparsed response.
+    async fn call(&self, function: &str, event: &impl Serialize) -> Result<Bytes, IntegrationError> {
         // An invocation that takes too long continues. Only the gateway stops waiting for its result.
-        let invocation = integration.invoke(self.encode(event));
+        let invocation = self.functions.integrations[function].invoke(self.encode(event));
         match tokio::time::timeout(self.settings.limits.integration_timeout, invocation).await {
             Ok(response) => Ok(response?),
             Err(_) => Err(IntegrationError::TimedOut),
@@ -244,7 +218,7 @@ impl Gateway {
 
     fn encode(&self, event: &impl Serialize) -> Bytes {
         const ENCODABLE: &str = "events have string keys and no fallible values";
-        match self.settings.knobs.null_style {
+        match self.settings.behaviour.null_style {
             NullStyle::Omit => serde_json::to_vec(event).expect(ENCODABLE).into(),
             NullStyle::Explicit => {
                 let mut event = serde_json::to_value(event).expect(ENCODABLE);
@@ -258,10 +232,6 @@ impl Gateway {
     async fn stopped(&self) {
         // `wait_for` fails only when the sender is dropped, and `self` owns the sender.
         let _ = self.stopping.subscribe().wait_for(|stopping| *stopping).await;
-    }
-
-    fn source(&self) -> Source<'_> {
-        Source { api_id: &self.api.api_id, stage: &self.api.stage, stage_variables: &self.api.stage_variables }
     }
 }
 

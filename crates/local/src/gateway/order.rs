@@ -19,21 +19,29 @@ type Signal = oneshot::Receiver<()>;
 /// The connection drops the order when it ends, and this releases a held message.
 #[derive(Debug, Default)]
 pub(super) struct Order {
-    /// The sender that releases the held message, and the signal that this message has been dispatched.
-    held: Option<(oneshot::Sender<()>, Signal)>,
+    held: Option<Held>,
     /// The signal that the last message which is not held has been dispatched.
     last: Option<Signal>,
 }
 
-/// The place of a message in the order. It is dropped when the invocation has begun, or when there is no invocation.
+/// The message that is held back.
+#[derive(Debug)]
+struct Held {
+    /// Its drop releases the message.
+    release: oneshot::Sender<()>,
+    /// The signal that the message has been dispatched.
+    dispatched: Signal,
+}
+
+/// The place of a message in the order. Its drop ends the turn, as [`Turn::end`] does.
 #[derive(Debug)]
 pub(super) struct Turn {
     /// The signal that the message before this one has been dispatched.
     before: Option<Signal>,
     /// The signal that this message is no longer held back.
-    release: Option<Signal>,
-    /// The sender whose drop tells the message after this one to go.
-    _dispatched: oneshot::Sender<()>,
+    released: Option<Signal>,
+    /// Its drop tells the message after this one to go.
+    next: oneshot::Sender<()>,
 }
 
 impl Order {
@@ -41,30 +49,36 @@ impl Order {
     ///
     /// If a message is held back, it goes right after this one. Otherwise `hold` decides whether to hold this one back.
     pub(super) fn turn(&mut self, hold: impl FnOnce() -> bool) -> Turn {
-        if let Some((release, after_held)) = self.held.take() {
-            return Turn { before: self.last.replace(after_held), release: None, _dispatched: release };
+        if let Some(held) = self.held.take() {
+            // This message releases the held one, and later messages wait until the held one has been dispatched.
+            return Turn { before: self.last.replace(held.dispatched), released: None, next: held.release };
         }
-        let (dispatched, signal) = oneshot::channel();
+        let (next, dispatched) = oneshot::channel();
         if hold() {
             let (release, released) = oneshot::channel();
-            self.held = Some((release, signal));
-            Turn { before: None, release: Some(released), _dispatched: dispatched }
+            self.held = Some(Held { release, dispatched });
+            Turn { before: None, released: Some(released), next }
         } else {
-            Turn { before: self.last.replace(signal), release: None, _dispatched: dispatched }
+            Turn { before: self.last.replace(dispatched), released: None, next }
         }
     }
 }
 
 impl Turn {
     /// Waits until the message may be dispatched.
-    pub(super) async fn come(&mut self) {
+    pub(super) async fn wait(&mut self) {
         // A dropped sender is an error for its receiver. Here it is the signal.
         if let Some(before) = self.before.take() {
             let _ = before.await;
         }
-        if let Some(release) = self.release.take() {
-            let _ = tokio::time::timeout(HOLD_TIME, release).await;
+        if let Some(released) = self.released.take() {
+            let _ = tokio::time::timeout(HOLD_TIME, released).await;
         }
+    }
+
+    /// Tells the message after this one to go. It must be called when the invocation has begun.
+    pub(super) fn end(self) {
+        drop(self.next);
     }
 }
 
@@ -86,7 +100,7 @@ mod tests {
         for (number, mut turn) in turns.into_iter().enumerate().rev() {
             let record = record.clone();
             tokio::spawn(async move {
-                turn.come().await;
+                turn.wait().await;
                 record.send(number).unwrap();
             });
         }
@@ -118,16 +132,16 @@ mod tests {
     async fn a_held_message_goes_after_a_second_or_when_its_connection_ends() {
         let mut order = Order::default();
         let start = Instant::now();
-        order.turn(|| true).come().await;
+        order.turn(|| true).wait().await;
         assert_eq!(start.elapsed(), HOLD_TIME);
 
         let mut order = Order::default();
         let mut turn = order.turn(|| true);
-        let mut coming = std::pin::pin!(turn.come());
-        assert!(poll_fn(|cx| Poll::Ready(coming.as_mut().poll(cx))).await.is_pending());
+        let mut waiting = std::pin::pin!(turn.wait());
+        assert!(poll_fn(|cx| Poll::Ready(waiting.as_mut().poll(cx))).await.is_pending());
         drop(order);
         let start = Instant::now();
-        coming.await;
+        waiting.await;
         assert_eq!(start.elapsed(), Duration::ZERO);
     }
 }

@@ -22,26 +22,26 @@ pub struct Paths {
 
 impl Paths {
     /// Returns whether a client may connect at this path. The path has no `/` at its ends.
-    pub(super) fn connect(&self, path: &str) -> bool {
-        self.have(path) || (path.is_empty() && self.mapping_keys.is_empty())
+    pub(super) fn serves_clients(&self, path: &str) -> bool {
+        self.contains(path) || (path.is_empty() && self.mapping_keys.is_empty())
     }
 
     /// Returns whether this path may stand in front of `/@connections`.
     ///
     /// The root is allowed only if a mapping names it or if there is no other path. Otherwise nobody would notice a
     /// caller that leaves out the stage.
-    pub(super) fn are_called(&self, path: &str) -> bool {
-        self.have(path) || (path.is_empty() && self.mapping_keys.is_empty() && self.stage.is_none())
+    pub(super) fn serves_callers(&self, path: &str) -> bool {
+        self.contains(path) || (path.is_empty() && self.mapping_keys.is_empty() && self.stage.is_none())
     }
 
-    fn have(&self, path: &str) -> bool {
+    fn contains(&self, path: &str) -> bool {
         self.stage.as_deref() == Some(path) || self.mapping_keys.contains(path)
     }
 
     /// Returns the path that functions and people are told: the stage's, else the first mapping's. It begins with `/`,
     /// except that the root is empty.
     #[must_use]
-    pub fn usual(&self) -> String {
+    pub fn primary(&self) -> String {
         let path = self.stage.as_ref().or_else(|| self.mapping_keys.first());
         path.filter(|path| !path.is_empty()).map(|path| format!("/{path}")).unwrap_or_default()
     }
@@ -58,7 +58,7 @@ mod tests {
         let text = |serves: &dyn Fn(&str) -> bool| {
             ["dev", "", "chat", "other"].into_iter().filter(|path| serves(path)).collect::<Vec<_>>().join("|")
         };
-        (text(&|path| paths.connect(path)), text(&|path| paths.are_called(path)))
+        (text(&|path| paths.serves_clients(path)), text(&|path| paths.serves_callers(path)))
     }
 
     #[test]
@@ -74,12 +74,12 @@ mod tests {
     }
 
     #[test]
-    fn the_usual_path_is_one_that_is_served() {
-        let usual = |stage: Option<&str>, keys: &[&str]| {
+    fn the_primary_path_is_served() {
+        let primary = |stage: Option<&str>, keys: &[&str]| {
             let mapping_keys = keys.iter().map(|&key| key.to_owned()).collect();
-            Paths { stage: stage.map(str::to_owned), mapping_keys }.usual()
+            Paths { stage: stage.map(str::to_owned), mapping_keys }.primary()
         };
-        assert_eq!((usual(Some("dev"), &["chat"]).as_str(), usual(None, &["chat"]).as_str()), ("/dev", "/chat"));
-        assert_eq!((usual(None, &["", "chat"]).as_str(), usual(None, &[]).as_str()), ("", ""));
+        assert_eq!((primary(Some("dev"), &["chat"]).as_str(), primary(None, &["chat"]).as_str()), ("/dev", "/chat"));
+        assert_eq!((primary(None, &["", "chat"]).as_str(), primary(None, &[]).as_str()), ("", ""));
     }
 }

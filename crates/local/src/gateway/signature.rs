@@ -17,7 +17,7 @@ use jiff::{SignedDuration, Timestamp};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use sha2::{Digest, Sha256};
 
-use super::knobs::Sigv4;
+use super::settings::Sigv4;
 use crate::lambda::Credentials;
 
 /// The service name in the scope of the credentials (`signingName` in the service model).

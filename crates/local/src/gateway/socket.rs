@@ -98,7 +98,7 @@ async fn serve<S>(
     let (sink, mut stream) = socket.split();
     let (stop, stopped) = oneshot::channel();
     let is_half_open = gateway.faults.strikes(Chance::HalfOpen);
-    let writing = Writing { fragment: gateway.settings.knobs.outbound_fragment, deflater, is_half_open };
+    let writing = Writing { fragment: gateway.settings.behaviour.outbound_fragment, deflater, is_half_open };
     let mut writing = pin!(write(sink, mailbox.outbound, stopped, writing));
     let reading = async {
         match read(&gateway, &connection, &mut stream).await {
@@ -149,14 +149,14 @@ async fn read<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let rate = gateway.settings.knobs.client_message_rate;
+    let rate = gateway.settings.behaviour.client_message_rate;
     let throttle = rate.map(|rate| Throttle::new(rate, rate));
     let mut order = gateway.faults.may_strike(Chance::ReorderMessages).then(Order::default);
     loop {
         match stream.next().await {
             Some(Ok(Message::Text(text))) => {
-                connection.touch();
-                connection.stir();
+                connection.record_activity();
+                connection.restart_idle_timer();
                 if throttle.as_ref().is_some_and(|throttle| !throttle.admits()) {
                     return End::ByGateway(Close::TOO_MANY_REQUESTS);
                 }
@@ -169,7 +169,9 @@ where
             }
             Some(Ok(Message::Binary(_))) => return End::ByGateway(Close::BINARY),
             // Tungstenite answers pings, and it never returns a raw frame.
-            Some(Ok(Message::Ping(_))) if gateway.settings.knobs.ping_resets_idle => connection.stir(),
+            Some(Ok(Message::Ping(_))) if gateway.settings.behaviour.ping_resets_idle => {
+                connection.restart_idle_timer()
+            }
             Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => {}
             Some(Ok(Message::Close(frame))) => {
                 return End::ByClient(frame.map(|frame| (frame.code.into(), frame.reason.as_str().to_owned())));
@@ -292,7 +294,7 @@ async fn close<S>(
 }
 
 /// Runs `$disconnect` for a client that left before it was connected (`--abort-during-connect disconnect`).
-pub(super) async fn lost(gateway: &Gateway, connection: &Connection) {
+pub(super) async fn disconnect_lost(gateway: &Gateway, connection: &Connection) {
     disconnect(gateway, connection, &End::Lost).await;
 }
 
@@ -303,7 +305,7 @@ async fn disconnect(gateway: &Gateway, connection: &Connection, end: &End) {
         End::ByClient(Some((code, reason))) => (*code, reason.as_str()),
         End::ByClient(None) => (1005, "Client-side close frame status not set"),
         End::ByGateway(close) => (close.code, close.reason.as_ref()),
-        End::Lost => (1006, gateway.settings.knobs.abnormal_reason.as_str()),
+        End::Lost => (1006, gateway.settings.behaviour.abnormal_reason.as_str()),
     };
     log(format_args!("{} disconnected, code {code}", connection.id));
     if gateway.faults.strikes(Chance::LostDisconnect) {
@@ -311,7 +313,7 @@ async fn disconnect(gateway: &Gateway, connection: &Connection, end: &End) {
     }
     gateway.faults.delay(Delay::DisconnectDelay).await;
     let request_id = Id::new();
-    let event = DisconnectEvent::new(gateway.source(), connection, &request_id, code, reason);
+    let event = DisconnectEvent::new(&gateway.api, connection, &request_id, code, reason);
     gateway.invoke("$disconnect", &request_id, &event).await;
 }
 

@@ -2,7 +2,7 @@
 //! close code is inferred.
 
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress};
-use switchboard_local::gateway::knobs::Deflate;
+use switchboard_local::gateway::settings::Deflate;
 use switchboard_tests::wire::{BINARY, CONTINUATION, Client, Frame, PING, PONG, RSV1, TEXT};
 
 use crate::scripted::{KIB, ScriptedApi, TestGateway};
@@ -12,7 +12,7 @@ const USUAL: &str = "permessage-deflate; client_max_window_bits";
 const ANSWER: &str = "permessage-deflate;server_max_window_bits=12";
 
 fn script() -> ScriptedApi {
-    ScriptedApi::new().knobs(|knobs| knobs.deflate = Deflate::Negotiate)
+    ScriptedApi::new().behaviour(|behaviour| behaviour.deflate = Deflate::Negotiate)
 }
 
 async fn connect(gateway: &mut TestGateway, offer: &str) -> (Client, Codec) {
@@ -221,7 +221,7 @@ async fn a_message_that_is_compressed_wrongly_closes_with_its_code_and_reaches_n
 #[tokio::test]
 async fn a_message_is_compressed_before_it_is_cut_into_frames() {
     for (fragment, most) in [(32 * KIB, 32 * KIB), (1000, 1000), (0, usize::MAX)] {
-        let mut gateway = script().knobs(|knobs| knobs.outbound_fragment = fragment).start().await;
+        let mut gateway = script().behaviour(|behaviour| behaviour.outbound_fragment = fragment).start().await;
         let (mut client, mut codec) = connect(&mut gateway, USUAL).await;
         for message in [noise(100 * KIB), "x".repeat(100 * KIB)] {
             assert_eq!(gateway.call("POST", &client.id, message.as_bytes()).await.status, 200);

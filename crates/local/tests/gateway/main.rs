@@ -2,16 +2,16 @@
 //!
 //! How API Gateway behaves is tested in `tests/conformance`, on real functions and from outside. Here functions are
 //! closures that answer by a script and record their events, so a test can hold one back, let it panic, or set a limit
-//! that has no flag. Results that no real function has are in `results`; what has a flag is in `knobs`, `compression`
+//! that has no flag. Results that no real function has are in `results`; what has a flag is in `settings`, `compression`
 //! and `faults_on_demand`; shutdowns are below.
 #![expect(clippy::unwrap_used, reason = "a test's helpers fail as its assertions do")]
 #![expect(unreachable_pub, reason = "in a test binary nothing is reachable, and `pub` is what its modules share")]
 
 mod compression;
 mod faults_on_demand;
-mod knobs;
 mod results;
 mod scripted;
+mod settings;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

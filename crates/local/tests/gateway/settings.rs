@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use switchboard_local::gateway::knobs::{
+use switchboard_local::gateway::settings::{
     IdValidation, MissingStatusCode, NonUtf8Post, NullStyle, OnewayErrorStatus, PostToPending, Sigv4, ThrottleFrame,
 };
 use switchboard_tests::keys::keys;
@@ -20,7 +20,7 @@ async fn sizes_are_settings() {
         limits.message_limit = 12;
         limits.url_limit = 100;
     });
-    let mut gateway = script.knobs(|knobs| knobs.outbound_fragment = 5).start().await;
+    let mut gateway = script.behaviour(|behaviour| behaviour.outbound_fragment = 5).start().await;
     assert_eq!(gateway.handshake(&format!("/dev?{}", "x".repeat(100)), &[]).await.reply.status, 414);
     for frames in [&[b"12345678901".as_slice()][..], &[b"1234567890", b"123"]] {
         let mut client = gateway.connect().await;
@@ -31,7 +31,8 @@ async fn sizes_are_settings() {
         gateway.assert_closes(&mut client, 1009, "too long").await;
     }
 
-    let (gateway, mut client) = ScriptedApi::new().knobs(|knobs| knobs.outbound_fragment = 0).connected().await;
+    let (gateway, mut client) =
+        ScriptedApi::new().behaviour(|behaviour| behaviour.outbound_fragment = 0).connected().await;
     gateway.call("POST", &client.id, &vec![b'x'; 100 * KIB]).await;
     assert_eq!(client.message().await.1, [100 * KIB]);
 }
@@ -39,7 +40,8 @@ async fn sizes_are_settings() {
 #[tokio::test]
 async fn a_post_that_is_not_utf8_is_mended_or_refused() {
     for (knob, status, received) in [(NonUtf8Post::Lossy, 200, "a\u{fffd}b"), (NonUtf8Post::Refuse, 400, "the next")] {
-        let (gateway, mut client) = ScriptedApi::new().knobs(|knobs| knobs.non_utf8_post = knob).connected().await;
+        let (gateway, mut client) =
+            ScriptedApi::new().behaviour(|behaviour| behaviour.non_utf8_post = knob).connected().await;
         assert_eq!(gateway.call("POST", &client.id, b"a\xffb").await.status, status);
         gateway.call("POST", &client.id, b"the next").await;
         assert_eq!(client.hears().await, received);
@@ -48,15 +50,15 @@ async fn a_post_that_is_not_utf8_is_mended_or_refused() {
 
 #[tokio::test]
 async fn a_malformed_id_can_be_answered_as_gone() {
-    let gateway = ScriptedApi::new().knobs(|knobs| knobs.id_validation = IdValidation::None).start().await;
+    let gateway = ScriptedApi::new().behaviour(|behaviour| behaviour.id_validation = IdValidation::None).start().await;
     gateway.assert_gone("POST", "abc").await;
 }
 
 #[tokio::test]
 async fn the_reasons_of_a_deletion_and_of_a_loss_can_be_chosen() {
-    let script = ScriptedApi::new().knobs(|knobs| {
-        knobs.delete_close_reason = "bye".to_owned();
-        knobs.abnormal_reason = "lost".to_owned();
+    let script = ScriptedApi::new().behaviour(|behaviour| {
+        behaviour.delete_close_reason = "bye".to_owned();
+        behaviour.abnormal_reason = "lost".to_owned();
     });
     let (mut gateway, mut client) = script.connected().await;
     gateway.call("DELETE", &client.id, b"").await;
@@ -69,7 +71,8 @@ async fn the_reasons_of_a_deletion_and_of_a_loss_can_be_chosen() {
 
 #[tokio::test]
 async fn events_can_have_the_nulls_of_2020() {
-    let mut gateway = ScriptedApi::new().knobs(|knobs| knobs.null_style = NullStyle::Explicit).start().await;
+    let mut gateway =
+        ScriptedApi::new().behaviour(|behaviour| behaviour.null_style = NullStyle::Explicit).start().await;
     drop(gateway.connect().await);
     let event = gateway.event_of("$disconnect").await;
     let context = event["requestContext"].as_object().unwrap();
@@ -80,7 +83,7 @@ async fn events_can_have_the_nulls_of_2020() {
 #[tokio::test]
 async fn a_missing_status_code_can_be_a_200() {
     let script = ScriptedApi::new().on("$connect", "{}").on("sendMessage", "{}");
-    let script = script.knobs(|knobs| knobs.missing_status_code = MissingStatusCode::Ok);
+    let script = script.behaviour(|behaviour| behaviour.missing_status_code = MissingStatusCode::Ok);
     let (mut gateway, mut client) = script.connected().await;
     gateway.invoke(&mut client, "sendMessage").await;
     gateway.call("POST", &client.id, b"no error before this").await;
@@ -92,7 +95,7 @@ async fn a_message_that_is_not_strictly_json_can_be_routed_by_its_action() {
     let message = "{\"action\":\"sendMessage\", body:\"hello\" /* é */}";
     for (lenient_json, route_key) in [(false, "$default"), (true, "sendMessage")] {
         let (mut gateway, mut client) =
-            ScriptedApi::new().knobs(|knobs| knobs.lenient_json = lenient_json).connected().await;
+            ScriptedApi::new().behaviour(|behaviour| behaviour.lenient_json = lenient_json).connected().await;
         let deep = format!("{{action: 'sendMessage', deep: {}{}}}", "[".repeat(511), "]".repeat(511));
         for message in [message, &deep] {
             client.text(message).await;
@@ -104,7 +107,7 @@ async fn a_message_that_is_not_strictly_json_can_be_routed_by_its_action() {
 #[tokio::test]
 async fn an_error_status_of_a_one_way_route_can_be_sent() {
     let script = ScriptedApi::new().on("sendMessage", r#"{"statusCode":400,"body":"secret"}"#);
-    let script = script.knobs(|knobs| knobs.oneway_error_status = OnewayErrorStatus::ErrorFrame);
+    let script = script.behaviour(|behaviour| behaviour.oneway_error_status = OnewayErrorStatus::ErrorFrame);
     let (mut gateway, mut client) = script.connected().await;
     assert_eq!(gateway.failure(&mut client, "sendMessage").await, "Internal server error");
 }
@@ -113,7 +116,7 @@ async fn an_error_status_of_a_one_way_route_can_be_sent() {
 async fn pings_can_keep_a_connection_from_being_idle() {
     for (resets, survives) in [(false, false), (true, true)] {
         let script = ScriptedApi::new().limits(|limits| limits.idle_timeout = Duration::from_secs(1));
-        let (_bed, mut client) = script.knobs(|knobs| knobs.ping_resets_idle = resets).connected().await;
+        let (_bed, mut client) = script.behaviour(|behaviour| behaviour.ping_resets_idle = resets).connected().await;
         let start = Instant::now();
         // Each ping goes out when the pong of the one before has come, so no ping is late on a slow machine.
         let closed = loop {
@@ -132,7 +135,8 @@ async fn pings_can_keep_a_connection_from_being_idle() {
 #[tokio::test]
 async fn a_throttled_message_can_be_dropped_in_silence() {
     let script = ScriptedApi::new().limits(|limits| (limits.request_rate, limits.request_burst) = (0, 1));
-    let (mut gateway, mut client) = script.knobs(|knobs| knobs.throttle_frame = ThrottleFrame::None).connected().await;
+    let (mut gateway, mut client) =
+        script.behaviour(|behaviour| behaviour.throttle_frame = ThrottleFrame::None).connected().await;
     client.text(r#"{"action":"sendMessage"}"#).await;
     client.text(r#"{"action":"boom"}"#).await;
     gateway.event_of("sendMessage").await;
@@ -146,7 +150,7 @@ async fn a_throttled_message_can_be_dropped_in_silence() {
 async fn a_client_that_sends_too_many_messages_can_be_closed_with_1008() {
     for (rate, admitted) in [(Some(0), 0), (Some(5), 5)] {
         let (mut gateway, mut client) =
-            ScriptedApi::new().knobs(|knobs| knobs.client_message_rate = rate).connected().await;
+            ScriptedApi::new().behaviour(|behaviour| behaviour.client_message_rate = rate).connected().await;
         client.raw(&masked(true, TEXT, b"hello").repeat(200)).await;
         assert_eq!(client.close_frame().await, b"\x03\xf0Too many requests");
         gateway.assert_gone("POST", &client.id).await;
@@ -169,7 +173,7 @@ async fn a_client_that_sends_too_many_messages_can_be_closed_with_1008() {
 #[tokio::test]
 async fn the_messages_of_a_client_are_counted_for_it_alone_and_not_without_a_rate() {
     for rate in [Some(1), None] {
-        let mut gateway = ScriptedApi::new().knobs(|knobs| knobs.client_message_rate = rate).start().await;
+        let mut gateway = ScriptedApi::new().behaviour(|behaviour| behaviour.client_message_rate = rate).start().await;
         for _ in 0..3 {
             let mut client = gateway.connect().await;
             let messages = if rate.is_some() { 1 } else { 200 };
@@ -188,7 +192,7 @@ async fn the_messages_of_a_client_are_counted_for_it_alone_and_not_without_a_rat
 async fn a_post_to_a_connection_that_is_being_made_can_hang() {
     let gate = Arc::new(Semaphore::new(0));
     let script = ScriptedApi::new().on_held("$connect", &gate, ok);
-    let mut gateway = script.knobs(|knobs| knobs.post_to_pending = PostToPending::Hang).start().await;
+    let mut gateway = script.behaviour(|behaviour| behaviour.post_to_pending = PostToPending::Hang).start().await;
     let mut tcp = gateway.request("/dev", &[]).await;
     let id = connection_id(&gateway.event_of("$connect").await);
     let mut post = std::pin::pin!(gateway.call("POST", &id, b"hello"));
@@ -200,11 +204,11 @@ async fn a_post_to_a_connection_that_is_being_made_can_hang() {
 
 #[tokio::test]
 async fn signatures_can_be_left_out_or_verified() {
-    let (gateway, client) = ScriptedApi::new().knobs(|knobs| knobs.sigv4 = Sigv4::Off).connected().await;
+    let (gateway, client) = ScriptedApi::new().behaviour(|behaviour| behaviour.sigv4 = Sigv4::Off).connected().await;
     let path = format!("/dev/@connections/{}", client.id);
     assert_eq!(gateway.call_path("POST", &path, None, b"hello").await.status, 200);
 
-    let gateway = ScriptedApi::new().knobs(|knobs| knobs.verify_signatures = true).start().await;
+    let gateway = ScriptedApi::new().behaviour(|behaviour| behaviour.verify_signatures = true).start().await;
     assert_eq!(gateway.call_path("POST", &path, None, b"hello").await.status, 403);
     let reply = gateway.call_path("POST", &path, Some("execute-api"), b"hello").await;
     assert_eq!(reply.error(), (403, Some("IncompleteSignatureException")));
@@ -213,7 +217,7 @@ async fn signatures_can_be_left_out_or_verified() {
 #[tokio::test]
 async fn the_domain_name_can_be_fixed() {
     let domain_name = Some("ws.example.com".to_owned());
-    let mut gateway = ScriptedApi::new().knobs(|knobs| knobs.domain_name = domain_name).start().await;
+    let mut gateway = ScriptedApi::new().behaviour(|behaviour| behaviour.domain_name = domain_name).start().await;
     drop(gateway.handshake("/dev", &[]).await);
     assert_eq!(gateway.event_of("$connect").await["requestContext"]["domainName"], "ws.example.com");
     assert_eq!(gateway.disconnected().await["domainName"], "ws.example.com");

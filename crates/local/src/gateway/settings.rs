@@ -139,7 +139,7 @@ impl FromStr for Clock {
 /// The behaviour where the documentation of API Gateway says nothing or observers disagree.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 #[command(next_help_heading = "Where the behaviour of API Gateway is unknown")]
-pub struct Knobs {
+pub struct Behaviour {
     /// The most bytes of a frame to a client, counted after compression; 0 sends every message in one frame.
     #[arg(long, value_name = "BYTES", default_value_t = FRAME_LIMIT)]
     pub outbound_fragment: usize,
@@ -202,7 +202,7 @@ pub struct Knobs {
     pub domain_name: Option<String>,
 }
 
-/// See [`Knobs::deflate`].
+/// See [`Behaviour::deflate`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub enum Deflate {
     /// Decline the offer, as any server may.
@@ -212,7 +212,7 @@ pub enum Deflate {
     Negotiate,
 }
 
-/// See [`Knobs::non_utf8_post`].
+/// See [`Behaviour::non_utf8_post`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub enum NonUtf8Post {
     /// Replace them with U+FFFD.
@@ -222,7 +222,7 @@ pub enum NonUtf8Post {
     Refuse,
 }
 
-/// See [`Knobs::id_validation`].
+/// See [`Behaviour::id_validation`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub enum IdValidation {
     /// Answer 400. Every recorded id is 15 characters of URL-safe Base64 and `=`.
@@ -232,7 +232,7 @@ pub enum IdValidation {
     None,
 }
 
-/// See [`Knobs::null_style`].
+/// See [`Behaviour::null_style`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub enum NullStyle {
     /// Leave them out, as in events recorded since 2022.
@@ -242,7 +242,7 @@ pub enum NullStyle {
     Explicit,
 }
 
-/// See [`Knobs::missing_status_code`].
+/// See [`Behaviour::missing_status_code`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub enum MissingStatusCode {
     /// The response is malformed, as for REST APIs.
@@ -252,7 +252,7 @@ pub enum MissingStatusCode {
     Ok,
 }
 
-/// See [`Knobs::oneway_error_status`].
+/// See [`Behaviour::oneway_error_status`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub enum OnewayErrorStatus {
     /// Send nothing.
@@ -262,7 +262,7 @@ pub enum OnewayErrorStatus {
     ErrorFrame,
 }
 
-/// See [`Knobs::idle_counts`].
+/// See [`Behaviour::idle_counts`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub enum IdleCounts {
     /// Messages in both directions.
@@ -272,7 +272,7 @@ pub enum IdleCounts {
     Inbound,
 }
 
-/// See [`Knobs::throttle_frame`].
+/// See [`Behaviour::throttle_frame`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub enum ThrottleFrame {
     /// Send an error frame: `Too Many Requests`.
@@ -282,7 +282,7 @@ pub enum ThrottleFrame {
     None,
 }
 
-/// See [`Knobs::post_to_pending`].
+/// See [`Behaviour::post_to_pending`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub enum PostToPending {
     /// Answer 410, as documented.
@@ -292,7 +292,7 @@ pub enum PostToPending {
     Hang,
 }
 
-/// See [`Knobs::abort_during_connect`].
+/// See [`Behaviour::abort_during_connect`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub enum AbortDuringConnect {
     /// Do nothing, because there was no connection.
@@ -302,15 +302,15 @@ pub enum AbortDuringConnect {
     Disconnect,
 }
 
-impl Knobs {
-    /// Returns [`Knobs::sigv4`], or [`Sigv4::Verify`] if [`Knobs::verify_signatures`] is set.
+impl Behaviour {
+    /// Returns [`Behaviour::sigv4`], or [`Sigv4::Verify`] if [`Behaviour::verify_signatures`] is set.
     #[must_use]
     pub fn sigv4(&self) -> Sigv4 {
         if self.verify_signatures { Sigv4::Verify } else { self.sigv4 }
     }
 }
 
-/// See [`Knobs::sigv4`].
+/// See [`Behaviour::sigv4`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub enum Sigv4 {
     /// Do not check them. Unsigned calls and handshakes are accepted.
@@ -330,7 +330,7 @@ pub struct Settings {
     pub limits: Limits,
     /// The behaviour where that of API Gateway is unknown.
     #[command(flatten)]
-    pub knobs: Knobs,
+    pub behaviour: Behaviour,
 }
 
 /// The settings without any flag.
@@ -366,7 +366,7 @@ mod tests {
         let settings = Settings::default();
         assert_eq!(settings, parse(&[]).unwrap());
         assert_eq!((settings.limits.frame_limit, settings.limits.message_limit), (32_768, 131_072));
-        assert_eq!(settings.knobs.delete_close_reason, "Connection Closed Normally");
+        assert_eq!(settings.behaviour.delete_close_reason, "Connection Closed Normally");
     }
 
     #[test]
