@@ -31,6 +31,9 @@ pub fn error() -> Answer {
     Err(FunctionError { error_type: "Runtime.ExitError".to_owned(), error_message: "exit status 1".to_owned() })
 }
 
+/// The handshake key of the RFC's example (section 1.3).
+pub const RFC_6455_KEY: (&str, &str) = ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ==");
+
 /// An API whose functions answer by a script and record their events.
 pub struct ScriptedApi {
     settings: Settings,
@@ -102,6 +105,19 @@ impl ScriptedApi {
 
     pub fn two_way(mut self, route_key: &str) -> Self {
         self.api.two_way_routes.insert(route_key.to_owned());
+        self
+    }
+
+    pub fn on(self, route_key: &str, answer: &'static str) -> Self {
+        self.on_async(route_key, move |_| async move { Ok(Bytes::from(answer)) })
+    }
+
+    pub fn on_async<R>(mut self, route_key: &str, function: impl Fn(Value) -> R + Send + Sync + 'static) -> Self
+    where
+        R: Future<Output = Answer> + Send + 'static,
+    {
+        let function = self.function(route_key, function);
+        self.api.routes.insert(route_key.to_owned(), function);
         self
     }
 
