@@ -13,7 +13,7 @@ use switchboard_local::gateway::{self, KeySource};
 use switchboard_local::lambda;
 use switchboard_local::service::{self, Service};
 use switchboard_local::stack::{Options, Stack};
-use switchboard_local::terminal;
+use switchboard_local::terminal::{self, LogFormat};
 
 /// Runs the Rust WebSocket service of a serverless.yml on this machine: API Gateway, Lambda and DynamoDB in one
 /// process, the service's real function binaries behind it.
@@ -44,6 +44,9 @@ struct Arguments {
     /// The most execution environments of one function at a time; further events wait their turn.
     #[arg(long, default_value_t = 16, value_name = "N")]
     max_environments: usize,
+    /// How the terminal shows what functions log: `pretty` in columns for people, without metrics; `json` as they wrote it.
+    #[arg(long, value_enum, default_value_t = LogFormat::Pretty, value_name = "FORMAT")]
+    log_format: LogFormat,
     /// What to add to the address that is printed, for services that expect a query, such as `userId=1`.
     #[arg(long, value_name = "QUERY")]
     query: Option<String>,
@@ -106,6 +109,7 @@ async fn main() -> ExitCode {
 async fn run(arguments: Arguments) -> Result<(), Box<dyn Error>> {
     let options = service::Options { stage: arguments.stage, environment: environment(), no_iam: arguments.no_iam };
     let service = Service::load(&arguments.config, &options)?;
+    terminal::set_up(arguments.log_format, service.functions.keys().map(String::as_str));
     let binaries = match arguments.binaries {
         Some(folder) => folder,
         None => std::env::current_exe()?.parent().map(PathBuf::from).unwrap_or_default(),

@@ -67,21 +67,29 @@ impl Environment {
         configuration: &Configuration,
         alive: &watch::Receiver<bool>,
     ) -> Result<Self, FunctionError> {
+        let begin = Instant::now();
         let mut first = Self::launch(configuration, alive.clone()).await?;
         let limit = configuration.settings.init_timeout;
         let error = match tokio::time::timeout(limit, first.polled()).await {
-            Ok(Ok(())) => return Ok(first),
+            Ok(Ok(())) => {
+                terminal::cold_start(&configuration.key, begin.elapsed());
+                return Ok(first);
+            }
             Ok(Err(error)) => error,
             Err(_) => timed_out("Init", limit),
         };
         terminal::line(&configuration.key, &format!("{error}; initialising it again, as part of its first event"));
         first.process.kill().await;
 
-        let deadline = Instant::now() + configuration.timeout;
+        let begin = Instant::now();
+        let deadline = begin + configuration.timeout;
         let mut second = Self::launch(configuration, alive.clone()).await?;
         second.first_deadline = Some(deadline);
         let error = match tokio::time::timeout_at(deadline, second.polled()).await {
-            Ok(Ok(())) => return Ok(second),
+            Ok(Ok(())) => {
+                terminal::cold_start(&configuration.key, begin.elapsed());
+                return Ok(second);
+            }
             Ok(Err(error)) => error,
             Err(_) => timed_out("Task", configuration.timeout),
         };
@@ -289,7 +297,7 @@ async fn supervise(
 ) {
     let mut relays = JoinSet::new();
     if let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) {
-        let print = move |line: &str| terminal::line(&key, line);
+        let print = move |line: &str| terminal::function_line(&key, line);
         relays.spawn(relay(stdout, print.clone()));
         relays.spawn(relay(stderr, print));
     }
