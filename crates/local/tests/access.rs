@@ -244,7 +244,7 @@ async fn a_data_directory_is_for_its_owner_alone() {
     }
     let stack = Stack::serve(folder.path(), &arguments, &functions).await;
     stack
-        .logged(&["dynamodb | ", "data/of/birds: others on this machine may look into", "mode 755", "chmod 700"])
+        .logged(&["dynamodb | ", "data/of/birds: other users of this machine may read", "mode 755", "chmod 700"])
         .await;
     stack.put(serde_json::json!({"id": {"S": "polly"}, "n": {"N": "2"}})).await;
     stack.logged(&["watch | ", r#""MODIFY""#]).await;
