@@ -46,10 +46,14 @@ pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
 }
 
-/// The command that starts a stack on free ports, before any further arguments.
+/// The command that starts a stack on free ports, before any further arguments. Functions' lines are shown as JSON, so
+/// that tests can match parts of it, unless the arguments say otherwise.
 pub fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(binaries().join("switchboard-local"));
     command.current_dir(root()).args(["--port", "0", "--dynamodb-port", "0"]).args(arguments);
+    if !arguments.contains(&"--log-format") {
+        command.args(["--log-format", "json"]);
+    }
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     command
 }
