@@ -29,9 +29,9 @@ use tokio::net::TcpListener;
 
 use crate::access::{self, Access};
 use crate::faults::{Chance, Faults};
-use crate::gateway::access_key_id;
 use crate::iam::ACCOUNT_ID;
 use crate::iam::{Callers, Denial};
+use crate::signature;
 use crate::terminal;
 
 /// The namespace of errors that DynamoDB shares with other services.
@@ -220,7 +220,7 @@ async fn serve(front: &Front, request: Request) -> Response {
     let operation = target.rsplit('.').next().unwrap_or_default().to_owned();
     // If the body cannot be read, the engine refuses it.
     let call: Call = serde_json::from_slice(&body).unwrap_or_default();
-    let access_key_id = access_key_id(&parts.headers, parts.uri.query());
+    let access_key_id = signature::access_key_id(&parts.headers, parts.uri.query());
     if let Err(denial) = front.check(access_key_id.as_deref(), &operation, &call) {
         return refusal(&json!({
             "__type": format!("{COMMON}#AccessDeniedException"),

@@ -8,6 +8,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use serde::Deserialize;
 use wildmatch::WildMatch;
 
 use crate::terminal;
@@ -25,7 +26,8 @@ pub struct Role {
 }
 
 /// A statement of a policy.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "Elements")]
 pub struct Statement {
     /// Whether it allows or denies.
     pub effect: Effect,
@@ -35,8 +37,8 @@ pub struct Statement {
     pub resources: Patterns,
 }
 
-/// The effect of a statement.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
+/// What a statement does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 pub enum Effect {
     /// The statement allows, unless another one denies.
     Allow,
@@ -51,6 +53,55 @@ pub enum Patterns {
     Of(Vec<String>),
     /// Everything that no pattern matches.
     Not(Vec<String>),
+}
+
+/// The elements of a statement in the JSON of a policy. Other elements are errors, because to ignore one could allow too
+/// much.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields, expecting = "a statement")]
+struct Elements {
+    #[serde(default, rename = "Sid")]
+    _sid: Option<String>,
+    effect: Effect,
+    action: Option<OneOrMany<String>>,
+    not_action: Option<OneOrMany<String>>,
+    resource: Option<OneOrMany<String>>,
+    not_resource: Option<OneOrMany<String>>,
+}
+
+/// A list in the JSON of a policy. A list of one element may be written without brackets.
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "expected one valid value or a list of them")]
+pub(crate) enum OneOrMany<T> {
+    /// A list.
+    Many(Vec<T>),
+    /// An element without brackets.
+    One(T),
+}
+
+impl<T> From<OneOrMany<T>> for Vec<T> {
+    fn from(value: OneOrMany<T>) -> Self {
+        match value {
+            OneOrMany::Many(items) => items,
+            OneOrMany::One(item) => vec![item],
+        }
+    }
+}
+
+impl TryFrom<Elements> for Statement {
+    type Error = String;
+
+    fn try_from(elements: Elements) -> Result<Self, String> {
+        let Elements { effect, action, not_action, resource, not_resource, .. } = elements;
+        let patterns = |of: Option<OneOrMany<_>>, not: Option<OneOrMany<_>>, key| match (of, not) {
+            (Some(patterns), None) => Ok(Patterns::Of(patterns.into())),
+            (None, Some(patterns)) => Ok(Patterns::Not(patterns.into())),
+            _ => Err(format!("expected either `{key}` or `Not{key}`")),
+        };
+        let (actions, resources) =
+            (patterns(action, not_action, "Action")?, patterns(resource, not_resource, "Resource")?);
+        Ok(Self { effect, actions, resources })
+    }
 }
 
 impl Patterns {

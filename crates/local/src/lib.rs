@@ -11,6 +11,7 @@ pub mod gateway;
 pub mod iam;
 pub mod lambda;
 pub mod service;
+mod signature;
 pub mod stack;
 pub mod stream;
 pub mod table;

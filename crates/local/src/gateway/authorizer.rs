@@ -17,7 +17,7 @@ use super::id::Id;
 use super::integration::IntegrationError;
 use super::refusal::Refusal;
 use super::{Authorizer, Gateway, log};
-use crate::iam::{self, Effect, Patterns};
+use crate::iam::{self, Effect, OneOrMany, Patterns, Statement};
 
 /// The error text of an authorizer that makes the refusal a 401 and not a 403.
 const UNAUTHORIZED: &str = "Unauthorized";
@@ -103,38 +103,6 @@ struct Policy {
     statement: OneOrMany<Statement>,
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase", deny_unknown_fields)]
-struct Statement {
-    #[serde(default, rename = "Sid")]
-    _sid: Option<String>,
-    effect: Effect,
-    action: OneOrMany<String>,
-    resource: OneOrMany<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum OneOrMany<T> {
-    Many(Vec<T>),
-    One(T),
-}
-
-impl<T> From<OneOrMany<T>> for Vec<T> {
-    fn from(value: OneOrMany<T>) -> Self {
-        match value {
-            OneOrMany::Many(items) => items,
-            OneOrMany::One(item) => vec![item],
-        }
-    }
-}
-
-impl From<Statement> for iam::Statement {
-    fn from(Statement { effect, action, resource, .. }: Statement) -> Self {
-        Self { effect, actions: Patterns::Of(action.into()), resources: Patterns::Of(resource.into()) }
-    }
-}
-
 /// Reads the result of an authorizer. Returns the description of the client if the policy allows `arn`, `None` if it
 /// does not, and an error if the result is malformed.
 fn decide(result: &[u8], limit: usize, arn: &str) -> Result<Option<Allowed>, String> {
@@ -157,7 +125,10 @@ fn decide(result: &[u8], limit: usize, arn: &str) -> Result<Option<Allowed>, Str
     context.insert("principalId".to_owned(), output.principal_id);
 
     let statements: Vec<Statement> = output.policy_document.statement.into();
-    let statements: Vec<_> = statements.into_iter().map(Into::into).collect();
+    let is_negated = |patterns| matches!(patterns, &Patterns::Not(_));
+    if statements.iter().any(|statement| is_negated(&statement.actions) || is_negated(&statement.resources)) {
+        return Err("its policy has a `NotAction` or a `NotResource`".to_owned());
+    }
     let is_allowed = iam::decide(&statements, ACTION, arn) == Some(Effect::Allow);
     Ok(is_allowed.then_some(Allowed { context, usage_identifier_key: output.usage_identifier_key }))
 }
@@ -247,9 +218,13 @@ mod tests {
             result["policyDocument"]["Statement"][0]["Condition"] = json!({});
             result
         };
-        for result in
-            [json!(null), json!({}), json!({ "principalId": "u" }), json!({ "isAuthorized": true }), conditional]
-        {
+        let negated = {
+            let mut result = statement("Allow", &json!("*"), &json!("*"));
+            result["policyDocument"]["Statement"][0] = json!({ "Effect": "Allow", "Action": "*", "NotResource": "x" });
+            result
+        };
+        let no_result = [json!(null), json!({}), json!({ "principalId": "u" }), json!({ "isAuthorized": true })];
+        for result in no_result.into_iter().chain([conditional, negated]) {
             assert!(decide_on(&result).is_err(), "{result}");
         }
         let result = statement("Allow", &json!("*"), &json!("*")).to_string();

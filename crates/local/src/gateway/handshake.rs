@@ -21,7 +21,6 @@ use http::header::{
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
-use percent_encoding::percent_decode_str;
 use sha2::{Digest, Sha256};
 use tokio::sync::oneshot;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
@@ -35,7 +34,8 @@ use super::id::Id;
 use super::integration::{IntegrationError, ProxyResponse};
 use super::refusal::Refusal;
 use super::settings::{AbortDuringConnect, Behaviour, Deflate};
-use super::{Endpoints, Gateway, Paths, log, signature, socket};
+use super::{Endpoints, Gateway, Paths, log, socket};
+use crate::signature;
 
 const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
@@ -286,11 +286,9 @@ pub(super) fn trace_id() -> String {
 
 /// Decodes the keys and values of a query. Inferred: `+` is a space, because HTML forms write it so.
 fn parse_query(query: &str) -> Multi {
-    let decode = |text: &str| percent_decode_str(&text.replace('+', " ")).decode_utf8_lossy().into_owned();
     let mut parsed = Multi::new();
-    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-        parsed.entry(decode(key)).or_default().push(decode(value));
+    for (key, value) in form_urlencoded::parse(query.as_bytes()) {
+        parsed.entry(key.into_owned()).or_default().push(value.into_owned());
     }
     parsed
 }

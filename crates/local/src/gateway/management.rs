@@ -25,9 +25,9 @@ use super::connection::{Close, Connection};
 use super::handshake::trace_id;
 use super::id::Id;
 use super::settings::{IdValidation, NonUtf8Post, PostToPending, Sigv4};
-use super::signature::{self, SignatureError};
 use crate::faults::{Chance, Delay};
 use crate::iam::Denial;
+use crate::signature::{self, SignatureError};
 
 const ERROR_TYPE: HeaderName = HeaderName::from_static("x-amzn-errortype");
 

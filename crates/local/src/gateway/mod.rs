@@ -24,7 +24,6 @@ mod paths;
 mod refusal;
 mod route;
 pub mod settings;
-mod signature;
 mod socket;
 mod throttle;
 
@@ -62,7 +61,6 @@ pub use self::paths::Paths;
 use self::route::SelectionExpression;
 use self::settings::NullStyle;
 pub use self::settings::Settings;
-pub(crate) use self::signature::access_key_id;
 use self::throttle::Throttle;
 use crate::access::{self, Access};
 use crate::faults::Faults;

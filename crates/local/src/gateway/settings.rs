@@ -13,6 +13,7 @@ use std::time::Duration;
 use clap::{Args, FromArgMatches, ValueEnum};
 
 use crate::duration::{duration, text};
+pub use crate::signature::Sigv4;
 
 /// WebSocket frame size, in bytes. Not adjustable on AWS.
 pub const FRAME_LIMIT: usize = 32 * 1024;
@@ -308,18 +309,6 @@ impl Behaviour {
     pub fn sigv4(&self) -> Sigv4 {
         if self.verify_signatures { Sigv4::Verify } else { self.sigv4 }
     }
-}
-
-/// See [`Behaviour::sigv4`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
-pub enum Sigv4 {
-    /// Do not check them. Unsigned calls and handshakes are accepted.
-    Off,
-    /// They must be present and made for execute-api.
-    #[default]
-    Present,
-    /// They must also be valid for the credentials of a function.
-    Verify,
 }
 
 /// The settings of the gateway. Each has a flag.

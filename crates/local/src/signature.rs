@@ -7,8 +7,8 @@
 //! A signature can be in the query, because browsers cannot set headers in a handshake. Such a signature says how long
 //! it is valid. This module does not implement Signature Version 4A.
 
-use std::fmt::Write;
-
+use clap::ValueEnum;
+use data_encoding::HEXLOWER;
 use hmac::{Hmac, KeyInit, Mac};
 use http::header::AUTHORIZATION;
 use http::request::Parts;
@@ -17,7 +17,6 @@ use jiff::{SignedDuration, Timestamp};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use sha2::{Digest, Sha256};
 
-use super::settings::Sigv4;
 use crate::lambda::Credentials;
 
 /// The service name in the scope of the credentials (`signingName` in the service model).
@@ -37,7 +36,7 @@ const RESERVED_IN_PATH: &AsciiSet = &RESERVED.remove(b'/');
 
 /// The reason why a signature is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(super) enum SignatureError {
+pub(crate) enum SignatureError {
     /// The request has no signature.
     #[error("Missing Authentication Token")]
     Missing,
@@ -61,7 +60,7 @@ pub(super) enum SignatureError {
 
 impl SignatureError {
     /// Returns the value of `x-amzn-errortype`.
-    pub(super) fn error_type(self) -> &'static str {
+    pub(crate) fn error_type(self) -> &'static str {
         match self {
             Self::Missing => "MissingAuthenticationTokenException",
             Self::Incomplete => "IncompleteSignatureException",
@@ -69,6 +68,18 @@ impl SignatureError {
             Self::WrongService | Self::Expired | Self::Mismatch => "InvalidSignatureException",
         }
     }
+}
+
+/// The check of signatures (`--sigv4`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum Sigv4 {
+    /// Do not check them. Unsigned calls and handshakes are accepted.
+    Off,
+    /// They must be present and made for execute-api.
+    #[default]
+    Present,
+    /// They must also be valid for the credentials of a function.
+    Verify,
 }
 
 /// The parts of a request's signature.
@@ -88,7 +99,7 @@ struct Claim {
 
 /// Refuses a request if its signature does not satisfy `how`. `body` is the digest of the body. It is used only when
 /// signatures are verified.
-pub(super) fn check(
+pub(crate) fn check(
     request: &Parts,
     body: Sha256,
     how: Sigv4,
@@ -119,7 +130,7 @@ pub(super) fn check(
     if age < -SKEW || age > claim.lifetime().ok_or(SignatureError::Incomplete)? {
         return Err(SignatureError::Expired);
     }
-    let expected = hex(&claim.mac(request, &hex(&body.finalize()), &known.secret_access_key));
+    let expected = HEXLOWER.encode(&claim.mac(request, &HEXLOWER.encode(&body.finalize()), &known.secret_access_key));
     if expected == claim.signature { Ok(()) } else { Err(SignatureError::Mismatch) }
 }
 
@@ -173,7 +184,7 @@ impl Claim {
     /// Computes the signature that the request should have.
     fn mac(&self, request: &Parts, body_sha256: &str, secret_access_key: &str) -> Vec<u8> {
         let scope = &self.credential[1..];
-        let canonical = hex(&Sha256::digest(self.canonical_request(request, body_sha256)));
+        let canonical = HEXLOWER.encode(&Sha256::digest(self.canonical_request(request, body_sha256)));
         let to_sign = format!("{ALGORITHM}\n{}\n{}\n{canonical}", self.time, scope.join("/"));
         let key = scope.iter().fold(format!("AWS4{secret_access_key}").into_bytes(), |key, part| hmac(&key, part));
         hmac(&key, &to_sign)
@@ -223,14 +234,6 @@ fn hmac(key: &[u8], text: &str) -> Vec<u8> {
     mac.finalize().into_bytes().to_vec()
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        // A write to a string cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use http::Request;
@@ -263,7 +266,7 @@ mod tests {
             ..Claim::default()
         };
         let mut request = parts(request);
-        let signature = hex(&claim.mac(&request, &hex(&Sha256::digest(b"hello")), "secret"));
+        let signature = HEXLOWER.encode(&claim.mac(&request, &HEXLOWER.encode(&Sha256::digest(b"hello")), "secret"));
         let authorization = format!(
             "{ALGORITHM} Credential={}, SignedHeaders={}, Signature={signature}",
             claim.credential.join("/"),
@@ -288,8 +291,12 @@ mod tests {
             time: "20150830T123600Z".to_owned(),
             ..Claim::default()
         };
-        let mac = claim.mac(&parts(request), &hex(&Sha256::digest(b"")), "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY");
-        assert_eq!(hex(&mac), "5fa00fa31553b73ebf1942676e86291e8372ff2a2260956d9b8aae1d763fbf31");
+        let mac = claim.mac(
+            &parts(request),
+            &HEXLOWER.encode(&Sha256::digest(b"")),
+            "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY",
+        );
+        assert_eq!(HEXLOWER.encode(&mac), "5fa00fa31553b73ebf1942676e86291e8372ff2a2260956d9b8aae1d763fbf31");
     }
 
     #[test]
@@ -350,7 +357,7 @@ mod tests {
         let request = |query: &str| parts(Request::get(format!("/dev?{query}")).header("host", "localhost:3001"));
         let unsigned = request(&query);
         let claim = Claim::of(&unsigned.headers, unsigned.uri.query()).unwrap();
-        let signature = hex(&claim.mac(&unsigned, &hex(&Sha256::digest(b"")), "secret"));
+        let signature = HEXLOWER.encode(&claim.mac(&unsigned, &HEXLOWER.encode(&Sha256::digest(b"")), "secret"));
         request(&format!("{query}&X-Amz-Signature={signature}"))
     }
 
