@@ -37,7 +37,7 @@ pub struct Statement {
     pub resources: Patterns,
 }
 
-/// What a statement does.
+/// The effect of a statement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 pub enum Effect {
     /// The statement allows, unless another one denies.
