@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help run publish build test conformance soak lint fmt check settings package deploy remove logs test-release test-deploy bench clean
+.PHONY: help run publish build test conformance soak lint deny fmt check settings package deploy remove logs test-release test-deploy bench clean
 
 # STAGE and REGION name the deployment. ARCH is the processors' architecture: arm64 or x86_64.
 STAGE ?= dev
@@ -7,6 +7,9 @@ REGION ?= us-east-1
 export STAGE REGION ARCH ARGS
 # The framework's SDK announces on Node 20 that it will need 22 one day.
 export AWS_SDK_JS_NODE_VERSION_SUPPORT_WARNING_DISABLED = true
+
+DENY_VERSION := 0.20.2
+DENY := target/tools/cargo-deny-$(DENY_VERSION)
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -53,13 +56,19 @@ bench: ## What events cost: CPU time, calls, bytes, memory
 lint: ## Clippy, warnings are errors
 	cargo clippy --workspace --all-targets -- -D warnings
 
+# Some machines cannot reach the database of advisories on github.com. The other checks run there, too.
+deny: $(DENY)/bin/cargo-deny ## Check licences, sources, versions and known vulnerabilities of the dependencies
+	@checks=all; $< --log-level off fetch db || { checks="licenses sources bans"; \
+	echo "switchboard: advisories were not checked: the database of advisories cannot be reached" >&2; }; \
+	$< --locked check --deny unmatched-skip --deny unnecessary-skip $$checks
+
 fmt: ## Format the code
 	cargo fmt --all
 
 # Everything that can be known without an AWS account. The release build is most of a first run.
 check: ## What CI runs: format, lint, every test
 	cargo fmt --all --check
-	$(MAKE) lint test test-release test-deploy
+	$(MAKE) lint deny test test-release test-deploy
 
 settings: infra/node_modules ## Refuse settings of STAGE that are unsafe or that Lambda would refuse
 	@node infra/settings.mjs
@@ -86,6 +95,10 @@ logs: infra/node_modules ## Follow the log of FUNCTION=connect of STAGE=dev
 clean: ## Remove what was built and installed
 	cargo clean
 	rm -rf tests/clients/node_modules infra/node_modules
+
+# cargo-deny is built once, without optimisation: that takes 1.5 minutes of CPU time instead of 4.5, and a check 2 s.
+$(DENY)/bin/cargo-deny:
+	CARGO_PROFILE_DEV_DEBUG=false cargo install --debug --locked --root $(DENY) cargo-deny@$(DENY_VERSION)
 
 # The packages work without their install scripts, so npm does not run any.
 tests/clients/node_modules: tests/clients/package-lock.json
