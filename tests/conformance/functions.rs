@@ -1,5 +1,5 @@
-//! RA: the Runtime API and execution environments. ES: event source mappings. Most of both is between Lambda and the
-//! function, where nobody looks from outside: those rows name the tests that do.
+//! RA: the Runtime API and execution environments. ES: event source mappings. Most of both happens between Lambda and
+//! the function, where nobody looks from outside: those rows run the tests that do.
 
 use std::collections::BTreeSet;
 use std::process::Stdio;
@@ -10,14 +10,14 @@ use switchboard_tests::stack::binaries;
 use switchboard_tests::wire::SOON;
 use tokio::process::Command;
 
-use crate::bed::Bed;
+use crate::api::Api;
 use crate::management::stub;
 use crate::table::{FLAGS, LOG, Row, row};
 
-const NEGATIVE: &str = "negative: it is about the Rust runtime, at a stub that does wrong";
+const NEGATIVE: &str = "negative: it is about the Rust runtime at a stub that behaves badly";
 
-/// How a Rust function ends that finds this Runtime API, and Lambda's variables but for one: its status, and what it
-/// says.
+/// Runs a Rust function with this Runtime API, and with all of Lambda's variables but one. Returns its exit code and
+/// what it prints.
 async fn end_of_function(runtime_api: &str, without: &str) -> (Option<i32>, String) {
     let variables = [
         ("AWS_LAMBDA_FUNCTION_NAME", "fixture"),
@@ -81,8 +81,8 @@ pub fn rows() -> Vec<Row> {
         row("RA-09", "D+S", "RIE; S", "a process that exits before its first poll fails the event").ours(
             FLAGS,
             |_| async move {
-                let bed = Bed::ours(&["--env", "FIXTURE_INIT=exit"]).await;
-                assert_eq!(bed.handshake("", &[]).await.reply.status, 502);
+                let api = Api::ours(&["--env", "FIXTURE_INIT=exit"]).await;
+                assert_eq!(api.handshake("", &[]).await.reply.status, 502);
             },
         ),
         row("RA-10", "S", "S", "a Rust function without AWS_LAMBDA_FUNCTION_NAME exits with 101").ours(NEGATIVE, |_| async {
@@ -104,25 +104,25 @@ content-length: 2
             let (code, output) = end_of_function(&stub("").await, "").await;
             assert_eq!(code, Some(1), "{output}");
         }),
-        row("RA-13", "D", "L-env", "two events at once have a process each").anywhere(|bed| async move {
-            let (mut one, mut two) = (bed.connect().await, bed.connect().await);
+        row("RA-13", "D", "L-env", "two events at once have a process each").anywhere(|api| async move {
+            let (mut one, mut two) = (api.connect().await, api.connect().await);
             let sleep = json!({"action": "echo", "do": "sleep", "ms": 800});
             let (one, two) = tokio::join!(one.ask(&sleep), two.ask(&sleep));
             assert_ne!(pid_and_log_stream(&one), pid_and_log_stream(&two));
         }),
         row("RA-14", "D", "L-env", "events after each other share a process and its statics").ours(LOG, |_| async move {
-            let bed = Bed::ours(&[]).await;
-            let mut client = bed.connect().await;
+            let api = Api::ours(&[]).await;
+            let mut client = api.connect().await;
             let (one, two) = (environment(&mut client).await, environment(&mut client).await);
             assert_eq!(one["pid"], two["pid"]);
             assert_eq!(one["invocations"].as_u64().unwrap() + 1, two["invocations"].as_u64().unwrap());
         }),
-        row("RA-15", "D", "L-env", "what outlives its response stands still until the next event [freeze]").ours(
+        row("RA-15", "D", "L-env", "work that outlives its response stands still until the next event [freeze]").ours(
             FLAGS,
             |_| async move {
                 for (flags, freezes) in [(&[][..], cfg!(unix)), (&["--no-freeze"], false)] {
-                    let bed = Bed::ours(flags).await;
-                    let mut client = bed.connect().await;
+                    let api = Api::ours(flags).await;
+                    let mut client = api.connect().await;
                     let folder = tempfile::tempdir().unwrap();
                     let file = folder.path().join("done");
                     let left = client.ask(&json!({"action": "echo", "do": "leave", "ms": 100, "touch": file})).await;
@@ -144,8 +144,8 @@ content-length: 2
             .proved(&["crates/local/tests/lambda.rs::a_function_that_takes_too_long_is_killed"]),
         row("RA-17", "D", "L-vars", "a function has Lambda's variables, its own, and none of the developer's").ours(
             LOG,
-            |bed| async move {
-                let variables = environment(&mut bed.connect().await).await["variables"].take();
+            |api| async move {
+                let variables = environment(&mut api.connect().await).await["variables"].take();
                 for name in [
                     "_HANDLER",
                     "AWS_REGION",
@@ -174,8 +174,8 @@ content-length: 2
                 }
             },
         ),
-        row("RA-18", "D", "L-env", "after a crash the next event has a new process").anywhere(|bed| async move {
-            let mut client = bed.connect().await;
+        row("RA-18", "D", "L-env", "after a crash the next event has a new process").anywhere(|api| async move {
+            let mut client = api.connect().await;
             let error = client.ask(&json!({"action": "echo", "do": "exit"})).await;
             assert_eq!(error["message"], "Internal server error");
             let next = environment(&mut client).await;
@@ -186,8 +186,8 @@ content-length: 2
         row("RA-20", "S", "S", "a handler's error and a panic are reported with type and message")
             .proved(&["crates/local/tests/lambda.rs::a_handler_error_and_a_panic_fail_the_event_and_the_process_stays"]),
         row("RA-21", "D+O", "L-api; CAP-23", "every event has a UUID of its own that is not the gateway's requestId").anywhere(
-            |bed| async move {
-                let mut client = bed.connect().await;
+            |api| async move {
+                let mut client = api.connect().await;
                 let mut ids = BTreeSet::new();
                 for _ in 0..100 {
                     let id = environment(&mut client).await["requestId"].as_str().unwrap().to_owned();
@@ -213,16 +213,16 @@ content-length: 2
             "crates/local/src/stream/lane/tests.rs::bisection_isolates_the_poison_without_using_up_attempts",
             "crates/local/tests/stream.rs::bisection_delivers_what_is_around_a_poison_record",
         ]),
-        row("ES-06", "D", "L-ddb", "of records reported as failed the first is where the next delivery begins").proved(&[
+        row("ES-06", "D", "L-ddb", "the next delivery begins at the first record that was reported as failed").proved(&[
             "crates/local/src/stream/lane/tests.rs::a_partial_failure_continues_at_the_lowest_record_that_failed",
             "crates/local/tests/stream.rs::a_reported_failure_is_where_the_next_delivery_begins",
         ]),
         row("ES-07", "D", "L-ddb", "an empty list, null and {} are a success")
             .proved(&["crates/local/src/stream/response.rs::an_empty_or_null_response_or_list_is_a_success"]),
-        row("ES-08", "D", "L-ddb", "an empty or null identifier, or a wrong key, is a failure of all").proved(&[
+        row("ES-08", "D", "L-ddb", "an empty or null identifier, or a wrong key, fails the whole batch").proved(&[
             "crates/local/src/stream/response.rs::an_empty_or_null_identifier_a_wrong_key_and_anything_else_fail_the_batch",
         ]),
-        row("ES-09", "D", "L-ddb", "a batching window gathers what comes in its time")
+        row("ES-09", "D", "L-ddb", "a batching window gathers the records that come in its time")
             .proved(&["crates/local/src/stream/lane/tests.rs::a_batch_window_gathers_what_comes_in_its_time"]),
         row("ES-10", "D", "L-ddb", "by default a poison record blocks its shard for 24 h").proved(&[
             "crates/local/src/stream/lane/tests.rs::by_default_a_poison_record_blocks_its_lane_until_it_is_24_h_old",
@@ -242,7 +242,7 @@ content-length: 2
     ]
 }
 
-/// What tells two execution environments apart on any machine.
+/// Two execution environments differ in this on any machine.
 fn pid_and_log_stream(environment: &Value) -> (Value, Value) {
     (environment["pid"].clone(), environment["variables"]["AWS_LAMBDA_LOG_STREAM_NAME"].clone())
 }

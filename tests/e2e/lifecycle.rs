@@ -121,8 +121,8 @@ async fn a_stack_that_is_killed_leaves_no_process_either() {
     gone(&functions).await;
 }
 
-/// A function that is told to stop is still running for a moment. If its stack is killed in that moment, it stops after
-/// the system has looked for stopped processes without a parent, and hangs up on none: it would be there for ever.
+/// When the stack stops a function, the function runs on for a moment. If the stack is killed in that moment, the
+/// function stops after the system has looked for stopped processes without a parent. Nothing would ever end it.
 #[tokio::test]
 async fn a_function_that_stops_after_its_stack_was_killed_is_not_left_behind() {
     let stack = Stack::with(&["--config", "tests/fixture/serverless.yml"]).await;
@@ -132,7 +132,7 @@ async fn a_function_that_stops_after_its_stack_was_killed_is_not_left_behind() {
     let functions = environments(&stack).await;
     signal("-KILL", stack.process_id()).await;
     for function in &functions {
-        // It may have been ended already.
+        // It may have ended already.
         let _ = Command::new("kill").args(["-STOP", &function.to_string()]).output().await.unwrap();
     }
     gone(&functions).await;
@@ -148,7 +148,7 @@ async fn gone(processes: &[u32]) {
     }
 }
 
-/// Whether there is such a process, other than a dead one that nobody has reaped.
+/// Whether there is such a process. A dead one that nobody has reaped does not count.
 async fn is_running(process_id: u32) -> bool {
     let arguments = ["-o", "stat=", "-p", &process_id.to_string()];
     let output = Command::new("ps").args(arguments).output().await.unwrap();
@@ -170,7 +170,7 @@ async fn with_a_data_dir_rows_survive_the_stack() {
     assert_eq!(text(&stack.rows("topics").await[0], "topic"), "kept");
 }
 
-/// Starts a stack that must not start, and returns what it says.
+/// Starts a stack that cannot start, and returns what it prints.
 async fn says(mut command: Command) -> String {
     let output = tokio::time::timeout(PATIENCE, command.output()).await.expect("it should have stopped").unwrap();
     assert_eq!(output.status.code(), Some(1));

@@ -114,7 +114,7 @@ fn is_name(text: &str) -> bool {
     text.contains('_') && text.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_')
 }
 
-/// The folders in a folder, except those that hold what was installed or built.
+/// The folders in a folder, except those for installed packages and builds.
 fn folders(folder: &Path) -> Vec<PathBuf> {
     let is_ours = |path: &PathBuf| {
         let name = path.file_name().unwrap().to_str().unwrap();

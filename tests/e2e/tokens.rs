@@ -1,4 +1,4 @@
-//! Users whom a token names. The issuer is npm's `jose`.
+//! Tokens that name the user. The issuer is npm's `jose`.
 
 use serde_json::{Value, json};
 use switchboard_tests::client::Client;
@@ -45,7 +45,7 @@ async fn a_token_of_any_usual_kind_says_who_is_the_sender() {
 }
 
 #[tokio::test]
-async fn who_has_no_good_token_is_refused_and_the_log_says_why() {
+async fn a_client_without_a_good_token_is_refused_and_the_log_says_why() {
     let (issued, others) = (issued().await, issued().await);
     for mode in ["verified", "open-with-tokens"] {
         let stack = stack(&issued, mode).await;

@@ -1,10 +1,13 @@
-//! Who may use the ports of the stack.
+//! Access to the ports of the stack: requests of foreign web pages are refused.
 //!
-//! A port of 127.0.0.1 is reached by every program of this machine, and a browser is one that sends what a web page tells
-//! it to. It says which page that was, in `Origin`, and what the page called this machine, in `Host`. So a request must
-//! name this machine: a page whose name was made to lead to 127.0.0.1 (DNS rebinding) names itself. And the page must be
-//! of this machine, too. Programs send no `Origin`. This is no protection from other programs, or other users, of this
-//! machine.
+//! Every program of this machine can reach a port of 127.0.0.1. A browser is such a program, and it sends the requests
+//! of any web page. It names the page in `Origin`, and the name that the page used for this machine in `Host`.
+//!
+//! So `Host` must be a name of this machine. A page whose domain was made to lead to 127.0.0.1 (DNS rebinding) sends
+//! its own domain. The page itself must come from this machine as well. A request without `Origin` comes from a
+//! program.
+//!
+//! This does not protect from other programs or other users of this machine.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -16,36 +19,36 @@ use http::{HeaderMap, HeaderValue, Uri};
 
 use crate::terminal;
 
-/// The names of this machine that lead nowhere else.
+/// The names of this machine that never lead to another one.
 const LOOPBACK: [&str; 3] = ["localhost", "127.0.0.1", "[::1]"];
 
-/// The origin of a page that has none, such as one that was opened as a file.
+/// The origin of a page without one, for example of a page that was opened as a file.
 const NULL: &str = "null";
 
-/// What some browsers say instead, in handshakes.
+/// The value that some browsers send in handshakes instead of `null`.
 const FILE: &str = "file://";
 
-/// As an allowed origin: every page of the web.
+/// The allowed origin that stands for every page of the web.
 const ANY: &str = "*";
 
-/// How many refusals have a line in the terminal: a page can have as many names as it likes.
+/// The most refusals that are printed. Without a limit, a page with many names could fill the terminal.
 const MAX_LINES: usize = 50;
 
-/// How much of an origin or a host is shown.
+/// The most characters of an origin or a host that are printed.
 const MAX_SHOWN_CHARACTERS: usize = 200;
 
-/// Which pages may use the stack besides those of this machine.
+/// The pages that may use the stack besides the pages of this machine.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
-// Its name would be taken: a group is called like its struct.
+// clap names a group like its struct, and other groups have this name already.
 #[group(skip)]
 pub struct Settings {
-    /// Let the pages of this origin, such as https://example.com, use the gateway and DynamoDB, as pages of this machine
-    /// may; `null` is a page that was opened as a file, `*` every page. May be repeated.
+    /// Let pages of this origin, such as https://example.com, use the gateway and DynamoDB as pages of this machine may.
+    /// `null` is a page that was opened as a file, and `*` is every page. The flag may be repeated.
     #[arg(long, value_name = "ORIGIN", value_parser = origin)]
     pub allow_origin: Vec<String>,
 }
 
-/// An origin as browsers send it.
+/// Reads an origin and writes it as browsers send it.
 fn origin(text: &str) -> Result<String, String> {
     let origin = text.to_ascii_lowercase();
     match origin.as_str() {
@@ -59,7 +62,7 @@ fn origin(text: &str) -> Result<String, String> {
     if scheme.is_empty() || authority.is_empty() || has_path {
         return Err(wrong());
     }
-    // Browsers leave out the port that a scheme has anyway.
+    // Browsers leave out the default port of a scheme.
     let default_port = match scheme {
         "http" => ":80",
         "https" => ":443",
@@ -68,23 +71,24 @@ fn origin(text: &str) -> Result<String, String> {
     Ok(origin.strip_suffix(default_port).unwrap_or(&origin).to_owned())
 }
 
-/// A door of the stack.
+/// The access to one port of the stack.
 #[derive(Debug)]
 pub(crate) struct Access {
-    /// Who says in the terminal that somebody was refused.
+    /// The name before its lines in the terminal.
     name: &'static str,
     settings: Settings,
-    /// A name of this port besides those of this machine.
+    /// A further valid `Host` of this port.
     domain_name: Option<String>,
+    /// The refusals that have been printed.
     told: Mutex<HashSet<Stranger>>,
 }
 
-/// Somebody who was refused. Displayed as the sentence that they, and the developer, are told.
+/// The sender of a refused request. Its text is for the sender and for the developer.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum Stranger {
     /// A page with this origin.
     Page(String),
-    /// Somebody who calls this machine by this name; nothing when there is none.
+    /// A sender that uses this name for the machine. The name is empty if the request has none.
     Name(String),
 }
 
@@ -93,7 +97,7 @@ impl fmt::Display for Stranger {
         match self {
             Self::Page(origin) => write!(
                 f,
-                "The page's origin {origin} is not of this machine; the flag `--allow-origin {origin}` lets it in."
+                "The page's origin {origin} is not on this machine; the flag `--allow-origin {origin}` lets it in."
             ),
             Self::Name(host) => write!(
                 f,
@@ -104,20 +108,19 @@ impl fmt::Display for Stranger {
 }
 
 impl Access {
-    /// A door that is named `name` in the terminal, and may be called `domain_name`.
+    /// Makes the access to a port. Its lines begin with `name`, and `domain_name` is a further valid `Host`.
     pub(crate) fn new(name: &'static str, settings: Settings, domain_name: Option<String>) -> Self {
         Self { name, settings, domain_name, told: Mutex::default() }
     }
 
-    /// The origin of the page that sends a request, if it is a page's. Strangers are refused, each with one line in the
-    /// terminal.
+    /// Checks a request and returns the origin of its page, if a page sent it. Prints one line for each stranger.
     pub(crate) fn check(&self, headers: &HeaderMap, uri: &Uri) -> Result<Option<HeaderValue>, Stranger> {
         self.origin(headers, uri).inspect_err(|stranger| self.tell(stranger))
     }
 
     fn origin(&self, headers: &HeaderMap, uri: &Uri) -> Result<Option<HeaderValue>, Stranger> {
         let hosts: Vec<_> = headers.get_all(HOST).iter().map(HeaderValue::as_bytes).collect();
-        // A proxy's request names the host a second time.
+        // A request through a proxy names the host a second time, in its target.
         let of_uri = uri.authority().map(|authority| authority.as_str().as_bytes());
         let is_known = |host: &&[u8]| std::str::from_utf8(host).is_ok_and(|host| self.is_known(host));
         let mut hosts = hosts.into_iter().chain(of_uri).peekable();
@@ -153,13 +156,13 @@ impl Access {
         if told.len() < MAX_LINES && told.insert(stranger.clone()) {
             terminal::line(self.name, &format!("refused a request. {stranger}"));
             if told.len() == MAX_LINES {
-                terminal::line(self.name, "refused requests of many strangers; further ones are not shown");
+                terminal::line(self.name, "refused requests from many senders; further refusals are not shown");
             }
         }
     }
 }
 
-/// Lets a page with this origin read an answer, and nobody else, whatever the answer said before.
+/// Lets only a page with this origin read an answer. This replaces the header that the answer had before.
 pub(crate) fn share(headers: &mut HeaderMap, origin: Option<HeaderValue>) {
     headers.remove(ACCESS_CONTROL_ALLOW_ORIGIN);
     if let Some(origin) = origin {
@@ -168,14 +171,14 @@ pub(crate) fn share(headers: &mut HeaderMap, origin: Option<HeaderValue>) {
     }
 }
 
-/// Whether a host, with a port or without, is this machine.
+/// Returns whether a host, with or without a port, is this machine.
 fn is_loopback(authority: &str) -> bool {
     let (host, port) = split(authority);
     let is_port = |port: &str| !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
     port.is_none_or(is_port) && LOOPBACK.iter().any(|name| name.eq_ignore_ascii_case(host))
 }
 
-/// Host and port. The colons of an IPv6 address are in brackets.
+/// Splits host and port. The colons of an IPv6 address are in brackets.
 fn split(authority: &str) -> (&str, Option<&str>) {
     match authority.rsplit_once(':') {
         Some((host, port)) if !authority.ends_with(']') => (host, Some(port)),
@@ -229,7 +232,7 @@ mod tests {
             assert_eq!(check(&door, &[(HOST, host)], "/"), Err(Stranger::Name(host.to_owned())), "{host}");
         }
         assert_eq!(check(&door, &[], "/"), Err(Stranger::Name(String::new())));
-        // Neither the second of two headers nor the address itself may say something else.
+        // A second header and the target of the request must be names of this machine as well.
         let stranger = || Err(Stranger::Name("evil.example".to_owned()));
         assert_eq!(check(&door, &[(HOST, "localhost"), (HOST, "evil.example")], "/"), stranger());
         assert_eq!(check(&door, &[(HOST, "localhost")], "http://evil.example/"), stranger());
@@ -237,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn a_domain_name_is_a_name_of_this_machine_and_no_page_of_it() {
+    fn the_domain_name_is_a_valid_host_but_not_a_valid_origin() {
         let door = access(&[], Some("chat.example"));
         for host in ["chat.example", "Chat.Example", "chat.example:3001", "localhost"] {
             assert_eq!(check(&door, &[(HOST, host)], "/"), Ok(None), "{host}");
@@ -247,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_must_be_of_this_machine() {
+    fn a_page_must_come_from_this_machine() {
         let door = access(&[], None);
         for origin in ["http://localhost:5173", "https://localhost", "http://127.0.0.1:1", "http://[::1]:5173"] {
             let headers = [(HOST, "localhost"), (ORIGIN, origin)];
@@ -274,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn origins_that_are_named_may_enter_and_only_those() {
+    fn only_pages_of_allowed_origins_may_enter() {
         let enters = |allowed: &[&str], origin: &str| {
             check(&access(allowed, None), &[(HOST, "localhost"), (ORIGIN, origin)], "/").is_ok()
         };
@@ -293,14 +296,14 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_names_the_way_in() {
+    fn a_refusal_names_the_flag_or_the_names_that_are_accepted() {
         let page = Stranger::Page("https://evil.example".to_owned()).to_string();
         assert!(page.contains("--allow-origin https://evil.example"), "{page}");
         assert!(Stranger::Name("evil.example".to_owned()).to_string().contains("use localhost"));
     }
 
     #[test]
-    fn each_stranger_has_one_line_until_there_are_many() {
+    fn each_stranger_has_one_line_up_to_a_limit() {
         let door = access(&[], None);
         for number in 0..3 * MAX_LINES {
             for _ in 0..2 {

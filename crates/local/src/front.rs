@@ -1,10 +1,10 @@
-//! The ways to DynamoDB. Strangers are refused (`access.rs`). On that of the functions their permissions are checked, and
-//! what is to go wrong goes wrong.
+//! The HTTP entrances of DynamoDB, one for functions and one for other callers. Both refuse strangers (`access.rs`). The
+//! functions' entrance also checks permissions and injects faults.
 //!
-//! A call that may pass is forwarded as it came to the HTTP server of the embedded engine. Which permissions a call needs
-//! is in "Actions, resources, and condition keys for Amazon DynamoDB" (Service Authorization Reference): the action of its
-//! name on each of its tables, and for a transaction the action of each of its parts. Not here: PartiQL, whose statements
-//! are checked as `ExecuteStatement` and the like on all resources, and the tables behind a stream's records.
+//! An allowed call is forwarded unchanged to the HTTP server of the embedded engine. "Actions, resources, and condition keys
+//! for Amazon DynamoDB" (Service Authorization Reference) defines the permissions: a call needs the action of its name on
+//! each of its tables, a transaction the action of each part. Not here: the single actions of PartiQL, whose statements are
+//! checked as `ExecuteStatement` and the like on all resources, and the tables behind a stream's records.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -29,18 +29,18 @@ use tokio::net::TcpListener;
 
 use crate::access::{self, Access};
 use crate::faults::{Chance, Faults};
-use crate::gateway::access_key_id;
 use crate::iam::ACCOUNT_ID;
 use crate::iam::{Callers, Denial};
+use crate::signature;
 use crate::terminal;
 
-/// Of errors that DynamoDB shares with other services.
+/// The namespace of errors that DynamoDB shares with other services.
 const COMMON: &str = "com.amazon.coral.service";
 
-/// Of DynamoDB's own errors.
+/// The namespace of DynamoDB's own errors.
 const OWN: &str = "com.amazonaws.dynamodb.v20120810";
 
-/// What stands between callers and the engine.
+/// An entrance: it stands between callers and the engine.
 #[derive(Debug)]
 pub(crate) struct Front {
     engine: SocketAddr,
@@ -51,7 +51,7 @@ pub(crate) struct Front {
     client: Client<HttpConnector, Full<Bytes>>,
 }
 
-/// The parts of a call's body that say what permissions it needs.
+/// The parts of a call's body that decide which permissions it needs.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Call {
@@ -63,7 +63,7 @@ struct Call {
     transact_items: Vec<BTreeMap<String, Part>>,
 }
 
-/// One element of a transaction, below its kind.
+/// One part of a transaction, under the key of its kind.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Part {
@@ -71,7 +71,7 @@ struct Part {
 }
 
 impl Front {
-    /// In front of the engine's server at `engine`.
+    /// Makes an entrance to the engine's server at `engine`.
     pub(crate) fn new(
         engine: SocketAddr,
         region: &str,
@@ -88,13 +88,13 @@ impl Front {
     /// Serves until the future is dropped.
     pub(crate) async fn serve(self, listener: TcpListener) {
         let router = Router::new().fallback(respond).with_state(Arc::new(self));
-        // Calls are small and somebody waits for each.
+        // Calls are small and a caller waits for each, so packets are sent at once.
         let listener = listener.tap_io(|stream| drop(stream.set_nodelay(true)));
-        // It never returns: axum tries again after a failed accept.
+        // This never returns: axum tries again after a failed accept.
         let _ = axum::serve(listener, router).await;
     }
 
-    /// Refuses what the caller may not do.
+    /// Refuses a call that the caller's role does not allow.
     fn check(&self, access_key_id: Option<&str>, operation: &str, call: &Call) -> Result<(), Denial> {
         needed(operation, call).into_iter().try_for_each(|(action, table)| {
             let resource = self.resource(table, call.index_name.as_deref());
@@ -102,7 +102,7 @@ impl Front {
         })
     }
 
-    /// The ARN of a table or of one of its indexes. A table may be named by its ARN, too.
+    /// Returns the ARN of a table or of one of its indexes. `table` may be an ARN already.
     fn resource(&self, table: Option<&str>, index: Option<&str>) -> String {
         let Some(table) = table else { return "*".to_owned() };
         let table = match table.starts_with("arn:") {
@@ -112,7 +112,7 @@ impl Front {
         index.map_or(table.clone(), |index| format!("{table}/index/{index}"))
     }
 
-    /// What goes wrong before the engine is asked, if anything does.
+    /// Returns the answer of a fault that happens before the engine gets the call, if one does.
     fn fault(&self, operation: &str, call: &Call) -> Option<Response> {
         if self.faults.strikes(Chance::DynamodbThrottle) {
             let message = "The level of configured provisioned throughput for the table was exceeded. Consider \
@@ -156,7 +156,7 @@ impl Front {
         })
     }
 
-    /// Forwards a `BatchWriteItem` without its last `count` writes and adds them to those that the engine did not do.
+    /// Forwards a `BatchWriteItem` without its last `count` writes. Adds these to the unprocessed items of the answer.
     async fn forward_without(&self, mut parts: axum::http::request::Parts, mut body: Value, count: usize) -> Response {
         let mut left: BTreeMap<String, Vec<Value>> = BTreeMap::new();
         let tables: Vec<_> = body["RequestItems"].as_object_mut().into_iter().flatten().collect();
@@ -188,7 +188,7 @@ impl Front {
                 nothing => *nothing = writes.into(),
             }
         }
-        // Both are those of the engine's answer.
+        // Both headers fit the engine's answer only.
         parts.headers.remove(HeaderName::from_static("x-amz-crc32"));
         parts.headers.remove(CONTENT_LENGTH);
         Response::from_parts(parts, Body::from(answer.to_string()))
@@ -213,14 +213,14 @@ async fn serve(front: &Front, request: Request) -> Response {
     let (parts, body) = request.into_parts();
     let body = match body.collect().await {
         Ok(body) => body.to_bytes(),
-        // The caller left; nobody will read the answer.
+        // The caller has gone, so nobody reads the answer.
         Err(_) => return Response::default(),
     };
     let target = parts.headers.get("x-amz-target").and_then(|target| target.to_str().ok()).unwrap_or_default();
     let operation = target.rsplit('.').next().unwrap_or_default().to_owned();
-    // What cannot be read is the engine's to refuse.
+    // If the body cannot be read, the engine refuses it.
     let call: Call = serde_json::from_slice(&body).unwrap_or_default();
-    let access_key_id = access_key_id(&parts.headers, parts.uri.query());
+    let access_key_id = signature::access_key_id(&parts.headers, parts.uri.query());
     if let Err(denial) = front.check(access_key_id.as_deref(), &operation, &call) {
         return refusal(&json!({
             "__type": format!("{COMMON}#AccessDeniedException"),
@@ -242,7 +242,7 @@ async fn serve(front: &Front, request: Request) -> Response {
     front.forward(parts, body).await
 }
 
-/// Actions and tables that a call must be allowed.
+/// Returns the actions that a call needs, each with its table.
 fn needed<'a>(operation: &'a str, call: &'a Call) -> Vec<(&'a str, Option<&'a str>)> {
     if !call.transact_items.is_empty() {
         let parts = call.transact_items.iter().flatten();

@@ -1,31 +1,33 @@
-//! IAM, as far as functions meet it: policies, those of their roles, and what a call that these do not allow is told.
+//! IAM for functions: the policies of their roles, and the error for a call that these do not allow.
 //!
 //! Implements "Policy evaluation logic" and "IAM JSON policy elements: Action, Resource" of the
 //! [IAM User Guide](https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_policies_evaluation-logic.html) for
-//! identity-based policies: an explicit deny wins, and what no statement allows is refused. Not here: conditions, policy
+//! identity-based policies: an explicit deny wins, and a call that no statement allows is refused. Not here: conditions, policy
 //! variables, permissions boundaries, and policies of resources or organisations.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use serde::Deserialize;
 use wildmatch::WildMatch;
 
 use crate::terminal;
 
-/// The account in every ARN.
+/// The id of the account in every ARN.
 pub const ACCOUNT_ID: &str = "123456789012";
 
-/// What a function may do.
+/// A role: the permissions of a function.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Role {
-    /// `RoleName`, else a name made of the stack's and the logical id.
+    /// `RoleName`, else a name made of the stack's name and the logical id.
     pub name: String,
-    /// Of all its policies.
+    /// The statements of all its policies.
     pub statements: Vec<Statement>,
 }
 
 /// A statement of a policy.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "Elements")]
 pub struct Statement {
     /// Whether it allows or denies.
     pub effect: Effect,
@@ -36,21 +38,70 @@ pub struct Statement {
 }
 
 /// What a statement does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 pub enum Effect {
-    /// Allows, unless another statement denies.
+    /// The statement allows, unless another one denies.
     Allow,
-    /// Denies, whatever others allow.
+    /// The statement denies, whatever others allow.
     Deny,
 }
 
-/// What a statement is about.
+/// The actions or resources that a statement covers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Patterns {
-    /// Anything that one of them matches.
+    /// Everything that at least one pattern matches.
     Of(Vec<String>),
-    /// Anything that none of them matches.
+    /// Everything that no pattern matches.
     Not(Vec<String>),
+}
+
+/// The elements of a statement in the JSON of a policy. Other elements are errors, because to ignore one could allow too
+/// much.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields, expecting = "a statement")]
+struct Elements {
+    #[serde(default, rename = "Sid")]
+    _sid: Option<String>,
+    effect: Effect,
+    action: Option<OneOrMany<String>>,
+    not_action: Option<OneOrMany<String>>,
+    resource: Option<OneOrMany<String>>,
+    not_resource: Option<OneOrMany<String>>,
+}
+
+/// A list in the JSON of a policy. A list of one element may be written without brackets.
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "expected one valid value or a list of them")]
+pub(crate) enum OneOrMany<T> {
+    /// A list.
+    Many(Vec<T>),
+    /// An element without brackets.
+    One(T),
+}
+
+impl<T> From<OneOrMany<T>> for Vec<T> {
+    fn from(value: OneOrMany<T>) -> Self {
+        match value {
+            OneOrMany::Many(items) => items,
+            OneOrMany::One(item) => vec![item],
+        }
+    }
+}
+
+impl TryFrom<Elements> for Statement {
+    type Error = String;
+
+    fn try_from(elements: Elements) -> Result<Self, String> {
+        let Elements { effect, action, not_action, resource, not_resource, .. } = elements;
+        let patterns = |of: Option<OneOrMany<_>>, not: Option<OneOrMany<_>>, key| match (of, not) {
+            (Some(patterns), None) => Ok(Patterns::Of(patterns.into())),
+            (None, Some(patterns)) => Ok(Patterns::Not(patterns.into())),
+            _ => Err(format!("expected either `{key}` or `Not{key}`")),
+        };
+        let (actions, resources) =
+            (patterns(action, not_action, "Action")?, patterns(resource, not_resource, "Resource")?);
+        Ok(Self { effect, actions, resources })
+    }
 }
 
 impl Patterns {
@@ -62,7 +113,7 @@ impl Patterns {
     }
 }
 
-/// What statements say of an action on a resource, if anything.
+/// Returns the effect of statements on an action and a resource, if a statement covers these.
 pub(crate) fn decide(statements: &[Statement], action: &str, resource: &str) -> Option<Effect> {
     let action = action.to_ascii_lowercase();
     let applies = |statement: &&Statement| {
@@ -74,19 +125,19 @@ pub(crate) fn decide(statements: &[Statement], action: &str, resource: &str) -> 
     Some(if effects.any(|effect| effect == Effect::Deny) { Effect::Deny } else { first })
 }
 
-/// Whether a text is of a pattern: `*` is any text, `/` included, and `?` any one character.
+/// Tells whether a pattern matches a text: `*` is any text, also with `/`, and `?` any one character.
 fn matches(pattern: &str, text: &str) -> bool {
     WildMatch::new(pattern).matches(text)
 }
 
-/// A function as the services that it calls see it.
+/// A function, as the services that it calls see it.
 #[derive(Debug, Clone)]
 pub struct Caller {
-    /// Its key in the serverless.yml.
+    /// The function's key in the serverless.yml.
     pub function: String,
-    /// Its deployed name: that of the session of its role.
+    /// The function's deployed name, which is also the name of its role's session.
     pub session: String,
-    /// None may do everything.
+    /// The function's role. Without one it may do everything.
     pub role: Option<Arc<Role>>,
 }
 
@@ -94,7 +145,7 @@ pub struct Caller {
 #[derive(Debug, Clone, Default)]
 pub struct Callers(pub HashMap<String, Caller>);
 
-/// A call that a role does not allow. Displayed as AWS says it.
+/// A call that a role does not allow. Its text is AWS's.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "User: arn:aws:sts::{ACCOUNT_ID}:assumed-role/{role}/{session} is not authorized to perform: {action} on resource: \
@@ -113,8 +164,8 @@ pub struct Denial {
 }
 
 impl Callers {
-    /// Refuses what the role of the caller does not allow, and says so in the terminal. Access keys that are no function's
-    /// are a developer's, who may do everything.
+    /// Refuses a call that the caller's role does not allow, and prints a line about it. An access key that belongs to no
+    /// function is a developer's, who may do everything.
     pub(crate) fn check(&self, access_key_id: Option<&str>, action: &str, resource: &str) -> Result<(), Denial> {
         let Some(caller) = access_key_id.and_then(|id| self.0.get(id)) else { return Ok(()) };
         let Some(role) = &caller.role else { return Ok(()) };

@@ -1,7 +1,7 @@
 //! A local stack for a Rust WebSocket service: API Gateway, Lambda's Runtime API and DynamoDB in one process.
 //!
-//! It reads what to run from a serverless.yml, starts the service's real function binaries as child processes, and
-//! imitates AWS towards them and towards their clients. It knows nothing of any particular service.
+//! It reads a serverless.yml, starts the service's real function binaries as child processes, and imitates AWS for them
+//! and for their clients. It has no knowledge of any particular service.
 
 pub mod access;
 mod duration;
@@ -11,6 +11,7 @@ pub mod gateway;
 pub mod iam;
 pub mod lambda;
 pub mod service;
+mod signature;
 pub mod stack;
 pub mod stream;
 pub mod table;

@@ -13,7 +13,7 @@ use switchboard_local::gateway::{self, KeySource};
 use switchboard_local::lambda;
 use switchboard_local::service::{self, Service};
 use switchboard_local::stack::{Options, Stack};
-use switchboard_local::terminal;
+use switchboard_local::terminal::{self, LogFormat};
 
 /// Runs the Rust WebSocket service of a serverless.yml on this machine: API Gateway, Lambda and DynamoDB in one
 /// process, the service's real function binaries behind it.
@@ -23,7 +23,7 @@ struct Arguments {
     /// The service to run.
     #[arg(long, default_value = "serverless.yml", value_name = "FILE")]
     config: PathBuf,
-    /// The stage, over the one that the service names.
+    /// The stage. It overrides the one that the service names.
     #[arg(long)]
     stage: Option<String>,
     /// The gateway's port, for clients and for @connections; 0 chooses a free one.
@@ -32,23 +32,26 @@ struct Arguments {
     /// DynamoDB's port; 0 chooses a free one.
     #[arg(long, default_value_t = 8000, value_name = "PORT")]
     dynamodb_port: u16,
-    /// Keep the tables in this folder; without it they are in memory and gone at the end.
+    /// Keep the tables in this folder. Without it they are in memory and lost at the end.
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
-    /// Where the functions' binaries are, each named like its `handler` [default: the folder of this program].
+    /// The folder of the functions' binaries, each named like its `handler` [default: the folder of this program].
     #[arg(long, value_name = "DIR")]
     binaries: Option<PathBuf>,
-    /// Let every function do everything, whatever its role says.
+    /// Check no permissions: every function may do everything.
     #[arg(long)]
     no_iam: bool,
-    /// The most execution environments of one function at a time; further events wait their turn.
+    /// The most execution environments of one function at a time. Further events wait.
     #[arg(long, default_value_t = 16, value_name = "N")]
     max_environments: usize,
-    /// What to add to the address that is printed, for services that expect a query, such as `userId=1`.
+    /// How the terminal shows what functions log: `pretty` in columns for people, without metrics; `json` as they wrote it.
+    #[arg(long, value_enum, default_value_t = LogFormat::Pretty, value_name = "FORMAT")]
+    log_format: LogFormat,
+    /// A query to add to the address that is printed, for services that expect one, such as `userId=1`.
     #[arg(long, value_name = "QUERY")]
     query: Option<String>,
-    /// A variable for every function, over what the service says; may be repeated. Without `=VALUE` it is that of this
-    /// program's own environment, so that a secret is not among the arguments, which everybody on this machine can see.
+    /// A variable for every function. It overrides the service's, and may be repeated. Without `=VALUE` the value comes from
+    /// this program's own environment. Use that for secrets: every user of this machine can see arguments.
     #[arg(long, value_name = "NAME[=VALUE]", value_parser = variable)]
     env: Vec<(String, String)>,
     #[command(flatten)]
@@ -61,7 +64,7 @@ struct Arguments {
     faults: faults::Settings,
 }
 
-/// What `${env:…}` in a serverless.yml refers to.
+/// Returns the variables for `${env:…}` in a serverless.yml.
 fn environment() -> BTreeMap<String, String> {
     std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
@@ -106,6 +109,7 @@ async fn main() -> ExitCode {
 async fn run(arguments: Arguments) -> Result<(), Box<dyn Error>> {
     let options = service::Options { stage: arguments.stage, environment: environment(), no_iam: arguments.no_iam };
     let service = Service::load(&arguments.config, &options)?;
+    terminal::set_up(arguments.log_format, service.functions.keys().map(String::as_str));
     let binaries = match arguments.binaries {
         Some(folder) => folder,
         None => std::env::current_exe()?.parent().map(PathBuf::from).unwrap_or_default(),
@@ -141,9 +145,10 @@ async fn interrupted() {
     });
 }
 
-/// Prints what to paste.
+/// Prints the commands to paste.
 fn announce(service: &Service, stack: &Stack, options: &Options, query: Option<&str>) {
-    let Service { name, stage, .. } = service;
+    let Service { name, api, .. } = service;
+    let stage = &api.stage;
     let gateway = stack.gateway_address.port();
     let dynamodb = stack.dynamodb_address.port();
     let functions = service.functions.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
@@ -151,8 +156,8 @@ fn announce(service: &Service, stack: &Stack, options: &Options, query: Option<&
     terminal::plain(&format!("{name}, stage {stage}: {functions} (from {})", options.binaries.display()));
     terminal::plain("");
     let query = query.map(|query| format!("?{query}")).unwrap_or_default();
-    let path = Some(service.paths.usual()).filter(|path| !path.is_empty()).unwrap_or_else(|| "/".to_owned());
-    let key = service.api_keys.as_ref().filter(|keys| keys.source == KeySource::Header);
+    let path = Some(api.paths.primary()).filter(|path| !path.is_empty()).unwrap_or_else(|| "/".to_owned());
+    let key = api.api_keys.as_ref().filter(|keys| keys.source == KeySource::Header);
     let key = key.and_then(|keys| keys.keys.first()).map(|key| format!("-H 'x-api-key: {}' ", key.value));
     terminal::plain(&format!("  wscat {}-c 'ws://localhost:{gateway}{path}{query}'", key.unwrap_or_default()));
     for table in tables {

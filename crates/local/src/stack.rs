@@ -1,6 +1,7 @@
-//! The whole stack: DynamoDB, the functions, and what invokes them: the gateway and the streams' mappings.
+//! The whole stack: DynamoDB, the functions, and the two parts that invoke functions: the gateway and event source
+//! mappings.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -13,49 +14,49 @@ use tokio::task::JoinHandle;
 use crate::access::{self, Access};
 use crate::faults::{self, Faults};
 use crate::front::Front;
-use crate::gateway::{self, Api, Authorizer, Gateway, Integration};
-use crate::iam::{self, Caller, Callers};
+use crate::gateway::{self, Gateway, Integration};
+use crate::iam::{Caller, Callers};
 use crate::lambda::{self, Function, Guard};
 use crate::service::{self, LogFormat, Service};
 use crate::stream::{Mappings, StreamError};
 use crate::table::{TableError, Tables};
 
-/// How to run a service, besides what its serverless.yml says.
+/// The settings of a stack that are not in the serverless.yml.
 #[derive(Debug)]
 pub struct Options {
     /// The gateway's port; 0 chooses a free one.
     pub port: u16,
     /// DynamoDB's port; 0 chooses a free one.
     pub dynamodb_port: u16,
-    /// Where DynamoDB keeps its tables; in memory when there is none.
+    /// The folder in which DynamoDB keeps its tables. Without it they are in memory.
     pub data_dir: Option<PathBuf>,
     /// The folder of the functions' binaries.
     pub binaries: PathBuf,
     /// The most execution environments of one function at a time.
     pub max_environments: usize,
-    /// Who may connect.
+    /// The settings of access.
     pub access: access::Settings,
-    /// What Lambda does.
+    /// The settings of Lambda.
     pub lambda: lambda::Settings,
-    /// What the gateway does.
+    /// The settings of the gateway.
     pub gateway: gateway::Settings,
-    /// What goes wrong.
+    /// The settings of faults.
     pub faults: faults::Settings,
-    /// Variables of every function that win over all others except Lambda's own.
+    /// Variables for every function. They override all others except Lambda's own.
     pub environment: BTreeMap<String, String>,
 }
 
-/// Why a stack does not start, or stopped.
+/// The reason why a stack does not start, or why it stopped.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A port is taken or may not be used.
-    #[error("port {port} cannot be used: stop what listens there, or choose another one with {flag}")]
+    #[error("port {port} cannot be used: stop the program that listens there, or choose another port with {flag}")]
     Listen {
         /// The port.
         port: u16,
         /// The flag that changes it.
         flag: &'static str,
-        /// Why not.
+        /// The system's error.
         source: std::io::Error,
     },
     /// A function has no binary.
@@ -64,7 +65,7 @@ pub enum Error {
     /// DynamoDB does not start.
     #[error(transparent)]
     Tables(#[from] TableError),
-    /// A stream has no consumer.
+    /// A stream cannot be read.
     #[error(transparent)]
     Stream(#[from] StreamError),
     /// The gateway's listener failed.
@@ -72,7 +73,7 @@ pub enum Error {
     Gateway(#[source] std::io::Error),
 }
 
-/// A stack that has its ports, its tables and its functions, and serves nobody yet.
+/// A stack with its ports, tables and functions. It does not serve yet.
 #[derive(Debug)]
 pub struct Stack {
     gateway: Gateway,
@@ -81,13 +82,13 @@ pub struct Stack {
     tables: Tables,
     gateway_listener: TcpListener,
     engine_listener: TcpListener,
-    /// For everybody but the functions.
+    /// DynamoDB's entrance for callers that are not functions.
     dynamodb: (Front, TcpListener),
-    /// For the functions.
+    /// DynamoDB's entrance for functions.
     front: (Front, TcpListener),
-    /// Where the gateway listens.
+    /// The gateway's address.
     pub gateway_address: SocketAddr,
-    /// Where DynamoDB listens for everybody but the functions, whose permissions are checked elsewhere.
+    /// The address of DynamoDB for callers that are not functions.
     pub dynamodb_address: SocketAddr,
 }
 
@@ -96,7 +97,7 @@ impl Stack {
     ///
     /// # Errors
     ///
-    /// When one of these is not possible.
+    /// When one of these steps fails.
     pub async fn new(service: &Service, options: &Options) -> Result<Self, Error> {
         let (gateway_listener, gateway_address) = listen(options.port, "--port").await?;
         let (dynamodb_listener, dynamodb_address) = listen(options.dynamodb_port, "--dynamodb-port").await?;
@@ -108,12 +109,12 @@ impl Stack {
             ("AWS_ENDPOINT_URL_DYNAMODB".to_owned(), format!("http://{front_address}")),
             (
                 "AWS_ENDPOINT_URL_APIGATEWAYMANAGEMENTAPI".to_owned(),
-                format!("http://{gateway_address}{}", service.paths.usual()),
+                format!("http://{gateway_address}{}", service.api.paths.primary()),
             ),
         ]);
         endpoints.extend(options.environment.clone());
         let faults = Arc::new(Faults::new(&options.faults));
-        // What no function reserves for itself is for all others together.
+        // Functions without a reservation share the rest of the account's concurrency.
         let reserved: usize = service.functions.values().filter_map(|function| function.reserved_concurrency).sum();
         let unreserved = Arc::new(Semaphore::new(options.lambda.account_concurrency.saturating_sub(reserved)));
         let guard = Arc::<Guard>::default();
@@ -129,36 +130,24 @@ impl Stack {
             };
             functions.insert(key.as_str(), Arc::new(Function::new(configuration)?));
         }
-        let integration = |function_key: &String| Arc::clone(&functions[function_key.as_str()]) as Arc<dyn Integration>;
-        let routes: HashMap<_, _> =
-            service.routes.iter().map(|(route, key)| (route.clone(), integration(key))).collect();
-        let authorizer = service.authorizer.as_ref().map(|authorizer| Authorizer {
-            integration: integration(&authorizer.function),
-            identity_sources: authorizer.identity_sources.clone(),
+        let integrations = functions.iter().map(|(&key, function)| {
+            let integration: Arc<dyn Integration> = function.clone();
+            (key.to_owned(), integration)
         });
         let callers = callers(service);
         let developers = lambda::Credentials::default();
         let of_functions = service.functions.keys().map(|key| lambda::Credentials::of(key));
-        let api = Api {
-            api_id: service::API_ID.to_owned(),
-            arn: format!("arn:aws:execute-api:{}:{}:{}", service.region, iam::ACCOUNT_ID, service::API_ID),
-            stage: service.stage.clone(),
-            paths: service.paths.clone(),
-            route_selection_expression: service.route_selection_expression.clone(),
-            routes,
-            two_way: service.two_way_routes.iter().cloned().collect(),
-            request_models: service.request_models.clone().into_iter().collect(),
+        let gateway_functions = gateway::Functions {
+            integrations: integrations.collect(),
             credentials: of_functions.chain([developers]).collect(),
             callers: callers.clone(),
-            authorizer,
-            stage_variables: service.stage_variables.clone(),
-            is_iam_authorized: service.is_iam_authorized,
-            api_keys: service.api_keys.clone(),
         };
         let access = Arc::new(Access::new("dynamodb", options.access.clone(), None));
         let front = Front::new(engine_address, &service.region, callers, faults.clone(), access.clone());
         let dynamodb = Front::new(engine_address, &service.region, Callers::default(), Arc::default(), access);
-        let gateway = Gateway::new(api, options.gateway.clone(), options.access.clone(), faults.clone());
+        let api = service.api.clone();
+        let gateway =
+            Gateway::new(api, gateway_functions, options.gateway.clone(), options.access.clone(), faults.clone());
         let mappings = Mappings::open(service, &functions, &tables, options.data_dir.as_deref(), &faults)?;
         let functions = functions.into_values().collect();
         Ok(Self {
@@ -175,8 +164,8 @@ impl Stack {
         })
     }
 
-    /// Serves until `shutdown` resolves; then closes the connections, lets the batches in flight end, ends the functions
-    /// and stops DynamoDB, in the order in which each still needs the next.
+    /// Serves until `shutdown` resolves. Then it closes the connections, waits for the batches in flight, ends the functions
+    /// and stops DynamoDB. The order matters: each part still needs the next one.
     ///
     /// # Errors
     ///
@@ -200,7 +189,7 @@ impl Stack {
     }
 }
 
-/// The functions as they sign their calls.
+/// Returns the functions by the access key ids with which they sign.
 fn callers(service: &Service) -> Callers {
     let caller = |(key, function): (&String, &service::Function)| {
         let caller = Caller { function: key.clone(), session: function.name.clone(), role: function.role.clone() };
@@ -213,8 +202,8 @@ async fn listen(port: u16, flag: &'static str) -> Result<(TcpListener, SocketAdd
     bind(Ipv4Addr::LOCALHOST, port).await.map_err(|source| Error::Listen { port, flag, source })
 }
 
-/// Listens where a web page does not find it, since the engine's own server asks nobody who they are: on one of the 16
-/// million addresses of this machine. Where there is only one, as on macOS, the port alone is hard to find.
+/// Listens at an address that a web page does not find, because the engine's own server does not check callers: one of the
+/// 16 million addresses of this machine. If there is only one, as on macOS, only the port is hard to find.
 async fn listen_hidden() -> Result<(TcpListener, SocketAddr), Error> {
     let address = Ipv4Addr::from_bits(0x7f00_0000 | fastrand::u32(1..0x00ff_ffff));
     match bind(address, 0).await {

@@ -24,26 +24,11 @@ const UPGRADE: &str = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocke
 const POST_TO_NOBODY: &str = "POST /dev/@connections/PJqB0fHsqRcCHlw=?X-Amz-Credential=AK%2F20240120%2Fus-east-1%2F\
                               execute-api%2Faws4_request";
 
-/// A custom runtime as in AWS's tutorial. At each event it prints what a terminal obeys, and no JSON.
-const BASH: &str = r#"#!/bin/bash
-echo "it is called at $AWS_LAMBDA_RUNTIME_API and its secret is $SECRET"
-api="http://$AWS_LAMBDA_RUNTIME_API/2018-06-01/runtime/invocation"
-while true; do
-  headers=$(mktemp)
-  event=$(curl -sS -LD "$headers" "$api/next")
-  id=$(grep -Fi Lambda-Runtime-Aws-Request-Id "$headers" | tr -d '[:space:]' | cut -d: -f2)
-  rm "$headers"
-  printf 'plain \033]52;c;eA==\007 \033[2J \rgateway | fine \302\233 \177 \342\200\256\r\n'
-  curl -sS -X POST "$api/$id/response" -d '{"statusCode":200}' > /dev/null
-done
-"#;
-
-/// A service whose `$connect` is a Bash script.
+/// A service whose `$connect` is a Bash script. At each event it prints characters that a terminal obeys, and no JSON.
 fn bash(folder: &Path) -> String {
-    let script = folder.join("script");
-    std::fs::write(&script, BASH).unwrap();
-    std::fs::set_permissions(&script, Permissions::from_mode(0o755)).unwrap();
-    format!("  script: {{handler: '{}', events: [websocket: $connect]}}\n", script.display())
+    let start = r#"echo "it is called at $AWS_LAMBDA_RUNTIME_API and its secret is $SECRET""#;
+    let event = r"printf 'plain \033]52;c;eA==\007 \033[2J \rgateway | fine \302\233 \177 \342\200\256\r\n'";
+    stack::bash(folder, start, event)
 }
 
 async fn start(arguments: &[&str]) -> Stack {
@@ -259,7 +244,7 @@ async fn a_data_directory_is_for_its_owner_alone() {
     }
     let stack = Stack::serve(folder.path(), &arguments, &functions).await;
     stack
-        .logged(&["dynamodb | ", "data/of/birds: others on this machine may look into", "mode 755", "chmod 700"])
+        .logged(&["dynamodb | ", "data/of/birds: other users of this machine may read", "mode 755", "chmod 700"])
         .await;
     stack.put(serde_json::json!({"id": {"S": "polly"}, "n": {"N": "2"}})).await;
     stack.logged(&["watch | ", r#""MODIFY""#]).await;

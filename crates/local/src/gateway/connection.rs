@@ -1,7 +1,7 @@
-//! Connections, and the registry of those that are open.
+//! Connections, and the registry of the open ones.
 //!
-//! Implements "Manage connected users and client apps: $connect and $disconnect routes" as far as it says what a connection
-//! is: it exists when its `$connect` has accepted it, and is gone before its `$disconnect` runs.
+//! This module implements a part of "Manage connected users and client apps: $connect and $disconnect routes": a
+//! connection is open from the moment that `$connect` accepts it, and it is gone before its `$disconnect` runs.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -16,36 +16,37 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use super::id::Id;
-use super::knobs::{IdleCounts, Knobs, Limits};
+use super::settings::{Behaviour, IdleCounts, Limits};
 
-/// Messages that wait for a client to read. A post to a connection beyond that waits too. Ours; AWS names no number.
+/// The most messages that wait until a client reads. A further post waits as well. The value is ours: AWS names none.
 const OUTBOUND_QUEUE: usize = 16;
 
-/// A connection, from its handshake on.
+/// A connection. It exists from its handshake on.
 #[derive(Debug)]
 pub(super) struct Connection {
     pub(super) id: Id,
     pub(super) connected_at: Timestamp,
     pub(super) identity: Identity,
-    /// The handshake's `Host`.
+    /// The `Host` of the handshake.
     pub(super) domain_name: String,
-    /// What the authorizer said about the client.
+    /// The context that the authorizer returned.
     pub(super) authorizer: Option<Context>,
-    /// The last message in either direction, in milliseconds since 1970.
+    /// The time of the last message in either direction, in milliseconds since 1970.
     last_active_at: AtomicI64,
-    /// When it was last not idle.
-    stirred: watch::Sender<Instant>,
+    /// The time when the idle timer started.
+    idle_since: watch::Sender<Instant>,
     idle_counts: IdleCounts,
     outbound: mpsc::Sender<Bytes>,
 }
 
-/// Who the client is, as far as the handshake tells; the same for the life of the connection.
+/// `requestContext.identity`: the facts about the client that the handshake shows. They never change.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Identity {
-    /// Its value, when `$connect` asked for a key; and the key's id.
+    /// The value of the client's API key, if `$connect` requires one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) api_key: Option<String>,
+    /// The id of that key.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) api_key_id: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -53,10 +54,10 @@ pub(super) struct Identity {
     pub(super) source_ip: IpAddr,
 }
 
-/// `requestContext.authorizer` of every event of a connection: `principalId` and the authorizer's `context`, as text.
+/// `requestContext.authorizer` in every event of a connection: `principalId` and the authorizer's `context`, as text.
 pub(super) type Context = BTreeMap<String, String>;
 
-/// The connection's own ends of its channels: what is sent to the client, and why to close.
+/// The receivers of a connection's channels: messages to the client, and the reason to close.
 #[derive(Debug)]
 pub(super) struct Mailbox {
     pub(super) outbound: mpsc::Receiver<Bytes>,
@@ -67,11 +68,11 @@ pub(super) struct Mailbox {
 #[derive(Debug, Default)]
 pub(super) struct Registry {
     open: Mutex<HashMap<Id, Entry>>,
-    /// Those whose `$connect` runs.
+    /// The ids of the connections whose `$connect` is running.
     pending: watch::Sender<HashSet<Id>>,
 }
 
-/// A connection whose `$connect` runs, as long as this exists.
+/// A connection whose `$connect` is running. It counts as pending until this is dropped.
 #[derive(Debug)]
 pub(super) struct Pending<'a> {
     registry: &'a Registry,
@@ -92,10 +93,10 @@ struct Entry {
     close: oneshot::Sender<Close>,
 }
 
-/// Why the gateway closes a connection.
+/// The code and the reason with which the gateway closes a connection.
 ///
-/// The codes are documented. Of the reasons only that of a deletion is known, and only as `$disconnect` shows it; that
-/// the client sees the same text, and the other texts, are inferred.
+/// The codes are documented. The only known reason is that of a deletion, and it is known only from `$disconnect`.
+/// Inferred: the client sees the same text. The other reasons are inferred as well.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Close {
     pub(super) code: u16,
@@ -107,7 +108,7 @@ impl Close {
     pub(super) const PROTOCOL_ERROR: Self = Self::new(1002, "Protocol error");
     pub(super) const BINARY: Self = Self::new(1003, "Binary messages are not supported");
     pub(super) const INVALID_UTF8: Self = Self::new(1007, "Invalid UTF-8");
-    /// That the code is this one is inferred, too.
+    /// This code is inferred as well.
     pub(super) const CORRUPT: Self = Self::new(1007, "Invalid compressed data");
     pub(super) const TOO_MANY_REQUESTS: Self = Self::new(1008, "Too many requests");
     pub(super) const TOO_BIG: Self = Self::new(1009, "Message too big");
@@ -118,19 +119,19 @@ impl Close {
         Self { code, reason: Cow::Borrowed(reason) }
     }
 
-    /// By `DELETE` of the management API.
-    pub(super) fn deleted(knobs: &Knobs) -> Self {
-        Self { code: 1000, reason: Cow::Owned(knobs.delete_close_reason.clone()) }
+    /// Returns the code and the reason for a `DELETE` of the management API.
+    pub(super) fn deleted(behaviour: &Behaviour) -> Self {
+        Self { code: 1000, reason: Cow::Owned(behaviour.delete_close_reason.clone()) }
     }
 }
 
 impl Connection {
-    /// A connection whose `$connect` is still to run: in no registry, so there is nothing to post to.
+    /// Makes a connection whose `$connect` has not run. It is not in the registry, so nobody can post to it.
     pub(super) fn new(
         source_ip: IpAddr,
         user_agent: Option<String>,
         domain_name: String,
-        knobs: &Knobs,
+        behaviour: &Behaviour,
     ) -> (Self, Outbound) {
         let connected_at = Timestamp::now();
         let (outbound, queue) = mpsc::channel(OUTBOUND_QUEUE);
@@ -141,36 +142,37 @@ impl Connection {
             domain_name,
             authorizer: None,
             last_active_at: AtomicI64::new(connected_at.as_millisecond()),
-            stirred: watch::Sender::new(Instant::now()),
-            idle_counts: knobs.idle_counts,
+            idle_since: watch::Sender::new(Instant::now()),
+            idle_counts: behaviour.idle_counts,
             outbound,
         };
         (connection, Outbound(queue))
     }
 
-    /// Queues a text message to the client, and waits while the queue is full. `false` when the connection has closed.
+    /// Queues a text message to the client and waits while the queue is full. Returns `false` if the connection has
+    /// closed.
     pub(super) async fn post(&self, payload: Bytes) -> bool {
         let queued = self.outbound.send(payload).await.is_ok();
         if queued {
-            self.touch();
+            self.record_activity();
             if self.idle_counts == IdleCounts::Both {
-                self.stir();
+                self.restart_idle_timer();
             }
         }
         queued
     }
 
-    /// When the last message passed, in either direction.
+    /// Returns the time of the last message in either direction.
     pub(super) fn last_active_at(&self) -> Timestamp {
         Timestamp::from_millisecond(self.last_active_at.load(Ordering::Relaxed)).unwrap_or(self.connected_at)
     }
 
-    /// Resolves when the connection has been idle, or open, for too long. It is open from the first poll on.
+    /// Resolves when the connection has been idle, or open, for too long. Both times start at the first poll.
     pub(super) async fn expired(&self, limits: &Limits) {
-        self.stir();
+        self.restart_idle_timer();
         let end = Instant::now() + limits.connection_duration;
         loop {
-            let deadline = end.min(*self.stirred.borrow() + limits.idle_timeout);
+            let deadline = end.min(*self.idle_since.borrow() + limits.idle_timeout);
             if deadline <= Instant::now() {
                 return;
             }
@@ -178,21 +180,23 @@ impl Connection {
         }
     }
 
-    pub(super) fn stir(&self) {
-        self.stirred.send_replace(Instant::now());
+    /// Restarts the idle timer.
+    pub(super) fn restart_idle_timer(&self) {
+        self.idle_since.send_replace(Instant::now());
     }
 
-    pub(super) fn touch(&self) {
+    /// Records that a message passed now.
+    pub(super) fn record_activity(&self) {
         self.last_active_at.fetch_max(Timestamp::now().as_millisecond(), Ordering::Relaxed);
     }
 }
 
-/// The messages to a client that have not been written yet.
+/// The messages to a client that are not written yet.
 #[derive(Debug)]
 pub(super) struct Outbound(mpsc::Receiver<Bytes>);
 
 impl Registry {
-    /// Makes the id of a connection known before there is anything to post to.
+    /// Registers the id of a connection whose `$connect` is about to run.
     pub(super) fn announce(&self, id: &Id) -> Pending<'_> {
         self.pending.send_modify(|pending| {
             pending.insert(id.clone());
@@ -200,13 +204,13 @@ impl Registry {
         Pending { registry: self, id: id.clone() }
     }
 
-    /// Waits while the connection's `$connect` runs.
-    pub(super) async fn settled(&self, id: &Id) {
-        // An error would mean that the registry is gone, and it is borrowed here.
+    /// Waits while the connection's `$connect` is running.
+    pub(super) async fn wait_for_connect(&self, id: &Id) {
+        // `wait_for` fails only when the sender is dropped, and `self` owns the sender.
         let _ = self.pending.subscribe().wait_for(|pending| !pending.contains(id)).await;
     }
 
-    /// Opens a connection: from here on it can be posted to.
+    /// Opens a connection. Callers can post to it from now on.
     pub(super) fn insert(&self, connection: &Arc<Connection>, outbound: Outbound) -> Mailbox {
         let (close, closed) = oneshot::channel();
         self.lock().insert(connection.id.clone(), Entry { connection: connection.clone(), close });
@@ -217,10 +221,11 @@ impl Registry {
         self.lock().get(id).map(|entry| entry.connection.clone())
     }
 
-    /// Makes a connection end as `close` says. It is no longer open when this returns; `false` when it was not before.
+    /// Ends a connection with `close`. The registry has forgotten it when this returns. Returns `false` if the
+    /// connection was not open.
     pub(super) fn close(&self, id: &Id, close: Close) -> bool {
         let entry = self.lock().remove(id);
-        // A connection that no longer listens is ending for a reason of its own.
+        // A connection that no longer listens is already ending for another reason.
         entry.is_some_and(|entry| entry.close.send(close).is_ok())
     }
 
@@ -228,7 +233,7 @@ impl Registry {
         self.lock().remove(id);
     }
 
-    /// A panic cannot leave the map half changed, so a poisoned lock is as good as any.
+    /// Locks the map. It ignores poison: a thread that panics cannot leave the map half changed.
     fn lock(&self) -> MutexGuard<'_, HashMap<Id, Entry>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -243,11 +248,11 @@ mod tests {
 
     fn connection(settings: &Settings) -> (Arc<Connection>, Outbound) {
         let ip = IpAddr::from([127, 0, 0, 1]);
-        let (connection, outbound) = Connection::new(ip, None, "localhost".to_owned(), &settings.knobs);
+        let (connection, outbound) = Connection::new(ip, None, "localhost".to_owned(), &settings.behaviour);
         (Arc::new(connection), outbound)
     }
 
-    /// How long a connection lives in which `traffic` happens every nine minutes.
+    /// Returns the lifetime of a connection on which `traffic` happens every nine minutes.
     async fn life(settings: &Settings, traffic: impl AsyncFn(&Connection)) -> Duration {
         let (connection, mut outbound) = connection(settings);
         let start = Instant::now();
@@ -269,17 +274,17 @@ mod tests {
         const MINUTE: Duration = Duration::from_secs(60);
         let settings = Settings::default();
         assert_eq!(life(&settings, async |_| {}).await, 10 * MINUTE);
-        assert_eq!(life(&settings, async |connection| connection.stir()).await, 120 * MINUTE);
+        assert_eq!(life(&settings, async |connection| connection.restart_idle_timer()).await, 120 * MINUTE);
         let post = async |connection: &Connection| assert!(connection.post(Bytes::new()).await);
         assert_eq!(life(&settings, post).await, 120 * MINUTE);
 
         let mut inbound_only = Settings::default();
-        inbound_only.knobs.idle_counts = IdleCounts::Inbound;
+        inbound_only.behaviour.idle_counts = IdleCounts::Inbound;
         assert_eq!(life(&inbound_only, post).await, 10 * MINUTE);
     }
 
     #[tokio::test]
-    async fn a_closed_registry_entry_is_gone_at_once_and_only_once() {
+    async fn a_connection_leaves_the_registry_at_once_and_is_closed_only_once() {
         let registry = Registry::default();
         let (connection, outbound) = connection(&Settings::default());
         assert!(registry.get(&connection.id).is_none());

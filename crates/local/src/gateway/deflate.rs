@@ -1,14 +1,14 @@
-//! Compression: permessage-deflate, as it is negotiated, written and read.
+//! Compression with permessage-deflate: the negotiation, the writer and the reader.
 //!
-//! Implements RFC 7692, "Compression Extensions for WebSocket", for `--deflate negotiate`. That API Gateway speaks it is
-//! known from one recording (python-websockets/websockets, issue 1065): the offer
-//! `permessage-deflate; server_max_window_bits=12; client_max_window_bits=12` was answered with
-//! `permessage-deflate;server_max_window_bits=12`. That an offer which names no window, or a larger one, is answered in the
-//! same way is inferred, and so is all that follows the handshake.
+//! This module implements RFC 7692, "Compression Extensions for WebSocket", for `--deflate negotiate`. One recording
+//! shows that API Gateway accepts it (python-websockets/websockets, issue 1065). The offer `permessage-deflate;
+//! server_max_window_bits=12; client_max_window_bits=12` was answered with
+//! `permessage-deflate;server_max_window_bits=12`. Inferred: an offer with a larger window, or without one, has the
+//! same answer. Everything after the handshake is inferred as well.
 //!
-//! What a client says of its own side is not answered, as in the recording: it may use all of 32 KiB, and refer back to
-//! earlier messages. Between two messages only the text that the next one may refer to is kept, never the state of a
-//! compressor, which takes a quarter of a megabyte.
+//! As in the recording, the answer says nothing about the client's side. So a client may use a window of 32 KiB and
+//! refer to earlier messages. Between two messages only the text is kept that the next message may refer to. The state
+//! of a compressor would take a quarter of a megabyte.
 
 use std::fmt;
 use std::io::{self, Cursor, IoSlice};
@@ -23,41 +23,42 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_tungstenite::tungstenite::protocol::frame::FrameHeader;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
 
-/// The base-2 logarithm of the gateway's window, unless a client wants a smaller one.
+/// The base-2 logarithm of the gateway's window, unless a client asks for a smaller one.
 const WINDOW_BITS: u8 = 12;
 
-/// The least that the compressor can do. RFC 7692 knows 8, too.
+/// The smallest window of the compressor. RFC 7692 also allows 8.
 const LEAST_WINDOW_BITS: u8 = 9;
 
-/// A client's window: the largest that there is, since none is agreed on.
+/// The window of a client. It is the largest one, because the answer does not limit it.
 const CLIENT_WINDOW: usize = 1 << 15;
 
-/// What a flush ends with, and a message goes without (RFC 7692, section 7.2.1).
+/// The bytes at the end of a flush. A message is sent without them (RFC 7692, section 7.2.1).
 const FLUSHED: [u8; 4] = [0x00, 0x00, 0xff, 0xff];
 
-/// An empty block that says to be the last one.
+/// An empty block that is marked as the last one.
 const LAST_BLOCK: [u8; 5] = [0x01, 0x00, 0x00, 0xff, 0xff];
 
-/// Bytes that are read from TCP, and that are inflated, at a time. Ours.
+/// The most bytes that are read from TCP, or inflated, at a time. The value is ours.
 const CHUNK: usize = 4096;
 
-/// What a client and the gateway have agreed on.
+/// The parameters of an accepted offer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Negotiated {
     /// The base-2 logarithm of the gateway's window.
     window_bits: u8,
-    /// Whether a message of the gateway may refer to those before it.
+    /// Whether a message of the gateway may refer to earlier messages.
     takes_over: bool,
 }
 
 impl Negotiated {
-    /// By the first offer of a handshake that can be met. One that cannot is passed over, whatever is wrong with it.
-    pub(super) fn of(headers: &HeaderMap) -> Option<Self> {
+    /// Accepts the first valid offer of a handshake and ignores all other offers.
+    pub(super) fn from_offers(headers: &HeaderMap) -> Option<Self> {
         let values = headers.get_all(SEC_WEBSOCKET_EXTENSIONS).into_iter().filter_map(|value| value.to_str().ok());
-        values.flat_map(|value| value.split(',')).find_map(Self::meeting)
+        values.flat_map(|value| value.split(',')).find_map(Self::accept)
     }
 
-    fn meeting(offer: &str) -> Option<Self> {
+    /// Accepts one offer. Returns `None` if it is malformed or cannot be met.
+    fn accept(offer: &str) -> Option<Self> {
         let mut parts = offer.split(';').map(str::trim);
         if parts.next() != Some("permessage-deflate") {
             return None;
@@ -85,7 +86,7 @@ impl Negotiated {
         Some(negotiated)
     }
 
-    /// The value of `Sec-WebSocket-Extensions` in the 101, spaced as recorded.
+    /// Returns the value of `Sec-WebSocket-Extensions` in the 101, with the spaces of the recording.
     pub(super) fn answer(self) -> HeaderValue {
         let takeover = if self.takes_over { "" } else { ";server_no_context_takeover" };
         let answer = format!("permessage-deflate;server_max_window_bits={}{takeover}", self.window_bits);
@@ -93,13 +94,13 @@ impl Negotiated {
     }
 }
 
-/// From 8 to 15, perhaps in quotation marks, without leading zeros. Every parameter that has a value has such a one.
+/// Reads the value of a parameter. It is a number from 8 to 15 without leading zeros, and may be in quotation marks.
 fn window_bits(value: &str) -> Option<u8> {
     let value = value.strip_prefix('"').and_then(|value| value.strip_suffix('"')).unwrap_or(value);
     (8..=15).find(|bits: &u8| bits.to_string() == value)
 }
 
-/// The end of what has been said in one direction, which what is still to be said may refer to.
+/// The last bytes of the messages in one direction. Later messages may refer to them.
 #[derive(Debug)]
 struct History {
     text: Vec<u8>,
@@ -115,7 +116,7 @@ impl History {
         let said = &said[said.len().saturating_sub(self.window)..];
         let excess = (self.text.len() + said.len()).saturating_sub(self.window);
         self.text.drain(..excess);
-        // A vector that grows by itself would take up to twice the window.
+        // Without this, the vector could grow to twice the window.
         if self.text.capacity() - self.text.len() < said.len() {
             let room = self.window - self.text.len();
             self.text.reserve_exact(room.min(said.len().next_multiple_of(CHUNK)));
@@ -137,7 +138,7 @@ impl Deflater {
         Self { negotiated, history: History::new(window) }
     }
 
-    /// The payload of a message, to be cut into frames as it is. It is compressed even if that makes it longer.
+    /// Compresses a message, even if that makes it longer. The caller cuts the result into frames.
     pub(super) fn message(&mut self, payload: &[u8]) -> Bytes {
         const WORKS: &str = "a raw stream takes any dictionary before its first byte, and any bytes after that";
 
@@ -147,7 +148,7 @@ impl Deflater {
         }
         let mut compressed = Vec::new();
         let mut rest = payload;
-        // A flush is complete when it leaves room.
+        // A flush is complete when it does not fill the buffer.
         while compressed.len() == compressed.capacity() {
             compressed.reserve(CHUNK.max(compressed.len()));
             let before = deflate.total_in();
@@ -161,58 +162,60 @@ impl Deflater {
     }
 }
 
-/// What a counter of bytes has grown by in one call, which never sees more bytes than there is memory for.
+/// Returns the growth of a byte counter in one call. The number fits, because the bytes are in memory.
 fn since(before: u64, now: u64) -> usize {
     usize::try_from(now - before).unwrap_or(usize::MAX)
 }
 
-/// What a client sent compressed is not compressed data.
+/// The error for data from a client that cannot be inflated.
 #[derive(Debug)]
 struct Corrupt;
 
 impl fmt::Display for Corrupt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a message is not compressed as it says")
+        f.write_str("the client sent invalid compressed data")
     }
 }
 
 impl std::error::Error for Corrupt {}
 
-/// Whether reading from an [`Inflating`] failed because of what the client sent.
+/// Returns whether a read from an [`Inflating`] failed because of the client's data.
 pub(super) fn is_corrupt(error: &io::Error) -> bool {
     error.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<Corrupt>)
 }
 
-/// The client's end of a connection, as if the client compressed nothing.
+/// A stream from a client that looks as if the client did not compress.
 ///
-/// A compressed message comes out as an empty first frame of its kind and continuations of at most [`CHUNK`] bytes, and
-/// is inflated no faster than these are read. Everything else comes out as it came, also what breaks the protocol, for
-/// the reader to judge: uncompressed and control frames, RSV1 where it must not be, and frames over the limit.
+/// A compressed message becomes an empty first frame and continuations of at most [`CHUNK`] bytes. It is inflated only
+/// as fast as the continuations are read.
+///
+/// All other bytes pass unchanged, so that the reader can refuse mistakes: uncompressed and control frames, RSV1 in a
+/// frame that must not have it, and frames above the limit.
 #[derive(Debug)]
 pub(super) struct Inflating<S> {
     tcp: S,
-    /// Bytes in a frame, as the client sends it.
+    /// The most bytes of a frame, as the client sends it.
     frame_limit: usize,
-    /// What has been read and not looked at.
+    /// The bytes that have been read and not parsed.
     input: BytesMut,
     position: Position,
-    /// The compressed message of which frames are still to come, with what is still to be inflated of those that came.
+    /// The compressed message that is not complete, with the bytes that are not inflated yet.
     message: Option<(Decompress, BytesMut)>,
     history: History,
-    /// Frames to hand up.
+    /// The frames for the reader.
     output: BytesMut,
 }
 
-/// Where in the client's frames the input begins.
+/// The place in the client's frames where the input begins.
 #[derive(Debug, Clone, Copy)]
 enum Position {
     /// At a header.
     Header,
-    /// In a frame, or before one, that is handed up as it is; so many bytes of it are still to come.
+    /// In a frame that passes unchanged. The number is the bytes of it that are still to come, header included.
     Whole(u64),
     /// In the payload of a frame that is inflated.
     Compressed { rest: u64, mask: [u8; 4], is_final: bool },
-    /// Behind a compressed message whose last bytes are still to be inflated.
+    /// After a compressed message. Its last bytes are not inflated yet.
     Last,
 }
 
@@ -229,12 +232,12 @@ impl<S> Inflating<S> {
         }
     }
 
-    /// TCP itself, without what has been read and not been handed up.
+    /// Returns TCP itself. Bytes that were read and not passed on are lost.
     pub(super) fn into_inner(self) -> S {
         self.tcp
     }
 
-    /// Goes on with the input; `false` when there is too little of it.
+    /// Processes the input. Returns `false` if it needs more bytes.
     fn advance(&mut self) -> io::Result<bool> {
         if matches!(self.position, Position::Compressed { .. } | Position::Last) && self.inflate()? {
             return Ok(true);
@@ -242,13 +245,13 @@ impl<S> Inflating<S> {
         match &mut self.position {
             Position::Whole(0) => self.position = Position::Header,
             Position::Header => return Ok(self.header()),
-            // Its bytes go straight to the reader.
+            // `poll_read` copies these bytes to the reader.
             Position::Whole(_) => return Ok(false),
             Position::Compressed { rest: 0, is_final, .. } => {
                 if !*is_final {
                     self.position = Position::Header;
                 } else if let Some((_, compressed)) = &mut self.message {
-                    // A message that is whole ends where blocks do, so that one more of them is read as such.
+                    // A complete message ends at the end of a block, so one more block can follow it.
                     compressed.extend_from_slice(&FLUSHED);
                     compressed.extend_from_slice(&LAST_BLOCK);
                     self.position = Position::Last;
@@ -266,19 +269,19 @@ impl<S> Inflating<S> {
                 }
                 mask.rotate_left(count % 4);
             }
-            // Had it been whole, its last block would have ended it.
+            // The last block ends every complete message, so this one was not complete.
             Position::Last => return Err(corrupt()),
         }
         Ok(true)
     }
 
-    /// Looks at a header; `false` when it is not all there.
+    /// Parses a header. Returns `false` if it needs more bytes.
     fn header(&mut self) -> bool {
         let mut cursor = Cursor::new(&self.input);
         let (header, length) = match FrameHeader::parse(&mut cursor) {
             Ok(Some(parsed)) => parsed,
             Ok(None) => return false,
-            // There is no telling where the next frame begins, and no need: the reader gives up here, too.
+            // The start of the next frame is unknown, and nobody needs it: the reader fails at this header as well.
             Err(_) => {
                 self.position = Position::Whole(u64::MAX);
                 return true;
@@ -298,7 +301,7 @@ impl<S> Inflating<S> {
         self.input.advance(usize::try_from(header_length).unwrap_or(usize::MAX));
         if is_begin {
             self.message = Some((self.inflater(), BytesMut::new()));
-            self.hand_up(header.opcode, false, &[]);
+            self.push_frame(header.opcode, false, &[]);
         }
         true
     }
@@ -311,7 +314,7 @@ impl<S> Inflating<S> {
         inflate
     }
 
-    /// Inflates a chunk of the message; `false` when there is nothing to inflate.
+    /// Inflates a chunk of the message. Returns `false` if it needs more bytes.
     fn inflate(&mut self) -> io::Result<bool> {
         let Some((inflate, compressed)) = &mut self.message else { return Ok(false) };
         let mut chunk = [0; CHUNK];
@@ -322,7 +325,7 @@ impl<S> Inflating<S> {
         compressed.advance(read);
         let is_done = compressed.is_empty();
         if status == Status::StreamEnd {
-            // A client may call any block the last one (section 7.2.3.4). What follows does not refer to it.
+            // A client may mark any block as the last one (section 7.2.3.4). Later blocks do not refer to earlier ones.
             inflate.reset(false);
         } else if read == 0 && written == 0 {
             return if is_done { Ok(false) } else { Err(corrupt()) };
@@ -335,16 +338,16 @@ impl<S> Inflating<S> {
             self.position = Position::Header;
         }
         if is_final || !chunk.is_empty() {
-            self.hand_up(OpCode::Data(Data::Continue), is_final, chunk);
+            self.push_frame(OpCode::Data(Data::Continue), is_final, chunk);
         }
         Ok(true)
     }
 
-    /// Adds a frame to the output, masked with zeros: an unmasked one would be refused.
-    fn hand_up(&mut self, opcode: OpCode, is_final: bool, payload: &[u8]) {
+    /// Adds a frame to the output. Its mask is zero, because the reader refuses a frame without a mask.
+    fn push_frame(&mut self, opcode: OpCode, is_final: bool, payload: &[u8]) {
         let header = FrameHeader { is_final, opcode, mask: Some([0; 4]), ..FrameHeader::default() };
         let formatted = header.format(payload.len() as u64, &mut (&mut self.output).writer());
-        formatted.expect("memory can always be written to");
+        formatted.expect("a write to memory does not fail");
         self.output.extend_from_slice(payload);
     }
 }
@@ -384,7 +387,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Inflating<S> {
     }
 }
 
-/// What is written has been compressed before.
+/// Writes pass unchanged, because [`Deflater`] has compressed the messages.
 impl<S: AsyncWrite + Unpin> AsyncWrite for Inflating<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.tcp).poll_write(cx, bytes)
@@ -429,7 +432,7 @@ mod tests {
         for offer in offers {
             headers.append(SEC_WEBSOCKET_EXTENSIONS, HeaderValue::from_str(offer).unwrap());
         }
-        Negotiated::of(&headers).map(|negotiated| negotiated.answer().to_str().unwrap().to_owned())
+        Negotiated::from_offers(&headers).map(|negotiated| negotiated.answer().to_str().unwrap().to_owned())
     }
 
     #[test]
@@ -439,7 +442,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_offer_that_can_be_met_is_and_others_are_passed_over() {
+    fn the_first_valid_offer_is_accepted() {
         const TWELVE: &str = "permessage-deflate;server_max_window_bits=12";
         const NINE: &str = "permessage-deflate;server_max_window_bits=9";
         const FRESH: &str = "permessage-deflate;server_max_window_bits=12;server_no_context_takeover";
@@ -480,7 +483,7 @@ mod tests {
         assert_eq!(negotiated(&offers).as_deref(), Some(NINE));
     }
 
-    /// The other end of messages to a client: one decompressor for all of them, or one for each.
+    /// A client that inflates messages: with one decompressor for all of them, or with a new one for each.
     struct Receiver {
         inflate: Decompress,
         takes_over: bool,
@@ -491,7 +494,7 @@ mod tests {
             Self { inflate: Decompress::new(false), takes_over }
         }
 
-        fn is_told(&mut self, compressed: &[u8], message: &[u8]) -> bool {
+        fn receives(&mut self, compressed: &[u8], message: &[u8]) -> bool {
             if !self.takes_over {
                 self.inflate = Decompress::new(false);
             }
@@ -504,14 +507,14 @@ mod tests {
     }
 
     #[test]
-    fn a_message_refers_to_earlier_ones_if_it_may() {
+    fn a_message_refers_to_earlier_ones_only_if_that_is_agreed() {
         let message = b"nothing in this sentence is said twice".repeat(10);
         for (takes_over, gets_shorter) in [(true, true), (false, false)] {
             let negotiated = Negotiated { window_bits: 12, takes_over };
             let (mut deflater, mut receiver) = (Deflater::new(negotiated), Receiver::new(takes_over));
             let lengths = [(); 3].map(|()| {
                 let compressed = deflater.message(&message);
-                assert!(receiver.is_told(&compressed, &message));
+                assert!(receiver.receives(&compressed, &message));
                 compressed.len()
             });
             assert_eq!(lengths[1] < lengths[0], gets_shorter, "{lengths:?}");
@@ -520,13 +523,13 @@ mod tests {
     }
 
     #[test]
-    fn nothing_refers_to_more_than_the_window() {
+    fn messages_refer_only_to_the_window() {
         let mut random = fastrand::Rng::with_seed(7);
         let mut noise = |length| -> Vec<u8> { std::iter::repeat_with(|| random.u8(..)).take(length).collect() };
         for (window_bits, length, is_seen) in [(9, 200, true), (9, 513, false), (12, 3500, true), (12, 4097, false)] {
             let block = noise(length);
             let mut deflater = Deflater::new(Negotiated { window_bits, takes_over: true });
-            // Repeated in the same message, and in the next one.
+            // The block is repeated in the same message and in the next one.
             for _ in 0..2 {
                 let compressed = deflater.message(&block.repeat(20)).len();
                 assert_eq!(compressed < 10 * length, is_seen, "{window_bits} {length} {compressed}");
@@ -535,7 +538,7 @@ mod tests {
     }
 
     #[test]
-    fn no_more_than_the_window_is_kept() {
+    fn only_the_window_is_kept() {
         let mut deflater = Deflater::new(Negotiated { window_bits: 9, takes_over: true });
         for length in [0, 1, 511, 512, 513, 100_000] {
             deflater.message(&vec![b'x'; length]);
@@ -548,7 +551,7 @@ mod tests {
         }
     }
 
-    /// What repeats itself, what does not, and what is longer than any buffer.
+    /// Makes payloads that repeat themselves, that do not, and that are longer than any buffer.
     fn payload() -> impl Strategy<Value = Vec<u8>> {
         let repeated = |bytes: std::ops::Range<usize>, times: std::ops::Range<usize>| {
             (prop::collection::vec(any::<u8>(), bytes), times).prop_map(|(bytes, times)| bytes.repeat(times))
@@ -560,18 +563,18 @@ mod tests {
         #![proptest_config(ProptestConfig { cases: 40, failure_persistence: None, ..ProptestConfig::default() })]
 
         #[test]
-        fn whatever_is_sent_arrives(
+        fn every_message_to_a_client_arrives(
             messages in prop::collection::vec(payload(), 1..5), window_bits in 9_u8..=12, takes_over: bool,
         ) {
             let negotiated = Negotiated { window_bits, takes_over };
             let (mut deflater, mut receiver) = (Deflater::new(negotiated), Receiver::new(takes_over));
             for message in messages {
-                prop_assert!(receiver.is_told(&deflater.message(&message), &message));
+                prop_assert!(receiver.receives(&deflater.message(&message), &message));
             }
         }
 
         #[test]
-        fn whatever_a_client_sends_arrives(
+        fn every_message_from_a_client_arrives(
             messages in prop::collection::vec((payload(), any::<Vec<Index>>(), any::<bool>()), 1..5),
             level in 0_u32..=9, takes_over: bool, mask: [u8; 4], pace in 1_usize..5000, frame_limit in 1_usize..10_000,
         ) {
@@ -599,9 +602,9 @@ mod tests {
         }
     }
 
-    /// A client's side of a message.
+    /// Compresses a message as a client does.
     fn sent(deflate: &mut Compress, message: &[u8]) -> Vec<u8> {
-        // What has been flushed cannot be flushed again.
+        // A second flush without data writes nothing.
         if message.is_empty() {
             return vec![0];
         }
@@ -612,7 +615,7 @@ mod tests {
         compressed
     }
 
-    /// A frame as a client sends it; its first byte but for FIN, which is set, in `first`.
+    /// Makes a client's frame. `first` is its first byte without FIN, and FIN is always set.
     fn masked(first: u8, payload: &[u8], mask: [u8; 4]) -> Vec<u8> {
         let header = FrameHeader { opcode: OpCode::from(first & 0xf), mask: Some(mask), ..FrameHeader::default() };
         let mut frame = Vec::new();
@@ -622,7 +625,7 @@ mod tests {
         frame
     }
 
-    /// A message, in frames of at most `limit` bytes, cut somewhere, with a ping after every frame.
+    /// Cuts a message into frames of at most `limit` bytes, also at `cuts`, with a ping after every frame.
     fn fragments(payload: &[u8], cuts: &[Index], first: u8, mask: [u8; 4], limit: usize) -> Vec<u8> {
         let mut ends: Vec<_> = cuts.iter().map(|cut| cut.index(payload.len() + 1)).collect();
         ends.extend((0..payload.len()).step_by(limit));
@@ -641,7 +644,7 @@ mod tests {
         wire
     }
 
-    /// The messages of frames, which a ping may come between.
+    /// Joins the frames of messages. Pings may stand between the frames.
     fn joined(frames: &[(u8, Vec<u8>)]) -> Vec<Vec<u8>> {
         let mut messages = Vec::new();
         let mut is_open = false;
@@ -661,7 +664,7 @@ mod tests {
         messages
     }
 
-    /// A connection that gives a few bytes at a time.
+    /// A connection that returns only a few bytes at a time.
     struct Slow<'a>(&'a [u8], usize);
 
     impl AsyncRead for Slow<'_> {
@@ -674,7 +677,7 @@ mod tests {
         }
     }
 
-    /// What comes out, as it is.
+    /// Returns the bytes that the reader gets.
     fn inflated(wire: &[u8], pace: usize, frame_limit: usize) -> io::Result<Vec<u8>> {
         let mut inflating = Inflating::new(Slow(wire, pace), frame_limit);
         let mut output = Vec::new();
@@ -682,7 +685,7 @@ mod tests {
         runtime.block_on(inflating.read_to_end(&mut output)).map(|_| output)
     }
 
-    /// The frames that come out, each with its first byte.
+    /// Returns the frames that the reader gets, each with its first byte.
     fn read(wire: &[u8], pace: usize, frame_limit: usize) -> io::Result<Vec<(u8, Vec<u8>)>> {
         let output = inflated(wire, pace, frame_limit)?;
         let (mut cursor, mut frames) = (Cursor::new(output.as_slice()), Vec::new());
@@ -708,7 +711,7 @@ mod tests {
 
     #[test]
     fn the_examples_of_the_rfc_are_read() {
-        // Sections 7.2.3.1 to 7.2.3.6, each "Hello" but for the last, which is empty.
+        // The examples are in sections 7.2.3.1 to 7.2.3.6. Each is "Hello", and the last one is empty.
         for payload in [
             b"\xf2\x48\xcd\xc9\xc9\x07\x00".as_slice(),
             b"\x00\x05\x00\xfa\xff\x48\x65\x6c\x6c\x6f\x00",
@@ -716,7 +719,7 @@ mod tests {
             b"\xf2\x48\x05\x00\x00\x00\xff\xff\xca\xc9\xc9\x07\x00",
         ] {
             assert_eq!(messages(&[payload]).unwrap(), [b"Hello"], "{payload:x?}");
-            // The second refers to the first.
+            // The second message refers to the first one.
             let shorter = b"\xf2\x00\x11\x00\x00";
             assert_eq!(messages(&[payload, shorter]).unwrap(), [b"Hello", b"Hello"], "{payload:x?}");
         }
@@ -724,12 +727,12 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_compressed_data_is_corrupt() {
+    fn invalid_compressed_data_is_corrupt() {
         let whole = b"\xf2\x48\xcd\xc9\xc9\x07\x00";
         for payload in [
             b"\xff\xff\xff".as_slice(),
             b"Hello",
-            // It ends in the middle of a block, refers to what was not said, and ends a block short of its length.
+            // These end inside a block, refer to bytes before the first message, and end before the length of a block.
             &whole[..4],
             b"\xf2\x00\x11\x00\x00",
             b"\x00\x05\x00\xfa\xff\x48\x65",
@@ -742,7 +745,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_else_comes_out_as_it_went_in() {
+    fn all_other_bytes_pass_unchanged() {
         let with = |first: u8, second: u8| {
             let mut frame = masked(TEXT, b"\xf2\x48\xcd\xc9\xc9\x07\x00", [9; 4]);
             (frame[0], frame[1]) = (first, second);
@@ -763,20 +766,20 @@ mod tests {
         ] {
             assert!(inflated(&wire, 100, 10).unwrap() == wire, "{what}");
         }
-        // A compressed message that has begun comes as an empty frame, and the next message, which must not be, as it is.
+        // A compressed message begins with an empty frame. The message that must not follow it passes unchanged.
         let expected = [&[0x01, 0x80, 0, 0, 0, 0], with(0x81, 0x87).as_slice()].concat();
         assert_eq!(inflated(&begun, 100, 10).unwrap(), expected);
     }
 
     #[test]
-    fn a_length_may_be_written_longer_than_it_must() {
+    fn a_length_may_have_more_bytes_than_it_needs() {
         let mut frame = vec![0xc1, 0xfe, 0, 7, 0, 0, 0, 0];
         frame.extend(b"\xf2\x48\xcd\xc9\xc9\x07\x00");
         assert_eq!(joined(&read(&frame, 100, 1000).unwrap()), [b"Hello"]);
     }
 
     #[tokio::test]
-    async fn a_bomb_is_inflated_no_faster_than_it_is_read() {
+    async fn a_bomb_is_inflated_only_as_fast_as_it_is_read() {
         let bomb = sent(&mut Compress::new(Compression::best(), false), &vec![0; 20_000_000]);
         assert!(bomb.len() < 32 * 1024, "{}", bomb.len());
         let wire = masked(RSV1 | TEXT, &bomb, [9; 4]);

@@ -1,9 +1,11 @@
-//! The events that functions receive, field for field as recorded on AWS.
+//! The events that functions receive. Every member is as recorded on AWS.
 //!
-//! Implements "Setting up a WebSocket API integration request in API Gateway" and the `$context` variables of
-//! "API Gateway WebSocket API mapping template reference". Shares no type with the functions on purpose: a wrong belief
-//! about AWS would agree with itself. What recorded events leave out is absent here too, and null only with
-//! `--null-style explicit`. That stage variables come with all events, and not only with the first, is inferred.
+//! This module implements "Setting up a WebSocket API integration request in API Gateway" and the `$context` variables
+//! of "API Gateway WebSocket API mapping template reference".
+//!
+//! It shares no type with the functions on purpose: with a shared type, both sides could be wrong in the same way and
+//! no test would fail. A member that recorded events leave out is absent here too. `--null-style explicit` makes it
+//! null. Inferred: stage variables are in all events of a connection, not only in the first.
 
 use std::collections::BTreeMap;
 
@@ -11,12 +13,13 @@ use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::Value;
 
+use super::Definition;
 use super::connection::{Connection, Context, Identity};
 use super::id::Id;
 
-/// Header or query names with one value each, which is the last where there were several.
+/// Header or query names with one value each. A name with several values has its last one.
 pub(super) type Single = BTreeMap<String, String>;
-/// Header or query names with all their values in order.
+/// Header or query names with all their values, in order.
 pub(super) type Multi = BTreeMap<String, Vec<String>>;
 
 /// The event of `$connect`.
@@ -35,7 +38,7 @@ pub(super) struct ConnectEvent<'a> {
     is_base64_encoded: bool,
 }
 
-/// The event of an authorizer, which is that of `$connect` but for what the page on authorizers shows.
+/// The event of an authorizer. It is the event of `$connect` with the differences that AWS's page on authorizers shows.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct AuthorizerEvent<'a> {
@@ -51,7 +54,7 @@ pub(super) struct AuthorizerEvent<'a> {
     request_context: RequestContext<'a>,
 }
 
-/// The event of every route but `$connect` and `$disconnect`.
+/// The event of every route except `$connect` and `$disconnect`.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct MessageEvent<'a> {
@@ -84,13 +87,13 @@ struct RequestContext<'a> {
     disconnect_status_code: Option<u16>,
     event_type: &'static str,
     extended_request_id: &'a Id,
-    /// Common Log Format, `28/Nov/2023:17:44:02 +0000`.
+    /// A time in Common Log Format: `28/Nov/2023:17:44:02 +0000`.
     request_time: String,
     message_direction: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     disconnect_reason: Option<&'a str>,
     stage: &'a str,
-    /// Milliseconds since 1970, as is `request_time_epoch`.
+    /// Milliseconds since 1970. `request_time_epoch` has the same unit.
     connected_at: i64,
     request_time_epoch: i64,
     identity: &'a Identity,
@@ -102,17 +105,9 @@ struct RequestContext<'a> {
     authorizer: Option<&'a Context>,
 }
 
-/// What the events of one API have in common.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Source<'a> {
-    pub(super) api_id: &'a str,
-    pub(super) stage: &'a str,
-    pub(super) stage_variables: &'a Single,
-}
-
 impl<'a> ConnectEvent<'a> {
     pub(super) fn new(
-        source: Source<'a>,
+        api: &'a Definition,
         connection: &'a Connection,
         request_id: &'a Id,
         headers: Multi,
@@ -123,8 +118,8 @@ impl<'a> ConnectEvent<'a> {
             multi_value_headers: headers,
             query_string_parameters: query.as_ref().map(last_values),
             multi_value_query_string_parameters: query,
-            stage_variables: source.stage_variables,
-            request_context: RequestContext::connect(source, connection, request_id),
+            stage_variables: &api.stage_variables,
+            request_context: RequestContext::connect(api, connection, request_id),
             is_base64_encoded: false,
         }
     }
@@ -132,7 +127,7 @@ impl<'a> ConnectEvent<'a> {
 
 impl<'a> AuthorizerEvent<'a> {
     pub(super) fn new(
-        source: Source<'a>,
+        api: &'a Definition,
         connection: &'a Connection,
         request_id: &'a Id,
         method_arn: &'a str,
@@ -151,25 +146,25 @@ impl<'a> AuthorizerEvent<'a> {
             multi_value_headers: headers,
             query_string_parameters: query.map(last_values),
             multi_value_query_string_parameters: query,
-            stage_variables: source.stage_variables,
-            request_context: RequestContext::connect(source, connection, request_id),
+            stage_variables: &api.stage_variables,
+            request_context: RequestContext::connect(api, connection, request_id),
         }
     }
 }
 
 impl<'a> MessageEvent<'a> {
     pub(super) fn new(
-        source: Source<'a>,
+        api: &'a Definition,
         connection: &'a Connection,
         request_id: &'a Id,
         route_key: &'a str,
         body: &'a str,
     ) -> Self {
         Self {
-            stage_variables: source.stage_variables,
+            stage_variables: &api.stage_variables,
             request_context: RequestContext {
                 message_id: Some(Id::new()),
-                ..RequestContext::new(source, connection, request_id, route_key, "MESSAGE", Timestamp::now())
+                ..RequestContext::new(api, connection, request_id, route_key, "MESSAGE", Timestamp::now())
             },
             body,
             is_base64_encoded: false,
@@ -179,13 +174,13 @@ impl<'a> MessageEvent<'a> {
 
 impl<'a> DisconnectEvent<'a> {
     pub(super) fn new(
-        source: Source<'a>,
+        api: &'a Definition,
         connection: &'a Connection,
         request_id: &'a Id,
         code: u16,
         reason: &'a str,
     ) -> Self {
-        // A constant oddity of every recorded event.
+        // Every recorded event has exactly these headers.
         let headers =
             [("Host", connection.domain_name.as_str()), ("X-Forwarded-For", ""), ("x-api-key", ""), ("x-restapi", "")]
                 .map(|(name, value)| (name.to_owned(), vec![value.to_owned()]));
@@ -193,11 +188,11 @@ impl<'a> DisconnectEvent<'a> {
         Self {
             headers: last_values(&headers),
             multi_value_headers: headers,
-            stage_variables: source.stage_variables,
+            stage_variables: &api.stage_variables,
             request_context: RequestContext {
                 disconnect_status_code: Some(code),
                 disconnect_reason: Some(reason),
-                ..RequestContext::new(source, connection, request_id, "$disconnect", "DISCONNECT", Timestamp::now())
+                ..RequestContext::new(api, connection, request_id, "$disconnect", "DISCONNECT", Timestamp::now())
             },
             is_base64_encoded: false,
         }
@@ -205,13 +200,14 @@ impl<'a> DisconnectEvent<'a> {
 }
 
 impl<'a> RequestContext<'a> {
-    /// That of a handshake, whoever is told. Recorded events were made 0 to 2 ms after their `connectedAt`.
-    fn connect(source: Source<'a>, connection: &'a Connection, request_id: &'a Id) -> Self {
-        Self::new(source, connection, request_id, "$connect", "CONNECT", connection.connected_at)
+    /// Makes the context of a handshake, for `$connect` and for the authorizer. Its time is `connectedAt`: in recorded
+    /// events the two differ by 0 to 2 ms.
+    fn connect(api: &'a Definition, connection: &'a Connection, request_id: &'a Id) -> Self {
+        Self::new(api, connection, request_id, "$connect", "CONNECT", connection.connected_at)
     }
 
     fn new(
-        source: Source<'a>,
+        api: &'a Definition,
         connection: &'a Connection,
         request_id: &'a Id,
         route_key: &'a str,
@@ -227,21 +223,21 @@ impl<'a> RequestContext<'a> {
             request_time: time.strftime("%d/%b/%Y:%H:%M:%S +0000").to_string(),
             message_direction: "IN",
             disconnect_reason: None,
-            stage: source.stage,
+            stage: &api.stage,
             connected_at: connection.connected_at.as_millisecond(),
             request_time_epoch: time.as_millisecond(),
             identity: &connection.identity,
             request_id,
             domain_name: &connection.domain_name,
             connection_id: &connection.id,
-            api_id: source.api_id,
+            api_id: &api.api_id,
             authorizer: connection.authorizer.as_ref(),
         }
     }
 }
 
-/// Adds the nulls of events recorded in 2020 (`--null-style explicit`), except that the request and the identity of the
-/// connection may have had more of them than were published.
+/// Adds the nulls of events that were recorded in 2020 (`--null-style explicit`). The real events may have had more
+/// nulls in `requestContext` and `identity` than the published ones show.
 pub(super) fn add_nulls(event: &mut Value) {
     const CONTEXT: [&str; 3] = ["messageId", "disconnectStatusCode", "disconnectReason"];
     const IDENTITY: [&str; 11] = [

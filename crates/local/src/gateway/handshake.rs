@@ -1,11 +1,14 @@
 //! The handshake: from an upgrade request, through `$connect`, to a 101 or a refusal.
 //!
-//! Implements "Manage connected users and client apps: $connect and $disconnect routes" and "WebSocket subprotocols"
-//! ("Set up routes that require a WebSocket subprotocol"). Nothing is answered before `$connect` has ended. Of its
-//! response the client sees the status and the subprotocol, never another header or the body. Before it come the checks of
-//! the request itself, then the rate of new connections, then the API key, then the signature or the authorizer, whose result
-//! may name the key; that order is inferred. The `identity` of a client that has signed is not known, and says no more than
-//! that of others.
+//! This module implements "Manage connected users and client apps: $connect and $disconnect routes" and "WebSocket
+//! subprotocols" ("Set up routes that require a WebSocket subprotocol"). The gateway answers only after `$connect` has
+//! ended. The client sees the status and the subprotocol of its response, never another header or the body.
+//!
+//! The checks run in this order, which is inferred: the request itself, the rate of new connections, the API key in the
+//! header, the signature, the authorizer, and the API key that the authorizer returns. `$connect` runs last.
+//!
+//! AWS does not document the `identity` of a client that signed its handshake. Here it has the same members as that of
+//! any other client.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,7 +21,6 @@ use http::header::{
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
-use percent_encoding::percent_decode_str;
 use sha2::{Digest, Sha256};
 use tokio::sync::oneshot;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
@@ -30,33 +32,35 @@ use super::deflate::Negotiated;
 use super::event::{ConnectEvent, Multi};
 use super::id::Id;
 use super::integration::{IntegrationError, ProxyResponse};
-use super::knobs::{AbortDuringConnect, Deflate, Knobs};
-use super::refusal::{Refused, refusal};
-use super::{Endpoints, Gateway, Paths, log, signature, socket};
+use super::refusal::Refusal;
+use super::settings::{AbortDuringConnect, Behaviour, Deflate};
+use super::{Endpoints, Gateway, Paths, log, socket};
+use crate::signature;
 
 const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
-/// Bytes of a request's head that are kept to learn how its header names were written. Ours.
+/// The bytes of a request's head that are kept, because only they show the case of header names. The value is ours.
 const HEAD_LIMIT: usize = 64 * 1024;
 
-/// hyper refuses a request with more headers.
+/// The most headers of a request. hyper refuses a request with more.
 const HEADERS_LIMIT: usize = 100;
 
-/// What the function lets a client have.
+/// The decision of `$connect` to accept a client.
 #[derive(Debug)]
 struct Accepted {
-    /// For the log.
+    /// The reason, for the log.
     why: String,
     subprotocol: Option<HeaderValue>,
 }
 
-/// What a client wants that may connect.
+/// The parts of a valid upgrade request that the answer needs.
 #[derive(Debug)]
 struct Upgrade {
     accept: HeaderValue,
     host: String,
 }
 
+/// Answers a handshake and logs a refusal.
 pub(super) async fn respond(
     gateway: &Arc<Gateway>,
     request: Request<Incoming>,
@@ -65,29 +69,30 @@ pub(super) async fn respond(
 ) -> Response<Full<Bytes>> {
     match connect(gateway, request, endpoints, head).await {
         Ok(response) => response,
-        Err(Refused(status, why)) => {
-            log(format_args!("refused a handshake with {}: {why}", status.as_u16()));
-            refusal(status)
+        Err(refusal) => {
+            log(format_args!("refused a handshake with {}: {}", refusal.status.as_u16(), refusal.reason));
+            refusal.response()
         }
     }
 }
 
+/// Runs the checks and `$connect`, and opens the connection.
 async fn connect(
     gateway: &Arc<Gateway>,
     mut request: Request<Incoming>,
     endpoints: Endpoints,
     head: &Head,
-) -> Result<Response<Full<Bytes>>, Refused> {
+) -> Result<Response<Full<Bytes>>, Refusal> {
     let Upgrade { accept, host } = check(&gateway.api.paths, gateway.settings.limits.url_limit, &request)?;
-    let domain_name = gateway.settings.knobs.domain_name.clone().unwrap_or(host);
+    let domain_name = gateway.settings.behaviour.domain_name.clone().unwrap_or(host);
     if !gateway.handshakes.admits() {
-        return Err(Refused(StatusCode::TOO_MANY_REQUESTS, "too many new connections"));
+        return Err(Refusal::new(StatusCode::TOO_MANY_REQUESTS, "too many new connections"));
     }
     let headers = event_headers(request.headers(), &head.header_names(), endpoints);
     let query = request.uri().query().map(parse_query).filter(|query| !query.is_empty());
     let user_agent = request.headers().get(USER_AGENT).map(text);
     let (mut connection, outbound) =
-        Connection::new(endpoints.peer.ip().to_canonical(), user_agent, domain_name, &gateway.settings.knobs);
+        Connection::new(endpoints.peer.ip().to_canonical(), user_agent, domain_name, &gateway.settings.behaviour);
     let _pending = gateway.connections.announce(&connection.id);
     let keys_from = |source| gateway.api.api_keys.as_ref().filter(|keys| keys.source == source);
     if let Some(keys) = keys_from(KeySource::Header) {
@@ -108,31 +113,31 @@ async fn connect(
     }
     let connection = Arc::new(connection);
 
-    // In a task of its own, because a client that leaves takes this request with it, but not the invocation.
+    // `$connect` runs in a task of its own. If the client leaves, hyper drops this future, and the invocation must end.
     let (decide, decided) = oneshot::channel();
     gateway.spawn({
         let (gateway, connection) = (gateway.clone(), connection.clone());
         async move {
             let request_id = Id::new();
-            let event = ConnectEvent::new(gateway.source(), &connection, &request_id, headers, query);
-            let knobs = &gateway.settings.knobs;
-            let decision = decision(gateway.invoke("$connect", &request_id, &event).await, knobs);
-            if let Err(Ok(_)) = decide.send(decision)
-                && knobs.abort_during_connect == AbortDuringConnect::Disconnect
-            {
-                socket::lost(&gateway, &connection).await;
+            let event = ConnectEvent::new(&gateway.api, &connection, &request_id, headers, query);
+            let behaviour = &gateway.settings.behaviour;
+            let decision = decision(gateway.invoke("$connect", &request_id, &event).await, behaviour);
+            let undelivered = decide.send(decision).err();
+            let accepted_too_late = matches!(undelivered, Some(Ok(_)));
+            if accepted_too_late && behaviour.abort_during_connect == AbortDuringConnect::Disconnect {
+                socket::disconnect_lost(&gateway, &connection).await;
             }
         }
     });
-    let panicked = |_| Refused(StatusCode::BAD_GATEWAY, "invoking $connect panicked");
+    let panicked = |_| Refusal::new(StatusCode::BAD_GATEWAY, "invoking $connect panicked");
     let Accepted { why, subprotocol } = decided.await.map_err(panicked)??;
 
-    // Before the 101 is written: a client that has seen it can be posted to.
+    // The connection opens before the 101 is written, because callers may post to a client that has seen it.
     let mailbox = gateway.connections.insert(&connection, outbound);
     log(format_args!("{} connected, {why}", connection.id));
-    let negotiated = match gateway.settings.knobs.deflate {
+    let negotiated = match gateway.settings.behaviour.deflate {
         Deflate::Never => None,
-        Deflate::Negotiate => Negotiated::of(request.headers()),
+        Deflate::Negotiate => Negotiated::from_offers(request.headers()),
     };
     let upgrade = hyper::upgrade::on(&mut request);
     gateway.spawn(socket::run(gateway.clone(), connection, upgrade, mailbox, negotiated));
@@ -151,80 +156,84 @@ async fn connect(
     Ok(response)
 }
 
-/// Refuses a client that has not signed its handshake, or whose role does not let it connect.
-fn check_iam<B>(gateway: &Gateway, request: Request<B>) -> Result<Request<B>, Refused> {
+/// Refuses a client if its handshake is not signed or the signer's role does not allow it to connect.
+fn check_iam<B>(gateway: &Gateway, request: Request<B>) -> Result<Request<B>, Refusal> {
     let (parts, body) = request.into_parts();
-    let how = gateway.settings.knobs.sigv4();
+    let how = gateway.settings.behaviour.sigv4();
     // A handshake has no body.
-    signature::check(&parts, Sha256::new(), how, &gateway.api.credentials).map_err(|error| {
-        log(format_args!("the signature of a handshake: {error}"));
-        Refused(StatusCode::FORBIDDEN, "the handshake is not signed as it should be")
+    signature::check(&parts, Sha256::new(), how, &gateway.functions.credentials).map_err(|error| {
+        log(format_args!("the signature of a handshake is not valid: {error}"));
+        Refusal::new(StatusCode::FORBIDDEN, "the signature is missing or not valid")
     })?;
     let caller = signature::access_key_id(&parts.headers, parts.uri.query());
-    let allowed = gateway.api.callers.check(caller.as_deref(), ACTION, &gateway.api.connect_arn());
-    allowed.map_err(|_| Refused(StatusCode::FORBIDDEN, "its role does not let the client connect"))?;
+    let allowed = gateway.functions.callers.check(caller.as_deref(), ACTION, &gateway.api.connect_arn());
+    allowed.map_err(|_| Refusal::new(StatusCode::FORBIDDEN, "the signer's role does not allow it to connect"))?;
     Ok(Request::from_parts(parts, body))
 }
 
-/// What the result of `$connect`, or its absence, means for the client.
-fn decision(result: Option<Result<ProxyResponse, IntegrationError>>, knobs: &Knobs) -> Result<Accepted, Refused> {
-    let bad_gateway = |why| Refused(StatusCode::BAD_GATEWAY, why);
+/// Decides from the result of `$connect` whether to accept the client. Without that route every client is accepted.
+fn decision(
+    result: Option<Result<ProxyResponse, IntegrationError>>,
+    behaviour: &Behaviour,
+) -> Result<Accepted, Refusal> {
+    let bad_gateway = |why| Refusal::new(StatusCode::BAD_GATEWAY, why);
     match result {
         None => Ok(Accepted { why: "there is no $connect route".to_owned(), subprotocol: None }),
         Some(Err(IntegrationError::TimedOut)) => {
-            let status = StatusCode::from_u16(knobs.connect_timeout_status).unwrap_or(StatusCode::GATEWAY_TIMEOUT);
-            Err(Refused(status, "$connect took too long"))
+            let status = StatusCode::from_u16(behaviour.connect_timeout_status).unwrap_or(StatusCode::GATEWAY_TIMEOUT);
+            Err(Refusal::new(status, "$connect took too long"))
         }
         Some(Err(IntegrationError::Throttled)) => {
-            Err(Refused(StatusCode::INTERNAL_SERVER_ERROR, "Lambda throttled $connect"))
+            Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "Lambda throttled $connect"))
         }
         Some(Err(_)) => Err(bad_gateway("$connect failed")),
         Some(Ok(response)) if (200..300).contains(&response.status_code) => {
             let subprotocol = response.header(&SEC_WEBSOCKET_PROTOCOL).map(HeaderValue::from_str);
-            // It cannot be sent, which makes the response malformed (inferred).
-            let subprotocol = subprotocol.transpose().map_err(|_| bad_gateway("the subprotocol is no header value"))?;
+            // Inferred: a subprotocol that cannot be sent makes the response malformed.
+            let subprotocol =
+                subprotocol.transpose().map_err(|_| bad_gateway("the subprotocol is not a valid header value"))?;
             Ok(Accepted { why: format!("$connect answered {}", response.status_code), subprotocol })
         }
         Some(Ok(response)) => {
             let status = StatusCode::from_u16(response.status_code).ok();
             Err(match status.filter(|status| !status.is_informational()) {
-                Some(status) => Refused(status, "the answer of $connect"),
-                // No HTTP response can end so, not even with a function's own 101.
+                Some(status) => Refusal::new(status, "$connect answered with this status"),
+                // A final HTTP response cannot have such a status. That includes a 101 from the function.
                 None => bad_gateway("$connect answered with a 1xx status"),
             })
         }
     }
 }
 
-/// The checks that need no function, in their order. Which of two failing ones AWS reports is inferred.
-fn check<B>(paths: &Paths, url_limit: usize, request: &Request<B>) -> Result<Upgrade, Refused> {
+/// Runs the checks that need no function. If two of them fail, the first one is reported. That order is inferred.
+fn check<B>(paths: &Paths, url_limit: usize, request: &Request<B>) -> Result<Upgrade, Refusal> {
     let (headers, path) = (request.headers(), request.uri().path());
     let is_upgrade = request.method() == Method::GET
         && has_token(headers, &CONNECTION, "upgrade")
         && has_token(headers, &UPGRADE, "websocket");
     if !is_upgrade {
-        return Err(Refused(StatusCode::UPGRADE_REQUIRED, "not a WebSocket upgrade"));
+        return Err(Refusal::new(StatusCode::UPGRADE_REQUIRED, "the request is not a WebSocket upgrade"));
     }
 
-    let bad_request = |why| Refused(StatusCode::BAD_REQUEST, why);
+    let bad_request = |why| Refusal::new(StatusCode::BAD_REQUEST, why);
     if headers.get(SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
         return Err(bad_request("Sec-WebSocket-Version is not 13"));
     }
     let key = headers.get(SEC_WEBSOCKET_KEY).map(HeaderValue::as_bytes).filter(|key| is_key(key));
     let accept = key.and_then(|key| HeaderValue::try_from(derive_accept_key(key)).ok());
-    let accept = accept.ok_or(bad_request("Sec-WebSocket-Key is not 16 bytes in Base64"))?;
-    let host = headers.get(HOST).map(text).ok_or(bad_request("there is no Host"))?;
+    let accept = accept.ok_or(bad_request("Sec-WebSocket-Key is not the Base64 of 16 bytes"))?;
+    let host = headers.get(HOST).map(text).ok_or(bad_request("the Host header is missing"))?;
 
     let segment = path.strip_prefix('/').unwrap_or(path);
     let segment = segment.strip_suffix('/').filter(|segment| !segment.is_empty()).unwrap_or(segment);
-    if !paths.connect(segment) {
-        return Err(Refused(StatusCode::FORBIDDEN, "the API is not at this path"));
+    if !paths.serves_clients(segment) {
+        return Err(Refusal::new(StatusCode::FORBIDDEN, "the API is not available at this path"));
     }
 
     let path_and_query = request.uri().path_and_query().map_or(0, |path| path.as_str().len());
-    // Counted as the client sees the URL on AWS, with scheme and host.
+    // The limit is for the URL that a client uses on AWS, with scheme and host.
     if "wss://".len() + host.len() + path_and_query > url_limit {
-        return Err(Refused(StatusCode::URI_TOO_LONG, "the URL is too long"));
+        return Err(Refusal::new(StatusCode::URI_TOO_LONG, "the URL is too long"));
     }
     Ok(Upgrade { accept, host })
 }
@@ -234,13 +243,14 @@ fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
     values.flat_map(|value| value.split(',')).any(|value| value.trim().eq_ignore_ascii_case(token))
 }
 
-/// Sixteen bytes in Base64 (RFC 6455, section 4.1).
+/// Returns whether the key is the Base64 of 16 bytes (RFC 6455, section 4.1).
 fn is_key(key: &[u8]) -> bool {
     let is_base64 = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/');
     key.len() == 24 && key.ends_with(b"==") && key[..22].iter().all(is_base64)
 }
 
-/// The client's headers as it wrote them, without `Connection` and `Upgrade`, and the gateway's own.
+/// Makes the headers of an event: the client's with its own case, without `Connection` and `Upgrade`, and the
+/// gateway's.
 fn event_headers(headers: &HeaderMap, names: &HashMap<String, String>, endpoints: Endpoints) -> Multi {
     const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
     const REPLACED: [&str; 4] = ["connection", "upgrade", "x-forwarded-port", "x-forwarded-proto"];
@@ -254,7 +264,7 @@ fn event_headers(headers: &HeaderMap, names: &HashMap<String, String>, endpoints
     }
     let mut forwarded_for: Vec<_> = headers.get_all(FORWARDED_FOR).into_iter().map(text).collect();
     forwarded_for.push(endpoints.peer.ip().to_canonical().to_string());
-    // On AWS always 443 and https; here too what the client used.
+    // On AWS these are always 443 and https. Here they are the port and the scheme of this listener.
     for (name, value) in [
         ("X-Forwarded-For", forwarded_for.join(", ")),
         ("X-Forwarded-Port", endpoints.port.to_string()),
@@ -268,19 +278,17 @@ fn event_headers(headers: &HeaderMap, names: &HashMap<String, String>, endpoints
     event
 }
 
-/// A new X-Ray trace: `Root=1-{epoch seconds}-{96 random bits}`, in hexadecimal.
+/// Makes an X-Ray trace id: `Root=1-{epoch seconds}-{96 random bits}`, in hexadecimal.
 pub(super) fn trace_id() -> String {
     let seconds = jiff::Timestamp::now().as_second();
     format!("Root=1-{seconds:08x}-{:024x}", fastrand::u128(..1 << 96))
 }
 
-/// Keys and values with `%xx` decoded, and `+` as a space (inferred for the latter: forms write it so).
+/// Decodes the keys and values of a query. Inferred: `+` is a space, because HTML forms write it so.
 fn parse_query(query: &str) -> Multi {
-    let decode = |text: &str| percent_decode_str(&text.replace('+', " ")).decode_utf8_lossy().into_owned();
     let mut parsed = Multi::new();
-    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-        parsed.entry(decode(key)).or_default().push(decode(value));
+    for (key, value) in form_urlencoded::parse(query.as_bytes()) {
+        parsed.entry(key.into_owned()).or_default().push(value.into_owned());
     }
     parsed
 }
@@ -289,12 +297,12 @@ fn text(value: &HeaderValue) -> String {
     String::from_utf8_lossy(value.as_bytes()).into_owned()
 }
 
-/// The bytes of a TCP connection's first request up to its body, as they came.
+/// The bytes of a TCP connection's first request, up to its body.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Head(Arc<Mutex<Vec<u8>>>);
 
 impl Head {
-    /// Keeps what is read of a TCP connection, until the head is complete or too long.
+    /// Returns a function that keeps the bytes of a TCP connection until the head is complete or too long.
     pub(super) fn recorder(&self) -> impl FnMut(&[u8]) + use<> {
         let mut head = Some(self.clone());
         move |read| {
@@ -310,15 +318,17 @@ impl Head {
         }
     }
 
-    /// How the client wrote its header names, by their lower-case form, which is all that hyper keeps. Forgets the
-    /// head, so a second request of the same TCP connection has lower-case names; WebSocket clients send one.
+    /// Returns the header names as the client wrote them, by their lower-case form. hyper keeps only the latter.
+    ///
+    /// The head is forgotten. A second request of the same TCP connection would have lower-case names, but WebSocket
+    /// clients send only one.
     fn header_names(&self) -> HashMap<String, String> {
         let head = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
         let mut headers = [httparse::EMPTY_HEADER; HEADERS_LIMIT];
         let mut request = httparse::Request::new(&mut headers);
         match request.parse(&head) {
             Ok(_) => request.headers.iter().map(|header| (header.name.to_ascii_lowercase(), header.name.to_owned())),
-            // hyper has parsed it, so it was longer than what is kept.
+            // hyper has parsed the request, so the head is longer than the bytes that were kept.
             Err(_) => return HashMap::new(),
         }
         .collect()
@@ -343,11 +353,11 @@ mod tests {
     }
 
     fn refused_by(paths: &Paths, request: http::request::Builder) -> Option<u16> {
-        check(paths, 4096, &request.body(()).unwrap()).err().map(|Refused(status, _)| status.as_u16())
+        check(paths, 4096, &request.body(()).unwrap()).err().map(|refusal| refusal.status.as_u16())
     }
 
     #[test]
-    fn the_stage_and_the_root_can_be_connected_to() {
+    fn clients_can_connect_at_the_stage_and_at_the_root() {
         for path in ["/dev", "/dev/", "/dev?userId=2", "/"] {
             assert_eq!(refused(upgrade(path)), None, "{path}");
         }
@@ -364,7 +374,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_websocket_handshake_is_refused() {
+    fn a_request_that_is_not_a_websocket_handshake_is_refused() {
         let edited = |name: &str, value: &'static str| {
             let mut request = upgrade("/nostage");
             if let Some(headers) = request.headers_mut() {
@@ -380,7 +390,7 @@ mod tests {
     }
 
     #[test]
-    fn a_url_may_have_4096_characters_and_no_more() {
+    fn a_url_has_at_most_4096_characters() {
         let fixed = "wss://localhost:3001/dev?q=".len();
         let url = |length: usize| format!("/dev?q={}", "x".repeat(length - fixed));
         assert_eq!(refused(upgrade(&url(4096))), None);

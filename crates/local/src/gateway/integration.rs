@@ -1,22 +1,24 @@
-//! Lambda proxy integrations: what stands behind a route, and what its result means.
+//! Lambda proxy integrations: the function behind a route, and the format of its response.
 //!
-//! Implements "Set up Lambda proxy integrations in API Gateway", section "Output format of a Lambda function for proxy
-//! integration": five top-level keys and no others. Values are read strictly; where AWS may be more lenient (a status
-//! code in quotes, a header that is a number) nothing is known, and a complaint here is cheaper than one after the
-//! deployment. A function is never invoked twice for one event.
+//! This module implements "Set up Lambda proxy integrations in API Gateway", section "Output format of a Lambda
+//! function for proxy integration". A response has five top-level keys and no others.
+//!
+//! Values are read strictly. AWS may accept more, such as a status code in quotes or a header that is a number, but
+//! nothing is known about that. An error here is cheaper than one after the deployment. The gateway never invokes a
+//! function twice for one event.
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::HeaderName;
 use serde_json::{Map, Value};
 
-use super::knobs::MissingStatusCode;
+use super::settings::MissingStatusCode;
 use crate::lambda::{Function, FunctionError};
 
-/// Something that a route can invoke: a [`Function`], or a closure in a test.
+/// The target of a route: a [`Function`], or a closure in a test.
 pub trait Integration: Send + Sync {
-    /// Invokes it synchronously with `event` and returns its response. The gateway drops the future when it has waited
-    /// long enough; a [`Function`] runs on.
+    /// Invokes the target synchronously with `event` and returns its response. The gateway drops the future after the
+    /// integration timeout. A [`Function`] keeps running.
     fn invoke(&self, event: Bytes) -> BoxFuture<'_, Result<Bytes, FunctionError>>;
 }
 
@@ -36,19 +38,19 @@ where
     }
 }
 
-/// Why an integration has no result. Clients see no more than whether it took too long; this is for the log.
+/// The reason why an integration has no result. It is for the log: a client learns only whether the time ran out.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum IntegrationError {
-    /// The function reported an error, crashed or ran out of time.
+    /// The function reported an error, crashed or exceeded its own timeout.
     #[error(transparent)]
     Function(FunctionError),
     /// Lambda refused the event.
     #[error("throttled by Lambda")]
     Throttled,
-    /// It took longer than the gateway waits.
+    /// The integration timeout of the gateway ran out.
     #[error("Endpoint request timed out")]
     TimedOut,
-    /// The function answered with something that is not a proxy response.
+    /// The response does not have the format of a proxy response.
     #[error("malformed proxy response: {0}")]
     Malformed(#[from] MalformedResponse),
 }
@@ -59,29 +61,29 @@ impl From<FunctionError> for IntegrationError {
     }
 }
 
-/// What is wrong with a response; says which key, never which value.
+/// The mistake in a response. The text names the key and never shows the value.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum MalformedResponse {
-    /// Such as `null`, which is what a Rust function returning `()` answers.
+    /// For example `null`: a Rust function that returns `()` answers it.
     #[error("it is not a JSON object")]
     NotAnObject,
-    /// Allowed are `statusCode`, `headers`, `multiValueHeaders`, `body` and `isBase64Encoded`.
+    /// The allowed keys are `statusCode`, `headers`, `multiValueHeaders`, `body` and `isBase64Encoded`.
     #[error("unknown key `{0}`")]
     UnknownKey(String),
-    /// AWS's own behaviour is not documented for this one; see `--missing-status-code`.
+    /// AWS does not document this case; see `--missing-status-code`.
     #[error("`statusCode` is missing")]
     NoStatusCode,
     #[error("`{key}` is not {expected}")]
     WrongType { key: &'static str, expected: &'static str },
 }
 
-/// A well-formed response of a function.
+/// A response in the proxy format.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct ProxyResponse {
-    /// 100 to 599.
+    /// A number from 100 to 599.
     pub(super) status_code: u16,
     pub(super) body: Option<String>,
-    /// `headers`, then `multiValueHeaders`.
+    /// The pairs of `headers`, then those of `multiValueHeaders`.
     headers: Vec<(String, String)>,
 }
 
@@ -127,8 +129,10 @@ impl ProxyResponse {
         }
     }
 
-    /// The value of a header, whatever the case of its name. Where there are several, one of `multiValueHeaders`
-    /// wins over one of `headers`, as the proxy output format says, and the last over those before it (inferred).
+    /// Returns the value of a header and ignores the case of its name.
+    ///
+    /// If there are several values, `multiValueHeaders` wins over `headers`, as the proxy output format says. Inferred:
+    /// the last value wins over earlier ones.
     pub(super) fn header(&self, name: &HeaderName) -> Option<&str> {
         let mut named = self.headers.iter().rev().filter(|(header, _)| header.eq_ignore_ascii_case(name.as_str()));
         named.next().map(|(_, value)| value.as_str())
@@ -156,7 +160,7 @@ mod tests {
         for (response, status_code) in [
             (r#"{"statusCode":200}"#, 200),
             (r#"{"statusCode":400,"body":"text"}"#, 400),
-            // What `ApiGatewayProxyResponse` of aws_lambda_events serialises to.
+            // The JSON of `ApiGatewayProxyResponse` in aws_lambda_events.
             (r#"{"statusCode":200,"headers":{},"multiValueHeaders":{},"isBase64Encoded":false}"#, 200),
             (r#"{"statusCode":204,"headers":null,"multiValueHeaders":null,"body":null}"#, 204),
         ] {
@@ -197,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn headers_are_found_in_any_case_and_the_list_form_wins() {
+    fn the_case_of_a_header_name_does_not_matter_and_the_list_form_wins() {
         let response = r#"{"statusCode":200,"headers":{"SEC-websocket-protocol":"a"},
             "multiValueHeaders":{"sec-websocket-protocol":["b"]}}"#;
         let response = parse(response).unwrap();

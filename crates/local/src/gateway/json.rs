@@ -1,28 +1,31 @@
-//! Messages as JSON, to select their routes by. Functions get a message as it came.
+//! Messages as JSON, to select their routes and models. Functions get a message as the client sent it.
 //!
-//! Whether API Gateway reads JSON strictly is not documented. It is read so here, unless `--lenient-json` is given: one
-//! recording shows a message with an unquoted key (`{"action":"sendMessage", body:"hello"}`) that reached its route.
+//! AWS does not document whether API Gateway reads JSON strictly. This module does so, unless `--lenient-json` is
+//! given. One recording shows that `{"action":"sendMessage", body:"hello"}`, which has an unquoted key, reached its
+//! route.
 
 use jsonc_parser::{ParseOptions, parse_to_serde_value};
 use serde::de::IgnoredAny;
 use serde_json::Value;
 
-/// Reads a message. `None` when it is not JSON, or is nested in more than 127 levels.
+/// Reads a message. Returns `None` if it is not JSON or is nested deeper than 127 levels.
 ///
-/// Leniently, what is not JSON is read once more, as an object or an array of JSON5 in at most 512 levels.
+/// If `is_lenient` is set, other text is read once more as JSON5: an object or an array of at most 512 levels.
 pub(super) fn read(text: &str, is_lenient: bool) -> Option<Value> {
     let value = serde_json::from_str(text).ok().or_else(|| read_nearest(text));
     if is_lenient { value.or_else(|| read_json5(text)) } else { value }
 }
 
-/// Reads JSON with numbers or strings that a [`Value`] cannot hold, as [`nearest`] has them. The grammar of JSON allows
-/// them. That API Gateway selects a route for such a message is inferred: nobody knows what it does.
+/// Reads JSON with numbers or strings that a [`Value`] cannot hold, and replaces them as [`nearest`] says.
+///
+/// The grammar of JSON allows such numbers and strings. The behaviour of API Gateway is unknown. Inferred: it selects a
+/// route for such a message.
 fn read_nearest(text: &str) -> Option<Value> {
     serde_json::from_str::<IgnoredAny>(text).ok()?;
     serde_json::from_str(&nearest(text)).ok()
 }
 
-/// JSON with the largest double instead of each number beyond it, and U+FFFD instead of each half of a surrogate pair.
+/// Replaces each number beyond a double with the largest double, and each half of a surrogate pair with U+FFFD.
 fn nearest(json: &str) -> String {
     let mut nearest = String::with_capacity(json.len());
     let (mut rest, mut is_in_string) = (json, false);
@@ -49,16 +52,16 @@ fn nearest(json: &str) -> String {
     nearest
 }
 
-/// What an escape such as `\ud83d` stands for.
+/// Reads the UTF-16 unit of an escape such as `\ud83d`.
 fn utf16_unit(text: &str) -> Option<u16> {
     u16::from_str_radix(text.strip_prefix("\\u")?.get(..4)?, 16).ok()
 }
 
 fn read_json5(text: &str) -> Option<Value> {
-    // By itself the parser reads more than JSON5.
+    // By default the parser accepts more than JSON5.
     let options = ParseOptions { allow_missing_commas: false, ..ParseOptions::default() };
     let value: Value = parse_to_serde_value(text, &options).ok()?;
-    // For it, text that is empty or a comment is null.
+    // The parser reads an empty text or a comment as null.
     (value.is_object() || value.is_array()).then_some(value)
 }
 
@@ -72,12 +75,12 @@ mod tests {
     use proptest::{prop_assert_eq, prop_oneof};
     use serde_json::json;
 
-    use super::super::knobs::MESSAGE_LIMIT;
     use super::super::route::SelectionExpression;
+    use super::super::settings::MESSAGE_LIMIT;
     use super::*;
 
-    /// The route key of a message with a route of every key, evaluated where the gateway does so: in a task, on a
-    /// worker's stack of 2 MiB.
+    /// Selects the route of a message when every route exists. Like the gateway, it runs in a task, on a worker's stack
+    /// of 2 MiB.
     async fn key(expression: &str, text: String) -> Option<String> {
         let expression = SelectionExpression::parse(expression);
         tokio::spawn(async move { expression.select(&text, true, |_| true) }).await.unwrap()
@@ -89,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn lenient_json_is_read_on_demand_only() {
+    fn json5_is_read_only_in_lenient_mode() {
         for (text, expected) in [
             (r#"{"action":"sendMessage", body:"hello"}"#, json!({"action": "sendMessage", "body": "hello"})),
             ("{action: 'a', 'b': 1,}", json!({"action": "a", "b": 1})),
@@ -104,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_json5_either_is_not_read() {
+    fn text_that_is_not_json5_either_is_not_read() {
         for text in
             ["", " ", "hello", "'hello'", "// {}", "{", "{a:1 b:2}", "[1 2]", "{a:b}", "{a:1}}", "{a:1} {b:2}", "{:}"]
         {
@@ -113,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_value_can_hold_is_read_as_the_nearest() {
+    fn numbers_and_strings_that_a_value_cannot_hold_are_read_as_the_nearest_ones() {
         let long = format!("[-1{},1.5]", "0".repeat(309));
         for (text, expected) in [
             ("1e400", json!(f64::MAX)),
@@ -136,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn strict_json_is_read_alike_by_both() {
+    fn both_modes_read_strict_json_in_the_same_way() {
         let leaf = prop_oneof![
             Just(Value::Null),
             any::<bool>().prop_map(Value::from),
@@ -188,14 +191,14 @@ mod tests {
                 let text = format!("{before}{}", unit.repeat((MESSAGE_LIMIT - before.len()) / unit.len()));
                 let began = Instant::now();
                 key("$request.body.action", text).await;
-                // Some milliseconds. Work that grows with the square of the length is minutes.
+                // A correct reader needs some milliseconds. One whose work is quadratic in the length needs minutes.
                 assert!(began.elapsed() < Duration::from_secs(5), "{before}{unit}… took {:?}", began.elapsed());
             }
         }
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-    async fn what_is_nested_in_512_levels_is_read_and_printed_and_no_more() {
+    async fn json5_of_512_levels_is_read_and_printed_and_deeper_json5_is_not() {
         let nested = |open: &str, close: &str, levels| format!("{}'x'{}", open.repeat(levels), close.repeat(levels));
         for (open, close) in [("[", "]"), ("{a:", "}")] {
             let printed = nested(open, close, 512).replace('\'', "").replace(':', "=");

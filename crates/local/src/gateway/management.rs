@@ -1,9 +1,10 @@
-//! The management API: `POST`, `GET` and `DELETE` of `/{stage}/@connections/{connectionId}`, or of another path of the API.
+//! The management API: `POST`, `GET` and `DELETE` of `{path}/@connections/{connectionId}`. The path is one of the
+//! API's.
 //!
-//! Implements "Use @connections commands in your backend service" and the operations of the service model
-//! `apigatewaymanagementapi` (2018-11-29), with headers and bodies as recorded. SDKs tell errors apart by the header
-//! `x-amzn-errortype` alone, so every error has one. Calls must be signed (`signature.rs`), and
-//! allowed by the role of the function that signed them.
+//! This module implements "Use @connections commands in your backend service" and the operations of the service model
+//! `apigatewaymanagementapi` (2018-11-29). Headers and bodies are as recorded. Every error has the header
+//! `x-amzn-errortype`, because SDKs use only that header to tell errors apart. A call must be signed (`signature.rs`),
+//! and the role of the function that signed it must allow it.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -23,20 +24,20 @@ use super::Gateway;
 use super::connection::{Close, Connection};
 use super::handshake::trace_id;
 use super::id::Id;
-use super::knobs::{IdValidation, NonUtf8Post, PostToPending, Sigv4};
-use super::signature::{self, SignatureError};
+use super::settings::{IdValidation, NonUtf8Post, PostToPending, Sigv4};
 use crate::faults::{Chance, Delay};
 use crate::iam::Denial;
+use crate::signature::{self, SignatureError};
 
 const ERROR_TYPE: HeaderName = HeaderName::from_static("x-amzn-errortype");
 
-/// The segments of a path, each decoded once. Right are the path of the API, `@connections` and an id.
+/// The segments of a path, each decoded once. In a valid path they are the API's path, `@connections` and an id.
 pub(super) struct Path {
     segments: Vec<String>,
 }
 
 impl Path {
-    /// The path of the API, empty for the root, and the connection's id.
+    /// Splits a valid path into the API's path and the connection's id. The API's path is empty for the root.
     fn split(&self) -> Option<(&str, &str)> {
         match self.segments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
             ["@connections", id] => Some(("", id)),
@@ -46,38 +47,38 @@ impl Path {
     }
 }
 
-/// The path, if it is one of the management API, right or wrong. Everything else is a client's.
+/// Parses a path if it belongs to the management API, even if it is not valid. All other paths belong to clients.
 pub(super) fn path(path: &str) -> Option<Path> {
     let decode = |segment| percent_decode_str(segment).decode_utf8_lossy().into_owned();
     let segments: Vec<_> = path.split('/').skip(1).map(decode).collect();
     segments.iter().any(|segment| segment == "@connections").then_some(Path { segments })
 }
 
-/// An error as it goes over the wire.
+/// The reason why a call is refused, as the caller sees it.
 #[derive(Debug, PartialEq, Eq)]
-enum Refusal {
-    /// The connection has closed, or there never was one.
+enum CallRefusal {
+    /// The connection has closed or has never existed.
     Gone,
-    /// Not in the service model, but recorded.
+    /// The id does not have the form of an id. The service model does not name this error, but it was recorded.
     MalformedId(String),
-    /// That the text is this one is inferred.
+    /// The message is longer than the limit. The text is inferred.
     PayloadTooLarge,
-    /// Ours; see `--non-utf8-post`.
+    /// The message is not UTF-8. This error is ours; see `--non-utf8-post`.
     NotUtf8,
-    /// Beyond the request rate. The model has no members for it, so the text is anybody's guess.
+    /// The call is above the request rate. The service model has no members for this error, so the text is a guess.
     LimitExceeded,
-    /// Only ever a fault on demand.
+    /// The gateway failed. Only a fault on demand causes this.
     Internal,
-    /// Another path than the API's.
+    /// The path is not one of the API's.
     Forbidden,
-    /// The caller's role does not allow it.
+    /// The caller's role does not allow the call.
     AccessDenied(Denial),
-    /// Not signed as it should be; [`SignatureError::Missing`] also when it is not one of the three methods (inferred,
-    /// from what REST APIs do).
+    /// The signature is missing or not valid. A method other than the three is [`SignatureError::Missing`]. That is
+    /// inferred from REST APIs.
     Signature(SignatureError),
 }
 
-impl Refusal {
+impl CallRefusal {
     fn status(&self) -> StatusCode {
         match self {
             Self::Gone => StatusCode::GONE,
@@ -103,8 +104,8 @@ impl Refusal {
     }
 }
 
-/// What `message` says; nothing for [`Refusal::Gone`], whose body is empty.
-impl fmt::Display for Refusal {
+/// Prints the text of `message`. It is empty for [`CallRefusal::Gone`], because that answer has no body.
+impl fmt::Display for CallRefusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Gone => Ok(()),
@@ -120,12 +121,15 @@ impl fmt::Display for Refusal {
     }
 }
 
+/// Answers a call with AWS's headers.
 pub(super) async fn respond(gateway: &Arc<Gateway>, request: Request<Incoming>, path: &Path) -> Response<Full<Bytes>> {
     let mut response = call(gateway, request, path).await.unwrap_or_else(|refusal| {
         let body = match refusal.to_string() {
             message if message.is_empty() => Bytes::new(),
-            // Recorded with a capital letter, unlike all others.
-            message if matches!(refusal, Refusal::AccessDenied(_)) => json!({ "Message": message }).to_string().into(),
+            // In recordings only this error has a capital letter.
+            message if matches!(refusal, CallRefusal::AccessDenied(_)) => {
+                json!({ "Message": message }).to_string().into()
+            }
             message => json!({ "message": message }).to_string().into(),
         };
         let mut response = answer(refusal.status(), body);
@@ -145,85 +149,94 @@ pub(super) async fn respond(gateway: &Arc<Gateway>, request: Request<Incoming>, 
     response
 }
 
-async fn call(gateway: &Gateway, request: Request<Incoming>, path: &Path) -> Result<Response<Full<Bytes>>, Refusal> {
-    let (base, id) = path.split().ok_or(Refusal::Forbidden)?;
-    if !gateway.api.paths.are_called(base) {
-        return Err(Refusal::Forbidden);
+async fn call(
+    gateway: &Gateway,
+    request: Request<Incoming>,
+    path: &Path,
+) -> Result<Response<Full<Bytes>>, CallRefusal> {
+    let (base, id) = path.split().ok_or(CallRefusal::Forbidden)?;
+    if !gateway.api.paths.serves_callers(base) {
+        return Err(CallRefusal::Forbidden);
     }
-    let knobs = &gateway.settings.knobs;
+    let behaviour = &gateway.settings.behaviour;
     let (request, body) = request.into_parts();
     let mut digest = Sha256::new();
-    let is_verified = knobs.sigv4() == Sigv4::Verify;
+    let is_verified = behaviour.sigv4() == Sigv4::Verify;
     let payload = read_body(body, gateway.settings.limits.message_limit, |data| {
         if is_verified {
             digest.update(data);
         }
     });
     let payload = payload.await;
-    signature::check(&request, digest, knobs.sigv4(), &gateway.api.credentials).map_err(Refusal::Signature)?;
+    signature::check(&request, digest, behaviour.sigv4(), &gateway.functions.credentials)
+        .map_err(CallRefusal::Signature)?;
     if ![Method::POST, Method::GET, Method::DELETE].contains(&request.method) {
-        return Err(Refusal::Signature(SignatureError::Missing));
+        return Err(CallRefusal::Signature(SignatureError::Missing));
     }
     let caller = signature::access_key_id(&request.headers, request.uri.query());
     let (arn, stage) = (&gateway.api.arn, &gateway.api.stage);
     let resource = format!("{arn}/{stage}/{}/@connections/{id}", request.method);
-    let denied = gateway.api.callers.check(caller.as_deref(), "execute-api:ManageConnections", &resource);
-    denied.map_err(Refusal::AccessDenied)?;
+    let denied = gateway.functions.callers.check(caller.as_deref(), "execute-api:ManageConnections", &resource);
+    denied.map_err(CallRefusal::AccessDenied)?;
     if !gateway.requests.admits() {
-        return Err(Refusal::LimitExceeded);
+        return Err(CallRefusal::LimitExceeded);
     }
-    let id = Id::parse(id).ok_or_else(|| match knobs.id_validation {
-        IdValidation::Form => Refusal::MalformedId(id.to_owned()),
-        IdValidation::None => Refusal::Gone,
+    let id = Id::parse(id).ok_or_else(|| match behaviour.id_validation {
+        IdValidation::Form => CallRefusal::MalformedId(id.to_owned()),
+        IdValidation::None => CallRefusal::Gone,
     })?;
     if request.method == Method::DELETE {
-        let closed = gateway.connections.close(&id, Close::deleted(knobs));
+        let closed = gateway.connections.close(&id, Close::deleted(behaviour));
         let mut response = Response::new(Full::default());
         *response.status_mut() = StatusCode::NO_CONTENT;
-        return if closed { Ok(response) } else { Err(Refusal::Gone) };
+        return if closed { Ok(response) } else { Err(CallRefusal::Gone) };
     }
-    if request.method == Method::POST && knobs.post_to_pending == PostToPending::Hang {
-        gateway.connections.settled(&id).await;
+    if request.method == Method::POST && behaviour.post_to_pending == PostToPending::Hang {
+        gateway.connections.wait_for_connect(&id).await;
     }
-    let connection = gateway.connections.get(&id).ok_or(Refusal::Gone)?;
+    let connection = gateway.connections.get(&id).ok_or(CallRefusal::Gone)?;
     if request.method == Method::GET {
         return Ok(answer(StatusCode::OK, describe(&connection).into()));
     }
-    let payload = payload.ok_or(Refusal::PayloadTooLarge)?;
-    suffer(gateway).await?;
-    // A text frame carries nothing but UTF-8. What AWS makes of other bytes is unknown.
+    let payload = payload.ok_or(CallRefusal::PayloadTooLarge)?;
+    inject_faults(gateway).await?;
+    // A text frame can carry only UTF-8. AWS's behaviour with other bytes is unknown.
     let payload = match String::from_utf8_lossy(&payload) {
         Cow::Borrowed(_) => payload,
-        Cow::Owned(_) if knobs.non_utf8_post == NonUtf8Post::Refuse => return Err(Refusal::NotUtf8),
+        Cow::Owned(_) if behaviour.non_utf8_post == NonUtf8Post::Refuse => return Err(CallRefusal::NotUtf8),
         Cow::Owned(replaced) => replaced.into(),
     };
-    if connection.post(payload).await { Ok(answer(StatusCode::OK, Bytes::new())) } else { Err(Refusal::Gone) }
+    if connection.post(payload).await { Ok(answer(StatusCode::OK, Bytes::new())) } else { Err(CallRefusal::Gone) }
 }
 
-/// What goes wrong with a POST to an open connection, if anything does.
-async fn suffer(gateway: &Gateway) -> Result<(), Refusal> {
+/// Injects the faults of a POST to an open connection.
+async fn inject_faults(gateway: &Gateway) -> Result<(), CallRefusal> {
     gateway.faults.delay(Delay::PostDelay).await;
-    for (chance, refusal) in
-        [(Chance::Gone, Refusal::Gone), (Chance::Throttle, Refusal::LimitExceeded), (Chance::Error, Refusal::Internal)]
-    {
+    for (chance, refusal) in [
+        (Chance::Gone, CallRefusal::Gone),
+        (Chance::Throttle, CallRefusal::LimitExceeded),
+        (Chance::Error, CallRefusal::Internal),
+    ] {
         if gateway.faults.strikes(chance) {
             return Err(refusal);
         }
     }
     if gateway.faults.strikes(Chance::Hang) {
         gateway.stopped().await;
-        return Err(Refusal::Internal);
+        return Err(CallRefusal::Internal);
     }
     Ok(())
 }
 
-/// The whole body, or `None` when it is longer than a message. One that is too long is read to its end all the same:
-/// a caller that still writes would see a reset and not the answer. `see` is shown all of it.
+/// Reads the whole body and shows it to `see`. Returns `None` if it is longer than a message.
+///
+/// A body that is too long is read to its end as well. Otherwise a caller that is still writing would see a TCP reset
+/// instead of the answer.
 async fn read_body(mut body: Incoming, limit: usize, mut see: impl FnMut(&[u8])) -> Option<Bytes> {
     let mut payload = BytesMut::new();
     let mut fits = true;
     while let Some(frame) = body.frame().await {
-        // A caller that left; nobody will read the answer.
+        // The read fails if the caller has left. Then nobody reads the answer.
         let data = frame.ok()?.into_data().unwrap_or_default();
         see(&data);
         fits &= payload.len() + data.len() <= limit;
@@ -234,7 +247,8 @@ async fn read_body(mut body: Incoming, limit: usize, mut see: impl FnMut(&[u8]))
     fits.then(|| payload.freeze())
 }
 
-/// Printed as recorded. The service model requires `userAgent`; what AWS prints without one is unknown.
+/// Prints the answer to a GET as recorded. The service model requires `userAgent`. AWS's answer for a client without
+/// one is unknown.
 fn describe(connection: &Connection) -> String {
     let source_ip = connection.identity.source_ip;
     let user_agent = serde_json::Value::from(connection.identity.user_agent.as_deref().unwrap_or_default());
@@ -265,7 +279,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn in_front_of_connections_is_the_path_of_the_api() {
+    fn the_path_of_the_api_stands_before_connections() {
         let split = |text| path(text).unwrap().split().map(|(base, id)| format!("{base}|{id}"));
         assert_eq!(split("/dev/@connections/a").as_deref(), Some("dev|a"));
         assert_eq!(split("/@connections/a").as_deref(), Some("|a"));
@@ -277,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_is_decoded_once_and_after_it_was_split() {
+    fn a_path_is_split_and_then_decoded_once() {
         let segments = |text| path(text).map(|path| path.segments);
         let expected = Some(vec!["dev".to_owned(), "@connections".to_owned(), "a/b%3D=".to_owned()]);
         assert_eq!(segments("/dev/%40connections/a%2Fb%253D%3D"), expected);

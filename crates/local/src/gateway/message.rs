@@ -1,7 +1,7 @@
-//! What becomes of a client's message.
+//! The way of a client's message to a function, and the answer to its sender.
 //!
-//! Implements "Set up a WebSocket API integration": every message is an invocation of its own, and nothing is serialised
-//! per connection.
+//! This module implements "Set up a WebSocket API integration". Every message is an invocation of its own, and the
+//! messages of a connection do not wait for each other.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -14,29 +14,31 @@ use super::connection::Connection;
 use super::event::MessageEvent;
 use super::id::Id;
 use super::integration::IntegrationError;
-use super::knobs::{OnewayErrorStatus, ThrottleFrame};
 use super::order::Turn;
+use super::settings::{OnewayErrorStatus, ThrottleFrame};
 use super::{Gateway, log};
 use crate::faults::Delay;
 
-/// Sees a message through, up to what its sender hears of it.
+/// Handles one message and sends the answer, if there is one, to the client.
 pub(super) async fn route(gateway: Arc<Gateway>, connection: Arc<Connection>, body: Utf8Bytes, mut turn: Option<Turn>) {
     gateway.faults.random_delay(Delay::MessageDelay).await;
     if let Some(turn) = &mut turn {
-        turn.come().await;
+        turn.wait().await;
     }
     let request_id = Id::new();
     let answer = AssertUnwindSafe(answer(&gateway, &connection, &request_id, &body, turn)).catch_unwind().await;
-    // A panic of ours leaves no client without an answer.
+    // The client gets an answer even if the gateway panics.
     let answer = answer.unwrap_or_else(|_| Some(error_frame("Internal server error", &connection.id, &request_id)));
     if let Some(frame) = answer {
-        // Dropped when the client has left meanwhile.
+        // The frame is dropped if the client has left in the meantime.
         connection.post(frame).await;
     }
 }
 
-/// Gives a message to the function of its route. Of a one-way route the client hears only failures; a two-way route
-/// ("Set up route responses for a WebSocket API") sends it the body of the result, whatever the status.
+/// Invokes the function of the message's route and returns the answer to the client.
+///
+/// A one-way route answers only failures. A two-way route ("Set up route responses for a WebSocket API") answers with
+/// the body of the result, whatever its status is.
 async fn answer(
     gateway: &Gateway,
     connection: &Connection,
@@ -44,55 +46,64 @@ async fn answer(
     body: &str,
     turn: Option<Turn>,
 ) -> Option<Bytes> {
-    let knobs = &gateway.settings.knobs;
+    let behaviour = &gateway.settings.behaviour;
     let error = |message| Some(error_frame(message, &connection.id, request_id));
     if !gateway.requests.admits() {
-        log(format_args!("{} sent too many messages, request {request_id}", connection.id));
-        return match knobs.throttle_frame {
+        log(format_args!("{} sent a message above the request rate, request {request_id}", connection.id));
+        return match behaviour.throttle_frame {
             ThrottleFrame::TooManyRequests => error("Too Many Requests"),
             ThrottleFrame::None => None,
         };
     }
     let routes = &gateway.api.routes;
-    let Some(route_key) = gateway.expression.select(body, knobs.lenient_json, |key| routes.contains_key(key)) else {
-        log(format_args!("{} no route for a message, request {request_id}", connection.id));
+    let Some(route_key) = gateway.expression.select(body, behaviour.lenient_json, |key| routes.contains_key(key))
+    else {
+        log(format_args!("{} sent a message that no route takes, request {request_id}", connection.id));
         return error("Forbidden");
     };
     let models = gateway.api.request_models.get(&route_key);
-    if models.is_some_and(|models| !models.accept(body, knobs.lenient_json)) {
-        log(format_args!("{} sent {route_key} what is not as its model, request {request_id}", connection.id));
+    if models.is_some_and(|models| !models.accept(body, behaviour.lenient_json)) {
+        let id = &connection.id;
+        log(format_args!("{id} sent a message that does not match the model of {route_key}, request {request_id}"));
         return Some(bad_request_body(&connection.id, &Id::new()));
     }
-    let event = MessageEvent::new(gateway.source(), connection, request_id, &route_key, body);
-    // The turn ends when the invocation has been polled, which is when it begins.
+    let event = MessageEvent::new(&gateway.api, connection, request_id, &route_key, body);
+    // The invocation begins with its first poll. The turn ends right after that.
     let invocation = gateway.invoke(&route_key, request_id, &event);
-    let (result, ()) = tokio::join!(biased; invocation, async { drop(turn) });
+    let end_turn = async {
+        if let Some(turn) = turn {
+            turn.end();
+        }
+    };
+    let (result, ()) = tokio::join!(biased; invocation, end_turn);
     match result? {
-        Ok(response) if gateway.api.two_way.contains(&route_key) => {
+        Ok(response) if gateway.api.two_way_routes.contains(&route_key) => {
             let body = response.body.unwrap_or_default();
             if body.len() > gateway.settings.limits.message_limit {
-                // Inferred: no message can be that long.
-                log(format_args!("{route_key} failed, request {request_id}: its body is too long to be sent"));
+                // Inferred: a message cannot be that long.
+                log(format_args!("{route_key} failed, request {request_id}: its body is longer than a message can be"));
                 return error("Internal server error");
             }
             Some(body.into())
         }
-        Ok(response) if response.status_code >= 400 && knobs.oneway_error_status == OnewayErrorStatus::ErrorFrame => {
+        Ok(response)
+            if response.status_code >= 400 && behaviour.oneway_error_status == OnewayErrorStatus::ErrorFrame =>
+        {
             error("Internal server error")
         }
-        // "Won't send any information about the result".
+        // The guide says: "won't send any information about the result".
         Ok(_) => None,
         Err(IntegrationError::TimedOut) => error("Endpoint request timed out"),
         Err(_) => error("Internal server error"),
     }
 }
 
-/// Spaced as recorded.
+/// Formats an error frame with the spaces of the recorded ones.
 fn error_frame(message: &str, connection_id: &Id, request_id: &Id) -> Bytes {
     format!(r#"{{"message": "{message}", "connectionId":"{connection_id}", "requestId":"{request_id}"}}"#).into()
 }
 
-/// Spaced as documented, which is otherwise than other frames are recorded.
+/// Formats the frame with the spaces of the documentation. They differ from those of recorded error frames.
 fn bad_request_body(connection_id: &Id, message_id: &Id) -> Bytes {
     format!(r#"{{"message" : "Bad request body", "connectionId": "{connection_id}", "messageId": "{message_id}"}}"#)
         .into()

@@ -1,20 +1,21 @@
-//! API Gateway: the WebSocket side and the management API.
+//! A local API Gateway: one WebSocket API and its management API.
 //!
-//! One listener serves both, as one host does on AWS: `ws://{host}/{stage}` for clients and
-//! `http://{host}/{stage}/@connections/{connectionId}` for callers; custom domains are other paths of it. It implements
-//! "Working with WebSocket APIs" with Lambda proxy integrations, one-way and two-way routes, request models, Lambda
-//! authorizers, signed handshakes and API keys. It does not speak TLS.
+//! One listener serves both, as one host does on AWS. Clients use `ws://{host}/{stage}`, and callers use
+//! `http://{host}/{stage}/@connections/{connectionId}`. Custom domains are further paths of the same listener.
+//!
+//! The gateway implements "Working with WebSocket APIs" with Lambda proxy integrations, one-way and two-way routes,
+//! request models, Lambda authorizers, signed handshakes and API keys. It does not speak TLS.
 
 mod api_key;
 mod authorizer;
 mod connection;
+mod definition;
 mod deflate;
 mod event;
 mod handshake;
 mod id;
 mod integration;
 mod json;
-pub mod knobs;
 mod management;
 mod message;
 mod model;
@@ -22,11 +23,11 @@ mod order;
 mod paths;
 mod refusal;
 mod route;
-mod signature;
+pub mod settings;
 mod socket;
 mod throttle;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::HashMap;
 use std::convert::Infallible;
 use std::fmt;
 use std::io;
@@ -49,19 +50,17 @@ use tokio::task::JoinHandle;
 use tokio_util::io::InspectReader;
 
 pub use self::api_key::{ApiKey, ApiKeys, KeySource};
-pub use self::authorizer::Authorizer;
 use self::connection::Registry;
-use self::event::Source;
+pub use self::definition::{Authorizer, Definition};
 use self::handshake::Head;
 use self::id::Id;
 pub use self::integration::Integration;
 use self::integration::{IntegrationError, ProxyResponse};
-use self::knobs::NullStyle;
-pub use self::knobs::Settings;
 pub use self::model::{Model, RequestModels};
 pub use self::paths::Paths;
 use self::route::SelectionExpression;
-pub(crate) use self::signature::access_key_id;
+use self::settings::NullStyle;
+pub use self::settings::Settings;
 use self::throttle::Throttle;
 use crate::access::{self, Access};
 use crate::faults::Faults;
@@ -69,101 +68,75 @@ use crate::iam::Callers;
 use crate::lambda::Credentials;
 use crate::terminal;
 
-/// How long a shutdown waits for connections to close and for invocations to end. Ours.
+/// The time that a shutdown gives connections to close and invocations to end. The value is ours.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How long not to accept after accepting failed; out of file descriptors, most likely. Ours.
+/// The pause after a failed accept. The usual cause is a lack of file descriptors. The value is ours.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// What a WebSocket API is made of.
-pub struct Api {
-    /// `requestContext.apiId` in events; ten lower-case letters and digits on AWS.
-    pub api_id: String,
-    /// `arn:aws:execute-api:{region}:{account}:{api-id}`, what policies name.
-    pub arn: String,
-    /// The one stage.
-    pub stage: String,
-    /// Where clients and callers reach it.
-    pub paths: Paths,
-    /// Such as `$request.body.action`.
-    pub route_selection_expression: String,
-    /// What to invoke, by route key; `$connect`, `$disconnect` and `$default` are optional.
-    pub routes: HashMap<String, Arc<dyn Integration>>,
-    /// The keys of the routes that have a route response: the body of a result is sent to the sender of the message.
-    /// `$connect` and `$disconnect` have nobody to send it to.
-    pub two_way: HashSet<String>,
-    /// By the keys of the routes that have a `ModelSelectionExpression`.
-    pub request_models: HashMap<String, RequestModels>,
-    /// Those that calls of the management API and handshakes may be signed with, when signatures are verified.
+/// The functions behind an API, and the identities that sign handshakes and calls.
+#[derive(Clone, Default)]
+pub struct Functions {
+    /// The functions by their keys.
+    pub integrations: HashMap<String, Arc<dyn Integration>>,
+    /// The credentials that can sign handshakes and calls of the management API, when signatures are verified.
     pub credentials: Vec<Credentials>,
-    /// What functions may do with the management API, and whether they may connect.
+    /// The roles of the functions. A role says whether its function may connect and use the management API.
     pub callers: Callers,
-    /// Runs before `$connect`, even if there is no such route.
-    pub authorizer: Option<Authorizer>,
-    /// `stageVariables` of events, which have none when there are none.
-    pub stage_variables: BTreeMap<String, String>,
-    /// Whether handshakes must be signed, and allowed by the role of whoever signed them.
-    pub is_iam_authorized: bool,
-    /// Of which a client must have one, if there are any; an empty list refuses everybody.
-    pub api_keys: Option<ApiKeys>,
 }
 
-impl Api {
-    /// What a policy must allow for a client to connect.
-    fn connect_arn(&self) -> String {
-        format!("{}/{}/$connect", self.arn, self.stage)
-    }
-}
-
-impl fmt::Debug for Api {
+impl fmt::Debug for Functions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Api")
-            .field("api_id", &self.api_id)
-            .field("arn", &self.arn)
-            .field("stage", &self.stage)
-            .field("paths", &self.paths)
-            .field("route_selection_expression", &self.route_selection_expression)
-            .field("routes", &self.routes.keys())
-            .field("two_way", &self.two_way)
-            .field("request_models", &self.request_models)
-            .field("authorizer", &self.authorizer)
-            .field("stage_variables", &self.stage_variables)
-            .field("is_iam_authorized", &self.is_iam_authorized)
-            .field("api_keys", &self.api_keys)
-            .finish()
+        f.debug_struct("Functions").field("integrations", &self.integrations.keys()).finish_non_exhaustive()
     }
 }
 
 /// A local API Gateway with one WebSocket API.
 #[derive(Debug)]
 pub struct Gateway {
-    api: Api,
+    api: Definition,
+    functions: Functions,
     settings: Settings,
     access: Access,
     faults: Arc<Faults>,
     expression: SelectionExpression,
     connections: Registry,
-    /// Handshakes.
+    /// The rate limit of handshakes.
     handshakes: Throttle,
-    /// Messages and calls of the management API.
+    /// The rate limit of messages and of calls of the management API.
     requests: Throttle,
-    /// Whether the gateway shuts down. Every task holds a receiver as long as it runs, so that a shutdown can wait for
-    /// the last one to be dropped.
+    /// Whether the gateway is shutting down. Every task holds a receiver while it runs. A shutdown waits until all
+    /// receivers are dropped.
     stopping: watch::Sender<bool>,
 }
 
 impl Gateway {
-    /// A gateway without connections.
+    /// Makes a gateway without connections.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the API names a function that `functions` does not have.
     #[must_use]
-    pub fn new(api: Api, settings: Settings, access: access::Settings, faults: Arc<Faults>) -> Self {
+    pub fn new(
+        api: Definition,
+        functions: Functions,
+        settings: Settings,
+        access: access::Settings,
+        faults: Arc<Faults>,
+    ) -> Self {
+        let authorizer = api.authorizer.iter().map(|authorizer| &authorizer.function);
+        for key in api.routes.values().chain(authorizer) {
+            assert!(functions.integrations.contains_key(key), "there is no function {key}");
+        }
         let settings = Settings { limits: settings.limits.by_clock(), ..settings };
         let limits = &settings.limits;
         Self {
             handshakes: Throttle::new(limits.connection_rate, limits.connection_rate),
             requests: Throttle::new(limits.request_rate, limits.request_burst),
-            access: Access::new("gateway", access, settings.knobs.domain_name.clone()),
+            access: Access::new("gateway", access, settings.behaviour.domain_name.clone()),
             expression: SelectionExpression::parse(&api.route_selection_expression),
             api,
+            functions,
             settings,
             faults,
             connections: Registry::default(),
@@ -171,12 +144,12 @@ impl Gateway {
         }
     }
 
-    /// Serves `listener` until `shutdown` resolves. Then closes every connection with 1012, runs their `$disconnect`s,
-    /// and returns when all invocations have ended, or after 2 s.
+    /// Serves `listener` until `shutdown` resolves. Then it closes every connection with 1012 and runs the
+    /// `$disconnect`s. It returns when all invocations have ended, or after 2 s.
     ///
     /// # Errors
     ///
-    /// When the listener has no local address.
+    /// Fails if the listener has no local address.
     pub async fn serve(self, listener: TcpListener, shutdown: impl Future<Output = ()>) -> io::Result<()> {
         let gateway = Arc::new(self);
         let port = listener.local_addr()?.port();
@@ -199,12 +172,12 @@ impl Gateway {
         drop(listener);
         gateway.stopping.send_replace(true);
         if tokio::time::timeout(SHUTDOWN_TIMEOUT, gateway.stopping.closed()).await.is_err() {
-            log(format_args!("stopped without waiting for the last invocations"));
+            log(format_args!("the gateway stopped before the last invocations ended"));
         }
         Ok(())
     }
 
-    /// Runs a task that a shutdown waits for. Tasks report their failures themselves; a panic is printed by its hook.
+    /// Spawns a task that a shutdown waits for. A task reports its failures itself, and the panic hook prints a panic.
     fn spawn<T: Send + 'static>(&self, task: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
         let running = self.stopping.subscribe();
         tokio::spawn(async move {
@@ -214,16 +187,16 @@ impl Gateway {
         })
     }
 
-    /// Invokes the function of a route. `None` when there is no such route. A failure has been logged.
+    /// Invokes the function of a route and logs a failure. Returns `None` if there is no such route.
     async fn invoke(
         &self,
         route_key: &str,
         request_id: &Id,
         event: &impl Serialize,
     ) -> Option<Result<ProxyResponse, IntegrationError>> {
-        let integration = self.api.routes.get(route_key)?;
-        let response = self.call(integration.as_ref(), event).await;
-        let missing_status_code = self.settings.knobs.missing_status_code;
+        let function = self.api.routes.get(route_key)?;
+        let response = self.call(function, event).await;
+        let missing_status_code = self.settings.behaviour.missing_status_code;
         let result = response.and_then(|response| Ok(ProxyResponse::parse(&response, missing_status_code)?));
         if let Err(error) = &result {
             log(format_args!("{route_key} failed, request {request_id}: {error}"));
@@ -231,10 +204,10 @@ impl Gateway {
         Some(result)
     }
 
-    /// The result of an integration, whatever it is.
-    async fn call(&self, integration: &dyn Integration, event: &impl Serialize) -> Result<Bytes, IntegrationError> {
-        // An invocation that takes too long goes on; only its result is not waited for any more.
-        let invocation = integration.invoke(self.encode(event));
+    /// Invokes the function of this key and returns its unparsed response.
+    async fn call(&self, function: &str, event: &impl Serialize) -> Result<Bytes, IntegrationError> {
+        // An invocation that takes too long continues. Only the gateway stops waiting for its result.
+        let invocation = self.functions.integrations[function].invoke(self.encode(event));
         match tokio::time::timeout(self.settings.limits.integration_timeout, invocation).await {
             Ok(response) => Ok(response?),
             Err(_) => Err(IntegrationError::TimedOut),
@@ -243,7 +216,7 @@ impl Gateway {
 
     fn encode(&self, event: &impl Serialize) -> Bytes {
         const ENCODABLE: &str = "events have string keys and no fallible values";
-        match self.settings.knobs.null_style {
+        match self.settings.behaviour.null_style {
             NullStyle::Omit => serde_json::to_vec(event).expect(ENCODABLE).into(),
             NullStyle::Explicit => {
                 let mut event = serde_json::to_value(event).expect(ENCODABLE);
@@ -255,26 +228,22 @@ impl Gateway {
 
     /// Resolves when the gateway shuts down.
     async fn stopped(&self) {
-        // An error would mean that the gateway is gone, and it is borrowed here.
+        // `wait_for` fails only when the sender is dropped, and `self` owns the sender.
         let _ = self.stopping.subscribe().wait_for(|stopping| *stopping).await;
-    }
-
-    fn source(&self) -> Source<'_> {
-        Source { api_id: &self.api.api_id, stage: &self.api.stage, stage_variables: &self.api.stage_variables }
     }
 }
 
-/// The two ends of a TCP connection, as far as events tell of them.
+/// The parts of a TCP connection's two addresses that events show.
 #[derive(Debug, Clone, Copy)]
 struct Endpoints {
     peer: SocketAddr,
-    /// The one that we listen on.
+    /// The port of the listener.
     port: u16,
 }
 
-/// Serves the HTTP requests of one TCP connection, up to an upgrade.
+/// Serves the HTTP requests of one TCP connection until one of them upgrades it.
 async fn serve_tcp(gateway: Arc<Gateway>, tcp: TcpStream, endpoints: Endpoints) {
-    // Frames are small and answers to something; a failure costs milliseconds.
+    // Frames are small, and the other side waits for each. If the call fails, frames are only some milliseconds late.
     let _ = tcp.set_nodelay(true);
     let head = Head::default();
     let service = service_fn(|request| {
@@ -292,7 +261,7 @@ async fn serve_tcp(gateway: Arc<Gateway>, tcp: TcpStream, endpoints: Endpoints) 
             serving.await
         }
     };
-    // A client that goes away is its own business; what else goes wrong here is not HTTP.
+    // Only bytes that are not HTTP are worth a line. All other errors mean that the client has left.
     if let Err(error) = served
         && error.is_parse()
     {
@@ -315,7 +284,7 @@ async fn respond(
     }
 }
 
-/// A line of the gateway. Never a body or a query string.
+/// Prints a line of the gateway. The text must not contain a body or a query string.
 fn log(text: fmt::Arguments<'_>) {
     terminal::line("gateway", &text.to_string());
 }

@@ -1,8 +1,9 @@
-//! Request models: which messages reach the function of a route that asks for their form.
+//! Request models: JSON Schemas that a route's messages must match before they reach its function.
 //!
-//! Implements ["Request validation for WebSocket APIs in API
-//! Gateway"](https://docs.aws.amazon.com/apigateway/latest/developerguide/websocket-api-request-validation.html): JSON Schema,
-//! draft 4, without references to other documents. That what is not JSON has no right form is inferred.
+//! This module implements ["Request validation for WebSocket APIs in API
+//! Gateway"](https://docs.aws.amazon.com/apigateway/latest/developerguide/websocket-api-request-validation.html) with
+//! JSON Schema, draft 4. It does not follow references to other documents. Inferred: a message that is not JSON never
+//! matches.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,10 +15,10 @@ use serde_json::Value;
 use super::json;
 use super::route::SelectionExpression;
 
-/// The key of the model for messages that select no other.
+/// The key of the model for messages that select no other model.
 const DEFAULT_MODEL: &str = "$default";
 
-/// What messages of a route must look like.
+/// The models of a route, and the expression that selects one of them for each message.
 #[derive(Debug, Clone)]
 pub struct RequestModels {
     expression: SelectionExpression,
@@ -39,7 +40,7 @@ impl Model {
     ///
     /// # Errors
     ///
-    /// What is wrong with it.
+    /// Returns a text that says why the schema is not valid.
     pub fn new(schema: &Value) -> Result<Self, String> {
         let validator = jsonschema::options().with_draft(Draft::Draft4).build(schema);
         validator.map(|validator| Self(Arc::new(validator))).map_err(|error| error.to_string())
@@ -47,13 +48,13 @@ impl Model {
 }
 
 impl RequestModels {
-    /// Models by the keys to which `model_selection_expression` evaluates.
+    /// Makes a selection from `models`. Their keys are the values that `model_selection_expression` can have.
     #[must_use]
     pub fn new(model_selection_expression: &str, models: BTreeMap<String, Model>) -> Self {
         Self { expression: SelectionExpression::parse(model_selection_expression), models }
     }
 
-    /// Whether a message is as its model says, of which there must be one.
+    /// Returns whether a message selects a model and matches it.
     pub(super) fn accept(&self, message: &str, lenient_json: bool) -> bool {
         let key = self.expression.evaluate(message, lenient_json);
         let model = key.and_then(|key| self.models.get(&key)).or_else(|| self.models.get(DEFAULT_MODEL));
@@ -78,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn the_expression_selects_the_model_or_the_default_is_taken() {
+    fn the_expression_selects_the_model_else_the_default_is_used() {
         let kinds = [("one", requires("a")), ("$default", requires("b"))];
         let models = models("$request.body.kind", &kinds);
         for (message, accepted) in [
@@ -107,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn schemas_that_lead_to_themselves_and_deep_messages_are_survived() {
+    fn recursive_schemas_and_deep_messages_do_no_harm() {
         let recursive =
             models("$default", &[("$default", json!({"additionalProperties": {"$ref": "#"}, "items": {"$ref": "#"}}))]);
         let deep = |levels: usize| format!("{}{}", "[".repeat(levels), "]".repeat(levels));
@@ -117,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_schema_is_named() {
+    fn an_invalid_schema_is_refused_with_its_reason() {
         for (schema, expected) in [
             (json!({"type": "objct"}), "objct"),
             (json!("text"), "not of type \"object\""),

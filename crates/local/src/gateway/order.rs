@@ -1,69 +1,84 @@
-//! The order in which the messages of a connection are dispatched, where a fault makes one (`--fault
-//! reorder-messages=`).
+//! The fault `--fault reorder-messages=`: it decides the order in which messages of a connection are dispatched.
 //!
-//! API Gateway promises none: without the fault every message is a task of its own, and the tasks run as they come.
-//! With it they wait for each other, so that the same decisions make the same order. Only their invocations begin one
-//! after the other; how long functions take is their own affair.
+//! API Gateway promises no order. Without the fault every message is a task of its own, and the tasks do not wait for
+//! each other. With the fault they wait, so that the same decisions make the same order. The module orders only the
+//! starts of the invocations. Functions can still finish in any order.
 
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-/// How long a message is held back if no other one comes. Ours.
+/// The longest time that a message is held back when no other message arrives. The value is ours.
 const HOLD_TIME: Duration = Duration::from_secs(1);
 
-/// Resolves when its other end is dropped; nothing is sent.
+/// A signal that resolves when its sender is dropped. Nothing is ever sent.
 type Signal = oneshot::Receiver<()>;
 
-/// The messages of a connection that are not dispatched yet: at most one is held back, others wait for their turns.
-/// Dropped when the connection ends, which holds back nothing any longer.
+/// The order of a connection's messages. At most one message is held back, and the others wait for their turns.
+///
+/// The connection drops the order when it ends, and this releases a held message.
 #[derive(Debug, Default)]
 pub(super) struct Order {
-    /// What makes the message that is held back go, and when it has been dispatched.
-    held: Option<(oneshot::Sender<()>, Signal)>,
-    /// When the last of the others has been dispatched.
+    held: Option<Held>,
+    /// The signal that the last message which is not held has been dispatched.
     last: Option<Signal>,
 }
 
-/// The place of a message in the order. Dropped once its invocation has begun, or when it has none.
+/// The message that is held back.
+#[derive(Debug)]
+struct Held {
+    /// Its drop releases the message.
+    release: oneshot::Sender<()>,
+    /// The signal that the message has been dispatched.
+    dispatched: Signal,
+}
+
+/// The place of a message in the order. Its drop ends the turn, as [`Turn::end`] does.
 #[derive(Debug)]
 pub(super) struct Turn {
-    /// When the message before it has been dispatched.
+    /// The signal that the message before this one has been dispatched.
     before: Option<Signal>,
-    /// When it is no longer held back.
-    release: Option<Signal>,
-    /// For the message after it.
-    _dispatched: oneshot::Sender<()>,
+    /// The signal that this message is no longer held back.
+    released: Option<Signal>,
+    /// Its drop tells the message after this one to go.
+    next: oneshot::Sender<()>,
 }
 
 impl Order {
-    /// The turn of the message that has just come. `hold` decides whether it is held back, unless one is already: that
-    /// one goes right after it.
+    /// Returns the turn of a message that has just arrived.
+    ///
+    /// If a message is held back, it goes right after this one. Otherwise `hold` decides whether to hold this one back.
     pub(super) fn turn(&mut self, hold: impl FnOnce() -> bool) -> Turn {
-        if let Some((release, after_held)) = self.held.take() {
-            return Turn { before: self.last.replace(after_held), release: None, _dispatched: release };
+        if let Some(held) = self.held.take() {
+            // This message releases the held one, and later messages wait until the held one has been dispatched.
+            return Turn { before: self.last.replace(held.dispatched), released: None, next: held.release };
         }
-        let (dispatched, signal) = oneshot::channel();
+        let (next, dispatched) = oneshot::channel();
         if hold() {
             let (release, released) = oneshot::channel();
-            self.held = Some((release, signal));
-            Turn { before: None, release: Some(released), _dispatched: dispatched }
+            self.held = Some(Held { release, dispatched });
+            Turn { before: None, released: Some(released), next }
         } else {
-            Turn { before: self.last.replace(signal), release: None, _dispatched: dispatched }
+            Turn { before: self.last.replace(dispatched), released: None, next }
         }
     }
 }
 
 impl Turn {
     /// Waits until the message may be dispatched.
-    pub(super) async fn come(&mut self) {
-        // The signals' other ends are dropped, which is an error to await.
+    pub(super) async fn wait(&mut self) {
+        // A dropped sender is an error for its receiver. Here it is the signal.
         if let Some(before) = self.before.take() {
             let _ = before.await;
         }
-        if let Some(release) = self.release.take() {
-            let _ = tokio::time::timeout(HOLD_TIME, release).await;
+        if let Some(released) = self.released.take() {
+            let _ = tokio::time::timeout(HOLD_TIME, released).await;
         }
+    }
+
+    /// Tells the message after this one to go. It must be called when the invocation has begun.
+    pub(super) fn end(self) {
+        drop(self.next);
     }
 }
 
@@ -77,7 +92,7 @@ mod tests {
 
     use super::*;
 
-    /// Has messages dispatched by tasks of their own that begin in any order; says by number in which they were.
+    /// Dispatches messages from tasks that start in reverse order. Returns the numbers of the messages as dispatched.
     async fn dispatched(holds: &[bool]) -> Vec<usize> {
         let mut order = Order::default();
         let (record, mut recorded) = mpsc::unbounded_channel();
@@ -85,7 +100,7 @@ mod tests {
         for (number, mut turn) in turns.into_iter().enumerate().rev() {
             let record = record.clone();
             tokio::spawn(async move {
-                turn.come().await;
+                turn.wait().await;
                 record.send(number).unwrap();
             });
         }
@@ -98,7 +113,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_message_that_is_held_back_goes_right_after_the_next_one() {
+    async fn a_held_message_goes_right_after_the_next_one() {
         let start = Instant::now();
         for (holds, expected) in [
             ("", vec![]),
@@ -114,19 +129,19 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_message_that_is_held_back_goes_after_a_second_or_at_the_end_of_its_connection() {
+    async fn a_held_message_goes_after_a_second_or_when_its_connection_ends() {
         let mut order = Order::default();
         let start = Instant::now();
-        order.turn(|| true).come().await;
+        order.turn(|| true).wait().await;
         assert_eq!(start.elapsed(), HOLD_TIME);
 
         let mut order = Order::default();
         let mut turn = order.turn(|| true);
-        let mut coming = std::pin::pin!(turn.come());
-        assert!(poll_fn(|cx| Poll::Ready(coming.as_mut().poll(cx))).await.is_pending());
+        let mut waiting = std::pin::pin!(turn.wait());
+        assert!(poll_fn(|cx| Poll::Ready(waiting.as_mut().poll(cx))).await.is_pending());
         drop(order);
         let start = Instant::now();
-        coming.await;
+        waiting.await;
         assert_eq!(start.elapsed(), Duration::ZERO);
     }
 }

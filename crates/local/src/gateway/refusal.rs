@@ -1,4 +1,4 @@
-//! Handshakes that are refused: the status that the client sees, and the reason that only the log has.
+//! Refused handshakes. The client sees the status, and only the log has the reason.
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, UPGRADE};
@@ -8,11 +8,16 @@ use serde_json::json;
 
 use crate::access::Stranger;
 
-/// The status that the client sees, and why, for the log.
+/// A refused handshake.
 #[derive(Debug)]
-pub(super) struct Refused(pub(super) StatusCode, pub(super) &'static str);
+pub(super) struct Refusal {
+    /// The status that the client sees.
+    pub(super) status: StatusCode,
+    /// The reason, for the log.
+    pub(super) reason: &'static str,
+}
 
-/// What a request is told that does not come from this machine, whatever it wants. Not AWS's.
+/// Makes the answer to a request that does not come from this machine. AWS has no such answer.
 pub(super) fn of_stranger(stranger: &Stranger) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::from(json!({ "message": stranger.to_string() }).to_string()));
     *response.status_mut() = StatusCode::FORBIDDEN;
@@ -20,18 +25,24 @@ pub(super) fn of_stranger(stranger: &Stranger) -> Response<Full<Bytes>> {
     response
 }
 
-/// The body's form is that of API Gateway's other errors; for a handshake it is inferred.
-pub(super) fn refusal(status: StatusCode) -> Response<Full<Bytes>> {
-    let message = match status {
-        StatusCode::INTERNAL_SERVER_ERROR | StatusCode::BAD_GATEWAY => "Internal server error",
-        _ => status.canonical_reason().unwrap_or(status.as_str()),
-    };
-    let mut response = Response::new(Full::from(format!(r#"{{"message":"{message}"}}"#)));
-    *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    if status == StatusCode::UPGRADE_REQUIRED {
-        // RFC 9110, section 15.5.22, demands it.
-        response.headers_mut().insert(UPGRADE, HeaderValue::from_static("websocket"));
+impl Refusal {
+    pub(super) fn new(status: StatusCode, reason: &'static str) -> Self {
+        Self { status, reason }
     }
-    response
+
+    /// Makes the answer to the client. Inferred: its body has the form of API Gateway's other errors.
+    pub(super) fn response(&self) -> Response<Full<Bytes>> {
+        let message = match self.status {
+            StatusCode::INTERNAL_SERVER_ERROR | StatusCode::BAD_GATEWAY => "Internal server error",
+            status => status.canonical_reason().unwrap_or(self.status.as_str()),
+        };
+        let mut response = Response::new(Full::from(format!(r#"{{"message":"{message}"}}"#)));
+        *response.status_mut() = self.status;
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        if self.status == StatusCode::UPGRADE_REQUIRED {
+            // RFC 9110, section 15.5.22, requires this header.
+            response.headers_mut().insert(UPGRADE, HeaderValue::from_static("websocket"));
+        }
+        response
+    }
 }

@@ -1,8 +1,8 @@
 //! Route selection: from the text of a message to the key of its route.
 //!
-//! Implements "Working with routes for WebSocket APIs" (route selection expressions). Of JSONPath it knows members and
-//! array elements (`.name`, `['name']`, `[0]`), not filters or wildcards. Of the variables it knows `request.body`;
-//! any other, like a path that leads nowhere, is the empty string.
+//! This module implements "Working with routes for WebSocket APIs" (route selection expressions). It supports the
+//! members and array elements of JSONPath (`.name`, `['name']`, `[0]`), but not filters or wildcards. The only variable
+//! is `request.body`. Any other variable is the empty string, and so is a path that finds nothing.
 
 use std::fmt;
 
@@ -10,19 +10,19 @@ use serde_json::Value;
 
 use super::json;
 
-/// The route that takes what no other route takes.
+/// The route for messages that no other route takes.
 pub(super) const DEFAULT_ROUTE: &str = "$default";
 
-/// A parsed route selection expression, or one that selects a model, such as `$request.body.action`.
+/// A parsed expression that selects a route or a model, for example `$request.body.action`.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct SelectionExpression(Vec<Part>);
 
 #[derive(Debug, Clone, PartialEq)]
 enum Part {
     Text(String),
-    /// A path into the message's body.
+    /// A path into the body of the message.
     Body(Vec<Step>),
-    /// A variable that a message cannot have.
+    /// A variable that messages do not have.
     Unknown,
 }
 
@@ -33,7 +33,7 @@ enum Step {
 }
 
 impl SelectionExpression {
-    /// Parses an expression. There are no wrong ones: what is not a variable is text.
+    /// Parses an expression. This cannot fail, because everything that is not a variable is text.
     pub(super) fn parse(expression: &str) -> Self {
         let mut parts = Vec::new();
         let mut text = String::new();
@@ -64,16 +64,16 @@ impl SelectionExpression {
         Self(parts)
     }
 
-    /// Selects the route of a message, given which route keys there are. `None` means that no route takes it.
+    /// Selects the route of a message from the routes that exist. Returns `None` if no route takes the message.
     pub(super) fn select(&self, body: &str, lenient_json: bool, has_route: impl Fn(&str) -> bool) -> Option<String> {
         self.evaluate(body, lenient_json)
-            // A message must not reach the functions behind `$connect` and `$disconnect` (inferred; custom route keys
-            // cannot begin with `$`).
+            // A message must not reach the functions of `$connect` and `$disconnect`. This is inferred from the rule
+            // that the key of a custom route cannot begin with `$`.
             .filter(|key| !key.starts_with('$') && has_route(key))
             .or_else(|| has_route(DEFAULT_ROUTE).then(|| DEFAULT_ROUTE.to_owned()))
     }
 
-    /// `None` when there is nothing to evaluate: the message is not JSON.
+    /// Evaluates the expression. Returns `None` if it needs the body and the body is not JSON.
     pub(super) fn evaluate(&self, body: &str, lenient_json: bool) -> Option<String> {
         let is_static = self.0.iter().all(|part| matches!(part, Part::Text(_)));
         let body = if is_static { Value::Null } else { json::read(body, lenient_json)? };
@@ -92,8 +92,8 @@ impl SelectionExpression {
     }
 }
 
-/// Splits after a variable without braces. Where it ends is not documented: here, at the first character that cannot
-/// be part of a path.
+/// Splits after a variable without braces. Its end is not documented. Here it ends before the first character that
+/// cannot be part of a path.
 fn bare_variable(rest: &str) -> (&str, &str) {
     let belongs = |character: char| character.is_alphanumeric() || "_-.[]'\"".contains(character);
     rest.split_at(rest.find(|character| !belongs(character)).unwrap_or(rest.len()))
@@ -134,8 +134,8 @@ fn find<'a>(body: &'a Value, path: &[Step]) -> Option<&'a Value> {
     })
 }
 
-/// A value as the expression prints it: `[item1, item2]` is documented; that an object is `{key=value}`, as Java
-/// prints a map, is inferred from it.
+/// A value as an expression prints it. The form `[item1, item2]` of an array is documented. The form `{key=value}` of
+/// an object is inferred from it, because Java prints a map so.
 struct Plain<'a>(&'a Value);
 
 impl fmt::Display for Plain<'_> {
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn values_that_are_not_text_are_stringified() {
+    fn values_that_are_not_strings_are_printed() {
         for (value, expected) in [
             ("1", "1"),
             ("true", "true"),
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_json_cannot_be_evaluated() {
+    fn a_message_that_is_not_json_has_no_value() {
         for body in ["", "hello", r#"{"action":"sendMessage", body:"x"}"#] {
             assert_eq!(evaluate("$request.body.action", body), None, "{body}");
             assert_eq!(evaluate("static", body).as_deref(), Some("static"), "{body}");
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_selects_an_exact_route_else_default() {
+    fn a_message_selects_the_route_of_its_exact_key_else_the_default() {
         let routes = ["$connect", "$disconnect", "$default", "sendMessage", "1", "[a, b]"];
         let expression = SelectionExpression::parse("$request.body.action");
         for (body, expected) in [

@@ -1,7 +1,7 @@
 //! The life of a connection, from its 101 to its `$disconnect`.
 //!
-//! Implements the frame and message limits, time limits and close codes of "Amazon API Gateway quotas and important notes"
-//! and "WebSocket APIs".
+//! This module implements the frame and message limits, the time limits and the close codes of "Amazon API Gateway
+//! quotas and important notes" and "WebSocket APIs".
 
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
@@ -30,19 +30,19 @@ use super::throttle::Throttle;
 use super::{Gateway, log, message};
 use crate::faults::{Chance, Delay};
 
-/// How long a closing connection may take to get rid of what is queued and to hear the client's side of the close.
-/// Ours.
+/// The time in which a closing connection must write its queue and receive the client's close frame. The value is ours.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What tungstenite allocates per connection to read with. Its default of 128 KiB would be most of the memory that a
-/// thousand idle connections need.
+/// The size of the read buffer that tungstenite allocates per connection. With its default of 128 KiB, the buffers
+/// would be most of the memory of a thousand idle connections.
 const READ_BUFFER: usize = 4096;
 
-/// How a connection ended.
+/// The way a connection ended.
 #[derive(Debug, PartialEq, Eq)]
 enum End {
-    /// The client sent a close frame, with a code and a reason or without.
+    /// The client sent a close frame, perhaps with a code and a reason.
     ByClient(Option<(u16, String)>),
+    /// The gateway sends a close frame.
     ByGateway(Close),
     /// TCP ended without a close frame.
     Lost,
@@ -56,7 +56,7 @@ impl From<Inflating<Tcp>> for Tcp {
     }
 }
 
-/// Lives a connection that is in the registry: waits for its upgrade, serves it until it ends, runs `$disconnect`.
+/// Serves a connection that is in the registry. Waits for its upgrade, serves it until it ends, and runs `$disconnect`.
 pub(super) async fn run(
     gateway: Arc<Gateway>,
     connection: Arc<Connection>,
@@ -79,7 +79,7 @@ pub(super) async fn run(
     }
 }
 
-/// Serves a connection over TCP, or what inflates it, until it ends, and runs `$disconnect`.
+/// Serves a connection over a stream until it ends, and runs `$disconnect`. The stream is TCP, or inflates TCP.
 async fn serve<S>(
     gateway: Arc<Gateway>,
     connection: Arc<Connection>,
@@ -98,7 +98,7 @@ async fn serve<S>(
     let (sink, mut stream) = socket.split();
     let (stop, stopped) = oneshot::channel();
     let is_half_open = gateway.faults.strikes(Chance::HalfOpen);
-    let writing = Writing { fragment: gateway.settings.knobs.outbound_fragment, deflater, is_half_open };
+    let writing = Writing { fragment: gateway.settings.behaviour.outbound_fragment, deflater, is_half_open };
     let mut writing = pin!(write(sink, mailbox.outbound, stopped, writing));
     let reading = async {
         match read(&gateway, &connection, &mut stream).await {
@@ -109,7 +109,7 @@ async fn serve<S>(
 
     let end = or_internal_error(async {
         tokio::select! {
-            // In this order, so that a client's close counts even when writing has failed because of it.
+            // The order matters: a client's close also makes writing fail, and then the close must win.
             biased;
             end = reading => end,
             close = mailbox.close => End::ByGateway(close.unwrap_or(Close::INTERNAL_ERROR)),
@@ -126,21 +126,21 @@ async fn serve<S>(
             End::ByClient(_) => None,
             End::ByGateway(close) => Some(close.clone()),
         };
-        // A client that does not read must not keep its connection: what it has not taken by then is lost.
-        // What has panicked may do so again here, which must not take `$disconnect` with it.
+        // A client that does not read must not keep its connection open, so messages that are still queued are lost.
+        // The close can panic for the same reason as before. `$disconnect` must run even then.
         let closing = AssertUnwindSafe(close(writing, stream, stop, frame)).catch_unwind();
         let _ = tokio::time::timeout(CLOSE_TIMEOUT, closing).await;
     };
     tokio::join!(disconnect(&gateway, &connection, &end), closing);
 }
 
-/// The end of a connection, also when it is that the gateway fails: a panic must not leave a client or `$disconnect`
-/// waiting.
+/// Turns a panic of the gateway into the end of the connection, so that the client and `$disconnect` do not wait for
+/// ever.
 async fn or_internal_error(end: impl Future<Output = End>) -> End {
     AssertUnwindSafe(end).catch_unwind().await.unwrap_or(End::ByGateway(Close::INTERNAL_ERROR))
 }
 
-/// Reads until the connection ends. Every message becomes a task of its own.
+/// Reads until the connection ends. Spawns a task for every message.
 async fn read<S>(
     gateway: &Arc<Gateway>,
     connection: &Arc<Connection>,
@@ -149,27 +149,29 @@ async fn read<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let rate = gateway.settings.knobs.client_message_rate;
+    let rate = gateway.settings.behaviour.client_message_rate;
     let throttle = rate.map(|rate| Throttle::new(rate, rate));
     let mut order = gateway.faults.may_strike(Chance::ReorderMessages).then(Order::default);
     loop {
         match stream.next().await {
             Some(Ok(Message::Text(text))) => {
-                connection.touch();
-                connection.stir();
+                connection.record_activity();
+                connection.restart_idle_timer();
                 if throttle.as_ref().is_some_and(|throttle| !throttle.admits()) {
                     return End::ByGateway(Close::TOO_MANY_REQUESTS);
                 }
                 if gateway.faults.strikes(Chance::InternalError) {
-                    // What comes of it is what would come of a panic of ours; only its text in the terminal is spared.
+                    // This has the effect of a real panic, except that the panic hook prints nothing.
                     std::panic::resume_unwind(Box::new("a fault on demand"));
                 }
                 let turn = order.as_mut().map(|order| order.turn(|| gateway.faults.strikes(Chance::ReorderMessages)));
                 gateway.spawn(message::route(gateway.clone(), connection.clone(), text, turn));
             }
             Some(Ok(Message::Binary(_))) => return End::ByGateway(Close::BINARY),
-            // Tungstenite answers pings. A raw frame is never read.
-            Some(Ok(Message::Ping(_))) if gateway.settings.knobs.ping_resets_idle => connection.stir(),
+            // Tungstenite answers pings, and it never returns a raw frame.
+            Some(Ok(Message::Ping(_))) if gateway.settings.behaviour.ping_resets_idle => {
+                connection.restart_idle_timer()
+            }
             Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => {}
             Some(Ok(Message::Close(frame))) => {
                 return End::ByClient(frame.map(|frame| (frame.code.into(), frame.reason.as_str().to_owned())));
@@ -180,7 +182,7 @@ where
     }
 }
 
-/// RFC 6455, section 7.4.1, except where API Gateway documents a code of its own.
+/// Chooses the close code for an error: that of RFC 6455, section 7.4.1, unless API Gateway documents another one.
 fn ended_by(error: &Error) -> End {
     match error {
         Error::Io(error) if deflate::is_corrupt(error) => End::ByGateway(Close::CORRUPT),
@@ -192,18 +194,18 @@ fn ended_by(error: &Error) -> End {
     }
 }
 
-/// How messages are written.
+/// The settings of a connection's writer.
 #[derive(Debug)]
 struct Writing {
-    /// The most bytes in a frame, after compression; 0 for any number.
+    /// The most bytes in a frame, after compression. 0 means no limit.
     fragment: usize,
     deflater: Option<Deflater>,
-    /// What cannot be written is dropped, as if it had been.
+    /// Whether messages that cannot be written are dropped as if they had been written.
     is_half_open: bool,
 }
 
-/// Writes what is queued, one message after the other, until writing fails; once told to stop, until the queue is
-/// empty. The one writer of its connection, so the frames of two messages are never mixed.
+/// Writes the queued messages one after the other until writing fails. After `stop`, it writes the rest of the queue
+/// and ends. A connection has one writer, so the frames of two messages are never mixed.
 async fn write<S>(
     mut sink: S,
     mut outbound: mpsc::Receiver<Bytes>,
@@ -232,7 +234,7 @@ where
     }
 }
 
-/// Sends one text message in frames of at most `fragment` bytes, or in one frame if that is 0.
+/// Sends one text message in frames of at most `fragment` bytes. If `fragment` is 0, it sends one frame.
 async fn send<S>(
     sink: &mut S,
     mut payload: Bytes,
@@ -242,7 +244,7 @@ async fn send<S>(
 where
     S: Sink<Message, Error = Error> + Unpin,
 {
-    // What the first frame says of the message (RFC 7692, section 6).
+    // In the first frame, RSV1 says that the message is compressed (RFC 7692, section 6).
     let mut rsv1 = deflater.is_some();
     if let Some(deflater) = deflater {
         payload = deflater.message(&payload);
@@ -262,7 +264,7 @@ where
     }
 }
 
-/// Ends the WebSocket and then TCP. Without a `frame` of our own, it is the client's that is answered.
+/// Ends the WebSocket and then TCP. Sends `frame`, or without one answers the client's close frame.
 async fn close<S>(
     writing: impl Future<Output = SplitSink<WebSocketStream<S>, Message>>,
     mut stream: SplitStream<WebSocketStream<S>>,
@@ -271,7 +273,7 @@ async fn close<S>(
 ) where
     S: AsyncRead + AsyncWrite + Unpin + Into<Tcp>,
 {
-    // What was accepted before the close still goes out before it. The writer listens, so this cannot fail.
+    // The writer sends the queue before the close frame. It still listens, so this cannot fail.
     let _ = stop.send(());
     let mut sink = writing.await;
     if let Some(Close { code, reason }) = frame {
@@ -280,9 +282,9 @@ async fn close<S>(
             return;
         }
     }
-    // Up to the client's answer, or until ours to its close is out.
+    // Reads until the client has answered our close frame, or until our answer to its close frame is written.
     while let Some(Ok(_)) = stream.next().await {}
-    // A socket dropped with unread bytes in it is reset, and the client might never see the close frame.
+    // The system resets a socket that is dropped with unread bytes, and then the client may never see the close frame.
     if let Ok(socket) = sink.reunite(stream) {
         let mut tcp: Tcp = socket.into_inner().into();
         if tcp.shutdown().await.is_ok() {
@@ -292,18 +294,18 @@ async fn close<S>(
 }
 
 /// Runs `$disconnect` for a client that left before it was connected (`--abort-during-connect disconnect`).
-pub(super) async fn lost(gateway: &Gateway, connection: &Connection) {
+pub(super) async fn disconnect_lost(gateway: &Gateway, connection: &Connection) {
     disconnect(gateway, connection, &End::Lost).await;
 }
 
-/// Takes the connection out of the registry and runs `$disconnect`, whose result interests nobody.
+/// Removes the connection from the registry and runs `$disconnect`. Nobody uses the result.
 async fn disconnect(gateway: &Gateway, connection: &Connection, end: &End) {
     gateway.connections.remove(&connection.id);
     let (code, reason) = match end {
         End::ByClient(Some((code, reason))) => (*code, reason.as_str()),
         End::ByClient(None) => (1005, "Client-side close frame status not set"),
         End::ByGateway(close) => (close.code, close.reason.as_ref()),
-        End::Lost => (1006, gateway.settings.knobs.abnormal_reason.as_str()),
+        End::Lost => (1006, gateway.settings.behaviour.abnormal_reason.as_str()),
     };
     log(format_args!("{} disconnected, code {code}", connection.id));
     if gateway.faults.strikes(Chance::LostDisconnect) {
@@ -311,7 +313,7 @@ async fn disconnect(gateway: &Gateway, connection: &Connection, end: &End) {
     }
     gateway.faults.delay(Delay::DisconnectDelay).await;
     let request_id = Id::new();
-    let event = DisconnectEvent::new(gateway.source(), connection, &request_id, code, reason);
+    let event = DisconnectEvent::new(&gateway.api, connection, &request_id, code, reason);
     gateway.invoke("$disconnect", &request_id, &event).await;
 }
 
@@ -320,7 +322,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_way_to_break_the_protocol_has_its_close_code() {
+    fn every_protocol_error_has_its_close_code() {
         for (error, end) in [
             (Error::Protocol(ProtocolError::UnmaskedFrameFromClient), End::ByGateway(Close::PROTOCOL_ERROR)),
             (Error::Protocol(ProtocolError::ResetWithoutClosingHandshake), End::Lost),

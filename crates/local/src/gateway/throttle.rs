@@ -1,7 +1,7 @@
 //! Rate limits, as token buckets.
 //!
-//! Implements "Protecting your WebSocket APIs in API Gateway", section "Throttling": so many requests a second, and a
-//! burst of so many at once. What AWS counts together across an account is here one API.
+//! This module implements "Protecting your WebSocket APIs in API Gateway", section "Throttling": a rate of requests per
+//! second, and a burst of requests at once. AWS counts the requests of a whole account. Here they are those of one API.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -10,11 +10,11 @@ use tokio::time::Instant;
 /// A bucket that starts full.
 #[derive(Debug)]
 pub(super) struct Throttle {
-    /// Tokens a second.
+    /// The tokens that are added per second.
     rate: f64,
-    /// Tokens that the bucket holds.
+    /// The most tokens that the bucket holds.
     burst: f64,
-    /// How many there were, and when.
+    /// The number of tokens at the last request, and its time.
     tokens: Mutex<(f64, Instant)>,
 }
 
@@ -24,7 +24,7 @@ impl Throttle {
         Self { rate: f64::from(rate), burst, tokens: Mutex::new((burst, Instant::now())) }
     }
 
-    /// Takes a token, if there is one.
+    /// Takes a token. Returns `false` if the bucket is empty.
     pub(super) fn admits(&self) -> bool {
         let now = Instant::now();
         let mut tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
@@ -54,7 +54,7 @@ mod tests {
         assert_eq!(admitted(&throttle, 100), 3);
         tokio::time::advance(Duration::from_secs(3600)).await;
         assert_eq!(admitted(&throttle, 100), 5);
-        // Never two bursts for one, however slowly they are asked for.
+        // Even slow requests never get more than the rate.
         let mut total = 0;
         for _ in 0..100 {
             tokio::time::advance(Duration::from_millis(10)).await;

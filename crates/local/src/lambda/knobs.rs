@@ -1,4 +1,4 @@
-//! What flags change about Lambda.
+//! The settings of Lambda that flags change.
 
 use std::time::Duration;
 
@@ -6,38 +6,38 @@ use clap::{Args, FromArgMatches};
 
 use crate::duration::{duration, text};
 
-/// "Concurrent executions" of an account ("Lambda quotas").
+/// The default of `--account-concurrency`: "Concurrent executions" of an account ("Lambda quotas").
 pub const ACCOUNT_CONCURRENCY: usize = 1000;
 
-/// "Limited to 10 seconds": the init phase ("Understanding the Lambda execution environment lifecycle").
+/// The default of `--init-timeout`. "Limited to 10 seconds": the init phase ("Understanding the Lambda execution environment lifecycle").
 pub const INIT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long an environment may be idle. AWS says no more than "some period of time".
+/// The default of `--idle-environment-timeout`. AWS only says "some period of time".
 pub const IDLE_ENVIRONMENT_TIMEOUT: Duration = Duration::from_secs(10 * 60);
 
-/// How execution environments live.
+/// The settings of all functions.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 #[command(next_help_heading = "Lambda")]
-// Its name would be taken: a group is called like its struct.
+// clap names a group like its struct, and the crate has more than one `Settings`.
 #[group(skip)]
 pub struct Settings {
-    /// Let functions run on between two events, which Lambda does not: there what a function has left undone when it
-    /// responds is done at its next event, or never.
+    /// Let functions run on between two events. Lambda does not: there, work that a function has not done when it responds
+    /// waits for its next event, or is lost.
     #[arg(long)]
     pub no_freeze: bool,
-    /// How long a function may take to get ready for its first event, before it is started again under its own time-out.
+    /// The time for the init of a function. After it, the function is started again under its own time-out.
     #[arg(long, value_name = "DURATION", value_parser = duration, default_value = text(INIT_TIMEOUT))]
     pub init_timeout: Duration,
-    /// How long an execution environment may be without an event before it is retired.
+    /// The time after which an execution environment without an event is retired.
     #[arg(long, value_name = "DURATION", value_parser = duration, default_value = text(IDLE_ENVIRONMENT_TIMEOUT))]
     pub idle_environment_timeout: Duration,
-    /// Simultaneous events of all functions, less what some reserve for themselves (`reservedConcurrency`); those beyond
-    /// are throttled.
+    /// The most simultaneous events of all functions, minus the reservations of single functions (`reservedConcurrency`).
+    /// Further events are throttled.
     #[arg(long, value_name = "N", default_value_t = ACCOUNT_CONCURRENCY)]
     pub account_concurrency: usize,
 }
 
-/// What Lambda does without any flag.
+/// The settings without any flag.
 impl Default for Settings {
     fn default() -> Self {
         let matches = Self::augment_args(clap::Command::new("lambda")).get_matches_from(["lambda"]);

@@ -27,9 +27,9 @@ use self::cloudformation::{Names, Stack};
 use self::error::{KeyPath, Problem};
 use self::variables::Document;
 use self::websocket::Authorization;
-use crate::gateway::knobs::Limits;
-use crate::gateway::{ApiKeys, Paths, RequestModels};
-use crate::iam::Role;
+use crate::gateway::settings::Limits;
+use crate::gateway::{Authorizer, Definition, Paths};
+use crate::iam::{ACCOUNT_ID, Role};
 use crate::stream::Filter;
 
 /// The id of the local WebSocket API, in the form of API Gateway's own.
@@ -89,42 +89,14 @@ pub struct Options {
 pub struct Service {
     /// The `service` key.
     pub name: String,
-    /// The stage: `--stage`, else `provider.stage`, else `dev`.
-    pub stage: String,
     /// `provider.region`, else `us-east-1`.
     pub region: String,
-    /// `provider.websocketsApiRouteSelectionExpression`, else `$request.body.action`.
-    pub route_selection_expression: String,
     /// By function key.
     pub functions: BTreeMap<String, Function>,
-    /// Route key (`$connect`, `sendMessage`, …) to the function key behind it.
-    pub routes: BTreeMap<String, String>,
-    /// The keys of the routes with a `routeResponseSelectionExpression`.
-    pub two_way_routes: BTreeSet<String>,
-    /// What messages must look like, by the keys of the routes that say it.
-    pub request_models: BTreeMap<String, RequestModels>,
-    /// The `authorizer` of the `$connect` event.
-    pub authorizer: Option<Authorizer>,
-    /// Whether `$connect` has the `AuthorizationType` `AWS_IAM`: handshakes must be signed.
-    pub is_iam_authorized: bool,
-    /// The keys of which `$connect` asks clients for one, when its route has `ApiKeyRequired`.
-    pub api_keys: Option<ApiKeys>,
-    /// Where the API is reached: at its stage, unless the API has `DisableExecuteApiEndpoint`, and at the keys of its
-    /// mappings.
-    pub paths: Paths,
-    /// `stageVariables` of events.
-    pub stage_variables: BTreeMap<String, String>,
+    /// The WebSocket API. Its functions are those of this service.
+    pub api: Definition,
     /// By template, in each by logical id.
     pub tables: Vec<Table>,
-}
-
-/// A function that decides who may connect.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Authorizer {
-    /// The key of a function of this service.
-    pub function: String,
-    /// `identitySource`, else `route.request.header.Auth` (the framework's default).
-    pub identity_sources: Vec<String>,
 }
 
 /// One entry of `functions`.
@@ -291,42 +263,40 @@ impl Service {
         if routes.is_empty() {
             return Err(document.error(Problem::new(&top.key("functions"), "no function has a websocket event")));
         }
-        let gateway = stack.gateway(&document, &route_keys, stage)?;
-        match &gateway.authorization {
-            Some((Authorization::Custom, at)) if authorizer.is_none() => {
-                return Err(document.error(Problem::new(at, "the `$connect` event has no `authorizer`")));
-            }
-            Some((Authorization::None | Authorization::Iam, _)) => authorizer = None,
-            Some((Authorization::Custom, _)) | None => {}
-        }
-        let route_selection_expression =
-            gateway.route_selection_expression.or(provider.websockets_api_route_selection_expression.clone());
-        Ok(Self {
+        let route_selection_expression = provider.websockets_api_route_selection_expression.clone();
+        let mut api = Definition {
+            api_id: API_ID.to_owned(),
+            arn: format!("arn:aws:execute-api:{region}:{ACCOUNT_ID}:{API_ID}"),
             stage: stage.to_owned(),
-            region: region.to_owned(),
+            stage_variables: BTreeMap::new(),
+            paths: Paths::default(),
             route_selection_expression: route_selection_expression
                 .unwrap_or_else(|| DEFAULT_ROUTE_SELECTION_EXPRESSION.to_owned()),
-            is_iam_authorized: gateway.authorization.is_some_and(|(it, _)| it == Authorization::Iam),
-            api_keys: gateway.api_keys,
-            stage_variables: gateway.stage_variables,
-            paths: gateway.paths,
-            request_models: gateway.request_models,
-            functions,
             routes,
             two_way_routes,
+            request_models: BTreeMap::new(),
             authorizer,
-            tables,
-            name: root.service,
-        })
+            is_iam_authorized: false,
+            api_keys: None,
+        };
+        match stack.complete(&document, &mut api)? {
+            Some((Authorization::Custom, at)) if api.authorizer.is_none() => {
+                return Err(document.error(Problem::new(&at, "the `$connect` event has no `authorizer`")));
+            }
+            Some((Authorization::None, _)) => api.authorizer = None,
+            Some((Authorization::Iam, _)) => (api.authorizer, api.is_iam_authorized) = (None, true),
+            Some((Authorization::Custom, _)) | None => {}
+        }
+        Ok(Self { name: root.service, region: region.to_owned(), functions, api, tables })
     }
 
     /// What there is more of than an account may have that has not asked AWS for more, one sentence each. Authorizers
     /// never are: only `$connect` has one, and the quota is ten.
     #[must_use]
     pub fn beyond_quotas(&self, limits: &Limits) -> Vec<String> {
-        let integrations: BTreeSet<_> = self.routes.values().collect();
+        let integrations: BTreeSet<_> = self.api.routes.values().collect();
         let counts = [
-            ("routes", self.routes.len(), limits.max_routes),
+            ("routes", self.api.routes.len(), limits.max_routes),
             ("integrations", integrations.len(), limits.max_integrations),
         ];
         let mut beyond: Vec<_> =

@@ -5,7 +5,6 @@
 //! says. Only roles that a function uses are read. What such a role says and is not imitated is an error: a permission that was
 //! not understood would be missing, or be one too many.
 
-use serde::Deserialize;
 use serde_json::Value;
 
 use super::cloudformation::{Stack, parts};
@@ -27,19 +26,6 @@ const AWS_POLICIES: [(&str, &[&str]); 8] = [
     ("AmazonDynamoDBFullAccess", &["dynamodb:*"]),
     ("AmazonAPIGatewayInvokeFullAccess", &["execute-api:Invoke", "execute-api:ManageConnections"]),
 ];
-
-/// A `Statement`; the intrinsic functions are evaluated.
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "PascalCase", deny_unknown_fields, expecting = "a statement")]
-struct StatementDefinition {
-    #[serde(default, rename = "Sid")]
-    _sid: Option<String>,
-    effect: Effect,
-    action: Option<Value>,
-    not_action: Option<Value>,
-    resource: Option<Value>,
-    not_resource: Option<Value>,
-}
 
 impl Stack {
     /// The role that a function's `role` refers to. None when that is not a role of the templates.
@@ -186,31 +172,18 @@ impl Stack {
         at: &KeyPath,
     ) -> Result<Vec<Statement>, ServiceError> {
         let statements = parts(statements, at).into_iter().map(|(statement, at)| {
-            let definition: StatementDefinition = document.parse(statement, &at)?;
-            let patterns = |of, not| patterns(of, not, &at).map_err(|problem| document.error(problem));
-            Ok(Statement {
-                effect: definition.effect,
-                actions: patterns(("Action", definition.action), ("NotAction", definition.not_action))?,
-                resources: patterns(("Resource", definition.resource), ("NotResource", definition.not_resource))?,
-            })
+            for key in ["Action", "NotAction", "Resource", "NotResource"] {
+                for (pattern, at) in parts(&statement[key], &at.key(key)) {
+                    // A policy variable, or one of the framework's that has no value here.
+                    if pattern.as_str().is_some_and(|text| text.contains("${")) {
+                        return Err(document.error(unknown(&at)));
+                    }
+                }
+            }
+            document.parse(statement, &at)
         });
         statements.collect()
     }
-}
-
-fn patterns(of: (&str, Option<Value>), not: (&str, Option<Value>), at: &KeyPath) -> Result<Patterns, Problem> {
-    let (key, value, make): (_, _, fn(Vec<String>) -> Patterns) = match (of, not) {
-        ((key, Some(value)), (_, None)) => (key, value, Patterns::Of),
-        ((_, None), (key, Some(value))) => (key, value, Patterns::Not),
-        ((of, _), (not, _)) => return Err(Problem::new(at, format!("expected either `{of}` or `{not}`"))),
-    };
-    let texts = parts(&value, &at.key(key)).into_iter().map(|(pattern, at)| match pattern.as_str() {
-        // A policy variable, or one of the framework's that has no value here.
-        Some(text) if text.contains("${") => Err(unknown(&at)),
-        Some(text) => Ok(text.to_owned()),
-        None => Err(Problem::new(&at, "expected a text")),
-    });
-    texts.collect::<Result<_, _>>().map(make)
 }
 
 fn aws_policy(arn: &str) -> Option<Option<Statement>> {

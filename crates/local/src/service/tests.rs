@@ -185,15 +185,15 @@ Resources:
     let service = load(&[("serverless.yml", main), ("infra/tables.yml", tables), ("infra/iam.yml", "[]")]);
 
     assert_eq!(
-        (service.name.as_str(), service.stage.as_str(), service.region.as_str()),
+        (service.name.as_str(), service.api.stage.as_str(), service.region.as_str()),
         ("chat", "dev", "eu-central-1")
     );
-    assert_eq!(service.route_selection_expression, "$request.body.type");
-    let routes: Vec<_> = service.routes.iter().map(|(route, key)| (route.as_str(), key.as_str())).collect();
+    assert_eq!(service.api.route_selection_expression, "$request.body.type");
+    let routes: Vec<_> = service.api.routes.iter().map(|(route, key)| (route.as_str(), key.as_str())).collect();
     assert_eq!(routes, [("$connect", "connect"), ("$default", "sendMessage"), ("sendMessage", "sendMessage")]);
     let reserved = |key: &str| service.functions[key].reserved_concurrency;
     assert_eq!((reserved("sendMessage"), reserved("connect")), (Some(5), None));
-    assert_eq!(service.two_way_routes.iter().collect::<Vec<_>>(), ["sendMessage"]);
+    assert_eq!(service.api.two_way_routes.iter().collect::<Vec<_>>(), ["sendMessage"]);
 
     let connect = &service.functions["connect"];
     assert_eq!((connect.name.as_str(), connect.handler.as_str()), ("chat-dev-connect", "connect"));
@@ -257,8 +257,8 @@ fn a_small_service_gets_the_frameworks_defaults() {
         "events: [websocket: $connect, stream: {type: dynamodb, arn: {Fn::GetAtt: [Events, StreamArn]}}]",
     );
     let service = load(&[("serverless.yml", &text)]);
-    assert_eq!((service.stage.as_str(), service.region.as_str()), ("dev", "us-east-1"));
-    assert_eq!(service.route_selection_expression, "$request.body.action");
+    assert_eq!((service.api.stage.as_str(), service.region.as_str()), ("dev", "us-east-1"));
+    assert_eq!(service.api.route_selection_expression, "$request.body.action");
     let function = &service.functions["connect"];
     assert_eq!((function.memory_size_mb, function.timeout), (1024, Duration::from_secs(6)));
     assert_eq!((function.log_format, function.log_level.as_deref()), (LogFormat::Text, None));
@@ -291,7 +291,7 @@ functions:
     let provider = "{name: aws, stage: '${self:provider.name}-x', environment: {STAGE: '${sls:stage}'}}";
     let functions = "{one: {handler: one, events: [{websocket: one}]}}";
     let service = load(&[("serverless.yml", main), ("provider.yml", provider), ("functions.yml", functions)]);
-    assert_eq!(service.routes.into_keys().collect::<Vec<_>>(), ["one", "two"]);
+    assert_eq!(service.api.routes.into_keys().collect::<Vec<_>>(), ["one", "two"]);
     assert_eq!(service.functions["one"].environment["STAGE"], "aws-x");
 }
 
@@ -725,7 +725,7 @@ functions:
           authorizer: {value}
 "
     );
-    load_with(&[("serverless.yml", &text)], &Options::default()).map(|service| service.authorizer.unwrap())
+    load_with(&[("serverless.yml", &text)], &Options::default()).map(|service| service.api.authorizer.unwrap())
 }
 
 #[test]
@@ -1045,7 +1045,7 @@ const KEYS: &str = "
 
 #[test]
 fn api_keys_are_those_that_a_usage_plan_of_the_stage_has() {
-    let api_keys = with_resources(KEYS).unwrap().api_keys.unwrap();
+    let api_keys = with_resources(KEYS).unwrap().api.api_keys.unwrap();
     assert_eq!(api_keys.source, KeySource::Header);
     let mut keys = api_keys.keys;
     keys.sort_by_key(|key| key.value != "alices-key-is-her-own");
@@ -1054,7 +1054,7 @@ fn api_keys_are_those_that_a_usage_plan_of_the_stage_has() {
     // A key without a value is given one, as by API Gateway; the same every time.
     assert_eq!(bob.value.len(), 40);
     assert_eq!(
-        with_resources(KEYS).unwrap().api_keys.unwrap().keys.iter().filter(|key| key.value == bob.value).count(),
+        with_resources(KEYS).unwrap().api.api_keys.unwrap().keys.iter().filter(|key| key.value == bob.value).count(),
         1
     );
     for key in [alice, bob] {
@@ -1066,7 +1066,7 @@ fn api_keys_are_those_that_a_usage_plan_of_the_stage_has() {
     // Nobody asks for them.
     let unused =
         KEYS.replace("ApiKeyRequired: true", "ApiKeyRequired: false").replace("alices-key-is-her-own", "'${ssm:/x}'");
-    assert_eq!(with_resources(&unused).unwrap().api_keys, None);
+    assert_eq!(with_resources(&unused).unwrap().api.api_keys, None);
 }
 
 #[test]
@@ -1080,11 +1080,11 @@ fn a_route_is_extended_in_either_of_the_frameworks_ways() {
         "  extensions: {SconnectWebsocketsRoute: {Properties: {ApiKeyRequired: !If [Yes, true, !Ref AWS::NoValue]}}}
   Conditions: {Yes: !Equals [a, a]}",
     ] {
-        assert!(with_resources(resources).unwrap().api_keys.is_some(), "{resources}");
+        assert!(with_resources(resources).unwrap().api.api_keys.is_some(), "{resources}");
     }
     let other =
         "  extensions: {chatSlashaDashbUnderscorecPerioddWebsocketsRoute: {Properties: {ApiKeyRequired: false}}}";
-    assert_eq!(with_resources(other).unwrap().api_keys, None);
+    assert_eq!(with_resources(other).unwrap().api.api_keys, None);
 }
 
 #[test]
@@ -1094,12 +1094,12 @@ fn an_authorizer_is_used_as_its_route_says() {
             "  extensions: {{SconnectWebsocketsRoute: {{Properties: {{AuthorizationType: {kind}}}}}}}"
         ))
     };
-    assert!(authorization("CUSTOM").unwrap().authorizer.is_some());
-    assert!(authorization("NONE").unwrap().authorizer.is_none());
+    assert!(authorization("CUSTOM").unwrap().api.authorizer.is_some());
+    assert!(authorization("NONE").unwrap().api.authorizer.is_none());
     let signed = authorization("AWS_IAM").unwrap();
-    assert_eq!((signed.is_iam_authorized, signed.authorizer), (true, None));
-    assert!(!authorization("CUSTOM").unwrap().is_iam_authorized);
-    assert!(authorization("!Ref AWS::NoValue").unwrap().authorizer.is_some());
+    assert_eq!((signed.api.is_iam_authorized, signed.api.authorizer), (true, None));
+    assert!(!authorization("CUSTOM").unwrap().api.is_iam_authorized);
+    assert!(authorization("!Ref AWS::NoValue").unwrap().api.authorizer.is_some());
     let text = service_with(
         "      X: x",
         "resources: {extensions: {SconnectWebsocketsRoute: {Properties: {AuthorizationType: CUSTOM}}}}",
@@ -1121,13 +1121,13 @@ fn the_api_says_where_keys_are_and_what_selects_routes() {
         Description: !ImportValue ignored
 ";
     let service = with_resources(resources).unwrap();
-    assert_eq!(service.api_keys.unwrap().source, KeySource::Authorizer);
-    assert_eq!(service.route_selection_expression, "${request.body.type}");
-    assert_eq!(service.paths.usual(), "/dev");
+    assert_eq!(service.api.api_keys.unwrap().source, KeySource::Authorizer);
+    assert_eq!(service.api.route_selection_expression, "${request.body.type}");
+    assert_eq!(service.api.paths.primary(), "/dev");
     let disabled = resources.replace("Description: !ImportValue ignored", "DisableExecuteApiEndpoint: true");
-    assert_eq!(with_resources(&disabled).unwrap().paths.usual(), "");
+    assert_eq!(with_resources(&disabled).unwrap().api.paths.primary(), "");
     let header = resources.replace("$context.authorizer.usageIdentifierKey", "$request.header.x-api-key");
-    assert_eq!(with_resources(&header).unwrap().api_keys.unwrap().source, KeySource::Header);
+    assert_eq!(with_resources(&header).unwrap().api.api_keys.unwrap().source, KeySource::Header);
 }
 
 /// A model of the route, with this schema, and how the route refers to it.
@@ -1145,7 +1145,7 @@ fn models(schema: &str, route: &str) -> String {
 
 #[test]
 fn a_route_with_a_model_selection_expression_has_models() {
-    let with = |route: &str| with_resources(&models("{type: object}", route)).unwrap().request_models;
+    let with = |route: &str| with_resources(&models("{type: object}", route)).unwrap().api.request_models;
     let selected = with("ModelSelectionExpression: $default, RequestModels: {$default: Talk}");
     assert_eq!(selected.into_keys().collect::<Vec<_>>(), ["chat/a-b_c.d"]);
     assert_eq!(with("ModelSelectionExpression: '${request.body.a}', RequestModels: {a: Talk}").len(), 1);
@@ -1199,7 +1199,8 @@ fn mappings(key: &str) -> String {
 
 #[test]
 fn mappings_of_the_stage_are_paths() {
-    let keys = |resources: &str| with_resources(resources).unwrap().paths.mapping_keys.into_iter().collect::<Vec<_>>();
+    let keys =
+        |resources: &str| with_resources(resources).unwrap().api.paths.mapping_keys.into_iter().collect::<Vec<_>>();
     assert_eq!(keys(&mappings("chat")), ["chat"]);
     assert_eq!(keys(&mappings("\"c$-_.+!*'()1\"")), ["c$-_.+!*'()1"]);
     assert_eq!(keys(&mappings("!Ref AWS::NoValue")), [""]);
@@ -1221,7 +1222,7 @@ fn mappings_of_the_stage_are_paths() {
 #[test]
 fn stage_variables_are_merged_as_the_framework_does_it() {
     let variables = |resources: &str| {
-        let variables = with_resources(resources).unwrap().stage_variables;
+        let variables = with_resources(resources).unwrap().api.stage_variables;
         variables.into_iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>()
     };
     let stage =

@@ -16,7 +16,7 @@ use super::cloudformation::{Properties, Stack, sha256};
 use super::error::{KeyPath, Problem, ServiceError};
 use super::keys::{API, API_KEY, API_MAPPING, MODEL, STAGE, USAGE_PLAN, USAGE_PLAN_KEY, route_id};
 use super::variables::Document;
-use crate::gateway::{ApiKey, ApiKeys, KeySource, Model, Paths, RequestModels};
+use crate::gateway::{ApiKey, ApiKeys, Definition, KeySource, Model, RequestModels};
 
 /// What the value of [a stage variable](https://docs.aws.amazon.com/apigatewayv2/latest/api-reference/apis-apiid-stages.html)
 /// may have besides letters and digits. Its name has those and `_`.
@@ -40,19 +40,6 @@ const MODEL_SELECTION: &str = "ModelSelectionExpression";
 
 /// What is read of a route.
 const ROUTE_PROPERTIES: [&str; 4] = ["ApiKeyRequired", "AuthorizationType", MODEL_SELECTION, "RequestModels"];
-
-/// What the templates say of the API.
-#[derive(Debug, Default)]
-pub(super) struct Gateway {
-    /// Over `provider.websocketsApiRouteSelectionExpression`.
-    pub(super) route_selection_expression: Option<String>,
-    /// What `$connect` asks of clients, over its event's `authorizer`, and where that stands.
-    pub(super) authorization: Option<(Authorization, KeyPath)>,
-    pub(super) api_keys: Option<ApiKeys>,
-    pub(super) stage_variables: BTreeMap<String, String>,
-    pub(super) paths: Paths,
-    pub(super) request_models: BTreeMap<String, RequestModels>,
-}
 
 /// A route's `AuthorizationType`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -150,24 +137,26 @@ enum KeyType {
 }
 
 impl Stack {
-    /// Reads what the templates say of the API with these routes.
-    pub(super) fn gateway(
+    /// Completes the definition of an API with the properties in the templates. Returns the `AuthorizationType` of
+    /// `$connect`, which wins over the `authorizer` of its event, and the place where it stands.
+    pub(super) fn complete(
         &self,
         document: &Document,
-        routes: &BTreeSet<String>,
-        stage: &str,
-    ) -> Result<Gateway, ServiceError> {
+        api: &mut Definition,
+    ) -> Result<Option<(Authorization, KeyPath)>, ServiceError> {
         let wrong = |problem| document.error(problem);
-        let mut gateway = Gateway::default();
-        let api = self
+        let mut connect_authorization = None;
+        let stage = api.stage.clone();
+        let properties = self
             .added(API, &["ApiKeySelectionExpression", "DisableExecuteApiEndpoint", "RouteSelectionExpression"])
             .map_err(wrong)?;
-        gateway.route_selection_expression =
-            self.texts(&api, "RouteSelectionExpression").map_err(wrong)?.map(|(text, _)| text);
-        let is_disabled = self.boolean(&api, "DisableExecuteApiEndpoint").map_err(wrong)?;
-        gateway.paths.mapping_keys = self.mapping_keys(document, stage)?;
-        gateway.paths.stage = (!is_disabled).then(|| stage.to_owned());
-        let source = match self.texts(&api, "ApiKeySelectionExpression").map_err(wrong)? {
+        if let Some((expression, _)) = self.texts(&properties, "RouteSelectionExpression").map_err(wrong)? {
+            api.route_selection_expression = expression;
+        }
+        let is_disabled = self.boolean(&properties, "DisableExecuteApiEndpoint").map_err(wrong)?;
+        api.paths.mapping_keys = self.mapping_keys(document, &stage)?;
+        api.paths.stage = (!is_disabled).then(|| stage.clone());
+        let source = match self.texts(&properties, "ApiKeySelectionExpression").map_err(wrong)? {
             None => KeySource::Header,
             Some((text, at)) => match text.as_str() {
                 "$request.header.x-api-key" => KeySource::Header,
@@ -181,15 +170,15 @@ impl Stack {
             },
         };
         let properties = self.added(STAGE, &["StageVariables"]).map_err(wrong)?;
-        gateway.stage_variables = self.stage_variables(&properties).map_err(wrong)?;
-        for route in routes {
+        api.stage_variables = self.stage_variables(&properties).map_err(wrong)?;
+        for route in api.routes.keys() {
             let properties = self.added(&route_id(route), &ROUTE_PROPERTIES).map_err(wrong)?;
             if let Some(models) = self.request_models(document, &properties)? {
                 if ["$connect", "$disconnect"].contains(&route.as_str()) {
                     let at = &properties[MODEL_SELECTION].1;
                     return Err(wrong(Problem::new(at, format!("`{route}` has no messages"))));
                 }
-                gateway.request_models.insert(route.clone(), models);
+                api.request_models.insert(route.clone(), models);
             }
             let key_required = self.boolean(&properties, "ApiKeyRequired").map_err(wrong)?;
             let authorization = self.authorization(&properties).map_err(wrong)?;
@@ -203,13 +192,13 @@ impl Stack {
                 }
             }
             if route == "$connect" {
-                gateway.authorization = authorization;
+                connect_authorization = authorization;
                 if key_required {
-                    gateway.api_keys = Some(ApiKeys { source, keys: self.keys(document, stage)? });
+                    api.api_keys = Some(ApiKeys { source, keys: self.keys(document, &stage)? });
                 }
             }
         }
-        Ok(gateway)
+        Ok(connect_authorization)
     }
 
     /// What the templates add to a generated resource, which may be these properties.

@@ -3,6 +3,8 @@
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 #![allow(unreachable_pub, reason = "in a test binary nothing is reachable, and `pub` is what its modules share")]
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -18,6 +20,29 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The functions of a service whose `$connect` is the fixture.
 pub const HELLO: &str = "  hello: {handler: fixture, events: [websocket: $connect]}\n";
+
+/// Writes a custom runtime in Bash, as in AWS's tutorial, that runs one command at its start and another one at each
+/// event. Returns the functions of a service whose `$connect` is this script.
+pub fn bash(folder: &Path, start: &str, event: &str) -> String {
+    let text = format!(
+        r#"#!/bin/bash
+{start}
+api="http://$AWS_LAMBDA_RUNTIME_API/2018-06-01/runtime/invocation"
+while true; do
+  headers=$(mktemp)
+  event=$(curl -sS -LD "$headers" "$api/next")
+  id=$(grep -Fi Lambda-Runtime-Aws-Request-Id "$headers" | tr -d '[:space:]' | cut -d: -f2)
+  rm "$headers"
+  {event}
+  curl -sS -X POST "$api/$id/response" -d '{{"statusCode":200}}' > /dev/null
+done
+"#
+    );
+    let script = folder.join("script");
+    std::fs::write(&script, text).unwrap();
+    std::fs::set_permissions(&script, Permissions::from_mode(0o755)).unwrap();
+    format!("  script: {{handler: '{}', events: [websocket: $connect]}}\n", script.display())
+}
 
 /// The folder of the functions' binaries: `cargo test` does not build those of other packages.
 fn binaries() -> PathBuf {
@@ -73,6 +98,7 @@ resources:
             .arg("--binaries")
             .arg(binaries())
             .args(arguments)
+            .args(if arguments.contains(&"--log-format") { &[][..] } else { &["--log-format", "json"] })
             .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

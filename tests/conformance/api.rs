@@ -1,4 +1,4 @@
-//! The test bed: the API of `tests/fixture/conformance.yml`, on a stack of our own or wherever it has been deployed.
+//! The API that rows try: that of `tests/fixture/conformance.yml`, on a stack of our own or where somebody has deployed it.
 
 use std::path::Path;
 use std::sync::Mutex;
@@ -37,8 +37,8 @@ tokio::task_local! {
     pub static ROW: &'static str;
 }
 
-/// What a row says of the functions that were invoked with a text in their event. A stack must have ended before it is
-/// known that no function was invoked later.
+/// A row's claim about the functions that get an event with a text in it. Only the log of a stack that has ended shows
+/// that no function got one later.
 #[derive(Debug)]
 struct Claim {
     row: &'static str,
@@ -47,7 +47,7 @@ struct Claim {
     routes: Vec<String>,
 }
 
-pub struct Bed {
+pub struct Api {
     pub endpoint: Endpoint,
     /// For calls of `@connections`.
     pub credentials: Credentials,
@@ -59,14 +59,14 @@ pub struct Bed {
     claims: Mutex<Vec<Claim>>,
 }
 
-impl Drop for Bed {
+impl Drop for Api {
     fn drop(&mut self) {
         let claims = self.claims.get_mut().unwrap();
         assert!(claims.is_empty() || std::thread::panicking(), "the row does not call `end`, which checks {claims:?}");
     }
 }
 
-impl Bed {
+impl Api {
     /// An API that somebody else runs.
     #[expect(clippy::disallowed_methods, reason = "credentials are where the AWS CLI looks for them, too")]
     pub fn elsewhere(endpoint: Endpoint) -> Self {
@@ -76,9 +76,9 @@ impl Bed {
         let credentials = Credentials::new(key, secret, variable("AWS_SESSION_TOKEN"), None, "environment");
         let of_host = endpoint.authority.split('.').nth(2).filter(|_| endpoint.authority.contains(".amazonaws."));
         let region = of_host.map(str::to_owned).or_else(|| variable("AWS_REGION"));
-        let mut bed = Self::at(endpoint);
-        (bed.credentials, bed.region) = (credentials, region.unwrap_or_else(|| "us-east-1".to_owned()));
-        bed
+        let mut api = Self::at(endpoint);
+        (api.credentials, api.region) = (credentials, region.unwrap_or_else(|| "us-east-1".to_owned()));
+        api
     }
 
     fn at(endpoint: Endpoint) -> Self {
@@ -88,7 +88,7 @@ impl Bed {
         Self { endpoint, credentials, region, stack: None, _folder: None, serial, claims }
     }
 
-    /// The test bed on a stack of our own with these flags.
+    /// The API on a stack of our own with these flags.
     pub async fn ours(flags: &[&str]) -> Self {
         Self::of(&root().join(SERVICE), flags).await
     }
@@ -96,12 +96,12 @@ impl Bed {
     async fn of(service: &Path, flags: &[&str]) -> Self {
         let stack = Stack::with(&[&["--config", service.to_str().unwrap()], flags].concat()).await;
         let endpoint = Endpoint::parse(&format!("ws://{}/dev", stack.gateway)).unwrap();
-        let mut bed = Self::at(endpoint);
-        bed.stack = Some(stack);
-        bed
+        let mut api = Self::at(endpoint);
+        api.stack = Some(stack);
+        api
     }
 
-    /// The test bed with each `(from, to)` replaced in its serverless.yml.
+    /// The API on a stack of our own, with each `(from, to)` replaced in its serverless.yml.
     pub async fn edited(edits: &[(&str, &str)], flags: &[&str]) -> Self {
         let mut text = std::fs::read_to_string(root().join(SERVICE)).unwrap();
         for (from, to) in edits {
@@ -111,12 +111,12 @@ impl Bed {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("conformance.yml");
         std::fs::write(&file, text).unwrap();
-        let mut bed = Self::of(&file, flags).await;
-        bed._folder = Some(folder);
-        bed
+        let mut api = Self::of(&file, flags).await;
+        api._folder = Some(folder);
+        api
     }
 
-    /// Our own stack, when it is one: its log tells what functions were invoked with.
+    /// Our own stack. Its log shows the events of all functions.
     pub fn stack(&self) -> &Stack {
         self.stack.as_ref().expect("this row reads the log of our own stack")
     }
@@ -132,8 +132,8 @@ impl Bed {
         events
     }
 
-    /// Ends the stack, if it is ours, and returns every event that a function got, and what was claimed in vain: the
-    /// row and what is true.
+    /// Ends the stack if it is ours. Returns every event that a function got, and each claim that its log refutes: the
+    /// row, and what the log shows.
     pub async fn finish(mut self) -> (Vec<Value>, Vec<(&'static str, String)>) {
         let claims = std::mem::take(self.claims.get_mut().unwrap());
         let Some(stack) = self.stack.take() else { return (Vec::new(), Vec::new()) };
@@ -154,7 +154,7 @@ impl Bed {
         format!("token{serial}x{}", std::process::id())
     }
 
-    /// A handshake with the stage, `query` being nothing or `?…`, whatever its outcome.
+    /// Makes a handshake with the stage, whatever its outcome. `query` is empty or `?…`.
     pub async fn handshake(&self, query: &str, headers: &[(&str, &str)]) -> Client {
         self.handshake_path(&format!("{}{query}", self.endpoint.stage_path), headers).await
     }
@@ -163,7 +163,7 @@ impl Bed {
         Client::accept(self.endpoint.request(path, headers).await).await
     }
 
-    /// A client that is connected and knows its connection's id.
+    /// Connects a client, which then knows its connection's id.
     pub async fn connect(&self) -> Client {
         self.connect_with("", &[]).await
     }
@@ -199,13 +199,13 @@ impl Bed {
         }
     }
 
-    /// The events so far whose line in the log has this text, which may be none.
+    /// The events so far whose line in the log has this text. There may be none.
     pub fn events(&self, text: &str) -> Vec<Value> {
         self.stack().log(&[text, EVENT]).iter().map(|line| event(line)).collect()
     }
 
-    /// Claims that exactly these routes, in any order, get an event with this text, such as a connection's id. That is
-    /// checked in the log of our own stack, once it has ended, so a connection's `$disconnect` is always among them.
+    /// Claims that exactly these routes, in any order, get an event with this text, such as a connection's id. `end`
+    /// checks the claim, so the `$disconnect` of a connection is always one of its routes.
     pub fn claim_invoked(&self, text: &str, routes: &[&str]) {
         if self.is_ours() {
             let mut routes: Vec<_> = routes.iter().map(|route| (*route).to_owned()).collect();
@@ -214,7 +214,7 @@ impl Bed {
         }
     }
 
-    /// Calls `@connections`, signed.
+    /// Calls `@connections` with a signature.
     pub async fn call(&self, method: &str, connection_id: &str, body: &[u8]) -> Reply {
         let path = format!("{}/@connections/{}", self.endpoint.stage_path, connection_id.replace('=', "%3D"));
         self.call_path(method, &path, Some("execute-api"), body).await
@@ -231,7 +231,7 @@ impl Bed {
         assert_eq!(client.hears().await, text);
     }
 
-    /// Calls a path, signed for `service` if it is given.
+    /// Calls a path with a signature for `service`, or without one.
     pub async fn call_path(&self, method: &str, path: &str, service: Option<&str>, body: &[u8]) -> Reply {
         let scheme = if self.endpoint.secure { "https" } else { "http" };
         let url = format!("{scheme}://{}{path}", self.endpoint.authority);
@@ -259,12 +259,12 @@ impl Bed {
         }
         head += "\r\n";
         let mut tcp = self.endpoint.dial().await;
-        // A refusal may come before the body has been read.
+        // The other side may refuse before it has read the body.
         let _ = tcp.write_all(&[head.as_bytes(), body].concat()).await;
         Reply::read(&mut tcp).await
     }
 
-    /// That a connection's id is answered as those of closed connections are.
+    /// Checks that a call to this id is answered like one to a closed connection.
     pub async fn assert_gone(&self, method: &str, connection_id: &str) {
         let reply = self.call(method, connection_id, b"hello").await;
         assert_eq!(reply.error(), (410, Some("GoneException")), "{method}");
@@ -281,7 +281,7 @@ impl Bed {
     }
 }
 
-/// What is in each line that the fixture prints of an event.
+/// Each line that the fixture prints for an event contains this.
 const EVENT: &str = r#""fixture":"event""#;
 
 pub fn route_key(event: &Value) -> String {

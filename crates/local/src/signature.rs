@@ -1,13 +1,14 @@
-//! Signature Version 4, as callers of the management API sign with it, and clients of a `$connect` that asks for it.
+//! Signature Version 4. Callers of the management API sign with it, and clients do if `$connect` requires it.
 //!
-//! Implements "Create a signed AWS API request" (IAM User Guide) the other way round. Signed requests are asked for
-//! (`--sigv4 present`), or also verified (`--sigv4 verify`) against the credentials that functions are given. Error types
-//! and texts are those of AWS services in general; that API Gateway answers with the same is inferred. A
-//! signature may stand in the query, which is all that browsers can do, and is then good for as long as it says. Not
-//! here: Signature Version 4A.
+//! This module implements the receiving side of "Create a signed AWS API request" (IAM User Guide). A signature must be
+//! present (`--sigv4 present`), or it is also verified (`--sigv4 verify`) with the credentials of the functions. Error
+//! types and texts are those of AWS services in general. Inferred: API Gateway answers with the same ones.
+//!
+//! A signature can be in the query, because browsers cannot set headers in a handshake. Such a signature says how long
+//! it is valid. This module does not implement Signature Version 4A.
 
-use std::fmt::Write;
-
+use clap::ValueEnum;
+use data_encoding::HEXLOWER;
 use hmac::{Hmac, KeyInit, Mac};
 use http::header::AUTHORIZATION;
 use http::request::Parts;
@@ -16,50 +17,50 @@ use jiff::{SignedDuration, Timestamp};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use sha2::{Digest, Sha256};
 
-use super::knobs::Sigv4;
 use crate::lambda::Credentials;
 
-/// The name that credentials must be scoped to (service model, `signingName`).
+/// The service name in the scope of the credentials (`signingName` in the service model).
 const SIGNING_NAME: &str = "execute-api";
 
 const ALGORITHM: &str = "AWS4-HMAC-SHA256";
 
-/// How far a signature's time may be from now.
+/// The largest difference between a signature's time and now.
 const SKEW: SignedDuration = SignedDuration::from_mins(5);
 
-/// The longest time for which a signature in the query is good, in seconds ("X-Amz-Expires").
+/// The longest validity of a signature in the query, in seconds ("X-Amz-Expires").
 const MAX_EXPIRES_S: i64 = 604_800;
 
 /// "Do not URI-encode any of the unreserved characters".
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 const RESERVED_IN_PATH: &AsciiSet = &RESERVED.remove(b'/');
 
-/// Why a request is refused.
+/// The reason why a signature is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(super) enum SignatureError {
-    /// There is no signature.
+pub(crate) enum SignatureError {
+    /// The request has no signature.
     #[error("Missing Authentication Token")]
     Missing,
-    /// Signed for another service, as some SDK versions did by mistake. The closing space is part of the text.
+    /// The request is signed for another service. Some SDK versions did that by mistake. The text ends with a space.
     #[error("Credential should be scoped to correct service: '{SIGNING_NAME}'. ")]
     WrongService,
-    /// A part of it is missing, or has a form that it cannot have.
+    /// A part of the signature is missing or malformed.
     #[error("Authorization header requires 'Credential', 'Signature' and 'SignedHeaders', and a date.")]
     Incomplete,
-    /// Nobody has this access key, or not with this session token.
+    /// The access key is unknown, or its session token is another one.
     #[error("The security token included in the request is invalid.")]
     UnknownKey,
-    /// Signed more than five minutes ago or ahead, or longer ago than a signature in the query says that it is good.
+    /// The time of the signature is more than five minutes from now, or the validity of a signature in the query is
+    /// over.
     #[error("Signature expired or not yet current.")]
     Expired,
-    /// Signed with another secret, or not what arrived.
+    /// The request was signed with another secret, or was changed after it was signed.
     #[error("The request signature we calculated does not match the signature you provided.")]
     Mismatch,
 }
 
 impl SignatureError {
-    /// The `x-amzn-errortype`.
-    pub(super) fn error_type(self) -> &'static str {
+    /// Returns the value of `x-amzn-errortype`.
+    pub(crate) fn error_type(self) -> &'static str {
         match self {
             Self::Missing => "MissingAuthenticationTokenException",
             Self::Incomplete => "IncompleteSignatureException",
@@ -69,24 +70,36 @@ impl SignatureError {
     }
 }
 
-/// What a request says about its signature.
+/// The check of signatures (`--sigv4`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum Sigv4 {
+    /// Do not check them. Unsigned calls and handshakes are accepted.
+    Off,
+    /// They must be present and made for execute-api.
+    #[default]
+    Present,
+    /// They must also be valid for the credentials of a function.
+    Verify,
+}
+
+/// The parts of a request's signature.
 #[derive(Debug, Default)]
 struct Claim {
-    /// Access key, date, region, service and `aws4_request`.
+    /// The access key, date, region, service and `aws4_request`.
     credential: Vec<String>,
     signed_headers: String,
     signature: String,
-    /// `20150830T123600Z`.
+    /// The time of the signature, for example `20150830T123600Z`.
     time: String,
     token: Option<String>,
     in_query: bool,
-    /// Of a signature in the query: for how many seconds it is good.
+    /// The validity of a signature in the query, in seconds.
     expires: String,
 }
 
-/// Refuses a request whose signature is not as good as `how` demands. `body` is the digest of the body; nothing looks at
-/// it unless signatures are verified.
-pub(super) fn check(
+/// Refuses a request if its signature does not satisfy `how`. `body` is the digest of the body. It is used only when
+/// signatures are verified.
+pub(crate) fn check(
     request: &Parts,
     body: Sha256,
     how: Sigv4,
@@ -117,17 +130,17 @@ pub(super) fn check(
     if age < -SKEW || age > claim.lifetime().ok_or(SignatureError::Incomplete)? {
         return Err(SignatureError::Expired);
     }
-    let expected = hex(&claim.mac(request, &hex(&body.finalize()), &known.secret_access_key));
+    let expected = HEXLOWER.encode(&claim.mac(request, &HEXLOWER.encode(&body.finalize()), &known.secret_access_key));
     if expected == claim.signature { Ok(()) } else { Err(SignatureError::Mismatch) }
 }
 
-/// Whose signature a request says to have.
+/// Returns the access key id in a request's signature. The signature is not verified.
 pub(crate) fn access_key_id(headers: &HeaderMap, query: Option<&str>) -> Option<String> {
     Claim::of(headers, query)?.credential.into_iter().next()
 }
 
 impl Claim {
-    /// From the header, else from the query.
+    /// Reads the signature from the header, else from the query.
     fn of(headers: &HeaderMap, query: Option<&str>) -> Option<Self> {
         let header = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
         let mut claim = Self::default();
@@ -159,7 +172,7 @@ impl Claim {
         (!claim.credential.is_empty()).then_some(claim)
     }
 
-    /// How old the signature may be. `None` when it should say so itself, and does not say it right.
+    /// Returns the longest age of the signature. Returns `None` if it is in the query and has no valid lifetime.
     fn lifetime(&self) -> Option<SignedDuration> {
         if !self.in_query {
             return Some(SKEW);
@@ -168,17 +181,17 @@ impl Claim {
         Some(SignedDuration::from_secs(seconds))
     }
 
-    /// The signature that the request should have.
+    /// Computes the signature that the request should have.
     fn mac(&self, request: &Parts, body_sha256: &str, secret_access_key: &str) -> Vec<u8> {
         let scope = &self.credential[1..];
-        let canonical = hex(&Sha256::digest(self.canonical_request(request, body_sha256)));
+        let canonical = HEXLOWER.encode(&Sha256::digest(self.canonical_request(request, body_sha256)));
         let to_sign = format!("{ALGORITHM}\n{}\n{}\n{canonical}", self.time, scope.join("/"));
         let key = scope.iter().fold(format!("AWS4{secret_access_key}").into_bytes(), |key, part| hmac(&key, part));
         hmac(&key, &to_sign)
     }
 
     fn canonical_request(&self, request: &Parts, body_sha256: &str) -> String {
-        // Encoded again, as for every service but S3.
+        // The path is encoded a second time, as for every service except S3.
         let path = utf8_percent_encode(request.uri.path(), RESERVED_IN_PATH);
         let encode = |text: &str| utf8_percent_encode(text, RESERVED).to_string();
         let mut query: Vec<_> = parameters(request.uri.query().unwrap_or_default())
@@ -206,7 +219,7 @@ fn split(credential: &str) -> Vec<String> {
     credential.split('/').map(str::to_owned).collect()
 }
 
-/// The names and values of a query, decoded.
+/// Decodes the names and values of a query. Unlike in a form, `+` stays `+`.
 fn parameters(query: &str) -> impl Iterator<Item = (String, String)> {
     let decode = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
     query.split('&').filter(|pair| !pair.is_empty()).map(move |pair| {
@@ -219,14 +232,6 @@ fn hmac(key: &[u8], text: &str) -> Vec<u8> {
     let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes keys of any length");
     mac.update(text.as_bytes());
     mac.finalize().into_bytes().to_vec()
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        // Writing to a string cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 #[cfg(test)]
@@ -247,7 +252,7 @@ mod tests {
         }]
     }
 
-    /// A request that is signed right, at this time.
+    /// Makes a request with a valid signature of this time.
     fn signed(time: Timestamp) -> Parts {
         let time = time.strftime("%Y%m%dT%H%M%SZ").to_string();
         let request = Request::post("/dev/@connections/PJqB0fHsqRcCHlw%3D?b=2&a=%20")
@@ -261,7 +266,7 @@ mod tests {
             ..Claim::default()
         };
         let mut request = parts(request);
-        let signature = hex(&claim.mac(&request, &hex(&Sha256::digest(b"hello")), "secret"));
+        let signature = HEXLOWER.encode(&claim.mac(&request, &HEXLOWER.encode(&Sha256::digest(b"hello")), "secret"));
         let authorization = format!(
             "{ALGORITHM} Credential={}, SignedHeaders={}, Signature={signature}",
             claim.credential.join("/"),
@@ -276,8 +281,8 @@ mod tests {
     }
 
     #[test]
-    fn the_signature_is_that_of_awss_own_example() {
-        // `get-vanilla` of the Signature Version 4 test suite.
+    fn the_signature_of_awss_own_example_is_right() {
+        // The example is `get-vanilla` in the test suite of Signature Version 4.
         let request =
             Request::get("/").header("host", "example.amazonaws.com").header("x-amz-date", "20150830T123600Z");
         let claim = Claim {
@@ -286,12 +291,16 @@ mod tests {
             time: "20150830T123600Z".to_owned(),
             ..Claim::default()
         };
-        let mac = claim.mac(&parts(request), &hex(&Sha256::digest(b"")), "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY");
-        assert_eq!(hex(&mac), "5fa00fa31553b73ebf1942676e86291e8372ff2a2260956d9b8aae1d763fbf31");
+        let mac = claim.mac(
+            &parts(request),
+            &HEXLOWER.encode(&Sha256::digest(b"")),
+            "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY",
+        );
+        assert_eq!(HEXLOWER.encode(&mac), "5fa00fa31553b73ebf1942676e86291e8372ff2a2260956d9b8aae1d763fbf31");
     }
 
     #[test]
-    fn the_path_is_encoded_again_and_the_query_sorted() {
+    fn the_path_is_encoded_twice_and_the_query_is_sorted() {
         let claim = Claim { signed_headers: "host".to_owned(), ..Claim::default() };
         let canonical = claim.canonical_request(&signed(Timestamp::now()), "");
         assert!(
@@ -302,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn a_signature_must_be_there_and_be_for_this_service() {
+    fn a_signature_must_be_present_and_for_this_service() {
         let present = |request: http::request::Builder| check(&parts(request), Sha256::new(), Sigv4::Present, &[]);
         let authorized = |value: &'static str| present(Request::get("/").header("authorization", value));
         assert_eq!(present(Request::get("/")), Err(SignatureError::Missing));
@@ -318,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_signed_must_be_what_arrives() {
+    fn a_request_that_was_changed_after_it_was_signed_is_refused() {
         let request = || signed(Timestamp::now());
         assert_eq!(verify(&request(), b"hello"), Ok(()));
         assert_eq!(verify(&request(), b"hellO"), Err(SignatureError::Mismatch));
@@ -336,7 +345,7 @@ mod tests {
         assert_eq!(verify(&no_date, b"hello"), Err(SignatureError::Incomplete));
     }
 
-    /// A handshake's request that is signed in its query, so long ago.
+    /// Makes a handshake's request with a signature of this age in its query.
     fn presigned(age: SignedDuration, expires: &str) -> Parts {
         let time = (Timestamp::now() - age).strftime("%Y%m%dT%H%M%SZ").to_string();
         let credential = format!("AK/{}/us-east-1/execute-api/aws4_request", &time[..8]);
@@ -348,12 +357,12 @@ mod tests {
         let request = |query: &str| parts(Request::get(format!("/dev?{query}")).header("host", "localhost:3001"));
         let unsigned = request(&query);
         let claim = Claim::of(&unsigned.headers, unsigned.uri.query()).unwrap();
-        let signature = hex(&claim.mac(&unsigned, &hex(&Sha256::digest(b"")), "secret"));
+        let signature = HEXLOWER.encode(&claim.mac(&unsigned, &HEXLOWER.encode(&Sha256::digest(b"")), "secret"));
         request(&format!("{query}&X-Amz-Signature={signature}"))
     }
 
     #[test]
-    fn a_signature_in_the_query_is_good_for_as_long_as_it_says() {
+    fn a_signature_in_the_query_is_valid_for_as_long_as_it_says() {
         let seconds = SignedDuration::from_secs;
         let verify = |age, expires| verify(&presigned(seconds(age), expires), b"");
         assert_eq!((verify(0, "60"), verify(50, "60"), verify(-200, "60")), (Ok(()), Ok(()), Ok(())));
@@ -371,7 +380,7 @@ mod tests {
     }
 
     #[test]
-    fn a_signature_is_good_for_five_minutes() {
+    fn a_signature_in_the_header_is_valid_for_five_minutes() {
         let at = |minutes| verify(&signed(Timestamp::now() - SignedDuration::from_mins(minutes)), b"hello");
         assert_eq!((at(4), at(-4)), (Ok(()), Ok(())));
         assert_eq!((at(6), at(-6)), (Err(SignatureError::Expired), Err(SignatureError::Expired)));

@@ -1,6 +1,6 @@
-//! The test bed: a gateway whose functions are scripted, and what its clients and callers do again and again.
+//! The test gateway: a gateway with scripted functions, and helpers for its clients and callers.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -8,9 +8,8 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 use switchboard_local::access;
 use switchboard_local::faults::{self, Faults};
-use switchboard_local::gateway::knobs::{Knobs, Limits};
-use switchboard_local::gateway::{Api, Authorizer, Gateway, Integration, Paths, Settings};
-use switchboard_local::iam::Callers;
+use switchboard_local::gateway::settings::{Behaviour, Limits};
+use switchboard_local::gateway::{Authorizer, Definition, Functions, Gateway, Integration, Paths, Settings};
 use switchboard_local::lambda::FunctionError;
 use switchboard_tests::wire::{self, Client, Reply, SOON, Tcp};
 use tokio::io::{AsyncWriteExt, BufReader};
@@ -21,7 +20,7 @@ use tokio::task::JoinHandle;
 pub const OK: &str = r#"{"statusCode":200}"#;
 pub const KIB: usize = 1024;
 
-/// What a function answers.
+/// The answer of a function.
 pub type Answer = Result<Bytes, FunctionError>;
 
 pub fn ok() -> Answer {
@@ -32,28 +31,42 @@ pub fn error() -> Answer {
     Err(FunctionError { error_type: "Runtime.ExitError".to_owned(), error_message: "exit status 1".to_owned() })
 }
 
-/// An API whose functions answer by a script and record what they were invoked with.
-pub struct Script {
+/// The handshake key of the RFC's example (section 1.3).
+pub const RFC_6455_KEY: (&str, &str) = ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ==");
+
+/// An API whose functions answer by a script and record their events.
+pub struct ScriptedApi {
     settings: Settings,
     pub faults: faults::Settings,
-    two_way: HashSet<String>,
-    authorizer: Option<Authorizer>,
-    routes: HashMap<String, Arc<dyn Integration>>,
+    api: Definition,
+    functions: Functions,
     record: mpsc::UnboundedSender<Value>,
     events: mpsc::UnboundedReceiver<Value>,
 }
 
-impl Script {
-    /// The usual routes, all answering 200, and `boom`, which fails.
+impl ScriptedApi {
+    /// Makes an API with the usual routes, which answer 200, and the route `boom`, which fails.
     pub fn new() -> Self {
         let (record, events) = mpsc::unbounded_channel();
-        let settings = Settings::default();
-        let script = Self {
-            settings,
-            faults: faults::Settings::default(),
-            two_way: HashSet::new(),
+        let api = Definition {
+            api_id: "abcdef1234".to_owned(),
+            arn: "arn:aws:execute-api:us-east-1:123456789012:abcdef1234".to_owned(),
+            stage: "dev".to_owned(),
+            stage_variables: BTreeMap::new(),
+            paths: Paths { stage: Some("dev".to_owned()), ..Paths::default() },
+            route_selection_expression: "$request.body.action".to_owned(),
+            routes: BTreeMap::new(),
+            two_way_routes: BTreeSet::new(),
+            request_models: BTreeMap::new(),
             authorizer: None,
-            routes: HashMap::new(),
+            is_iam_authorized: false,
+            api_keys: None,
+        };
+        let script = Self {
+            settings: Settings::default(),
+            faults: faults::Settings::default(),
+            api,
+            functions: Functions::default(),
             record,
             events,
         };
@@ -66,8 +79,8 @@ impl Script {
         self
     }
 
-    pub fn knobs(mut self, set: impl FnOnce(&mut Knobs)) -> Self {
-        set(&mut self.settings.knobs);
+    pub fn behaviour(mut self, set: impl FnOnce(&mut Behaviour)) -> Self {
+        set(&mut self.settings.behaviour);
         self
     }
 
@@ -79,9 +92,9 @@ impl Script {
     where
         R: Future<Output = Answer> + Send + 'static,
     {
-        let integration = self.recorded(function);
+        let function = self.function("authorizer", function);
         let identity_sources = identity_sources.iter().map(|source| (*source).to_owned()).collect();
-        self.authorizer = Some(Authorizer { integration, identity_sources });
+        self.api.authorizer = Some(Authorizer { function, identity_sources });
         self
     }
 
@@ -91,7 +104,7 @@ impl Script {
     }
 
     pub fn two_way(mut self, route_key: &str) -> Self {
-        self.two_way.insert(route_key.to_owned());
+        self.api.two_way_routes.insert(route_key.to_owned());
         self
     }
 
@@ -103,12 +116,12 @@ impl Script {
     where
         R: Future<Output = Answer> + Send + 'static,
     {
-        let integration = self.recorded(function);
-        self.routes.insert(route_key.to_owned(), integration);
+        let function = self.function(route_key, function);
+        self.api.routes.insert(route_key.to_owned(), function);
         self
     }
 
-    /// Has the function of a route wait for a permit of `gate` before it answers.
+    /// Makes the function of a route wait for a permit of `gate` before it answers.
     pub fn on_held(self, route_key: &str, gate: &Arc<Semaphore>, answer: fn() -> Answer) -> Self {
         let gate = gate.clone();
         self.on_async(route_key, move |_| {
@@ -120,88 +133,75 @@ impl Script {
         })
     }
 
-    fn recorded<R>(&self, function: impl Fn(Value) -> R + Send + Sync + 'static) -> Arc<dyn Integration>
+    /// Adds a function that records its events, and returns its key.
+    fn function<R>(&mut self, key: &str, function: impl Fn(Value) -> R + Send + Sync + 'static) -> String
     where
         R: Future<Output = Answer> + Send + 'static,
     {
         let record = self.record.clone();
-        Arc::new(move |event: Bytes| {
+        let integration: Arc<dyn Integration> = Arc::new(move |event: Bytes| {
             let event: Value = serde_json::from_slice(&event).unwrap();
             let _ = record.send(event.clone());
             function(event)
-        })
+        });
+        self.functions.integrations.insert(key.to_owned(), integration);
+        key.to_owned()
     }
 
-    /// A gateway of this API, and a client that has connected to it.
-    pub async fn connected(self) -> (Bed, Client) {
-        let mut bed = self.start().await;
-        let client = bed.connect().await;
-        (bed, client)
+    /// Starts a gateway with this API and connects a client to it.
+    pub async fn connected(self) -> (TestGateway, Client) {
+        let mut gateway = self.start().await;
+        let client = gateway.connect().await;
+        (gateway, client)
     }
 
-    pub async fn start(self) -> Bed {
+    pub async fn start(self) -> TestGateway {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let api = Api {
-            api_id: "abcdef1234".to_owned(),
-            arn: "arn:aws:execute-api:us-east-1:123456789012:abcdef1234".to_owned(),
-            stage: "dev".to_owned(),
-            paths: Paths { stage: Some("dev".to_owned()), ..Paths::default() },
-            route_selection_expression: "$request.body.action".to_owned(),
-            routes: self.routes,
-            two_way: self.two_way,
-            request_models: HashMap::new(),
-            credentials: Vec::new(),
-            callers: Callers::default(),
-            authorizer: self.authorizer,
-            stage_variables: BTreeMap::new(),
-            is_iam_authorized: false,
-            api_keys: None,
-        };
-        let gateway =
-            Gateway::new(api, self.settings, access::Settings::default(), Arc::new(Faults::new(&self.faults)));
+        let faults = Arc::new(Faults::new(&self.faults));
+        let gateway = Gateway::new(self.api, self.functions, self.settings, access::Settings::default(), faults);
         let (stop, stopped) = oneshot::channel::<()>();
         let server = tokio::spawn(gateway.serve(listener, async {
             let _ = stopped.await;
         }));
-        Bed { address, events: self.events, stop: Some(stop), server }
+        TestGateway { address, events: self.events, stop: Some(stop), server }
     }
 }
 
 /// A running gateway.
-pub struct Bed {
+pub struct TestGateway {
     pub address: SocketAddr,
-    /// What functions were invoked with and no test has consumed.
+    /// The events of invocations that the test has not consumed.
     pub events: mpsc::UnboundedReceiver<Value>,
     stop: Option<oneshot::Sender<()>>,
     server: JoinHandle<std::io::Result<()>>,
 }
 
-impl Bed {
-    /// The event of the next invocation.
+impl TestGateway {
+    /// Returns the event of the next invocation.
     pub async fn event(&mut self) -> Value {
         tokio::time::timeout(SOON, self.events.recv()).await.expect("no invocation").unwrap()
     }
 
-    /// The same, which must be of this route.
+    /// Returns the event of the next invocation, which must be of this route.
     pub async fn event_of(&mut self, route_key: &str) -> Value {
         let event = self.event().await;
         assert_eq!(event["requestContext"]["routeKey"], route_key, "{event}");
         event
     }
 
-    /// `requestContext` of the next event, which must be of a `$disconnect`.
+    /// Returns the `requestContext` of the next event, which must be of a `$disconnect`.
     pub async fn disconnected(&mut self) -> Value {
         self.event_of("$disconnect").await["requestContext"].take()
     }
 
-    /// Has a client send a message for this route, and returns its event.
+    /// Sends a message for this route from a client, and returns its event.
     pub async fn invoke(&mut self, client: &mut Client, route_key: &str) -> Value {
         client.text(&json!({ "action": route_key }).to_string()).await;
         self.event_of(route_key).await
     }
 
-    /// What a client is told when it sends a message for this route, whose function fails.
+    /// Sends a message for this route, whose function fails. Returns the error that the client receives.
     pub async fn failure(&mut self, client: &mut Client, route_key: &str) -> String {
         let event = self.invoke(client, route_key).await;
         let (message, request_id) = client.hears_error().await;
@@ -209,14 +209,14 @@ impl Bed {
         message
     }
 
-    /// That the gateway closes the client with this code, and that this is the one in `$disconnect`.
+    /// Asserts that the gateway closes the connection with this code, and that `$disconnect` has the same code.
     pub async fn assert_closes(&mut self, client: &mut Client, code: u16, why: &str) {
         assert_eq!(client.closed_without_echo().await, Some(code), "{why}");
         assert_eq!(self.disconnected().await["disconnectStatusCode"], code, "{why}");
     }
 
-    /// Proves that no function has been invoked since the last recorded event, by the order of invocations: the next
-    /// one is the `$connect` of a client made for it.
+    /// Asserts that no function has been invoked since the last recorded event. It connects a client, whose `$connect`
+    /// must be the next event.
     pub async fn assert_nothing_invoked(&mut self) {
         let _client = self.connect().await;
     }
@@ -230,18 +230,18 @@ impl Bed {
         self.request_on(self.dial().await, path, headers).await
     }
 
-    /// The same, of a client that ends TCP with a reset when it is dropped.
+    /// Sends the request of a handshake with the RFC's key. The client resets TCP when it is dropped.
     pub async fn request_to_reset(&self, path: &str) -> Tcp {
         let tcp = self.dial().await;
         tcp.set_zero_linger().unwrap();
-        self.request_on(tcp, path, &[]).await
+        self.request_on(tcp, path, &[RFC_6455_KEY]).await
     }
 
     async fn request_on(&self, tcp: TcpStream, path: &str, headers: &[(&str, &str)]) -> Tcp {
         wire::request(BufReader::new(Box::new(tcp)), &self.address.to_string(), path, headers).await
     }
 
-    /// A handshake, whatever its outcome.
+    /// Makes a handshake, which may be refused.
     pub async fn handshake(&self, path: &str, headers: &[(&str, &str)]) -> Client {
         Client::accept(self.request(path, headers).await).await
     }
@@ -290,7 +290,7 @@ impl Bed {
         assert_eq!((reply.header("content-length"), reply.body.as_str()), (Some("0"), ""));
     }
 
-    /// Has the gateway end, as Ctrl-C does.
+    /// Stops the gateway, as Ctrl-C does.
     pub fn interrupt(&mut self) {
         self.stop = None;
     }
