@@ -25,9 +25,10 @@ use super::connection::{Close, Connection, Mailbox};
 use super::deflate::{self, Deflater, Inflating, Negotiated};
 use super::event::DisconnectEvent;
 use super::id::Id;
+use super::message;
 use super::order::Order;
+use super::state::{Gateway, log};
 use super::throttle::Throttle;
-use super::{Gateway, log, message};
 use crate::faults::{Chance, Delay};
 
 /// The time in which a closing connection must write its queue and receive the client's close frame. The value is ours.
