@@ -1,8 +1,8 @@
 //! Faults on demand. They imitate failures that are rare on AWS, as often as a developer wants to see them.
 //!
-//! Every kind of fault has its own sequence of decisions, made from the seed. With the same seed the nth decision of a kind
-//! is the same in every run, whatever other faults are switched on. The order of requests decides which request meets which
-//! decision.
+//! Every kind of fault has its own sequence of decisions, made from the seed. With the same seed the nth decision of a
+//! kind is the same in every run, whatever other faults are switched on. The order of requests decides which request
+//! meets which decision.
 
 use std::collections::BTreeMap;
 use std::str::FromStr;
@@ -26,18 +26,16 @@ pub struct Settings {
     /// kill, dynamodb-throttle, unprocessed, transaction-conflict, duplicate-stream-record. With a time: post-delay,
     /// disconnect-delay, message-delay, stream-delay.
     ///
-    /// lost-disconnect: $disconnect does not run.
-    /// half-open: if the client vanishes, the gateway does not notice; posts succeed until it has been idle for too long.
-    /// gone, throttle, error, hang: a POST to @connections is answered with 410, 429 or 500, or not at all.
-    /// internal-error: the gateway fails at a message and closes its connection with 1011.
-    /// reorder-messages: a message waits until the next one of its connection is handed on, for at most 1 s; the others
-    /// keep their order.
-    /// kill: a function's process is killed, before or after it has done its work.
+    /// lost-disconnect: $disconnect does not run. half-open: if the client vanishes, the gateway does not notice; posts
+    /// succeed until it has been idle for too long. gone, throttle, error, hang: a POST to @connections is answered
+    /// with 410, 429 or 500, or not at all. internal-error: the gateway fails at a message and closes its connection
+    /// with 1011. reorder-messages: a message waits until the next one of its connection is handed on, for at most 1 s;
+    /// the others keep their order. kill: a function's process is killed, before or after it has done its work.
     /// dynamodb-throttle: DynamoDB refuses a call of a function. transaction-conflict: it refuses a transaction.
-    /// unprocessed: a function's BatchWriteItem returns a part of its writes as unprocessed.
-    /// duplicate-stream-record: a batch of a stream is delivered twice.
-    /// post-delay, disconnect-delay, stream-delay: every POST, $disconnect or batch of a stream comes that late.
-    /// message-delay: every message is handed on up to that late, so that messages overtake each other.
+    /// unprocessed: a function's BatchWriteItem returns a part of its writes as unprocessed. duplicate-stream-record: a
+    /// batch of a stream is delivered twice. post-delay, disconnect-delay, stream-delay: every POST, $disconnect or
+    /// batch of a stream comes that late. message-delay: every message is handed on up to that late, so that messages
+    /// overtake each other.
     #[arg(long = "fault", value_name = "KIND=VALUE", verbatim_doc_comment)]
     pub faults: Vec<Fault>,
     /// The start of the decisions. With the same seed, each kind of fault decides the same.
@@ -235,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_seed_makes_the_same_decisions_whatever_else_goes_wrong() {
+    fn the_same_seed_makes_the_same_decisions_with_any_other_faults() {
         let alone = sequence(&settings(7, &["gone=0.1"]), Chance::Gone);
         assert_eq!(sequence(&settings(7, &["kill=0.5", "gone=0.1", "message-delay=1s"]), Chance::Gone), alone);
         assert_ne!(sequence(&settings(8, &["gone=0.1"]), Chance::Gone), alone);
@@ -245,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn a_probability_of_one_always_strikes_and_one_of_zero_never() {
+    fn a_fault_happens_always_with_probability_one_and_never_with_zero() {
         assert!(sequence(&settings(0, &["gone=1"]), Chance::Gone).iter().all(|strikes| *strikes));
         assert!(!sequence(&settings(0, &["gone=0"]), Chance::Gone).contains(&true));
         assert!(!sequence(&settings(0, &[]), Chance::Gone).contains(&true));
@@ -287,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_fault_is_refused() {
+    fn an_unknown_fault_or_a_wrong_value_is_refused() {
         for (text, reason) in [
             ("gone", "KIND=VALUE"),
             ("gone=2", "from 0 to 1"),

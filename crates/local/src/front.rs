@@ -1,10 +1,11 @@
-//! The HTTP entrances of DynamoDB, one for functions and one for other callers. Both refuse strangers (`access.rs`). The
-//! functions' entrance also checks permissions and injects faults.
+//! The HTTP entrances of DynamoDB, one for functions and one for other callers. Both refuse strangers (`access.rs`).
+//! The functions' entrance also checks permissions and injects faults.
 //!
-//! An allowed call is forwarded unchanged to the HTTP server of the embedded engine. "Actions, resources, and condition keys
-//! for Amazon DynamoDB" (Service Authorization Reference) defines the permissions: a call needs the action of its name on
-//! each of its tables, a transaction the action of each part. Not here: the single actions of PartiQL, whose statements are
-//! checked as `ExecuteStatement` and the like on all resources, and the tables behind a stream's records.
+//! An allowed call is forwarded unchanged to the HTTP server of the embedded engine. "Actions, resources, and condition
+//! keys for Amazon DynamoDB" (Service Authorization Reference) defines the permissions: a call needs the action of its
+//! name on each of its tables, a transaction the action of each part. Not here: the single actions of PartiQL, whose
+//! statements are checked as `ExecuteStatement` and the like on all resources, and the tables behind a stream's
+//! records.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -291,7 +292,7 @@ mod tests {
     use crate::service::Table;
     use crate::table::Tables;
 
-    /// A front before an engine with one table; `connect` may do what is written as `action table`.
+    /// Starts an entrance to an engine with one table. `connect` may do the actions given as `action table`.
     async fn start(allowed: &[(&str, &str)], faults: &[&str]) -> SocketAddr {
         let table = Table {
             logical_id: "Birds".to_owned(),
@@ -325,7 +326,7 @@ mod tests {
         address
     }
 
-    /// Calls as `connect`, and returns status and body.
+    /// Sends a call of `connect`. Returns status and body.
     async fn call(address: SocketAddr, operation: &str, body: &Value) -> (u16, Value) {
         let request = Request::post(format!("http://{address}/"))
             .header("content-type", "application/x-amz-json-1.0")
@@ -355,7 +356,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_the_role_allows_reaches_the_engine_and_nothing_else_does() {
+    async fn only_calls_that_the_role_allows_reach_the_engine() {
         let front = start(&[("PutItem", "birds"), ("Scan", "birds")], &[]).await;
         let put = json!({"TableName": "birds", "Item": key(1)});
         assert_eq!(call(front, "PutItem", &put).await.0, 200);
@@ -366,12 +367,12 @@ mod tests {
         assert!(message.contains("arn:aws:dynamodb:eu-central-1:123456789012:table/birds because no"), "{message}");
         assert_eq!(call(front, "BatchWriteItem", &batch(2)).await.0, 400);
         assert_eq!(call(front, "Scan", &json!({"TableName": "birds"})).await.1["Count"], 1);
-        // An index is a resource of its own.
+        // An index is a separate resource.
         assert_eq!(call(front, "Scan", &json!({"TableName": "birds", "IndexName": "i"})).await.0, 400);
     }
 
     #[tokio::test]
-    async fn a_transaction_needs_what_each_of_its_parts_needs() {
+    async fn a_transaction_needs_the_permissions_of_all_its_parts() {
         let put = json!({"Put": {"TableName": "birds", "Item": key(1)}});
         let delete = json!({"Delete": {"TableName": "birds", "Key": key(2)}});
         let front = start(&[("PutItem", "birds")], &[]).await;

@@ -44,14 +44,15 @@ struct Arguments {
     /// The most execution environments of one function at a time. Further events wait.
     #[arg(long, default_value_t = 16, value_name = "N")]
     max_environments: usize,
-    /// How the terminal shows what functions log: `pretty` in columns for people, without metrics; `json` as they wrote it.
+    /// How the terminal shows what functions log: `pretty` in columns for people, without metrics; `json` as they wrote
+    /// it.
     #[arg(long, value_enum, default_value_t = LogFormat::Pretty, value_name = "FORMAT")]
     log_format: LogFormat,
     /// A query to add to the address that is printed, for services that expect one, such as `userId=1`.
     #[arg(long, value_name = "QUERY")]
     query: Option<String>,
-    /// A variable for every function. It overrides the service's, and may be repeated. Without `=VALUE` the value comes from
-    /// this program's own environment. Use that for secrets: every user of this machine can see arguments.
+    /// A variable for every function. It overrides the service's, and may be repeated. Without `=VALUE` the value comes
+    /// from this program's own environment. Use that for secrets: every user of this machine can see arguments.
     #[arg(long, value_name = "NAME[=VALUE]", value_parser = variable)]
     env: Vec<(String, String)>,
     #[command(flatten)]

@@ -176,8 +176,8 @@ impl Stack {
         })
     }
 
-    /// Serves until `shutdown` resolves. Then it closes the connections, waits for the batches in flight, ends the functions
-    /// and stops DynamoDB. The order matters: each part still needs the next one.
+    /// Serves until `shutdown` resolves. Then it closes the connections, waits for the batches in flight, ends the
+    /// functions and stops DynamoDB. The order matters: each part still needs the next one.
     ///
     /// # Errors
     ///
@@ -214,8 +214,8 @@ async fn listen(port: u16, flag: &'static str) -> Result<(TcpListener, SocketAdd
     bind(Ipv4Addr::LOCALHOST, port).await.map_err(|source| Error::Listen { port, flag, source })
 }
 
-/// Listens at an address that a web page does not find, because the engine's own server does not check callers: one of the
-/// 16 million addresses of this machine. If there is only one, as on macOS, only the port is hard to find.
+/// Listens at an address that a web page does not find, because the engine's own server does not check callers: one of
+/// the 16 million addresses of this machine. If there is only one, as on macOS, only the port is hard to find.
 async fn listen_hidden() -> Result<(TcpListener, SocketAddr), Error> {
     let address = Ipv4Addr::from_bits(0x7f00_0000 | fastrand::u32(1..0x00ff_ffff));
     match bind(address, 0).await {

@@ -1,4 +1,4 @@
-//! A function of the local stack with the real `fixture` binary behind it. The names in brackets are Lambda's own.
+//! A function of the local stack with the real `fixture` binary.
 
 #![expect(clippy::unwrap_used, reason = "a failed unwrap in a helper fails its test, too")]
 
@@ -78,7 +78,7 @@ async fn events_beyond_the_environments_wait_their_turn_in_order() {
 }
 
 #[tokio::test]
-async fn an_event_that_is_more_than_a_pipe_holds_blocks_nothing() {
+async fn an_event_larger_than_a_pipe_blocks_nothing() {
     let function = function();
     let long = "x".repeat(300 * 1024);
     let response = function.invoke(event(json!({ "do": "respond", "response": long }))).await.unwrap();
@@ -187,7 +187,7 @@ async fn an_init_that_succeeds_at_the_second_try_leaves_the_event_the_rest_of_th
     let answer = environment(&function).await;
     assert_eq!(answer["invocations"], 1);
     let deadline = u128::from(answer["deadline"].as_u64().unwrap());
-    // The second process has slept for 300 ms before it polled.
+    // The second process sleeps for 300 ms before it polls.
     assert!(deadline < epoch_ms() + 6000 - 300 && deadline > before, "{before} {deadline} {}", epoch_ms());
 }
 
@@ -237,7 +237,7 @@ async fn the_environment_has_lambdas_variables_and_the_users_and_nothing_of_the_
     let answer = environment(&function).await;
     let variables: BTreeMap<String, String> = serde_json::from_value(answer["variables"].clone()).unwrap();
     let names: Vec<_> = variables.keys().map(String::as_str).collect();
-    // The last one is the Rust runtime's own doing.
+    // The Rust runtime sets the last one.
     let mut expected = vec![
         "AWS_ACCESS_KEY_ID",
         "AWS_DEFAULT_REGION",
@@ -296,7 +296,7 @@ async fn a_rebuilt_binary_is_started_for_the_next_event() {
     let function = Function::new(Configuration { binary: binary.clone(), ..configuration() }).unwrap();
     let pid = environment(&function).await["pid"].as_u64().unwrap();
 
-    // While it is missing, the old one goes on.
+    // While the binary is missing, the old process goes on.
     std::fs::remove_file(&binary).unwrap();
     assert_eq!(environment(&function).await["pid"], pid);
 
@@ -331,7 +331,7 @@ async fn shutdown_leaves_no_process_and_fails_all_events() {
     let pids = [&one, &other].map(|answer| answer["pid"].as_u64().unwrap());
     assert!(pids.into_iter().all(exists));
 
-    // One environment is idle, one is in the middle of an event.
+    // One environment is idle, the other one handles an event.
     let started = folder.path().join("started");
     let busy = tokio::spawn({
         let (function, command) = (function.clone(), json!({ "do": "sleep", "ms": 60_000, "touch": started }));
@@ -368,7 +368,7 @@ async fn work_that_outlives_its_response_waits_for_the_next_event() {
     let function = function();
     let pid = body(&function.invoke(event(leave.clone())).await.unwrap())["pid"].as_u64().unwrap();
     eventually(|| state(pid) == 'T').await;
-    // A process that is stopped does nothing, but for what it had done before.
+    // A stopped process does nothing more.
     assert!(!file.exists());
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert!(!file.exists());
@@ -384,13 +384,13 @@ async fn work_that_outlives_its_response_waits_for_the_next_event() {
 }
 
 #[tokio::test]
-async fn what_a_function_has_started_is_frozen_and_killed_with_it() {
+async fn processes_that_a_function_starts_are_frozen_and_killed_with_it() {
     let function = function();
     let start = function.invoke(event(json!({ "do": "start" }))).await.unwrap();
     let started = serde_json::from_slice::<Value>(&start).unwrap()["body"].as_str().unwrap().parse().unwrap();
     eventually(|| state(started) == 'T').await;
     function.shutdown().await;
-    // Whether it is also reaped is up to the system's first process.
+    // The system's first process decides whether it is also reaped.
     eventually(|| matches!(state(started), 'Z' | ' ')).await;
 }
 
@@ -452,13 +452,14 @@ fn function() -> Function {
     Function::new(configuration()).unwrap()
 }
 
-/// A function whose start goes wrong.
+/// Makes a function whose start fails.
 fn spoiled(how: &str) -> Function {
     let environment = [("FIXTURE_INIT".to_owned(), how.to_owned())].into();
     Function::new(Configuration { environment, ..configuration() }).unwrap()
 }
 
-/// The binary beside this test's own: `cargo test` does not build the binaries of other packages.
+/// Returns the path of the fixture, beside this test's binary. `cargo test` does not build the binaries of other
+/// packages.
 fn fixture() -> PathBuf {
     let test = std::env::current_exe().unwrap();
     let fixture = test.parent().and_then(Path::parent).unwrap().join("fixture");
@@ -476,7 +477,7 @@ fn body(response: &[u8]) -> Value {
     serde_json::from_str(response["body"].as_str().unwrap()).unwrap()
 }
 
-/// What the function's environment looks like from inside.
+/// Returns the function's environment as the function sees it.
 async fn environment(function: &Function) -> Value {
     body(&function.invoke(event(json!({ "do": "environment" }))).await.unwrap())
 }
@@ -493,13 +494,14 @@ fn kill(pid: u64) {
     assert!(Command::new("kill").args(["-9", &pid.to_string()]).status().unwrap().success());
 }
 
-/// Whether there is such a process, a zombie included.
+/// Tells whether the process exists. A zombie counts.
 fn exists(pid: u64) -> bool {
     let signal = Command::new("kill").args(["-0", &pid.to_string()]).stderr(Stdio::null()).status();
     signal.unwrap().success()
 }
 
-/// What `ps` says a process does: `T` for stopped, `Z` for exited and not reaped, a space when there is none.
+/// Returns the state of a process in `ps`: `T` for stopped, `Z` for exited and not reaped, a space if there is no
+/// process.
 fn state(pid: u64) -> char {
     let output = Command::new("ps").args(["-o", "stat=", "-p", &pid.to_string()]).output().unwrap();
     String::from_utf8_lossy(&output.stdout).chars().next().unwrap_or(' ')
@@ -519,12 +521,12 @@ async fn eventually(condition: impl Fn() -> bool) {
     tokio::time::timeout(Duration::from_secs(10), wait).await.unwrap();
 }
 
-/// Calls without waiting for the end.
+/// Starts an invocation without waiting for its end.
 fn begin(invocation: impl Future) {
     assert!(pin!(invocation).poll(&mut Context::from_waker(Waker::noop())).is_pending());
 }
 
-/// How many processes were started from a binary in `folder`.
+/// Returns the number of processes that were started from a binary in `folder`.
 fn running(folder: &Path) -> usize {
     let processes = Command::new("ps").args(["-A", "-o", "args="]).output().unwrap();
     String::from_utf8_lossy(&processes.stdout).lines().filter(|line| line.contains(folder.to_str().unwrap())).count()

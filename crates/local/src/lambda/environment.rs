@@ -1,7 +1,8 @@
 //! Execution environments: one process each, with its own Runtime API.
 //!
-//! This module imitates the [execution environment lifecycle](https://docs.aws.amazon.com/lambda/latest/dg/lambda-runtime-environment.html)
-//! and the variables that Lambda [defines](https://docs.aws.amazon.com/lambda/latest/dg/configuration-envvars.html).
+//! This module imitates the [execution environment
+//! lifecycle](https://docs.aws.amazon.com/lambda/latest/dg/lambda-runtime-environment.html) and the variables that
+//! Lambda [defines](https://docs.aws.amazon.com/lambda/latest/dg/configuration-envvars.html).
 //!
 //! Processes that a function starts are frozen and killed with it while they stay in its process group. A process that
 //! outlives a crash of its function is neither frozen nor killed.
@@ -301,8 +302,8 @@ async fn supervise(
         relays.spawn(relay(stdout, print.clone()));
         relays.spawn(relay(stderr, print));
     }
-    // Only this task sends signals, because it knows that the child is not reaped yet. The signals also reach the processes
-    // that the child has started. They fail only if the child has exited in the meantime.
+    // Only this task sends signals, because it knows that the child is not reaped yet. The signals also reach the
+    // processes that the child has started. They fail only if the child has exited in the meantime.
     let group = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
     let signal = |signal| group.map(|group| kill_process_group(group, signal));
     let status = loop {

@@ -1,15 +1,17 @@
 //! Kills the functions' processes when this process ends without doing so itself.
 //!
-//! If this process is killed, its children are not told. A function that is handling an event keeps running, and a function
-//! that is stopped at that moment stays stopped for ever. Linux can signal the death of a parent, but a child has to ask for
-//! that between fork and exec, and code there is unsafe in Rust. So a shell waits for the end of this process.
+//! If this process is killed, its children are not told. A function that is handling an event keeps running, and a
+//! function that is stopped at that moment stays stopped for ever. Linux can signal the death of a parent, but a child
+//! has to ask for that between fork and exec, and code there is unsafe in Rust. So a shell waits for the end of this
+//! process.
 
 use std::io::{self, Write};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// The shell's script. It keeps a list of process groups, as standard input tells it, and kills them when the input ends.
+/// The shell's script. It keeps a list of process groups, as standard input tells it, and kills them when the input
+/// ends.
 const SCRIPT: &str = r#"
 while read -r change group; do
     case $change in
@@ -73,8 +75,8 @@ fn start() -> io::Result<Child> {
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
-        // A group of its own, so that a Ctrl-C in the terminal, or another signal to the group of this process, does not
-        // end the guard.
+        // A group of its own, so that a Ctrl-C in the terminal, or another signal to the group of this process, does
+        // not end the guard.
         .process_group(0)
         .spawn()
 }

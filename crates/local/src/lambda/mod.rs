@@ -1,12 +1,13 @@
 //! Lambda: functions, their execution environments, and the Runtime API between the two.
 //!
-//! This module imitates [synchronous invocation](https://docs.aws.amazon.com/lambda/latest/dg/invocation-sync.html) and the
-//! [execution environment lifecycle](https://docs.aws.amazon.com/lambda/latest/dg/lambda-runtime-environment.html): an
-//! execution environment handles one event at a time, so a function has as many environments as simultaneous events.
+//! This module imitates [synchronous invocation](https://docs.aws.amazon.com/lambda/latest/dg/invocation-sync.html) and
+//! the [execution environment lifecycle](https://docs.aws.amazon.com/lambda/latest/dg/lambda-runtime-environment.html):
+//! an execution environment handles one event at a time, so a function has as many environments as simultaneous events.
 //!
-//! Between two events an environment is frozen: its processes are stopped, unless `--no-freeze` is given. An environment is
-//! retired when it has been idle for long, or when its binary was built anew. Events beyond the concurrency of a function
-//! or of the account are throttled. Not here: streamed responses, and provisioned concurrency.
+//! Between two events an environment is frozen: its processes are stopped, unless `--no-freeze` is given. An
+//! environment is retired when it has been idle for long, or when its binary was built anew. Events beyond the
+//! concurrency of a function or of the account are throttled. Not here: streamed responses, and provisioned
+//! concurrency.
 
 mod environment;
 mod guard;
@@ -30,9 +31,9 @@ use environment::Environment;
 pub use self::guard::Guard;
 pub use self::knobs::Settings;
 
-/// The time that an event waits for an environment that has responded but not yet polled again. After it, the event gets a
-/// new environment. A runtime polls within a millisecond; without the wait, a client that is as fast would see a cold start
-/// that it would not see on AWS.
+/// The time that an event waits for an environment that has responded but not yet polled again. After it, the event
+/// gets a new environment. A runtime polls within a millisecond; without the wait, a client that is as fast would see a
+/// cold start that it would not see on AWS.
 const POLL_TIMEOUT: Duration = Duration::from_millis(250);
 
 /// The settings of one function.
@@ -60,9 +61,8 @@ pub struct Configuration {
     pub endpoints: BTreeMap<String, String>,
     /// The most execution environments at a time, at least 1. Further events wait; on AWS they do not.
     pub max_environments: usize,
-    /// A permit for each simultaneous event. Events without a permit are throttled. Functions without a reservation share one
-    /// semaphore
-    /// ([concurrency](https://docs.aws.amazon.com/lambda/latest/dg/lambda-concurrency.html)).
+    /// A permit for each simultaneous event. Events without a permit are throttled. Functions without a reservation
+    /// share one semaphore ([concurrency](https://docs.aws.amazon.com/lambda/latest/dg/lambda-concurrency.html)).
     pub concurrency: Arc<Semaphore>,
     /// Injected faults. Only [`Chance::Kill`](crate::faults::Chance::Kill) is used here.
     pub faults: Arc<Faults>,
@@ -75,8 +75,8 @@ pub struct Configuration {
 }
 
 impl Configuration {
-    /// Returns the settings of a single function: the name of its binary, one environment at a time, AWS's defaults for the
-    /// rest (128 MB, 3 s).
+    /// Returns the settings of a single function: the name of its binary, one environment at a time, AWS's defaults for
+    /// the rest (128 MB, 3 s).
     #[must_use]
     pub fn of(binary: PathBuf, environment: BTreeMap<String, String>) -> Self {
         let name = binary.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -166,21 +166,23 @@ impl FunctionError {
         Self::new(THROTTLED, "Rate Exceeded.")
     }
 
-    /// Tells whether Lambda refused the event (a `TooManyRequestsException` for its caller). No function has seen it then.
+    /// Tells whether Lambda refused the event (a `TooManyRequestsException` for its caller). No function has seen it
+    /// then.
     #[must_use]
     pub fn is_throttle(&self) -> bool {
         self.error_type == THROTTLED
     }
 }
 
-/// A function and its execution environments. Dropping it kills their processes; [`Function::shutdown`] also waits until
-/// they have ended.
+/// A function and its execution environments. Dropping it kills their processes; [`Function::shutdown`] also waits
+/// until they have ended.
 #[derive(Debug)]
 pub struct Function {
     events: mpsc::UnboundedSender<Pending>,
     concurrency: Arc<Semaphore>,
-    /// True once the function is shut down. That drops the dispatcher and its environments, and so kills their processes.
-    /// Every task that may own a process holds a receiver. So there is no process left when the last receiver is dropped.
+    /// True once the function is shut down. That drops the dispatcher and its environments, and so kills their
+    /// processes. Every task that may own a process holds a receiver. So there is no process left when the last
+    /// receiver is dropped.
     stop: watch::Sender<bool>,
 }
 
@@ -232,8 +234,8 @@ impl Function {
     ///
     /// # Errors
     ///
-    /// When the event is throttled, or when the function reported an error, crashed, ran out of time, could not be started
-    /// or is shut down.
+    /// When the event is throttled, or when the function reported an error, crashed, ran out of time, could not be
+    /// started or is shut down.
     pub async fn invoke(&self, event: Bytes) -> Result<Bytes, FunctionError> {
         let Ok(concurrency) = self.concurrency.clone().try_acquire_owned() else {
             return Err(FunctionError::throttled());
@@ -244,8 +246,8 @@ impl Function {
         response.await.unwrap_or_else(|_| Err(FunctionError::new("Sandbox.Shutdown", "the function is shut down")))
     }
 
-    /// Kills all processes, also those that are handling an event, and returns when they have ended. Invocations in progress
-    /// and all later ones fail.
+    /// Kills all processes, also those that are handling an event, and returns when they have ended. Invocations in
+    /// progress and all later ones fail.
     pub async fn shutdown(&self) {
         self.stop.send_replace(true);
         self.stop.closed().await;

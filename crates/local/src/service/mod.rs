@@ -1,8 +1,8 @@
-//! What a serverless.yml says, as far as a local stack needs it.
+//! Reads a serverless.yml, as far as a local stack needs it.
 //!
-//! Reading goes in three steps: files are included and variables resolved (`variables.rs`), keys without a meaning on a
-//! laptop are dropped and unsupported ones refused on the way (`keys.rs`), and what is left is read strictly: an unknown
-//! key is an error that names its file.
+//! Reading has three steps. Files are included and variables resolved (`variables.rs`). On the way, keys without a
+//! meaning on a laptop are dropped and unsupported keys refused (`keys.rs`). The rest is read strictly: an unknown key
+//! is an error that names its file.
 
 mod cloudformation;
 mod error;
@@ -32,55 +32,56 @@ use crate::gateway::{ApiKeys, Paths, RequestModels};
 use crate::iam::Role;
 use crate::stream::Filter;
 
-/// The id of the local WebSocket API, in the form of API Gateway's own.
+/// The id of the local WebSocket API, in the form of API Gateway's ids.
 pub const API_ID: &str = "local0ws01";
 
-/// The framework's default.
+/// The framework's default for the stage.
 const DEFAULT_STAGE: &str = "dev";
 
-/// The framework's default.
+/// The framework's default for the region.
 const DEFAULT_REGION: &str = "us-east-1";
 
-/// The framework's default.
+/// The framework's default for the route selection expression.
 const DEFAULT_ROUTE_SELECTION_EXPRESSION: &str = "$request.body.action";
 
-/// The framework's default.
+/// The framework's default for the identity source of an authorizer.
 const DEFAULT_IDENTITY_SOURCE: &str = "route.request.header.Auth";
 
-/// What an identity source of a WebSocket API begins with, and a name follows
+/// The prefixes of an identity source of a WebSocket API. A name follows each
 /// ([CreateAuthorizer](https://docs.aws.amazon.com/apigatewayv2/latest/api-reference/apis-apiid-authorizers.html)).
 const IDENTITY_SOURCES: [&str; 4] =
     ["route.request.header.", "route.request.querystring.", "context.", "stageVariables."];
 
-/// The framework's default, in MB.
+/// The framework's default for memory, in MB.
 const DEFAULT_MEMORY_SIZE: i32 = 1024;
 
-/// The framework's default, in seconds.
+/// The framework's default for the time-out, in seconds.
 const DEFAULT_TIMEOUT: i32 = 6;
 
-/// The framework's default; Lambda's own is 100.
+/// The framework's default for the batch size. Lambda's own is 100.
 const DEFAULT_BATCH_SIZE: i32 = 10;
 
-/// Of [a stage's name](https://docs.aws.amazon.com/apigatewayv2/latest/api-reference/apis-apiid-stages.html).
+/// The most characters of [a stage's
+/// name](https://docs.aws.amazon.com/apigatewayv2/latest/api-reference/apis-apiid-stages.html).
 const MAX_STAGE_LENGTH: usize = 128;
 
-/// Of [a function's name](https://docs.aws.amazon.com/lambda/latest/api/API_CreateFunction.html).
+/// The most characters of [a function's name](https://docs.aws.amazon.com/lambda/latest/api/API_CreateFunction.html).
 const MAX_FUNCTION_NAME_LENGTH: usize = 64;
 
-/// The least `maximumRecordAgeInSeconds`, but for -1.
+/// The least `maximumRecordAgeInSeconds`, except -1.
 const MIN_RECORD_AGE_S: i32 = 60;
 
-/// Of one mapping, from "Control which events Lambda sends to your function".
+/// The quota of filter patterns of one mapping, from "Control which events Lambda sends to your function".
 const MAX_FILTER_PATTERNS: usize = 5;
 
-/// What the files alone do not say.
+/// The settings that the files do not have.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
     /// The `--stage` flag: `${opt:stage}`.
     pub stage: Option<String>,
     /// The process environment: `${env:NAME}`.
     pub environment: BTreeMap<String, String>,
-    /// The `--no-iam` flag: roles are not even read.
+    /// The `--no-iam` flag: roles are not read.
     pub no_iam: bool,
 }
 
@@ -95,26 +96,25 @@ pub struct Service {
     pub region: String,
     /// `provider.websocketsApiRouteSelectionExpression`, else `$request.body.action`.
     pub route_selection_expression: String,
-    /// By function key.
+    /// The functions by their keys.
     pub functions: BTreeMap<String, Function>,
-    /// Route key (`$connect`, `sendMessage`, …) to the function key behind it.
+    /// The function keys by their route keys (`$connect`, `sendMessage`, …).
     pub routes: BTreeMap<String, String>,
     /// The keys of the routes with a `routeResponseSelectionExpression`.
     pub two_way_routes: BTreeSet<String>,
-    /// What messages must look like, by the keys of the routes that say it.
+    /// The models that messages must match, by route key.
     pub request_models: BTreeMap<String, RequestModels>,
     /// The `authorizer` of the `$connect` event.
     pub authorizer: Option<Authorizer>,
-    /// Whether `$connect` has the `AuthorizationType` `AWS_IAM`: handshakes must be signed.
+    /// Whether `$connect` has the `AuthorizationType` `AWS_IAM`. Then handshakes must be signed.
     pub is_iam_authorized: bool,
-    /// The keys of which `$connect` asks clients for one, when its route has `ApiKeyRequired`.
+    /// The keys of clients, if the route `$connect` has `ApiKeyRequired`. A client needs one of them.
     pub api_keys: Option<ApiKeys>,
-    /// Where the API is reached: at its stage, unless the API has `DisableExecuteApiEndpoint`, and at the keys of its
-    /// mappings.
+    /// The paths of the API: its stage, unless the API has `DisableExecuteApiEndpoint`, and the keys of its mappings.
     pub paths: Paths,
-    /// `stageVariables` of events.
+    /// The `stageVariables` of events.
     pub stage_variables: BTreeMap<String, String>,
-    /// By template, in each by logical id.
+    /// The tables in the order of the templates, and in each of their logical ids.
     pub tables: Vec<Table>,
 }
 
@@ -134,17 +134,17 @@ pub struct Function {
     pub name: String,
     /// The name of its binary.
     pub handler: String,
-    /// Its `role`, else the provider's, when that is an `AWS::IAM::Role` of the resources or made of statements and managed
-    /// policies; without one it may do everything.
+    /// Its `role`, else the provider's, if that is an `AWS::IAM::Role` of the resources or made of statements and
+    /// managed policies. A function without a role may do everything.
     pub role: Option<Arc<Role>>,
     /// `memorySize`, else the provider's, else 1024 (the framework's default).
     pub memory_size_mb: u32,
     /// `timeout`, else the provider's, else 6 s (the framework's default).
     pub timeout: Duration,
-    /// `reservedConcurrency`: simultaneous events, others are throttled. Without it the function shares what is left of
-    /// the account's.
+    /// `reservedConcurrency`: the most simultaneous events; others are throttled. Without it the function shares the
+    /// rest of the account's concurrency.
     pub reserved_concurrency: Option<usize>,
-    /// The provider's environment overlaid with the function's own.
+    /// The provider's environment, overridden by the function's own.
     pub environment: BTreeMap<String, String>,
     /// `logs.logFormat`, else plain text. A function's `logs` replace all of the provider's.
     pub log_format: LogFormat,
@@ -154,10 +154,10 @@ pub struct Function {
     pub streams: Vec<StreamMapping>,
 }
 
-/// [How Lambda formats a function's logs](https://docs.aws.amazon.com/lambda/latest/dg/monitoring-cloudwatchlogs-logformat.html).
+/// [The format of a function's logs](https://docs.aws.amazon.com/lambda/latest/dg/monitoring-cloudwatchlogs-logformat.html).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 pub enum LogFormat {
-    /// One JSON object a line.
+    /// Lines of one JSON object each.
     #[serde(rename = "JSON")]
     Json,
     /// Lines as the function writes them.
@@ -172,13 +172,13 @@ pub struct StreamMapping {
     pub table: String,
     /// The most records that one invocation gets: `batchSize`, else 10 (the framework's default).
     pub batch_size: u32,
-    /// How long to wait for a batch to fill: `batchWindow`, else not at all.
+    /// The time to wait for a full batch: `batchWindow`, else none.
     pub batch_window: Duration,
     /// `startingPosition`, else the trim horizon (the framework's default).
     pub starting_position: StartingPosition,
-    /// `maximumRetryAttempts`; none when retries go on until the record is too old.
+    /// `maximumRetryAttempts`. Without it retries go on until the record is too old.
     pub maximum_retry_attempts: Option<u32>,
-    /// `maximumRecordAgeInSeconds`; none when records are discarded only by the stream itself.
+    /// `maximumRecordAgeInSeconds`. Without it only the stream itself discards records.
     pub maximum_record_age: Option<Duration>,
     /// `bisectBatchOnFunctionError`: a failed batch is halved before it is tried again.
     pub bisect_batch_on_function_error: bool,
@@ -186,22 +186,22 @@ pub struct StreamMapping {
     pub parallelization_factor: u32,
     /// `functionResponseType: ReportBatchItemFailures`: the response says which records failed.
     pub report_batch_item_failures: bool,
-    /// The ARN of `destinations.onFailure`, to be shown; there is no queue or topic behind it.
+    /// The ARN of `destinations.onFailure`, which is only shown. There is no such queue or topic.
     pub on_failure: Option<String>,
-    /// `filterPatterns`: the records that the function gets, else all.
+    /// `filterPatterns`, which select the records that the function gets. Without it the function gets all.
     pub filter: Filter,
     /// `enabled`, else true.
     pub enabled: bool,
 }
 
-/// Where in a stream a new mapping begins.
+/// The place in a stream at which a new mapping begins.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum StartingPosition {
-    /// At the oldest record.
+    /// The oldest record.
     #[default]
     TrimHorizon,
-    /// At records written from now on.
+    /// The first record that is written after the start.
     Latest,
 }
 
@@ -212,7 +212,7 @@ pub struct Table {
     pub logical_id: String,
     /// The body of a DynamoDB `CreateTable` call.
     pub create_table: Value,
-    /// The attribute named by `TimeToLiveSpecification`, when that is enabled.
+    /// The attribute that `TimeToLiveSpecification` names, if that is enabled.
     pub ttl_attribute: Option<String>,
 }
 
@@ -320,8 +320,8 @@ impl Service {
         })
     }
 
-    /// What there is more of than an account may have that has not asked AWS for more, one sentence each. Authorizers
-    /// never are: only `$connect` has one, and the quota is ten.
+    /// Returns a sentence for each count that exceeds AWS's default quota. Authorizers cannot: only `$connect` has one,
+    /// and the quota is ten.
     #[must_use]
     pub fn beyond_quotas(&self, limits: &Limits) -> Vec<String> {
         let integrations: BTreeSet<_> = self.routes.values().collect();
@@ -339,12 +339,12 @@ impl Service {
         beyond.retain(|(_, count, quota)| count > quota);
         beyond
             .into_iter()
-            .map(|(what, count, quota)| format!("{count} {what}: AWS allows {quota} unless it is asked for more"))
+            .map(|(what, count, quota)| format!("{count} {what}: AWS allows {quota}, and more on request"))
             .collect()
     }
 }
 
-/// By function key, with the place of the definition.
+/// Definitions by function key, each with its place.
 type Definitions = BTreeMap<String, (schema::Function, KeyPath)>;
 
 /// Reads `functions`: a mapping, or a list of mappings.
@@ -479,7 +479,7 @@ fn add_routes(
     Ok(())
 }
 
-/// The authorizer of the `$connect` event, if `definition` has that and it has one.
+/// Returns the authorizer of the `$connect` event, if `definition` has such an event and the event has an authorizer.
 fn find_authorizer(
     definition: &schema::Function,
     at: &KeyPath,
@@ -519,12 +519,12 @@ fn find_authorizer(
     Ok(found)
 }
 
-/// A count of seconds that is known not to be negative.
+/// Converts a number of seconds that is known not to be negative.
 fn seconds(count: i32) -> Duration {
     Duration::from_secs(count.unsigned_abs().into())
 }
 
-/// The framework's pattern: a letter, then letters, digits and `-`, at least two characters in all.
+/// Tests the framework's pattern: a letter, then letters, digits and `-`, at least two characters in all.
 fn is_service_name(name: &str) -> bool {
     let rest = name.strip_prefix(|first: char| first.is_ascii_alphabetic());
     rest.is_some_and(|rest| !rest.is_empty() && is_word(rest) && !rest.contains('_'))
@@ -534,7 +534,7 @@ fn is_environment_key(key: &str) -> bool {
     !key.starts_with(|first: char| first.is_ascii_digit()) && is_word(key) && !key.contains('-')
 }
 
-/// Letters, digits, `-` and `_`, at least one.
+/// Tests for letters, digits, `-` and `_`, at least one character.
 fn is_word(text: &str) -> bool {
     !text.is_empty() && text.chars().all(|character| character.is_ascii_alphanumeric() || "-_".contains(character))
 }
