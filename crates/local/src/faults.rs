@@ -100,7 +100,7 @@ impl FromStr for Fault {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let (kind, value) = text.split_once('=').ok_or("it is not KIND=VALUE")?;
+        let (kind, value) = text.split_once('=').ok_or("expected KIND=VALUE")?;
         if let Ok(chance) = Chance::from_str(kind, false) {
             let probability = value.parse().ok().filter(|probability| (0.0..=1.0).contains(probability));
             return Ok(Self::Chance(chance, probability.ok_or("a probability is a number from 0 to 1")?));

@@ -74,11 +74,11 @@ fn environment() -> BTreeMap<String, String> {
 
 fn variable(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
-        Some(("", _)) => Err("it is not NAME=VALUE or NAME".to_owned()),
+        Some(("", _)) => Err("expected NAME=VALUE or NAME".to_owned()),
         Some((name, value)) => Ok((name.to_owned(), value.to_owned())),
         None => match environment().remove(text) {
             Some(value) => Ok((text.to_owned(), value)),
-            None => Err(format!("there is no variable {text} in the environment, or it is not text")),
+            None => Err(format!("the environment has no variable {text}, or its value is not text")),
         },
     }
 }

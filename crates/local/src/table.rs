@@ -87,7 +87,7 @@ pub enum TableError {
     #[error("the embedded DynamoDB cannot be opened")]
     Open(#[source] DynoxideError),
     /// A `CreateTable` body is malformed.
-    #[error("the table {logical_id} is not one that DynamoDB would create: {reason}")]
+    #[error("DynamoDB would not create the table {logical_id}: {reason}")]
     Definition {
         /// The table's logical id.
         logical_id: String,
@@ -436,7 +436,7 @@ mod tests {
         let mut table = events();
         table.create_table["KeySchema"] = json!([{"AttributeName": "nope", "KeyType": "HASH"}]);
         let error = Tables::open(None, &[table]).unwrap_err().to_string();
-        assert!(error.starts_with("the table EventsTable is not one that DynamoDB would create: "), "{error}");
+        assert!(error.starts_with("DynamoDB would not create the table EventsTable: "), "{error}");
         assert!(!error.contains("VALIDATION:"), "{error}");
     }
 

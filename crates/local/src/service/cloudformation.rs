@@ -418,7 +418,9 @@ impl Stack {
                 }
                 _ => Err(Problem::new(at, "expected a delimiter and a list of values")),
             },
-            ("Ref" | "Fn::GetAtt" | "Fn::Sub" | "Fn::Join", _) => Err(Problem::new(at, "an argument of another form")),
+            ("Ref" | "Fn::GetAtt" | "Fn::Sub" | "Fn::Join", _) => {
+                Err(Problem::new(at, "the argument has the wrong form"))
+            }
             _ => Err(Problem::new(at, "not supported by the local stack")),
         }
     }

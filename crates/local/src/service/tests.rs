@@ -397,7 +397,7 @@ fn intrinsic_functions_that_have_no_value_here_are_refused() {
         ("!GetAtt Failed.Colour", "Fn::GetAtt: the local stack does not know `Failed.Colour`"),
         ("!ImportValue other", "Fn::ImportValue: not supported by the local stack"),
         ("!Join ['', [!If [A, b, c]]]", "Fn::Join[1][0].Fn::If: the stack has no condition `A`"),
-        ("!Join a", "Fn::Join: an argument of another form"),
+        ("!Join a", "Fn::Join: the argument has the wrong form"),
     ] {
         let expected = format!("serverless.yml: functions.connect.environment.X.{expected}");
         assert_eq!(value_error(expression, RESOURCES), expected, "{expression}");
@@ -441,7 +441,7 @@ fn cycles_are_found() {
     assert_eq!(value_error("${self:custom.a}", custom), expected);
     assert_eq!(
         value_error("${self:custom.c}", custom),
-        "serverless.yml: custom.c: a variable includes what it is part of"
+        "serverless.yml: custom.c: a variable includes the mapping or list that it is part of"
     );
     let main = service_with("      X: x", "resources: '${file(a.yml)}'");
     let files =
@@ -1206,8 +1206,8 @@ fn mappings_of_the_stage_are_paths() {
     assert_eq!(keys(&mappings("chat").replace("!Not [!Equals", "!And [!Equals")), ["", "chat"]);
     let at = ".Resources.Keyed.Properties.ApiMappingKey";
     for (key, reason) in [
-        ("a/b", "the local stack knows no mappings of several levels"),
-        ("'a b'", "`a b` is not what a mapping's key can be"),
+        ("a/b", "the local stack does not support mappings of several levels"),
+        ("'a b'", "`a b` is not a valid key of a mapping"),
         ("'${ssm:/key}'", "`${ssm:/key}` has no value"),
         ("!Ref Nothing", "the stack has no resource `Nothing`"),
     ] {
@@ -1274,11 +1274,11 @@ fn parts_of_the_gateway_that_are_not_imitated_are_named() {
         ),
         (
             "WebsocketsDeploymentStage: {Properties: {StageVariables: {a-b: x}}}".to_owned(),
-            ".WebsocketsDeploymentStage.Properties.StageVariables.a-b: `a-b: x` is not what a stage variable can be",
+            ".WebsocketsDeploymentStage.Properties.StageVariables.a-b: `a-b: x` is not a valid stage variable",
         ),
         (
             "WebsocketsDeploymentStage: {Properties: {StageVariables: {a: 'x y'}}}".to_owned(),
-            ".WebsocketsDeploymentStage.Properties.StageVariables.a: `a: x y` is not what a stage variable can be",
+            ".WebsocketsDeploymentStage.Properties.StageVariables.a: `a: x y` is not a valid stage variable",
         ),
         (
             "WebsocketsDeploymentStage: {Properties: {StageVariables: [a]}}".to_owned(),

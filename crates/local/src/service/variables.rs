@@ -151,7 +151,7 @@ impl Resolver<'_> {
         }
         let place = (node.file.clone(), node.key.clone());
         if self.within.contains(&place) {
-            return Err(node.error("a variable includes what it is part of"));
+            return Err(node.error("a variable includes the mapping or list that it is part of"));
         }
         self.origins.insert(at.clone(), place.clone());
         self.within.push(place);

@@ -202,7 +202,7 @@ impl Stack {
             ] {
                 if is_there && route != "$connect" {
                     let at = &properties[key].1;
-                    return Err(wrong(Problem::new(at, "only `$connect` can ask this of clients")));
+                    return Err(wrong(Problem::new(at, "only `$connect` can have this property")));
                 }
             }
             if route == "$connect" {
@@ -322,11 +322,11 @@ impl Stack {
             let key = properties.api_mapping_key.map_or(Ok(None), |key| self.text_of(&key, &at)).map_err(wrong)?;
             let key = key.unwrap_or_default();
             if key.contains('/') {
-                return Err(wrong(Problem::new(&at, "the local stack knows no mappings of several levels")));
+                return Err(wrong(Problem::new(&at, "the local stack does not support mappings of several levels")));
             }
             let may_stand = |byte: u8| byte.is_ascii_alphanumeric() || MAPPING_KEY.contains(&byte);
             if key.len() > MAX_MAPPING_KEY_LENGTH || !key.bytes().all(may_stand) {
-                return Err(wrong(Problem::new(&at, format!("`{key}` is not what a mapping's key can be"))));
+                return Err(wrong(Problem::new(&at, format!("`{key}` is not a valid key of a mapping"))));
             }
             keys.insert(key);
         }
@@ -344,7 +344,7 @@ impl Stack {
                     let is_name = |name: &str| name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
                     let is_value = |byte: u8| byte.is_ascii_alphanumeric() || STAGE_VARIABLE.contains(&byte);
                     if name.is_empty() || !is_name(&name) || value.is_empty() || !value.bytes().all(is_value) {
-                        let reason = format!("`{name}: {value}` is not what a stage variable can be");
+                        let reason = format!("`{name}: {value}` is not a valid stage variable");
                         return Err(Problem::new(&at, reason));
                     }
                     variables.insert(name, value);
