@@ -150,36 +150,36 @@ impl Faults {
 
     /// Tells whether a fault is switched on, with any probability.
     #[must_use]
-    pub fn may_strike(&self, chance: Chance) -> bool {
+    pub fn is_enabled(&self, chance: Chance) -> bool {
         self.chances.contains_key(&chance)
     }
 
     /// Decides whether a fault happens. If it does, the terminal shows a line.
     #[must_use]
-    pub fn strikes(&self, chance: Chance) -> bool {
+    pub fn injects(&self, chance: Chance) -> bool {
         let Some((probability, decisions)) = self.chances.get(&chance) else { return false };
         let mut decisions = decisions.lock().unwrap_or_else(PoisonError::into_inner);
         decisions.made += 1;
-        let strikes = decisions.random.f64() < *probability;
-        if strikes {
+        let happens = decisions.random.f64() < *probability;
+        if happens {
             terminal::line("fault", &format!("{} (decision {})", name(&chance), decisions.made));
         }
-        strikes
+        happens
     }
 
     /// Decides whether a fault happens to a part of `count` things. Returns the number: at least one, and not all.
     #[must_use]
-    pub fn strikes_part(&self, chance: Chance, count: usize) -> Option<usize> {
-        if count < 2 || !self.strikes(chance) {
+    pub fn injects_part(&self, chance: Chance, count: usize) -> Option<usize> {
+        if count < 2 || !self.injects(chance) {
             return None;
         }
         let (_, decisions) = self.chances.get(&chance)?;
         Some(decisions.lock().unwrap_or_else(PoisonError::into_inner).random.usize(1..count))
     }
 
-    /// Decides between two forms of a fault that happens.
+    /// Tosses a coin between two forms of a fault that happens.
     #[must_use]
-    pub fn second_way(&self, chance: Chance) -> bool {
+    pub fn coin(&self, chance: Chance) -> bool {
         self.chances
             .get(&chance)
             .is_some_and(|(_, decisions)| decisions.lock().unwrap_or_else(PoisonError::into_inner).random.bool())
@@ -229,7 +229,7 @@ mod tests {
 
     fn sequence(settings: &Settings, chance: Chance) -> Vec<bool> {
         let faults = Faults::new(settings);
-        (0..1000).map(|_| faults.strikes(chance)).collect()
+        (0..1000).map(|_| faults.injects(chance)).collect()
     }
 
     #[test]
@@ -238,13 +238,13 @@ mod tests {
         assert_eq!(sequence(&settings(7, &["kill=0.5", "gone=0.1", "message-delay=1s"]), Chance::Gone), alone);
         assert_ne!(sequence(&settings(8, &["gone=0.1"]), Chance::Gone), alone);
         assert_ne!(sequence(&settings(7, &["kill=0.1"]), Chance::Kill), alone);
-        let strikes = alone.iter().filter(|strikes| **strikes).count();
-        assert!((50..150).contains(&strikes), "{strikes}");
+        let happened = alone.iter().filter(|happened| **happened).count();
+        assert!((50..150).contains(&happened), "{happened}");
     }
 
     #[test]
     fn a_fault_happens_always_with_probability_one_and_never_with_zero() {
-        assert!(sequence(&settings(0, &["gone=1"]), Chance::Gone).iter().all(|strikes| *strikes));
+        assert!(sequence(&settings(0, &["gone=1"]), Chance::Gone).iter().all(|happened| *happened));
         assert!(!sequence(&settings(0, &["gone=0"]), Chance::Gone).contains(&true));
         assert!(!sequence(&settings(0, &[]), Chance::Gone).contains(&true));
     }
@@ -252,13 +252,13 @@ mod tests {
     #[test]
     fn a_part_is_neither_nothing_nor_all() {
         let faults = Faults::new(&settings(7, &["unprocessed=1"]));
-        let parts: Vec<_> = (0..100).map(|_| faults.strikes_part(Chance::Unprocessed, 3).unwrap()).collect();
+        let parts: Vec<_> = (0..100).map(|_| faults.injects_part(Chance::Unprocessed, 3).unwrap()).collect();
         assert!(
             parts.contains(&1) && parts.contains(&2) && parts.iter().all(|part| (1..3).contains(part)),
             "{parts:?}"
         );
-        assert_eq!(faults.strikes_part(Chance::Unprocessed, 1), None);
-        assert_eq!(faults.strikes_part(Chance::Gone, 3), None);
+        assert_eq!(faults.injects_part(Chance::Unprocessed, 1), None);
+        assert_eq!(faults.injects_part(Chance::Gone, 3), None);
     }
 
     #[tokio::test(start_paused = true)]

@@ -12,7 +12,7 @@ use switchboard_local::faults;
 use switchboard_local::gateway::{self, KeySource};
 use switchboard_local::lambda;
 use switchboard_local::service::{self, Service};
-use switchboard_local::stack::{Options, Stack};
+use switchboard_local::stack::{self, Stack};
 use switchboard_local::terminal::{self, LogFormat};
 
 /// Runs the Rust WebSocket service of a serverless.yml on this machine: API Gateway, Lambda and DynamoDB in one
@@ -108,14 +108,15 @@ async fn main() -> ExitCode {
 }
 
 async fn run(arguments: Arguments) -> Result<(), Box<dyn Error>> {
-    let options = service::Options { stage: arguments.stage, environment: environment(), no_iam: arguments.no_iam };
-    let service = Service::load(&arguments.config, &options)?;
+    let service_settings =
+        service::Settings { stage: arguments.stage, environment: environment(), no_iam: arguments.no_iam };
+    let service = Service::load(&arguments.config, &service_settings)?;
     terminal::set_up(arguments.log_format, service.functions.keys().map(String::as_str));
     let binaries = match arguments.binaries {
         Some(folder) => folder,
         None => std::env::current_exe()?.parent().map(PathBuf::from).unwrap_or_default(),
     };
-    let options = Options {
+    let settings = stack::Settings {
         port: arguments.port,
         dynamodb_port: arguments.dynamodb_port,
         data_dir: arguments.data_dir,
@@ -127,8 +128,8 @@ async fn run(arguments: Arguments) -> Result<(), Box<dyn Error>> {
         faults: arguments.faults,
         environment: arguments.env.into_iter().collect(),
     };
-    let stack = Stack::new(&service, &options).await?;
-    announce(&service, &stack, &options, arguments.query.as_deref());
+    let stack = Stack::new(&service, &settings).await?;
+    announce(&service, &stack, &settings, arguments.query.as_deref());
     Ok(stack.run(interrupted()).await?)
 }
 
@@ -147,13 +148,13 @@ async fn interrupted() {
 }
 
 /// Prints the commands to paste.
-fn announce(service: &Service, stack: &Stack, options: &Options, query: Option<&str>) {
+fn announce(service: &Service, stack: &Stack, settings: &stack::Settings, query: Option<&str>) {
     let Service { name, stage, .. } = service;
     let gateway = stack.gateway_address.port();
     let dynamodb = stack.dynamodb_address.port();
     let functions = service.functions.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
     let tables = service.tables.iter().filter_map(|table| table.create_table["TableName"].as_str());
-    terminal::plain(&format!("{name}, stage {stage}: {functions} (from {})", options.binaries.display()));
+    terminal::plain(&format!("{name}, stage {stage}: {functions} (from {})", settings.binaries.display()));
     terminal::plain("");
     let query = query.map(|query| format!("?{query}")).unwrap_or_default();
     let path = Some(service.paths.usual()).filter(|path| !path.is_empty()).unwrap_or_else(|| "/".to_owned());
@@ -167,7 +168,7 @@ fn announce(service: &Service, stack: &Stack, options: &Options, query: Option<&
     for text in ["", "Ctrl-C stops everything.", ""] {
         terminal::plain(text);
     }
-    for excess in service.beyond_quotas(&options.gateway.limits) {
+    for excess in service.beyond_quotas(&settings.gateway.limits) {
         terminal::line("service", &excess);
     }
 }

@@ -206,11 +206,11 @@ async fn suffer(gateway: &Gateway) -> Result<(), Refusal> {
     for (chance, refusal) in
         [(Chance::Gone, Refusal::Gone), (Chance::Throttle, Refusal::LimitExceeded), (Chance::Error, Refusal::Internal)]
     {
-        if gateway.faults.strikes(chance) {
+        if gateway.faults.injects(chance) {
             return Err(refusal);
         }
     }
-    if gateway.faults.strikes(Chance::Hang) {
+    if gateway.faults.injects(Chance::Hang) {
         gateway.stopped().await;
         return Err(Refusal::Internal);
     }

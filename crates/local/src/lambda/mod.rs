@@ -10,9 +10,9 @@
 //! concurrency.
 
 mod environment;
-mod guard;
-pub mod knobs;
+mod orphans;
 mod runtime_api;
+mod settings;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -28,8 +28,8 @@ use crate::faults::Faults;
 use crate::terminal;
 use environment::Environment;
 
-pub use self::guard::Guard;
-pub use self::knobs::Settings;
+pub use self::orphans::OrphanGuard;
+pub use self::settings::Settings;
 
 /// The time that an event waits for an environment that has responded but not yet polled again. After it, the event
 /// gets a new environment. A runtime polls within a millisecond; without the wait, a client that is as fast would see a
@@ -38,7 +38,7 @@ const POLL_TIMEOUT: Duration = Duration::from_millis(250);
 
 /// The settings of one function.
 #[derive(Debug, Clone)]
-pub struct Configuration {
+pub struct FunctionSettings {
     /// The function's key in the serverless.yml. It is the name in each of its lines in the terminal.
     pub key: String,
     /// The deployed name, `AWS_LAMBDA_FUNCTION_NAME`.
@@ -69,12 +69,12 @@ pub struct Configuration {
     /// The credentials with which the function signs its calls.
     pub credentials: Credentials,
     /// The settings of all functions.
-    pub settings: Settings,
+    pub shared: Settings,
     /// Kills the function's processes if the stack cannot.
-    pub guard: Arc<Guard>,
+    pub guard: Arc<OrphanGuard>,
 }
 
-impl Configuration {
+impl FunctionSettings {
     /// Returns the settings of a single function: the name of its binary, one environment at a time, AWS's defaults for
     /// the rest (128 MB, 3 s).
     #[must_use]
@@ -94,7 +94,7 @@ impl Configuration {
             concurrency: Arc::new(Semaphore::new(1)),
             faults: Arc::default(),
             credentials: Credentials::default(),
-            settings: Settings::default(),
+            shared: Settings::default(),
             guard: Arc::default(),
         }
     }
@@ -204,23 +204,23 @@ impl Function {
     /// # Panics
     ///
     /// Outside of a tokio runtime.
-    pub fn new(configuration: Configuration) -> Result<Self, Error> {
-        if !configuration.binary.is_file() {
+    pub fn new(settings: FunctionSettings) -> Result<Self, Error> {
+        if !settings.binary.is_file() {
             return Err(Error::BinaryNotFound {
-                binary: configuration.binary.file_name().unwrap_or_default().to_string_lossy().into_owned(),
-                function: configuration.key,
-                folder: configuration.binary.parent().map(PathBuf::from).unwrap_or_default(),
+                binary: settings.binary.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+                function: settings.key,
+                folder: settings.binary.parent().map(PathBuf::from).unwrap_or_default(),
             });
         }
         let (events, pending) = mpsc::unbounded_channel();
         let stop = watch::Sender::new(false);
         let dispatcher = Dispatcher {
-            permits: Arc::new(Semaphore::new(configuration.max_environments.max(1))),
-            configuration,
+            permits: Arc::new(Semaphore::new(settings.max_environments.max(1))),
+            settings,
             stop: stop.subscribe(),
             pool: watch::Sender::new(Pool::default()),
         };
-        let concurrency = dispatcher.configuration.concurrency.clone();
+        let concurrency = dispatcher.settings.concurrency.clone();
         let dispatcher = Arc::new(dispatcher);
         tokio::spawn(until_stopped(stop.subscribe(), dispatcher.clone().retire()));
         tokio::spawn(until_stopped(stop.subscribe(), dispatcher.run(pending)));
@@ -256,7 +256,7 @@ impl Function {
 
 /// Hands events to execution environments.
 struct Dispatcher {
-    configuration: Configuration,
+    settings: FunctionSettings,
     permits: Arc<Semaphore>,
     stop: watch::Receiver<bool>,
     pool: watch::Sender<Pool>,
@@ -325,14 +325,14 @@ impl Dispatcher {
         while let Some(environment) = self.take_idle().await {
             let why = if !environment.is_alive() {
                 "the process died while idle; starting another one"
-            } else if environment.is_outdated(&self.configuration) {
+            } else if environment.is_outdated(&self.settings) {
                 "the binary was built anew; starting it"
             } else {
                 return Ok(environment);
             };
-            terminal::line(&self.configuration.key, why);
+            terminal::line(&self.settings.key, why);
         }
-        Environment::start(&self.configuration, &self.stop).await
+        Environment::start(&self.settings, &self.stop).await
     }
 
     async fn take_idle(&self) -> Option<Environment> {
@@ -356,7 +356,7 @@ impl Dispatcher {
     /// Retires environments that have been idle for too long.
     async fn retire(self: Arc<Self>) {
         let mut changes = self.pool.subscribe();
-        let timeout = self.configuration.settings.idle_environment_timeout;
+        let timeout = self.settings.shared.idle_environment_timeout;
         loop {
             let oldest = changes.borrow_and_update().idle.iter().map(|environment| environment.idle_since).min();
             let retiring = async {
@@ -376,7 +376,7 @@ impl Dispatcher {
     }
 
     fn report(&self, error: &FunctionError, request_id: Uuid) {
-        terminal::line(&self.configuration.key, &format!("{error} (request {request_id})"));
+        terminal::line(&self.settings.key, &format!("{error} (request {request_id})"));
     }
 }
 

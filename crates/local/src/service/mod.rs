@@ -76,7 +76,7 @@ const MAX_FILTER_PATTERNS: usize = 5;
 
 /// The settings that the files do not have.
 #[derive(Debug, Clone, Default)]
-pub struct Options {
+pub struct Settings {
     /// The `--stage` flag: `${opt:stage}`.
     pub stage: Option<String>,
     /// The process environment: `${env:NAME}`.
@@ -222,13 +222,13 @@ impl Service {
     /// # Errors
     ///
     /// When a file is missing or not YAML, or a key is unknown, not supported, or has a value that it cannot have.
-    pub fn load(path: &Path, options: &Options) -> Result<Self, ServiceError> {
+    pub fn load(path: &Path, settings: &Settings) -> Result<Self, ServiceError> {
         let folder = path.parent().unwrap_or(Path::new(""));
-        Self::read(path, options).map_err(|error| error.with_line(folder))
+        Self::read(path, settings).map_err(|error| error.with_line(folder))
     }
 
-    fn read(path: &Path, options: &Options) -> Result<Self, ServiceError> {
-        let document = Document::load(path, options)?;
+    fn read(path: &Path, settings: &Settings) -> Result<Self, ServiceError> {
+        let document = Document::load(path, settings)?;
         let top = KeyPath::default();
         let root: schema::Root = document.parse(&document.value, &top)?;
         let provider = &root.provider;
@@ -237,7 +237,7 @@ impl Service {
             let reason = format!("`{}` is not a letter followed by letters, digits and `-`", root.service);
             return Err(document.error(Problem::new(&top.key("service"), reason)));
         }
-        let stage = options.stage.as_ref().or(provider.stage.as_ref()).map_or(DEFAULT_STAGE, String::as_str);
+        let stage = settings.stage.as_ref().or(provider.stage.as_ref()).map_or(DEFAULT_STAGE, String::as_str);
         if stage.len() > MAX_STAGE_LENGTH || !is_word(stage) {
             let reason = format!("the stage `{stage}` is not 1 to {MAX_STAGE_LENGTH} letters, digits, `-` and `_`");
             return Err(document.error(Problem::new(&top.key("provider").key("stage"), reason)));
@@ -264,7 +264,8 @@ impl Service {
         };
         let (stack, tables) = Stack::load(&document, &root.resources, &stack_names)?;
 
-        let has_default_role = !options.no_iam && definitions.values().any(|(definition, _)| definition.role.is_null());
+        let has_default_role =
+            !settings.no_iam && definitions.values().any(|(definition, _)| definition.role.is_null());
         let default_role = if has_default_role { stack.default_role(&document, provider)? } else { None }.map(Arc::new);
         let mut functions = BTreeMap::new();
         let mut routes = BTreeMap::new();
@@ -274,7 +275,7 @@ impl Service {
             let name = names[key].clone();
             let mut function =
                 function(name, definition, at, provider, &stack).map_err(|problem| document.error(problem))?;
-            if !options.no_iam {
+            if !settings.no_iam {
                 function.role = match &definition.role {
                     Value::Null => default_role.clone(),
                     role => stack.role(&document, role, &at.key("role"))?.map(Arc::new),

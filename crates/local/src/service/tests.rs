@@ -5,22 +5,22 @@ use crate::gateway::KeySource;
 use crate::iam::Patterns;
 use serde_json::json;
 
-fn load_with(files: &[(&str, &str)], options: &Options) -> Result<Service, ServiceError> {
+fn load_with(files: &[(&str, &str)], settings: &Settings) -> Result<Service, ServiceError> {
     let folder = tempfile::tempdir().unwrap();
     for (name, text) in files {
         let path = folder.path().join(name);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(path, text).unwrap();
     }
-    Service::load(&folder.path().join("serverless.yml"), options)
+    Service::load(&folder.path().join("serverless.yml"), settings)
 }
 
 fn load(files: &[(&str, &str)]) -> Service {
-    load_with(files, &Options::default()).unwrap()
+    load_with(files, &Settings::default()).unwrap()
 }
 
 fn error(files: &[(&str, &str)]) -> String {
-    without_line(load_with(files, &Options::default()).unwrap_err())
+    without_line(load_with(files, &Settings::default()).unwrap_err())
 }
 
 /// Returns the text of an error without the line of its key. Another test is about lines.
@@ -49,18 +49,18 @@ functions:
 }
 
 /// Returns the value of an environment variable whose definition is YAML, with more lines at the top level.
-fn value_of(value: &str, top_level: &str, options: &Options) -> Result<String, ServiceError> {
+fn value_of(value: &str, top_level: &str, settings: &Settings) -> Result<String, ServiceError> {
     let text = service_with(&format!("      X: {value}"), top_level);
-    let service = load_with(&[("serverless.yml", &text)], options)?;
+    let service = load_with(&[("serverless.yml", &text)], settings)?;
     Ok(service.functions["connect"].environment["X"].clone())
 }
 
 fn value(value: &str, top_level: &str) -> String {
-    value_of(value, top_level, &Options::default()).unwrap()
+    value_of(value, top_level, &Settings::default()).unwrap()
 }
 
 fn value_error(value: &str, top_level: &str) -> String {
-    without_line(value_of(value, top_level, &Options::default()).unwrap_err())
+    without_line(value_of(value, top_level, &Settings::default()).unwrap_err())
 }
 
 /// Tables with and without a stream, and a queue.
@@ -320,21 +320,21 @@ fn variables_take_their_values_from_each_source() {
         ("${It's} ${AWS::Region} ${sls:stage}", "${It's} ${AWS::Region} dev"),
     ] {
         let main = service_with(&format!("      X: '{}'", expression.replace('\'', "''")), custom);
-        let options = Options {
+        let settings = Settings {
             environment: BTreeMap::from([("NAME".to_owned(), "from the environment".to_owned())]),
-            ..Options::default()
+            ..Settings::default()
         };
         let files = [("serverless.yml", main.as_str()), ("values.yml", "{list: [one, two], stage: '${sls:stage}'}")];
-        let service = load_with(&files, &options).unwrap();
+        let service = load_with(&files, &settings).unwrap();
         assert_eq!(service.functions["connect"].environment["X"], expected, "{expression}");
     }
 }
 
 #[test]
 fn the_stage_flag_wins() {
-    let options = Options { stage: Some("prod".to_owned()), ..Options::default() };
-    assert_eq!(value_of("${sls:stage}-${opt:stage}", "", &options).unwrap(), "prod-prod");
-    assert_eq!(value_of("!Ref AWS::StackName", "", &options).unwrap(), "chat-prod");
+    let settings = Settings { stage: Some("prod".to_owned()), ..Settings::default() };
+    assert_eq!(value_of("${sls:stage}-${opt:stage}", "", &settings).unwrap(), "prod-prod");
+    assert_eq!(value_of("!Ref AWS::StackName", "", &settings).unwrap(), "chat-prod");
 }
 
 #[test]
@@ -350,8 +350,8 @@ fn a_parameter_of_the_stage_wins_in_each_form() {
     ] {
         let main = service_with("      X: ${param:mode} ${param:size}", parameters);
         let main = main.replace("provider:\n  name: aws\n", &format!("provider: {{name: aws{provider}}}\n"));
-        let options = Options { stage: flag.map(str::to_owned), ..Options::default() };
-        let service = load_with(&[("serverless.yml", &main)], &options).unwrap();
+        let settings = Settings { stage: flag.map(str::to_owned), ..Settings::default() };
+        let service = load_with(&[("serverless.yml", &main)], &settings).unwrap();
         assert_eq!(service.functions["connect"].environment["X"], expected, "{provider} {flag:?}");
     }
 }
@@ -635,7 +635,7 @@ resources: ${file(infra/tables.yml)}
     let tables = RESOURCES.trim_start().trim_start_matches("resources:");
     let text = |main: &str, tables: &str| {
         let files = [("serverless.yml", main), ("infra/tables.yml", tables)];
-        load_with(&files, &Options::default()).unwrap_err().to_string()
+        load_with(&files, &Settings::default()).unwrap_err().to_string()
     };
     let pattern = "functions.connect.events[1].stream.filterPatterns[1].dynamodb.NewImage.id.S[1]";
     assert!(text(main, tables).starts_with(&format!("serverless.yml:19: {pattern}: unknown variant `like`")));
@@ -725,7 +725,7 @@ functions:
           authorizer: {value}
 "
     );
-    load_with(&[("serverless.yml", &text)], &Options::default()).map(|service| service.authorizer.unwrap())
+    load_with(&[("serverless.yml", &text)], &Settings::default()).map(|service| service.authorizer.unwrap())
 }
 
 #[test]
@@ -793,17 +793,17 @@ Resources:
     vec![("serverless.yml", main.to_owned()), ("roles.yml", roles)]
 }
 
-fn role_of(properties: &str, others: &str, options: &Options) -> Result<Option<Role>, ServiceError> {
+fn role_of(properties: &str, others: &str, settings: &Settings) -> Result<Option<Role>, ServiceError> {
     let files = with_role(properties, others);
     let files: Vec<_> = files.iter().map(|(name, text)| (*name, text.as_str())).collect();
-    let service = load_with(&files, options)?;
+    let service = load_with(&files, settings)?;
     assert_eq!(service.functions["other"].role, None);
     Ok(service.functions["connect"].role.as_deref().cloned())
 }
 
 /// Returns the actions and resources of the statements.
 fn allowed(properties: &str, others: &str) -> Vec<String> {
-    let role = role_of(properties, others, &Options::default()).unwrap().unwrap();
+    let role = role_of(properties, others, &Settings::default()).unwrap().unwrap();
     role.statements.iter().map(|it| format!("{:?} {:?} {:?}", it.effect, it.actions, it.resources)).collect()
 }
 
@@ -825,8 +825,8 @@ fn a_functions_role_is_read_with_its_intrinsic_functions() {
         r#"Allow Of(["xray:*"]) Of(["*"])"#,
     ];
     assert_eq!(allowed(&policies(statements), ""), expected);
-    let options = Options { stage: Some("prod".to_owned()), ..Options::default() };
-    let role = role_of(&policies(statements), "", &options).unwrap().unwrap();
+    let settings = Settings { stage: Some("prod".to_owned()), ..Settings::default() };
+    let role = role_of(&policies(statements), "", &settings).unwrap().unwrap();
     let last = role.statements.last().unwrap();
     assert_eq!((role.name.as_str(), &last.actions), ("chat-prod-Role", &Patterns::Of(vec!["never:*".to_owned()])));
 }
@@ -849,7 +849,7 @@ fn policies_that_are_attached_to_a_role_are_its_own() {
 }
 
 /// Makes the service of [`with_role`] with further keys of the provider.
-fn with_provider(provider: &str, options: &Options) -> Result<Service, ServiceError> {
+fn with_provider(provider: &str, settings: &Settings) -> Result<Service, ServiceError> {
     let statement = "{Statement: {Effect: Allow, Action: 'attached:*', Resource: '*'}}";
     let others = format!(
         "  Attached:
@@ -860,13 +860,13 @@ fn with_provider(provider: &str, options: &Options) -> Result<Service, ServiceEr
     let mut files = with_role(&policies("[{Effect: Allow, Action: 'own:*', Resource: '*'}]"), &others);
     files[0].1 = files[0].1.replace("provider: {name: aws}", &format!("provider: {{name: aws, {provider}}}"));
     let files: Vec<_> = files.iter().map(|(name, text)| (*name, text.as_str())).collect();
-    load_with(&files, options)
+    load_with(&files, settings)
 }
 
 #[test]
 fn functions_without_a_role_have_the_providers() {
     let actions = |provider: &str, function: &str| {
-        let service = with_provider(provider, &Options::default()).unwrap();
+        let service = with_provider(provider, &Settings::default()).unwrap();
         let role = service.functions[function].role.clone()?;
         let actions = role.statements.iter().map(|it| format!("{:?}", it.actions)).collect::<Vec<_>>().join(" ");
         Some(format!("{}: {actions}", role.name))
@@ -916,10 +916,10 @@ fn unknown_parts_of_the_providers_role_are_named() {
         ("iamManagedPolicies: ['arn:aws:iam::aws:policy/X']", "iamManagedPolicies[0]: the local stack does not"),
         ("iam: {roles: x}", "iam.roles: unknown field `roles`"),
     ] {
-        let error = without_line(with_provider(provider, &Options::default()).unwrap_err());
+        let error = without_line(with_provider(provider, &Settings::default()).unwrap_err());
         assert!(error.starts_with(&format!("{at}.{expected}")), "{provider}: {error}");
     }
-    let no_iam = Options { no_iam: true, ..Options::default() };
+    let no_iam = Settings { no_iam: true, ..Settings::default() };
     let boundary = "iam: {role: {statements: [], permissionsBoundary: x}}";
     assert_eq!(with_provider(boundary, &no_iam).unwrap().functions["other"].role, None);
 }
@@ -955,9 +955,9 @@ fn unknown_parts_of_a_used_role_are_named() {
         ),
         ("{PermissionsBoundary: x}".to_owned(), format!("PermissionsBoundary: {not_understood}")),
     ] {
-        let error = without_line(role_of(&properties, "", &Options::default()).unwrap_err());
+        let error = without_line(role_of(&properties, "", &Settings::default()).unwrap_err());
         assert!(error.starts_with(&format!("{at}.{expected}")), "{properties}: {error}");
-        let no_iam = Options { no_iam: true, ..Options::default() };
+        let no_iam = Settings { no_iam: true, ..Settings::default() };
         assert_eq!(role_of(&properties, "", &no_iam).unwrap(), None);
     }
 }
@@ -973,7 +973,7 @@ fn conditions_that_lead_back_to_themselves_are_refused() {
 #[test]
 fn unused_roles_and_roles_from_elsewhere_are_not_read() {
     let others = "  Unused: {Type: AWS::IAM::Role, Properties: {PermissionsBoundary: '${ssm:/x}'}}\n";
-    role_of("{}", others, &Options::default()).unwrap();
+    role_of("{}", others, &Settings::default()).unwrap();
     let text = service_with("      X: x", "").replace("    handler:", "    role: '${ssm:/role}'\n    handler:");
     assert_eq!(load(&[("serverless.yml", &text)]).functions["connect"].role, None);
 }
@@ -1009,7 +1009,7 @@ functions:
 resources:
 {resources}"
     );
-    load_with(&[("serverless.yml", &text)], &Options::default())
+    load_with(&[("serverless.yml", &text)], &Settings::default())
 }
 
 /// Returns the error text for these resources, below `serverless.yml: resources`.
@@ -1258,7 +1258,7 @@ fn parts_of_the_gateway_that_are_not_imitated_are_named() {
         ("SconnectWebsocketsRoute: {Typo: {}}".to_owned(), ".SconnectWebsocketsRoute.Typo: unknown field `Typo`"),
         (
             "chatSlashaDashbUnderscorecPerioddWebsocketsRoute: {Properties: {ApiKeyRequired: true}}".to_owned(),
-            ".chatSlashaDashbUnderscorecPerioddWebsocketsRoute.Properties.ApiKeyRequired: only `$connect` can ask",
+            ".chatSlashaDashbUnderscorecPerioddWebsocketsRoute.Properties.ApiKeyRequired: only `$connect` can have this",
         ),
         (
             "SdefaultWebsocketsRoute: {Properties: {}}".to_owned(),

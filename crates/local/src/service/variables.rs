@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 
 use super::error::{KeyPath, Location, Problem, ServiceError, Step};
 use super::keys::{Treatment, treatment};
-use super::{DEFAULT_STAGE, Options, yaml};
+use super::{DEFAULT_STAGE, Settings, yaml};
 
 /// A service's files as one document, with files included, variables resolved and ignored keys left out.
 #[derive(Debug)]
@@ -27,12 +27,12 @@ pub(super) struct Document {
 
 impl Document {
     /// Reads a serverless.yml and its includes.
-    pub(super) fn load(path: &Path, options: &Options) -> Result<Self, ServiceError> {
+    pub(super) fn load(path: &Path, settings: &Settings) -> Result<Self, ServiceError> {
         let main = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
         let mut resolver = Resolver {
             folder: path.parent().unwrap_or(Path::new("")).to_owned(),
             main: main.clone(),
-            options,
+            settings,
             files: BTreeMap::new(),
             expanding: Vec::new(),
             within: Vec::new(),
@@ -122,7 +122,7 @@ impl Node {
 struct Resolver<'a> {
     folder: PathBuf,
     main: String,
-    options: &'a Options,
+    settings: &'a Settings,
     files: BTreeMap<String, Value>,
     /// The texts whose variables are being resolved, outermost first. A text that occurs again is a cycle.
     expanding: Vec<(String, KeyPath, String)>,
@@ -262,10 +262,10 @@ impl Resolver<'_> {
                 self.lookup(Node { value, file: self.main.clone(), key: KeyPath::default() }, address)
             }
             Some(("sls", "stage")) => self.stage(at).map(Some),
-            Some(("opt", "stage")) => Ok(self.options.stage.as_ref().map(|stage| at.with(stage.as_str()))),
+            Some(("opt", "stage")) => Ok(self.settings.stage.as_ref().map(|stage| at.with(stage.as_str()))),
             Some(("opt", _)) => Ok(None),
             Some(("param", name)) => self.parameter(name, at),
-            Some(("env", name)) => Ok(self.options.environment.get(name).map(|value| at.with(value.as_str()))),
+            Some(("env", name)) => Ok(self.settings.environment.get(name).map(|value| at.with(value.as_str()))),
             Some(_) => Err(at.error(format!("the local stack has no variable `{source}`"))),
             None => Err(at.error(format!("`{source}` is neither a variable nor a text in quotes"))),
         }
@@ -273,7 +273,7 @@ impl Resolver<'_> {
 
     /// Returns `${sls:stage}`: the flag, else the provider's, else `dev`.
     fn stage(&mut self, at: &Node) -> Result<Node, ServiceError> {
-        if let Some(stage) = &self.options.stage {
+        if let Some(stage) = &self.settings.stage {
             return Ok(at.with(stage.as_str()));
         }
         let value = self.read(&self.main.clone())?;

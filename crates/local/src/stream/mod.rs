@@ -337,7 +337,7 @@ impl Mapping {
         async move {
             faults.delay(Delay::StreamDelay).await;
             let event = Bytes::from(event);
-            if faults.strikes(Chance::DuplicateStreamRecord) {
+            if faults.injects(Chance::DuplicateStreamRecord) {
                 // The fault imitates a lost answer, so the answer to the second delivery counts.
                 let _ = function.invoke(event.clone()).await;
             }

@@ -7,14 +7,14 @@ use clap::{Args, FromArgMatches};
 use crate::duration::{duration, text};
 
 /// The default of `--account-concurrency`: "Concurrent executions" of an account ("Lambda quotas").
-pub const ACCOUNT_CONCURRENCY: usize = 1000;
+const ACCOUNT_CONCURRENCY: usize = 1000;
 
 /// The default of `--init-timeout`. "Limited to 10 seconds": the init phase ("Understanding the Lambda execution
 /// environment lifecycle").
-pub const INIT_TIMEOUT: Duration = Duration::from_secs(10);
+const INIT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The default of `--idle-environment-timeout`. AWS only says "some period of time".
-pub const IDLE_ENVIRONMENT_TIMEOUT: Duration = Duration::from_secs(10 * 60);
+const IDLE_ENVIRONMENT_TIMEOUT: Duration = Duration::from_secs(10 * 60);
 
 /// The settings of all functions.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]

@@ -29,16 +29,16 @@ done
 
 /// The shell that kills the registered process groups when this process has ended. The first registration starts it.
 #[derive(Debug, Default)]
-pub struct Guard(Mutex<Option<Child>>);
+pub struct OrphanGuard(Mutex<Option<Child>>);
 
 /// A registered process group. Dropping this unregisters the group; drop it when the group has ended.
 #[derive(Debug)]
 pub(super) struct Registration {
-    guard: Arc<Guard>,
+    guard: Arc<OrphanGuard>,
     group: u32,
 }
 
-impl Guard {
+impl OrphanGuard {
     /// Registers a process group, which has the id of its leader.
     ///
     /// # Errors
@@ -88,7 +88,7 @@ impl Drop for Registration {
 }
 
 /// Waits until the shell has killed the groups that are still registered. That takes milliseconds.
-impl Drop for Guard {
+impl Drop for OrphanGuard {
     fn drop(&mut self) {
         // `wait` closes the standard input first, which ends the script.
         let _ = self.shell().as_mut().map(Child::wait);
@@ -107,7 +107,7 @@ mod tests {
 
     #[test]
     fn only_registered_groups_are_killed_at_the_end() {
-        let guard = Arc::new(Guard::default());
+        let guard = Arc::new(OrphanGuard::default());
         let mut sleepers = [sleeper(), sleeper(), sleeper(), sleeper()];
         let mut registrations: Vec<_> = sleepers.iter().map(|sleeper| guard.register(sleeper.id()).unwrap()).collect();
         drop(registrations.remove(1));
