@@ -7,7 +7,7 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use serde_json::{Value, json};
 use switchboard_core::error::UNKNOWN_ITEM;
 use switchboard_core::metrics::Metric;
-use switchboard_local::service::{Options, Service};
+use switchboard_local::service::{Service, Settings};
 use switchboard_tests::proxy::{Call, Proxy};
 use switchboard_tests::stack::{Stack, number, root, table_name};
 
@@ -34,7 +34,7 @@ fn template() -> Value {
 }
 
 fn local() -> Service {
-    Service::load(&root().join("serverless.yml"), &Options::default()).unwrap()
+    Service::load(&root().join("serverless.yml"), &Settings::default()).unwrap()
 }
 
 /// The resources of a type: logical id and properties.
@@ -123,7 +123,7 @@ fn both_have_the_same_routes_functions_variables_tables_and_streams() {
 #[test]
 fn dev_is_the_only_open_stage_here_too() {
     for (stage, mode) in [("dev", "open"), ("prod", "verified"), ("production", "verified"), ("Dev", "verified")] {
-        let options = Options { stage: Some(stage.to_owned()), ..Options::default() };
+        let options = Settings { stage: Some(stage.to_owned()), ..Settings::default() };
         let service = Service::load(&root().join("serverless.yml"), &options).unwrap();
         assert_eq!(service.functions["connect"].environment["IDENTITY_MODE"], mode, "{stage}");
     }

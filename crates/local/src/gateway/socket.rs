@@ -98,7 +98,7 @@ async fn serve<S>(
     let socket = WebSocketStream::from_raw_socket(stream, Role::Server, Some(config)).await;
     let (sink, mut stream) = socket.split();
     let (stop, stopped) = oneshot::channel();
-    let is_half_open = gateway.faults.strikes(Chance::HalfOpen);
+    let is_half_open = gateway.faults.injects(Chance::HalfOpen);
     let writing = Writing { fragment: gateway.settings.behaviour.outbound_fragment, deflater, is_half_open };
     let mut writing = pin!(write(sink, mailbox.outbound, stopped, writing));
     let reading = async {
@@ -152,7 +152,7 @@ where
 {
     let rate = gateway.settings.behaviour.client_message_rate;
     let throttle = rate.map(|rate| Throttle::new(rate, rate));
-    let mut order = gateway.faults.may_strike(Chance::ReorderMessages).then(Order::default);
+    let mut order = gateway.faults.is_enabled(Chance::ReorderMessages).then(Order::default);
     loop {
         match stream.next().await {
             Some(Ok(Message::Text(text))) => {
@@ -161,11 +161,11 @@ where
                 if throttle.as_ref().is_some_and(|throttle| !throttle.admits()) {
                     return End::ByGateway(Close::TOO_MANY_REQUESTS);
                 }
-                if gateway.faults.strikes(Chance::InternalError) {
+                if gateway.faults.injects(Chance::InternalError) {
                     // This has the effect of a real panic, except that the panic hook prints nothing.
                     std::panic::resume_unwind(Box::new("a fault on demand"));
                 }
-                let turn = order.as_mut().map(|order| order.turn(|| gateway.faults.strikes(Chance::ReorderMessages)));
+                let turn = order.as_mut().map(|order| order.turn(|| gateway.faults.injects(Chance::ReorderMessages)));
                 gateway.spawn(message::route(gateway.clone(), connection.clone(), text, turn));
             }
             Some(Ok(Message::Binary(_))) => return End::ByGateway(Close::BINARY),
@@ -309,7 +309,7 @@ async fn disconnect(gateway: &Gateway, connection: &Connection, end: &End) {
         End::Lost => (1006, gateway.settings.behaviour.abnormal_reason.as_str()),
     };
     log(format_args!("{} disconnected, code {code}", connection.id));
-    if gateway.faults.strikes(Chance::LostDisconnect) {
+    if gateway.faults.injects(Chance::LostDisconnect) {
         return;
     }
     gateway.faults.delay(Delay::DisconnectDelay).await;
