@@ -14,6 +14,7 @@ use serde_json::value::RawValue;
 
 use crate::ClientError;
 use crate::connection::{UserId, is_printable};
+use crate::history::Stamp;
 use crate::topic::Topic;
 
 /// Longest `id` of a frame, in characters, which are at most 512 bytes of UTF-8.
@@ -32,6 +33,13 @@ pub const MAX_MESSAGE_NESTING: usize = MAX_NESTING - 2;
 
 /// How many levels the `body` of a direct message may have. Its frame adds one.
 pub const MAX_BODY_NESTING: usize = MAX_NESTING - 1;
+
+/// Largest `body` or `message` that is kept, in bytes of JSON: as much as the gateway takes in one frame of its own, and what
+/// it counts as one message.
+pub const MAX_KEPT_BYTES: usize = 32 * 1024;
+
+/// How many levels a `body` or `message` that is kept may have. A frame of history adds three.
+pub const MAX_KEPT_NESTING: usize = MAX_NESTING - 3;
 
 /// How much of a client's own text an error message repeats, in characters.
 const QUOTED_CHARS: usize = 64;
@@ -145,6 +153,35 @@ impl<'a> Frame<'a> {
         }
     }
 
+    /// Whether a message is a repetition of one with the same `id`. Only topics with history know that.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::InvalidField`], and [`ClientError::MissingField`] for a repetition without an `id`.
+    pub fn again(&self) -> Result<bool, ClientError> {
+        let again = self.flag("again")?;
+        if again && self.id()?.is_none() {
+            return Err(ClientError::MissingField { field: "id" });
+        }
+        Ok(again)
+    }
+
+    /// Checks that a `body` or `message` is small enough to be kept.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::InvalidField`].
+    pub fn check_kept(field: &'static str, payload: &RawValue) -> Result<(), ClientError> {
+        let expected = if payload.get().len() > MAX_KEPT_BYTES {
+            format!("at most {MAX_KEPT_BYTES} bytes of JSON, because this topic keeps its messages")
+        } else if nests_deeper(payload.get(), MAX_KEPT_NESTING) {
+            format!("JSON of at most {MAX_KEPT_NESTING} levels, because this topic keeps its messages")
+        } else {
+            return Ok(());
+        };
+        Err(ClientError::InvalidField { field, expected })
+    }
+
     /// Reads a frame for `sendMessage`.
     ///
     /// # Errors
@@ -171,6 +208,12 @@ impl<'a> Frame<'a> {
                 expected: "a number: the epoch second at which the subscription ends".to_owned(),
             }),
         }
+    }
+
+    fn flag(&self, field: &'static str) -> Result<bool, ClientError> {
+        let Some(raw) = self.fields.get(field) else { return Ok(false) };
+        let wrong = |_| ClientError::InvalidField { field, expected: "true or false".to_owned() };
+        serde_json::from_str(raw.get()).map_err(wrong)
     }
 
     /// Any value, `null` included.
@@ -307,6 +350,12 @@ pub enum Reply<'a> {
         /// Whether more connections will receive the message after this acknowledgement; absent when none will.
         #[serde(skip_serializing_if = "std::ops::Not::not")]
         continued: bool,
+        /// Where a message is in the history of its topic; absent when the topic has none.
+        #[serde(flatten)]
+        stamp: Option<&'a Stamp>,
+        /// Whether the message was there before; absent when it was not.
+        #[serde(skip_serializing_if = "std::ops::Not::not")]
+        duplicate: bool,
     },
     /// Answers a ping.
     Pong {
@@ -714,6 +763,39 @@ mod tests {
     }
 
     #[test]
+    fn a_repetition_says_so_with_an_id() {
+        for (fields, expected) in [
+            ("", Ok(false)),
+            (r#","again":null"#, Ok(false)),
+            (r#","again":false"#, Ok(false)),
+            (r#","again":true,"id":"m""#, Ok(true)),
+            (r#","again":true"#, Err("missing_field")),
+            (r#","again":1,"id":"m""#, Err("invalid_field")),
+            (r#","again":"true","id":"m""#, Err("invalid_field")),
+        ] {
+            let text = format!(r#"{{"type":"message"{fields}}}"#);
+            assert_eq!(Frame::parse(&text).unwrap().again().map_err(|error| error.code()), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_kept_fits_a_frame_of_history() {
+        let raw = |json: String| RawValue::from_string(json).unwrap();
+        for (payload, names) in [
+            (raw(format!("\"{}\"", "x".repeat(MAX_KEPT_BYTES - 2))), None),
+            (raw(format!("\"{}\"", "x".repeat(MAX_KEPT_BYTES - 1))), Some("at most 32768 bytes")),
+            (raw(nested(124)), None),
+            (raw(nested(125)), Some("at most 124 levels")),
+        ] {
+            match (Frame::check_kept("message", &payload), names) {
+                (Ok(()), None) => {}
+                (Err(error), Some(names)) => assert!(error.to_string().contains(names), "{error}"),
+                (result, _) => panic!("{result:?}"),
+            }
+        }
+    }
+
+    #[test]
     fn an_id_is_a_short_string() {
         for (text, id) in [
             ("{}", None),
@@ -757,15 +839,17 @@ mod tests {
     #[test]
     fn replies_have_the_documented_shape() {
         let text = |reply: Reply<'_>| String::from_utf8(reply.to_bytes()).unwrap();
+        let stamp = Stamp { epoch: "k3f9xq2a".to_owned(), seq: 42 };
+        let ack = |delivered, continued, stamp, duplicate| {
+            text(Reply::Ack { id: "7", delivered, continued, stamp, duplicate })
+        };
+        assert_eq!(ack(Some(2), false, None, false), r#"{"type":"ack","id":"7","delivered":2}"#);
+        assert_eq!(ack(Some(2), true, None, false), r#"{"type":"ack","id":"7","delivered":2,"continued":true}"#);
+        assert_eq!(ack(None, false, None, false), r#"{"type":"ack","id":"7"}"#);
         assert_eq!(
-            text(Reply::Ack { id: "7", delivered: Some(2), continued: false }),
-            r#"{"type":"ack","id":"7","delivered":2}"#
+            ack(Some(3), true, Some(&stamp), true),
+            r#"{"type":"ack","id":"7","delivered":3,"continued":true,"epoch":"k3f9xq2a","seq":42,"duplicate":true}"#
         );
-        assert_eq!(
-            text(Reply::Ack { id: "7", delivered: Some(2), continued: true }),
-            r#"{"type":"ack","id":"7","delivered":2,"continued":true}"#
-        );
-        assert_eq!(text(Reply::Ack { id: "7", delivered: None, continued: false }), r#"{"type":"ack","id":"7"}"#);
         assert_eq!(text(Reply::Pong { id: None }), r#"{"type":"pong"}"#);
         let error = Reply::Error { code: "c", message: "m".to_owned(), temporary: false, request_id: "r=", id: None };
         assert_eq!(text(error), r#"{"type":"error","code":"c","message":"m","temporary":false,"requestId":"r="}"#);

@@ -5,8 +5,9 @@ use lambda_runtime::LambdaEvent;
 use serde_json::value::RawValue;
 use switchboard_core::backend::Backend;
 use switchboard_core::clock::now_s;
-use switchboard_core::frame::Request;
+use switchboard_core::frame::{Frame, Request};
 use switchboard_core::function::{Caller, Served, message};
+use switchboard_core::history::{Appended, Draft, Log, Writer};
 use switchboard_core::publication::{Audience, Content, Publication};
 use switchboard_core::topic::{Subscriber, Topic};
 use switchboard_core::{ClientError, Error, Failure};
@@ -22,7 +23,7 @@ pub(crate) async fn handle(
             backend.store.unsubscribe(&topic, &caller.connection_id, caller.deadline).await?;
             Ok(Served::Done)
         }
-        Request::Message { topic, message } => publish(backend, caller, topic, message).await,
+        Request::Message { topic, message } => publish(backend, caller, frame, topic, message).await,
         Request::Ping => ping(backend, caller).await,
     })
     .await
@@ -49,13 +50,48 @@ async fn subscribe(
     Ok(Served::Done)
 }
 
-/// A topic without subscribers is no mistake; the acknowledgement says `"delivered":0`.
-async fn publish(backend: &Backend, caller: &Caller, topic: Topic, message: &RawValue) -> Result<Served, Failure> {
+/// A topic without subscribers is no mistake; the acknowledgement says `"delivered":0`. On a topic with history the message
+/// is kept before its first post, and the subscribers are read after that. So whoever subscribes meanwhile and reads the
+/// history misses nothing.
+async fn publish(
+    backend: &Backend,
+    caller: &Caller,
+    frame: &Frame<'_>,
+    topic: Topic,
+    message: &RawValue,
+) -> Result<Served, Failure> {
+    let kept = match backend.history.of(&topic) {
+        Some(log) => Some(keep(backend, caller, frame, &log, message).await?),
+        None => None,
+    };
     let content = Content::Data(message.to_owned());
     let publication = Publication::new(Audience::Topic(topic), content, &caller.request_id);
     let receivers = backend.store.receivers(&publication.audience, &publication.position);
     let fanout = backend.publisher.publish(&caller.gateway, publication, receivers, caller.deadline).await?;
-    Ok(Served::Published { delivered: fanout.delivered, continued: fanout.continued })
+    Ok(Served::Published { delivered: fanout.delivered, continued: fanout.continued, kept })
+}
+
+/// Keeps a message. Its sender is read from the connection's row, so that nobody can repeat a message of somebody else.
+async fn keep(
+    backend: &Backend,
+    caller: &Caller,
+    frame: &Frame<'_>,
+    log: &Log<'_>,
+    message: &RawValue,
+) -> Result<Appended, Failure> {
+    let again = frame.again()?;
+    Frame::check_kept("message", message)?;
+    let connection = backend.store.get(&caller.connection_id).await?.ok_or_else(ClientError::unregistered)?;
+    let writer = connection.user_id.clone().map_or(Writer::Connection(connection.id), Writer::User);
+    let id = frame.id()?;
+    let draft = Draft {
+        json: message,
+        sender: connection.user_id.as_ref(),
+        id: id.as_deref().map(|id| (writer, id)),
+        again,
+        invocation_id: &caller.invocation_id,
+    };
+    log.append(&draft, caller.deadline).await
 }
 
 /// A connection without a record receives nothing, so its client has to hear that instead of a pong.

@@ -1,0 +1,162 @@
+//! Topics with history: what is kept, and what senders and subscribers hear of it.
+
+use serde_json::{Value, json};
+use switchboard_tests::proxy::{Proxy, answer};
+use switchboard_tests::stack::{Row, Stack, number, text};
+
+use crate::mistakes::send_in_fragments;
+
+/// The messages and tombstones of a topic, in the order of their numbers.
+async fn kept(stack: &Stack, topic: &str) -> Vec<Row> {
+    let partition = format!("m:{topic}");
+    let mut rows = stack.all_rows("messages").await;
+    rows.retain(|row| text(row, "p") == partition);
+    rows.sort_by_key(|row| text(row, "s"));
+    rows
+}
+
+fn message(topic: &str, message: impl Into<Value>, id: &str) -> Value {
+    let message = message.into();
+    json!({"type": "message", "topic": topic, "message": message, "id": id})
+}
+
+fn again(mut frame: Value) -> Value {
+    frame["again"] = json!(true);
+    frame
+}
+
+#[tokio::test]
+async fn the_ack_of_a_message_says_where_it_is_kept_and_subscribers_hear_what_they_always_did() {
+    let stack = Stack::start().await;
+    let mut one = stack.connect("?userId=1").await;
+    let mut two = stack.connect("?userId=2").await;
+    two.ask(json!({"type": "subscribe", "topic": "room.7", "id": "s"})).await;
+    let ack = one.ask(message("room.7", json!("hi"), "m1")).await;
+    let epoch = ack["epoch"].as_str().unwrap().to_owned();
+    assert_eq!(ack, json!({"type": "ack", "id": "m1", "delivered": 1, "epoch": epoch, "seq": 1}));
+    assert_eq!(two.next_text().await, r#"{"id":"s","payload":{"data":"hi"},"type":"data"}"#);
+    // Without an id there is no ack, and the message is kept all the same.
+    one.send(json!({"type": "message", "topic": "room.7", "message": {"n": 1.0}})).await;
+    assert_eq!(two.next_text().await, r#"{"id":"s","payload":{"data":{"n":1.0}},"type":"data"}"#);
+    one.hears_nothing().await;
+
+    let rows = kept(&stack, "room.7").await;
+    let found: Vec<_> = rows.iter().map(|row| (text(row, "s"), text(row, "json"), text(row, "senderId"))).collect();
+    let expected = [("000000000001", r#""hi""#), ("000000000002", r#"{"n":1.0}"#)];
+    assert_eq!(found, expected.map(|(seq, json)| (format!("{epoch}/{seq}"), json.to_owned(), "1".to_owned())));
+    for row in &rows {
+        assert!((0..=1).contains(&(number(row, "ttl") - number(row, "at") / 1000 - 24 * 3600)));
+    }
+}
+
+#[tokio::test]
+async fn a_topic_without_a_rule_keeps_nothing() {
+    let stack = Stack::start().await;
+    let mut one = stack.connect("?userId=1").await;
+    for frame in [message("room", json!(1), "m"), again(message("general", json!(1), "m"))] {
+        assert_eq!(one.ask(frame).await, json!({"type": "ack", "id": "m", "delivered": 0}));
+    }
+    assert!(stack.all_rows("messages").await.is_empty());
+}
+
+#[tokio::test]
+async fn a_repetition_gets_the_number_of_its_first_try_and_is_delivered_again() {
+    let stack = Stack::start().await;
+    let mut one = stack.connect("?userId=1").await;
+    one.ask(json!({"type": "subscribe", "topic": "room.7", "id": "s"})).await;
+    let first = message("room.7", json!("hi"), "m1");
+    for (frame, duplicate) in [(first.clone(), None), (again(first.clone()), Some(true)), (first, Some(true))] {
+        one.send(frame).await;
+        let (data, ack) = (one.next().await, one.next().await);
+        assert_eq!((&data["payload"]["data"], &ack["seq"]), (&json!("hi"), &json!(1)));
+        assert_eq!(ack.get("duplicate").and_then(Value::as_bool), duplicate, "{ack}");
+    }
+    // The user is what counts, not the connection, and nobody else shares its ids.
+    let mut phone = stack.connect("?userId=1").await;
+    assert_eq!(phone.ask(again(message("room.7", json!("hi"), "m1"))).await["duplicate"], true);
+    let mut two = stack.connect("?userId=2").await;
+    let other = two.ask(message("room.7", json!("hi"), "m1")).await;
+    assert_eq!((&other["seq"], other.get("duplicate")), (&json!(3), None));
+    let mut nobody = stack.connect("").await;
+    assert_eq!(nobody.ask(again(message("room.7", json!("hi"), "m1"))).await["seq"], 4);
+    assert_eq!(nobody.ask(again(message("room.7", json!("hi"), "m1"))).await["duplicate"], true);
+}
+
+#[tokio::test]
+async fn what_cannot_be_kept_is_a_clear_mistake() {
+    let stack = Stack::start().await;
+    let mut one = stack.connect("?userId=1").await;
+    one.ask(message("room.7", json!("hi"), "m1")).await;
+    let long = "x".repeat(32 * 1024 - 1);
+    for (frame, code, names) in [
+        (
+            message("room.7", json!(long), "m2"),
+            "invalid_field",
+            "`message` must be at most 32768 bytes of JSON, because",
+        ),
+        (message("room.7", json!("other"), "m1"), "invalid_field", "`id` must be one that this sender has not used"),
+        (json!({"type": "message", "topic": "room.7", "message": 1, "again": true}), "missing_field", "`id`"),
+        (json!({"type": "message", "topic": "room.7", "message": 1, "again": 1}), "invalid_field", "`again`"),
+    ] {
+        send_in_fragments(&mut one, &frame.to_string()).await;
+        let error = one.next().await;
+        assert_eq!(error["code"], code, "{error}");
+        assert!(error["message"].as_str().unwrap().contains(names), "{error}");
+    }
+    let messages = kept(&stack, "room.7").await.into_iter().filter(|row| !row.contains_key("hole"));
+    assert_eq!(messages.count(), 1);
+    send_in_fragments(&mut one, &message("room.7", &long[1..], "m3").to_string()).await;
+    assert_eq!(one.next().await["type"], "ack");
+}
+
+#[tokio::test]
+async fn a_message_with_history_costs_a_read_and_three_writes_more_and_without_an_id_two() {
+    let (proxy, stack) = Proxy::in_front(&[], |_| None).await;
+    let mut one = stack.connect("?userId=1").await;
+    proxy.take();
+    one.ask(message("room.7", json!(1), "m1")).await;
+    assert_eq!(proxy.take(), ["GetItem", "UpdateItem", "PutItem", "PutItem", "Query", "POST"]);
+    one.ask(again(message("room.7", json!(1), "m1"))).await;
+    assert_eq!(proxy.take(), ["GetItem", "GetItem", "PutItem", "Query", "POST"]);
+    one.send(json!({"type": "message", "topic": "room.7", "message": 1})).await;
+    one.hears_nothing().await;
+    stack.logged(4, &["default |", "served"]).await;
+    let mut calls = proxy.take();
+    // The ping reads the connection and is answered.
+    for operation in ["GetItem", "POST"] {
+        calls.remove(calls.iter().rposition(|call| call == operation).unwrap());
+    }
+    assert_eq!(calls, ["GetItem", "UpdateItem", "PutItem", "Query"]);
+}
+
+/// A message that could not be kept was not posted to anybody either.
+#[tokio::test]
+async fn an_append_that_fails_is_an_error_before_anything_was_posted() {
+    for (code, expected) in [("ProvisionedThroughputExceededException", "busy"), ("ResourceNotFoundException", "")] {
+        let (proxy, stack) = Proxy::in_front(&[], move |call| {
+            let is_message = call.body["Item"]["p"]["S"].as_str().is_some_and(|p| p.starts_with("m:"));
+            is_message.then(|| answer(400, code, &json!({"__type": code}).to_string()))
+        })
+        .await;
+        let mut one = stack.connect("?userId=1").await;
+        one.ask(json!({"type": "subscribe", "topic": "room.7", "id": "s"})).await;
+        proxy.take();
+        let error = one.ask(message("room.7", json!(1), "m1")).await;
+        assert_eq!(error["code"].as_str().unwrap_or_default(), expected, "{error}");
+        let calls = proxy.take();
+        assert!(!calls.contains(&"Query".to_owned()), "{calls:?}");
+        // The gateway's own error frame is no post of the function.
+        assert_eq!(calls.iter().filter(|call| *call == "POST").count(), usize::from(expected == "busy"));
+    }
+}
+
+#[tokio::test]
+async fn a_sender_without_a_record_has_to_connect_again() {
+    let stack = Stack::start().await;
+    let mut one = stack.connect("?userId=1").await;
+    let row = stack.rows("connections").await.remove(0);
+    let delete = stack.dynamodb().await.delete_item().table_name("switchboard-dev-connections");
+    delete.key("connectionId", row["connectionId"].clone()).send().await.unwrap();
+    assert_eq!(one.ask(message("room.7", json!(1), "m1")).await["code"], "unidentified");
+    assert!(stack.all_rows("messages").await.is_empty());
+}
