@@ -50,6 +50,63 @@ async fn the_ack_of_a_message_says_where_it_is_kept_and_subscribers_hear_what_th
 }
 
 #[tokio::test]
+async fn a_subscriber_that_asks_for_positions_gets_them_and_the_others_do_not() {
+    let stack = Stack::start().await;
+    let mut one = stack.connect("?userId=1").await;
+    let mut asks = stack.connect("").await;
+    let mut plain = stack.connect("").await;
+    for topic in ["room.7", "general"] {
+        let subscribe = json!({"type": "subscribe", "topic": topic, "id": "s", "positions": true});
+        assert_eq!(asks.ask(subscribe).await, json!({"type": "ack", "id": "s"}));
+        plain.ask(json!({"type": "subscribe", "topic": topic, "id": "s", "positions": false})).await;
+    }
+    for sender in ["1", ""] {
+        let mut nobody = stack.connect("").await;
+        let from = if sender.is_empty() { &mut nobody } else { &mut one };
+        let ack = from.ask(message("room.7", "hi", "m")).await;
+        let mut expected = r#"{"id":"s","payload":{"data":"hi"},"type":"data","topic":"room.7","#.to_owned();
+        if !sender.is_empty() {
+            expected.push_str(r#""senderId":"1","#);
+        }
+        expected.push_str(&format!(r#""epoch":{},"seq":{}}}"#, ack["epoch"], ack["seq"]));
+        assert_eq!(asks.next_text().await, expected);
+        assert_eq!(plain.next_text().await, r#"{"id":"s","payload":{"data":"hi"},"type":"data"}"#);
+    }
+    // A topic without history has no positions.
+    one.ask(message("general", "hi", "m")).await;
+    for subscriber in [&mut asks, &mut plain] {
+        assert_eq!(subscriber.next_text().await, r#"{"id":"s","payload":{"data":"hi"},"type":"data"}"#);
+    }
+    // To subscribe again without asking ends it.
+    asks.ask(json!({"type": "subscribe", "topic": "room.7", "id": "s"})).await;
+    one.ask(message("room.7", "hi", "m2")).await;
+    assert_eq!(asks.next_text().await, r#"{"id":"s","payload":{"data":"hi"},"type":"data"}"#);
+}
+
+/// The function `fan-out` sends what the first function would have sent.
+#[tokio::test]
+async fn a_receiver_that_is_served_later_gets_the_same_frame() {
+    let fails = std::sync::atomic::AtomicUsize::new(0);
+    let (_proxy, stack) = Proxy::in_front(&[], move |call| {
+        // The first post is the ack of the subscribe. The next five are all tries of the first publish.
+        let is_post = call.operation == "POST" && call.path.contains("@connections");
+        let count = if is_post { fails.fetch_add(1, std::sync::atomic::Ordering::SeqCst) } else { usize::MAX };
+        (1..6).contains(&count).then(|| answer(500, "", ""))
+    })
+    .await;
+    let mut one = stack.connect("?userId=1").await;
+    one.ask(json!({"type": "subscribe", "topic": "room.7", "id": "s", "positions": true})).await;
+    let mut two = stack.connect("?userId=2").await;
+    let ack = two.ask(message("room.7", "hi", "m")).await;
+    assert_eq!((&ack["delivered"], &ack["continued"], &ack["seq"]), (&json!(0), &json!(true), &json!(1)));
+    let epoch = &ack["epoch"];
+    let expected = json!({
+        "id": "s", "payload": {"data": "hi"}, "type": "data", "topic": "room.7", "senderId": "2", "epoch": epoch, "seq": 1,
+    });
+    assert_eq!(one.next().await, expected);
+}
+
+#[tokio::test]
 async fn a_topic_without_a_rule_keeps_nothing() {
     let stack = Stack::start().await;
     let mut one = stack.connect("?userId=1").await;

@@ -15,6 +15,7 @@ use serde_json::value::RawValue;
 use crate::ClientError;
 use crate::connection::{UserId, is_printable};
 use crate::history::Stamp;
+use crate::publication::Kept;
 use crate::topic::Topic;
 
 /// Longest `id` of a frame, in characters, which are at most 512 bytes of UTF-8.
@@ -60,6 +61,8 @@ pub enum Request<'a> {
         topic: Topic,
         /// Epoch seconds after which the subscription no longer counts.
         ttl_s: Option<i64>,
+        /// Whether its data frames say where each message is in the topic's history.
+        positions: bool,
     },
     /// `{"type":"unsubscribe","topic":"general"}`, or `stop`.
     Unsubscribe {
@@ -143,7 +146,10 @@ impl<'a> Frame<'a> {
         let tag = tag.ok_or(ClientError::MissingField { field: "action` or `type" })?;
         let kind = self.string(tag)?;
         match kind.as_str() {
-            "subscribe" => Ok(Request::Subscribe { topic: self.topic()?, ttl_s: self.ttl_s()? }),
+            "subscribe" => {
+                let (topic, ttl_s) = (self.topic()?, self.ttl_s()?);
+                Ok(Request::Subscribe { topic, ttl_s, positions: self.flag("positions")? })
+            }
             "unsubscribe" | "stop" => Ok(Request::Unsubscribe { topic: self.topic()? }),
             "message" => {
                 Ok(Request::Message { topic: self.topic()?, message: self.payload("message", MAX_MESSAGE_NESTING)? })
@@ -404,17 +410,38 @@ pub fn direct_message(sender: &UserId, body: &RawValue) -> Vec<u8> {
 /// `{"id":"<subscriptionId>","payload":{"data":"count is 0"},"type":"data"}`.
 #[must_use]
 pub fn data(id: Option<&str>, message: &RawValue) -> Vec<u8> {
-    #[derive(Serialize)]
-    struct Data<'a> {
-        id: Option<&'a str>,
-        payload: Payload<'a>,
-        r#type: &'static str,
-    }
-    #[derive(Serialize)]
-    struct Payload<'a> {
-        data: &'a RawValue,
-    }
     to_bytes(&Data { id, payload: Payload { data: message }, r#type: "data" })
+}
+
+/// The same for a subscriber that asked for positions, on a topic with history:
+/// `{"id":"…","payload":{"data":"hi"},"type":"data","topic":"room.7","senderId":"1","epoch":"k3f9xq2a","seq":42}`.
+#[must_use]
+pub fn kept_data(id: Option<&str>, message: &RawValue, topic: &str, kept: &Kept) -> Vec<u8> {
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct KeptData<'a> {
+        #[serde(flatten)]
+        data: Data<'a>,
+        topic: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        sender_id: Option<&'a str>,
+        #[serde(flatten)]
+        stamp: &'a Stamp,
+    }
+    let data = Data { id, payload: Payload { data: message }, r#type: "data" };
+    to_bytes(&KeptData { data, topic, sender_id: kept.sender.as_ref().map(UserId::as_str), stamp: &kept.stamp })
+}
+
+#[derive(Serialize)]
+struct Data<'a> {
+    id: Option<&'a str>,
+    payload: Payload<'a>,
+    r#type: &'static str,
+}
+
+#[derive(Serialize)]
+struct Payload<'a> {
+    data: &'a RawValue,
 }
 
 fn to_bytes(frame: &impl Serialize) -> Vec<u8> {
@@ -515,7 +542,7 @@ mod tests {
 
         let frame = Frame::parse(r#"{"type":"subscribe","topic":"general"}"#).unwrap();
         assert!(
-            matches!(frame.request().unwrap(), Request::Subscribe { topic, ttl_s: None } if topic.as_str() == "general")
+            matches!(frame.request().unwrap(), Request::Subscribe { topic, ttl_s: None, positions: false } if topic.as_str() == "general")
         );
         let frame = Frame::parse(r#"{"type":"message","topic":"general","message":"count is 0"}"#).unwrap();
         assert!(
@@ -751,6 +778,7 @@ mod tests {
             (r#"{"type":"subscribe","topic":"\udc00"}"#, "invalid_field", "`topic` must be a string without half"),
             (r#"{"type":"subscribe","topic":"t","ttl":"\ud83d"}"#, "invalid_field", "`ttl`"),
             (r#"{"type":"subscribe","topic":"t","ttl":1e400}"#, "invalid_field", "`ttl`"),
+            (r#"{"type":"subscribe","topic":"t","positions":"yes"}"#, "invalid_field", "`positions`"),
         ] {
             let error = mistake(text);
             assert_eq!(error.code(), code, "{text}");
@@ -853,6 +881,19 @@ mod tests {
         assert_eq!(text(Reply::Pong { id: None }), r#"{"type":"pong"}"#);
         let error = Reply::Error { code: "c", message: "m".to_owned(), temporary: false, request_id: "r=", id: None };
         assert_eq!(text(error), r#"{"type":"error","code":"c","message":"m","temporary":false,"requestId":"r="}"#);
+    }
+
+    #[test]
+    fn a_position_stands_behind_the_articles_frame_and_the_payload_stays_as_it_is() {
+        let stamp = Stamp { epoch: "k3f9xq2a".to_owned(), seq: 42 };
+        let message = RawValue::from_string(r#"{ "n": 1e400, "h": "\ud83d" }"#.to_owned()).unwrap();
+        for (sender, expected) in [(Some("1"), r#""senderId":"1","#), (None, "")] {
+            let sender = sender.map(|user| UserId::parse("userId", user).unwrap());
+            let plain = text(data(Some("s"), &message));
+            let kept = text(kept_data(Some("s"), &message, "room.7", &Kept { stamp: stamp.clone(), sender }));
+            let more = format!(r#","topic":"room.7",{expected}"epoch":"k3f9xq2a","seq":42}}"#);
+            assert_eq!(kept, format!("{}{more}", plain.strip_suffix('}').unwrap()));
+        }
     }
 
     #[test]

@@ -5,10 +5,11 @@ use lambda_runtime::LambdaEvent;
 use serde_json::value::RawValue;
 use switchboard_core::backend::Backend;
 use switchboard_core::clock::now_s;
+use switchboard_core::connection::UserId;
 use switchboard_core::frame::{Frame, Request};
 use switchboard_core::function::{Caller, Served, message};
 use switchboard_core::history::{Appended, Draft, Log, Writer};
-use switchboard_core::publication::{Audience, Content, Publication};
+use switchboard_core::publication::{Audience, Content, Kept, Publication};
 use switchboard_core::topic::{Subscriber, Topic};
 use switchboard_core::{ClientError, Error, Failure};
 
@@ -18,7 +19,9 @@ pub(crate) async fn handle(
     event: LambdaEvent<ApiGatewayWebsocketProxyRequest>,
 ) -> Result<ApiGatewayProxyResponse, Error> {
     message(backend, event, async |caller, frame| match frame.request()? {
-        Request::Subscribe { topic, ttl_s } => subscribe(backend, caller, &topic, frame.id()?, ttl_s).await,
+        Request::Subscribe { topic, ttl_s, positions } => {
+            subscribe(backend, caller, &topic, frame.id()?, ttl_s, positions).await
+        }
         Request::Unsubscribe { topic } => {
             backend.store.unsubscribe(&topic, &caller.connection_id, caller.deadline).await?;
             Ok(Served::Done)
@@ -36,6 +39,7 @@ async fn subscribe(
     topic: &Topic,
     id: Option<String>,
     ttl_s: Option<i64>,
+    positions: bool,
 ) -> Result<Served, Failure> {
     if ttl_s.is_some_and(|ttl_s| ttl_s <= now_s()) {
         let expected = "an epoch second in the future".to_owned();
@@ -45,6 +49,7 @@ async fn subscribe(
         connection_id: caller.connection_id.clone(),
         subscription_id: Some(id.unwrap_or_else(|| caller.request_id.clone())),
         connected_at_ms: caller.connected_at_ms,
+        positions,
     };
     backend.store.subscribe(topic, &subscriber, ttl_s, caller.deadline).await?;
     Ok(Served::Done)
@@ -60,25 +65,26 @@ async fn publish(
     topic: Topic,
     message: &RawValue,
 ) -> Result<Served, Failure> {
-    let kept = match backend.history.of(&topic) {
-        Some(log) => Some(keep(backend, caller, frame, &log, message).await?),
-        None => None,
+    let (kept, sender) = match backend.history.of(&topic) {
+        Some(log) => keep(backend, caller, frame, &log, message).await.map(|(kept, sender)| (Some(kept), sender))?,
+        None => (None, None),
     };
     let content = Content::Data(message.to_owned());
-    let publication = Publication::new(Audience::Topic(topic), content, &caller.request_id);
+    let mut publication = Publication::new(Audience::Topic(topic), content, &caller.request_id);
+    publication.kept = kept.as_ref().map(|kept| Kept { stamp: kept.stamp.clone(), sender });
     let receivers = backend.store.receivers(&publication.audience, &publication.position);
     let fanout = backend.publisher.publish(&caller.gateway, publication, receivers, caller.deadline).await?;
     Ok(Served::Published { delivered: fanout.delivered, continued: fanout.continued, kept })
 }
 
-/// Keeps a message. Its sender is read from the connection's row, so that nobody can repeat a message of somebody else.
+/// Keeps a message, and says who sent it. The sender is read from the connection's row, so that nobody can repeat a message of somebody else.
 async fn keep(
     backend: &Backend,
     caller: &Caller,
     frame: &Frame<'_>,
     log: &Log<'_>,
     message: &RawValue,
-) -> Result<Appended, Failure> {
+) -> Result<(Appended, Option<UserId>), Failure> {
     let again = frame.again()?;
     Frame::check_kept("message", message)?;
     let connection = backend.store.get(&caller.connection_id).await?.ok_or_else(ClientError::unregistered)?;
@@ -91,7 +97,8 @@ async fn keep(
         again,
         invocation_id: &caller.invocation_id,
     };
-    log.append(&draft, caller.deadline).await
+    let kept = log.append(&draft, caller.deadline).await?;
+    Ok((kept, connection.user_id))
 }
 
 /// A connection without a record receives nothing, so its client has to hear that instead of a pong.
