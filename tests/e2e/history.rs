@@ -57,7 +57,12 @@ async fn a_subscriber_that_asks_for_positions_gets_them_and_the_others_do_not() 
     let mut plain = stack.connect("").await;
     for topic in ["room.7", "general"] {
         let subscribe = json!({"type": "subscribe", "topic": topic, "id": "s", "positions": true});
-        assert_eq!(asks.ask(subscribe).await, json!({"type": "ack", "id": "s"}));
+        let ack = asks.ask(subscribe).await;
+        let expected = match topic {
+            "general" => json!({"type": "ack", "id": "s"}),
+            _ => json!({"type": "ack", "id": "s", "epoch": ack["epoch"], "seq": 0}),
+        };
+        assert_eq!(ack, expected);
         plain.ask(json!({"type": "subscribe", "topic": topic, "id": "s", "positions": false})).await;
     }
     for sender in ["1", ""] {
@@ -216,4 +221,120 @@ async fn a_sender_without_a_record_has_to_connect_again() {
     delete.key("connectionId", row["connectionId"].clone()).send().await.unwrap();
     assert_eq!(one.ask(message("room.7", json!(1), "m1")).await["code"], "unidentified");
     assert!(stack.all_rows("messages").await.is_empty());
+}
+
+#[tokio::test]
+async fn a_client_that_was_away_gets_what_it_missed() {
+    let stack = Stack::start().await;
+    let mut one = stack.connect("?userId=1").await;
+    let mut away = stack.connect("?userId=2").await;
+    let subscribe = json!({"type": "subscribe", "topic": "room.7", "id": "s", "positions": true});
+    let start = away.ask(subscribe.clone()).await;
+    one.ask(message("room.7", "a", "m1")).await;
+    assert_eq!(away.next().await["seq"], 1);
+    away.close().await;
+    for (data, id) in [("b", "m2"), ("c", "m3")] {
+        one.ask(message("room.7", data, id)).await;
+    }
+    let mut nobody = stack.connect("").await;
+    nobody.ask(message("room.7", json!({"n": 1.0}), "m4")).await;
+
+    let epoch = start["epoch"].as_str().unwrap();
+    let mut back = stack.connect("?userId=2").await;
+    let subscribe = json!({"type": "subscribe", "topic": "room.7", "id": "s", "after": {"epoch": epoch, "seq": 1}});
+    let history = back.ask(subscribe.clone()).await;
+    let ats: Vec<_> = history["messages"].as_array().unwrap().iter().map(|message| message["at"].clone()).collect();
+    let expected = json!({"type": "history", "id": "s", "topic": "room.7", "epoch": epoch, "messages": [
+        {"seq": 2, "data": "b", "senderId": "1", "at": ats[0]},
+        {"seq": 3, "data": "c", "senderId": "1", "at": ats[1]},
+        {"seq": 4, "data": {"n": 1.0}, "at": ats[2]},
+    ]});
+    assert_eq!(history, expected);
+    assert_eq!(back.next().await, json!({"type": "ack", "id": "s", "epoch": epoch, "seq": 4, "recovered": true}));
+    // It goes on live, with the next number.
+    one.ask(message("room.7", "d", "m5")).await;
+    assert_eq!(back.next().await["seq"], 5);
+
+    // Nothing missed: no history, only the ack.
+    let ack =
+        back.ask(json!({"type": "subscribe", "topic": "room.7", "id": "s", "after": {"epoch": epoch, "seq": 5}})).await;
+    assert_eq!(ack, json!({"type": "ack", "id": "s", "epoch": epoch, "seq": 5, "recovered": true}));
+    // Positions that the topic does not have.
+    for after in [json!({"epoch": epoch, "seq": 6}), json!({"epoch": "00000000", "seq": 5})] {
+        let ack = back.ask(json!({"type": "subscribe", "topic": "room.7", "id": "s", "after": after})).await;
+        assert_eq!(ack, json!({"type": "ack", "id": "s", "epoch": epoch, "seq": 5, "recovered": false}));
+    }
+    // Without an id there is no ack.
+    back.send(json!({"type": "subscribe", "topic": "room.7", "after": {"epoch": epoch, "seq": 4}})).await;
+    let history = back.next().await;
+    assert_eq!((&history["messages"][0]["data"], history.get("id")), (&json!("d"), None));
+    back.hears_nothing().await;
+}
+
+#[tokio::test]
+async fn a_newcomer_gets_the_newest_messages() {
+    let stack = Stack::start().await;
+    let mut one = stack.connect("?userId=1").await;
+    for count in 1..=4 {
+        one.ask(message("room.7", count, &format!("m{count}"))).await;
+    }
+    let mut two = stack.connect("").await;
+    let history = two.ask(json!({"type": "subscribe", "topic": "room.7", "id": "s", "last": 2})).await;
+    let found: Vec<_> = history["messages"].as_array().unwrap().iter().map(|message| message["data"].clone()).collect();
+    assert_eq!(found, [json!(3), json!(4)]);
+    let ack = two.next().await;
+    assert_eq!(ack, json!({"type": "ack", "id": "s", "epoch": history["epoch"], "seq": 4}));
+}
+
+#[tokio::test]
+async fn long_histories_come_in_frames_of_32_kb() {
+    let stack = Stack::start().await;
+    let mut one = stack.connect("?userId=1").await;
+    let start = one.ask(json!({"type": "subscribe", "topic": "room.7", "id": "s", "positions": true})).await;
+    one.ask(json!({"type": "unsubscribe", "topic": "room.7", "id": "u"})).await;
+    for count in 0..10 {
+        one.ask(message("room.7", "x".repeat(10_000), &format!("m{count}"))).await;
+    }
+    let after = json!({"epoch": start["epoch"], "seq": 0});
+    one.send(json!({"type": "subscribe", "topic": "room.7", "id": "s", "after": after})).await;
+    let mut seen = Vec::new();
+    for frames in 1.. {
+        let text = one.next_text().await;
+        assert!(text.len() <= 32 * 1024, "{}", text.len());
+        let frame: Value = serde_json::from_str(&text).unwrap();
+        if frame["type"] == "ack" {
+            assert_eq!((frames, &frame["recovered"]), (5, &json!(true)));
+            break;
+        }
+        seen.extend(frame["messages"].as_array().unwrap().iter().map(|message| message["seq"].as_u64().unwrap()));
+    }
+    assert_eq!(seen, (1..=10).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_topic_without_history_has_none_to_give() {
+    let stack = Stack::start().await;
+    let mut one = stack.connect("?userId=1").await;
+    for more in [json!({"last": 1}), json!({"after": {"epoch": "k3f9xq2a", "seq": 1}})] {
+        let mut frame = json!({"type": "subscribe", "topic": "general", "id": "s"});
+        frame.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let error = one.ask(frame).await;
+        assert_eq!((&error["code"], &error["id"]), (&json!("no_history"), &json!("s")));
+    }
+    assert_eq!(stack.rows("topics").await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_resume_costs_two_reads_more_than_a_subscribe() {
+    let (proxy, stack) = Proxy::in_front(&[], |_| None).await;
+    let mut one = stack.connect("?userId=1").await;
+    let ack = one.ask(message("room.7", 1, "m1")).await;
+    proxy.take();
+    let after = json!({"epoch": ack["epoch"], "seq": 0});
+    one.ask(json!({"type": "subscribe", "topic": "room.7", "id": "s", "after": after})).await;
+    one.next().await;
+    let calls = proxy.take_calls();
+    let operations: Vec<_> = calls.iter().map(|call| call.operation.as_str()).collect();
+    assert_eq!(operations, ["TransactWriteItems", "GetItem", "Query", "POST", "POST"]);
+    assert!(calls[1..3].iter().all(|call| call.body["ConsistentRead"] == true));
 }

@@ -14,7 +14,7 @@ use serde_json::value::RawValue;
 
 use crate::ClientError;
 use crate::connection::{UserId, is_printable};
-use crate::history::Stamp;
+use crate::history::{Entry, From, MAX_NEWEST, MAX_SEQ, Stamp};
 use crate::publication::Kept;
 use crate::topic::Topic;
 
@@ -63,6 +63,8 @@ pub enum Request<'a> {
         ttl_s: Option<i64>,
         /// Whether its data frames say where each message is in the topic's history.
         positions: bool,
+        /// Where its history begins, if it asks for any.
+        from: Option<From>,
     },
     /// `{"type":"unsubscribe","topic":"general"}`, or `stop`.
     Unsubscribe {
@@ -148,7 +150,9 @@ impl<'a> Frame<'a> {
         match kind.as_str() {
             "subscribe" => {
                 let (topic, ttl_s) = (self.topic()?, self.ttl_s()?);
-                Ok(Request::Subscribe { topic, ttl_s, positions: self.flag("positions")? })
+                let from = self.from()?;
+                let positions = self.flag("positions")? || from.is_some();
+                Ok(Request::Subscribe { topic, ttl_s, positions, from })
             }
             "unsubscribe" | "stop" => Ok(Request::Unsubscribe { topic: self.topic()? }),
             "message" => {
@@ -213,6 +217,37 @@ impl<'a> Frame<'a> {
                 field: "ttl",
                 expected: "a number: the epoch second at which the subscription ends".to_owned(),
             }),
+        }
+    }
+
+    /// `after` or `last`, of a client that wants history.
+    fn from(&self) -> Result<Option<From>, ClientError> {
+        let after = self.position("after")?;
+        let Some(raw) = self.fields.get("last") else { return Ok(after.map(From::After)) };
+        if after.is_some() {
+            let expected = "absent when there is `after`".to_owned();
+            return Err(ClientError::InvalidField { field: "last", expected });
+        }
+        match serde_json::from_str::<u64>(raw.get()) {
+            Ok(count) if (1..=MAX_NEWEST).contains(&count) => Ok(Some(From::Newest(count))),
+            _ => {
+                let expected = format!("a whole number from 1 to {MAX_NEWEST}");
+                Err(ClientError::InvalidField { field: "last", expected })
+            }
+        }
+    }
+
+    fn position(&self, field: &'static str) -> Result<Option<Stamp>, ClientError> {
+        let Some(raw) = self.fields.get(field) else { return Ok(None) };
+        let is_epoch = |epoch: &str| epoch.len() == 8 && epoch.bytes().all(|byte| byte.is_ascii_alphanumeric());
+        match serde_json::from_str::<Stamp>(raw.get()) {
+            Ok(stamp) if is_epoch(&stamp.epoch) && stamp.seq <= MAX_SEQ && raw.get().starts_with('{') => {
+                Ok(Some(stamp))
+            }
+            _ => {
+                let expected = "a position: an object with the `epoch` and the `seq` that a frame had".to_owned();
+                Err(ClientError::InvalidField { field, expected })
+            }
         }
     }
 
@@ -359,6 +394,9 @@ pub enum Reply<'a> {
         /// Where a message is in the history of its topic; absent when the topic has none.
         #[serde(flatten)]
         stamp: Option<&'a Stamp>,
+        /// Whether a subscriber that named its last position missed nothing; absent in other acknowledgements.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        recovered: Option<bool>,
         /// Whether the message was there before; absent when it was not.
         #[serde(skip_serializing_if = "std::ops::Not::not")]
         duplicate: bool,
@@ -431,6 +469,71 @@ pub fn kept_data(id: Option<&str>, message: &RawValue, topic: &str, kept: &Kept)
     let data = Data { id, payload: Payload { data: message }, r#type: "data" };
     to_bytes(&KeptData { data, topic, sender_id: kept.sender.as_ref().map(UserId::as_str), stamp: &kept.stamp })
 }
+
+/// The frames in which a subscriber gets what it missed, each with at most [`MAX_KEPT_BYTES`] of messages, or with one:
+/// `{"type":"history","id":"s1","topic":"room.7","epoch":"k3f9xq2a","messages":[{"seq":40,"data":"a","senderId":"1","at":…}]}`.
+/// A number that has no message says `"hole":true`. In the history of a user's address, `body` stands in the place of `data`.
+#[must_use]
+pub fn history(id: Option<&str>, topic: &Topic, epoch: &str, entries: &[Entry]) -> Vec<Vec<u8>> {
+    #[derive(Serialize)]
+    struct History<'a> {
+        r#type: &'static str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        id: Option<&'a str>,
+        topic: &'a str,
+        epoch: &'a str,
+        messages: Vec<Number<'a>>,
+    }
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Number<'a> {
+        seq: u64,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        data: Option<&'a RawValue>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        body: Option<&'a RawValue>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        sender_id: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        at: Option<i64>,
+        #[serde(skip_serializing_if = "std::ops::Not::not")]
+        hole: bool,
+    }
+    let size = |entry: &Entry| {
+        let message = entry.message.as_ref().map_or(0, |message| {
+            message.json.get().len() + message.sender.as_ref().map_or(0, |sender| 2 * sender.as_str().len())
+        });
+        message + MAX_ENTRY_ENVELOPE
+    };
+    let mut frames: Vec<Vec<Number<'_>>> = Vec::new();
+    let mut left = 0;
+    for entry in entries {
+        let json = entry.message.as_ref().map(|message| &*message.json);
+        let is_address = topic.is_address();
+        let number = Number {
+            seq: entry.seq,
+            data: json.filter(|_| !is_address),
+            body: json.filter(|_| is_address),
+            sender_id: entry.message.as_ref().and_then(|message| message.sender.as_ref()).map(UserId::as_str),
+            at: entry.message.as_ref().map(|_| entry.at_ms),
+            hole: entry.message.is_none(),
+        };
+        let bytes = size(entry);
+        match frames.last_mut() {
+            Some(frame) if bytes <= left => frame.push(number),
+            _ => {
+                left = MAX_KEPT_BYTES;
+                frames.push(vec![number]);
+            }
+        }
+        left = left.saturating_sub(bytes);
+    }
+    let frame = |messages| to_bytes(&History { r#type: "history", id, topic: topic.as_str(), epoch, messages });
+    frames.into_iter().map(frame).collect()
+}
+
+/// How many bytes a message has in a frame of history besides its payload and its sender, at most.
+const MAX_ENTRY_ENVELOPE: usize = 80;
 
 #[derive(Serialize)]
 struct Data<'a> {
@@ -542,7 +645,7 @@ mod tests {
 
         let frame = Frame::parse(r#"{"type":"subscribe","topic":"general"}"#).unwrap();
         assert!(
-            matches!(frame.request().unwrap(), Request::Subscribe { topic, ttl_s: None, positions: false } if topic.as_str() == "general")
+            matches!(frame.request().unwrap(), Request::Subscribe { topic, ttl_s: None, positions: false, from: None } if topic.as_str() == "general")
         );
         let frame = Frame::parse(r#"{"type":"message","topic":"general","message":"count is 0"}"#).unwrap();
         assert!(
@@ -672,7 +775,7 @@ mod tests {
         assert!(matches!(ping.request(), Ok(Request::Ping)));
         assert_eq!(ping.id().unwrap(), None);
         let subscribe = Frame::parse(r#"{"type":"subscribe","topic":"t","ttl":null}"#).unwrap();
-        assert!(matches!(subscribe.request(), Ok(Request::Subscribe { ttl_s: None, .. })));
+        assert!(matches!(subscribe.request(), Ok(Request::Subscribe { ttl_s: None, from: None, .. })));
         for (text, names) in [
             (r#"{"action":null}"#, "`action` or `type`"),
             (r#"{"action":null,"type":null}"#, "`action` or `type`"),
@@ -807,6 +910,46 @@ mod tests {
     }
 
     #[test]
+    fn a_subscriber_says_where_its_history_begins() {
+        let from = |fields: &str| {
+            let text = format!(r#"{{"type":"subscribe","topic":"room.7",{fields}}}"#);
+            match Frame::parse(&text).unwrap().request() {
+                Ok(Request::Subscribe { positions, from, .. }) => Ok((positions, from)),
+                Ok(other) => panic!("{other:?}"),
+                Err(error) => Err(error.to_string()),
+            }
+        };
+        let stamp = |seq| Stamp { epoch: "k3f9xq2a".to_owned(), seq };
+        assert_eq!(from(r#""after":null,"last":null"#), Ok((false, None)));
+        assert_eq!(from(r#""after":{"epoch":"k3f9xq2a","seq":0}"#), Ok((true, Some(From::After(stamp(0))))));
+        assert_eq!(from(r#""after":{"seq":7,"epoch":"k3f9xq2a","x":1}"#), Ok((true, Some(From::After(stamp(7))))));
+        assert_eq!(from(r#""last":100"#), Ok((true, Some(From::Newest(100)))));
+        for after in [
+            "7",
+            r#""k3f9xq2a/7""#,
+            "{}",
+            r#"["k3f9xq2a",7]"#,
+            r#"{"epoch":"k3f9xq2a"}"#,
+            r#"{"epoch":"k3f9xq2a","seq":-1}"#,
+            r#"{"epoch":"k3f9xq2a","seq":1.5}"#,
+            r#"{"epoch":"k3f9xq2a","seq":"1"}"#,
+            r#"{"epoch":"k3f9xq2a","seq":1000000000000}"#,
+            r#"{"epoch":"k3f9/q2a","seq":1}"#,
+            r#"{"epoch":"k3f9","seq":1}"#,
+            r#"{"epoch":7,"seq":1}"#,
+        ] {
+            let error = from(&format!(r#""after":{after}"#)).unwrap_err();
+            assert!(error.contains("`after` must be a position"), "{after}: {error}");
+        }
+        for last in ["0", "-1", "101", "1000000000", "1.5", r#""1""#, "true"] {
+            let error = from(&format!(r#""last":{last}"#)).unwrap_err();
+            assert!(error.contains("`last` must be a whole number from 1 to 100"), "{last}: {error}");
+        }
+        let both = from(r#""last":1,"after":{"epoch":"k3f9xq2a","seq":0}"#).unwrap_err();
+        assert!(both.contains("`last` must be absent"), "{both}");
+    }
+
+    #[test]
     fn what_is_kept_fits_a_frame_of_history() {
         let raw = |json: String| RawValue::from_string(json).unwrap();
         for (payload, names) in [
@@ -869,7 +1012,7 @@ mod tests {
         let text = |reply: Reply<'_>| String::from_utf8(reply.to_bytes()).unwrap();
         let stamp = Stamp { epoch: "k3f9xq2a".to_owned(), seq: 42 };
         let ack = |delivered, continued, stamp, duplicate| {
-            text(Reply::Ack { id: "7", delivered, continued, stamp, duplicate })
+            text(Reply::Ack { id: "7", delivered, continued, stamp, recovered: None, duplicate })
         };
         assert_eq!(ack(Some(2), false, None, false), r#"{"type":"ack","id":"7","delivered":2}"#);
         assert_eq!(ack(Some(2), true, None, false), r#"{"type":"ack","id":"7","delivered":2,"continued":true}"#);

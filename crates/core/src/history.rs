@@ -16,6 +16,12 @@
 //!
 //! An append that is interrupted after the first step leaves a number without a message. One that is interrupted after
 //! the second step is finished by the writer's repetition, which finds the binding.
+//!
+//! **What a missing number means** to a reader depends on when it was taken, which the next item says in `prev`, or the head
+//! in `at`. It may still come, for [`IN_FLIGHT_MS`]. Later it never was written, if its message would still be kept:
+//! `prevTtl` says that, or the item before it, because no message is kept longer than the one behind it. The reader then
+//! writes a tombstone, and nobody can write a message there any more. Otherwise the message may have been there and have
+//! expired, and the reader says honestly that something may be missing.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -25,7 +31,7 @@ use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_dynamodb::operation::put_item::PutItemError;
 use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue, ReturnValuesOnConditionCheckFailure};
 use lambda_runtime::tracing::warn;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::clock::{now_ms, now_s};
@@ -43,12 +49,30 @@ const HEAD_KEPT_S: i64 = 30 * 24 * 3600;
 /// A binding ends this much earlier than its message, so that it never names a message that is gone.
 const BINDING_ENDS_EARLIER_S: i64 = 10 * 60;
 
+/// A number that was taken less than this long ago may still get its message.
+const IN_FLIGHT_MS: i64 = 10_000;
+
+/// A message that expires within this time may be gone already, because the clocks of environments differ.
+const MARGIN_S: i64 = 60;
+
+/// How many messages a subscriber can catch up with at once. More than that is left to queries.
+pub const MAX_RESUMED: usize = 1000;
+
+/// How many of the newest messages a subscriber can ask for.
+pub const MAX_NEWEST: u64 = 100;
+
+/// How many of the newest items are looked at for numbers that may still get their message.
+const LOOKED_AT: u64 = 100;
+
 /// A write that DynamoDB puts off is tried this often, and for this long.
 const MAX_ATTEMPTS: u32 = 5;
 const MAX_TIME: Duration = Duration::from_secs(3);
 
 /// How many numbers one append may take. It needs a second one only when a reader gave up waiting for the first one.
 const MAX_NUMBERS: usize = 5;
+
+/// The greatest number that keys have digits for.
+pub const MAX_SEQ: u64 = 999_999_999_999;
 
 const P: &str = "p";
 const S: &str = "s";
@@ -66,7 +90,7 @@ const HOLE: &str = "hole";
 
 /// Where a message is in its topic: the number `seq` of an epoch. Numbers rise by one within an epoch. A new epoch begins
 /// only when a topic's head was lost, and its name is greater than that of the one before.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Stamp {
     /// 8 characters.
     pub epoch: String,
@@ -115,6 +139,58 @@ pub struct Appended {
     pub stamp: Stamp,
     /// Whether it was there before.
     pub duplicate: bool,
+}
+
+/// One number of a topic, as a reader finds it.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    /// The number.
+    pub seq: u64,
+    /// Its message, or `None` for a tombstone.
+    pub message: Option<KeptMessage>,
+    /// When it was taken, in epoch milliseconds.
+    pub at_ms: i64,
+    /// When the number before it was taken, and until when that is kept.
+    prev: Option<(i64, i64)>,
+    ttl_s: i64,
+}
+
+/// A message that was kept.
+#[derive(Debug, Clone)]
+pub struct KeptMessage {
+    /// What receivers got.
+    pub json: Box<RawValue>,
+    /// The user that sent it.
+    pub sender: Option<UserId>,
+}
+
+/// What a subscriber has to know of a topic.
+#[derive(Debug, Clone)]
+pub struct Resumed {
+    /// The position from which the subscriber goes on. Everything behind it reaches the subscriber live.
+    pub stamp: Stamp,
+    /// What is before that and was asked for, in order.
+    pub entries: Vec<Entry>,
+    /// For a subscriber that names its last position: whether `entries` are all that was behind it.
+    pub recovered: Option<bool>,
+}
+
+/// Where a subscriber's history begins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum From {
+    /// Behind a position.
+    After(Stamp),
+    /// With so many of the newest messages.
+    Newest(u64),
+}
+
+/// A topic's head.
+#[derive(Debug, Clone)]
+struct Head {
+    stamp: Stamp,
+    at_ms: i64,
+    /// Until when its last message is kept.
+    kept_until_s: i64,
 }
 
 /// The table of messages, and the rules that say which topics have any.
@@ -244,13 +320,7 @@ impl Log<'_> {
 
     /// The number that an id is bound to.
     async fn bound(&self, key: &Item, deadline: Deadline) -> Result<Option<Number>, Failure> {
-        let item = self
-            .patiently(deadline, async || {
-                let get = self.history.dynamodb.get_item().table_name(&self.history.table);
-                let get = get.set_key(Some(key.clone())).consistent_read(true).send().await;
-                Ok(get.map_err(|error| self.fault("GetItem", &error))?.item)
-            })
-            .await?;
+        let item = self.get(key, deadline).await?;
         let is_live = |item: &Item| number(item, TTL).is_some_and(|ttl_s| ttl_s > now_s());
         Ok(item.filter(is_live).and_then(|item| number_of(&item)))
     }
@@ -313,6 +383,217 @@ impl Log<'_> {
             return Err(ClientError::InvalidField { field: "id", expected }.into());
         }
         Ok(if text(&there, WRITER) == Some(draft.invocation_id) { Written::Now } else { Written::Before })
+    }
+
+    /// Reads what a subscriber needs. Its row must have been written before, so that nothing falls between what is read
+    /// here and what it receives live. All reads are strongly consistent.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::Busy`], or a fault.
+    pub async fn resume(&self, from: &From, deadline: Deadline) -> Result<Resumed, Failure> {
+        let resume = tokio::time::timeout(deadline.left(), async {
+            let head = self.head(deadline).await?;
+            match from {
+                From::After(after) => self.behind(after, &head, deadline).await,
+                From::Newest(count) => self.newest(*count, &head, deadline).await,
+            }
+        });
+        resume.await.map_err(|_| Error::OutOfTime { topic: self.topic.to_string() })?
+    }
+
+    async fn behind(&self, after: &Stamp, head: &Head, deadline: Deadline) -> Result<Resumed, Failure> {
+        let Stamp { epoch, seq: last } = &head.stamp;
+        let lost = async || {
+            let top = self.newest(0, head, deadline).await?;
+            Ok(Resumed { recovered: Some(false), ..top })
+        };
+        if after.epoch != *epoch || after.seq > *last {
+            return lost().await;
+        }
+        let items = self.query(epoch, after.seq, MAX_SEQ, true, MAX_RESUMED + 2, deadline).await?;
+        let now_ms = now_ms();
+        let outlasts = |ttl_s: i64| ttl_s - MARGIN_S > now_ms / 1000;
+        let mut items = items.into_iter().peekable();
+        // Whether the number before `want` is kept for certain; then `want` would be, too.
+        let mut is_kept = items.next_if(|base| base.seq == after.seq).is_some_and(|base| outlasts(base.ttl_s));
+        let mut entries: Vec<Entry> = Vec::new();
+        let mut want = after.seq + 1;
+        while want <= *last || items.peek().is_some() {
+            if entries.len() == MAX_RESUMED {
+                return lost().await;
+            }
+            let entry = if let Some(entry) = items.next_if(|entry| entry.seq == want) {
+                entry
+            } else {
+                let (taken_ms, kept_until_s, is_exact) = match items.peek() {
+                    Some(next) => {
+                        // A reader's tombstone does not know, but the number before it was not taken later.
+                        let (prev_ms, prev_ttl_s) = next.prev.unwrap_or((next.at_ms, 0));
+                        (prev_ms, prev_ttl_s, next.seq == want + 1)
+                    }
+                    None => (head.at_ms, head.kept_until_s, *last == want),
+                };
+                if now_ms - taken_ms < IN_FLIGHT_MS {
+                    break;
+                }
+                let never_written = is_kept || (is_exact && outlasts(kept_until_s));
+                if !never_written {
+                    return lost().await;
+                }
+                self.give_up(Stamp { epoch: epoch.clone(), seq: want }, taken_ms, kept_until_s, deadline).await?
+            };
+            is_kept = outlasts(entry.ttl_s);
+            entries.push(entry);
+            want += 1;
+        }
+        let stamp = Stamp { epoch: epoch.clone(), seq: want - 1 };
+        Ok(Resumed { stamp, entries, recovered: Some(true) })
+    }
+
+    /// The newest messages, and a position behind which no number is missing that may still get its message.
+    async fn newest(&self, count: u64, head: &Head, deadline: Deadline) -> Result<Resumed, Failure> {
+        let Stamp { epoch, seq: last } = head.stamp.clone();
+        let in_flight_since = now_ms() - IN_FLIGHT_MS;
+        let most = usize::try_from(count + LOOKED_AT).unwrap_or(usize::MAX);
+        let mut entries = if count == 0 && head.at_ms < in_flight_since {
+            Vec::new()
+        } else {
+            self.query(&epoch, 0, last, false, most, deadline).await?
+        };
+        entries.reverse();
+        let mut top = last;
+        let (mut seq, mut taken_ms) = (last, head.at_ms);
+        for entry in entries.iter().rev() {
+            if taken_ms < in_flight_since {
+                break;
+            }
+            if entry.seq < seq {
+                top = entry.seq;
+            }
+            (seq, taken_ms) = (entry.seq.saturating_sub(1), entry.prev.map_or(0, |(prev_ms, _)| prev_ms));
+        }
+        if taken_ms >= in_flight_since && seq > 0 {
+            // Nothing that was looked at is old enough to be sure of what is before it.
+            top = top.min(entries.first().map_or(0, |first| first.seq.saturating_sub(1)));
+        }
+        entries.retain(|entry| entry.seq <= top && entry.message.is_some());
+        let entries = entries.split_off(entries.len().saturating_sub(usize::try_from(count).unwrap_or(usize::MAX)));
+        Ok(Resumed { stamp: Stamp { epoch, seq: top }, entries, recovered: None })
+    }
+
+    /// The head, which is made if there is none: a subscriber of a new topic needs a position, too.
+    async fn head(&self, deadline: Deadline) -> Result<Head, Failure> {
+        let head = self.get(&self.head_key(), deadline).await?;
+        let head = match head.as_ref().and_then(head_of) {
+            Some(head) => head,
+            None => {
+                let at_ms = now_ms();
+                let made = self
+                    .patiently(deadline, async || {
+                        let update = self
+                            .history
+                            .dynamodb
+                            .update_item()
+                            .table_name(&self.history.table)
+                            .set_key(Some(self.head_key()))
+                            .update_expression(
+                                "SET epoch = if_not_exists(epoch, :fresh), #last = if_not_exists(#last, :none), \
+                                 #at = if_not_exists(#at, :at), #ttl = if_not_exists(#ttl, :ttl)",
+                            )
+                            .expression_attribute_names("#at", AT)
+                            .expression_attribute_names("#ttl", TTL)
+                            .expression_attribute_names("#last", LAST)
+                            .expression_attribute_values(":fresh", string(&epoch(at_ms)))
+                            .expression_attribute_values(":none", numeric(0))
+                            .expression_attribute_values(":at", numeric(at_ms))
+                            .expression_attribute_values(":ttl", numeric(at_ms / 1000 + self.kept_s + HEAD_KEPT_S))
+                            .return_values(ReturnValue::AllNew);
+                        let output = update.send().await.map_err(|error| self.fault("UpdateItem", &error))?;
+                        Ok(output.attributes.unwrap_or_default())
+                    })
+                    .await?;
+                head_of(&made).ok_or(ClientError::Busy)?
+            }
+        };
+        Ok(head)
+    }
+
+    /// The items of an epoch from one number to another, at most so many. Rows that this code did not write are skipped.
+    async fn query(
+        &self,
+        epoch: &str,
+        first: u64,
+        last: u64,
+        is_ascending: bool,
+        most: usize,
+        deadline: Deadline,
+    ) -> Result<Vec<Entry>, Failure> {
+        let mut entries = Vec::new();
+        let mut start = None;
+        loop {
+            let limit = i32::try_from(most - entries.len()).unwrap_or(i32::MAX);
+            let (items, next) = self
+                .patiently(deadline, async || {
+                    let query = self
+                        .history
+                        .dynamodb
+                        .query()
+                        .table_name(&self.history.table)
+                        .consistent_read(true)
+                        .key_condition_expression("p = :p AND s BETWEEN :first AND :last")
+                        .expression_attribute_values(":p", string(&format!("m:{}", self.topic)))
+                        .expression_attribute_values(":first", string(&sort_key(epoch, first)))
+                        .expression_attribute_values(":last", string(&sort_key(epoch, last)))
+                        .scan_index_forward(is_ascending)
+                        .limit(limit)
+                        .set_exclusive_start_key(start.clone());
+                    let page = query.send().await.map_err(|error| self.fault("Query", &error))?;
+                    Ok((page.items.unwrap_or_default(), page.last_evaluated_key))
+                })
+                .await?;
+            for item in items {
+                match entry(&item) {
+                    Some(entry) => entries.push(entry),
+                    None => {
+                        let key = text(&item, S).unwrap_or("?");
+                        warn!(topic.name = %self.topic, key, "a row of the table of messages is skipped");
+                    }
+                }
+            }
+            start = next;
+            if start.is_none() || entries.len() >= most {
+                return Ok(entries);
+            }
+        }
+    }
+
+    /// Says of a number that nobody wrote in time that it will never have a message, and returns what is there then.
+    async fn give_up(
+        &self,
+        stamp: Stamp,
+        taken_ms: i64,
+        kept_until_s: i64,
+        deadline: Deadline,
+    ) -> Result<Entry, Failure> {
+        let (seq, ttl_s) = (stamp.seq, kept_until_s.max(now_s() + self.kept_s));
+        let mut item = self.item(&Number { stamp, at_ms: taken_ms, prev: None });
+        item.insert(HOLE.to_owned(), AttributeValue::Bool(true));
+        item.insert(TTL.to_owned(), numeric(ttl_s));
+        match self.put_once(item, deadline).await? {
+            // A late writer was faster.
+            Some(there) => entry(&there).ok_or_else(|| ClientError::Busy.into()),
+            None => Ok(Entry { seq, message: None, at_ms: taken_ms, prev: None, ttl_s }),
+        }
+    }
+
+    async fn get(&self, key: &Item, deadline: Deadline) -> Result<Option<Item>, Failure> {
+        self.patiently(deadline, async || {
+            let get = self.history.dynamodb.get_item().table_name(&self.history.table);
+            let get = get.set_key(Some(key.clone())).consistent_read(true).send().await;
+            Ok(get.map_err(|error| self.fault("GetItem", &error))?.item)
+        })
+        .await
     }
 
     /// Says of a number that it will never have a message. That saves readers the wait, and they can do it as well; so a
@@ -431,6 +712,26 @@ fn number_of(item: &Item) -> Option<Number> {
     let seq = u64::try_from(number(item, SEQ)?).ok()?;
     let stamp = Stamp { epoch: text(item, EPOCH)?.to_owned(), seq };
     Some(Number { stamp, at_ms: number(item, AT)?, prev: number(item, PREV).zip(number(item, PREV_TTL)) })
+}
+
+fn head_of(item: &Item) -> Option<Head> {
+    let seq = u64::try_from(number(item, LAST)?).ok()?;
+    let stamp = Stamp { epoch: text(item, EPOCH)?.to_owned(), seq };
+    Some(Head { stamp, at_ms: number(item, AT)?, kept_until_s: number(item, TTL)? - HEAD_KEPT_S })
+}
+
+/// A message or a tombstone.
+fn entry(item: &Item) -> Option<Entry> {
+    let seq = text(item, S)?.split_once('/')?.1.parse().ok()?;
+    let message = if item.contains_key(HOLE) {
+        None
+    } else {
+        let sender = text(item, SENDER_ID).map(|user| UserId::parse(SENDER_ID, user)).transpose().ok()?;
+        let json = RawValue::from_string(text(item, JSON)?.to_owned()).ok()?;
+        Some(KeptMessage { json, sender })
+    };
+    let prev = number(item, PREV).zip(number(item, PREV_TTL));
+    Some(Entry { seq, message, at_ms: number(item, AT)?, prev, ttl_s: number(item, TTL)? })
 }
 
 fn key(p: &str, s: &str) -> Item {

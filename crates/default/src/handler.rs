@@ -6,9 +6,9 @@ use serde_json::value::RawValue;
 use switchboard_core::backend::Backend;
 use switchboard_core::clock::now_s;
 use switchboard_core::connection::UserId;
-use switchboard_core::frame::{Frame, Request};
+use switchboard_core::frame::{self, Frame, Request};
 use switchboard_core::function::{Caller, Served, message};
-use switchboard_core::history::{Appended, Draft, Log, Writer};
+use switchboard_core::history::{Appended, Draft, From, Log, Writer};
 use switchboard_core::publication::{Audience, Content, Kept, Publication};
 use switchboard_core::topic::{Subscriber, Topic};
 use switchboard_core::{ClientError, Error, Failure};
@@ -19,8 +19,9 @@ pub(crate) async fn handle(
     event: LambdaEvent<ApiGatewayWebsocketProxyRequest>,
 ) -> Result<ApiGatewayProxyResponse, Error> {
     message(backend, event, async |caller, frame| match frame.request()? {
-        Request::Subscribe { topic, ttl_s, positions } => {
-            subscribe(backend, caller, &topic, frame.id()?, ttl_s, positions).await
+        Request::Subscribe { topic, ttl_s, positions, from } => {
+            let subscription = Subscription { topic, id: frame.id()?, ttl_s, positions, from };
+            subscribe(backend, caller, subscription).await
         }
         Request::Unsubscribe { topic } => {
             backend.store.unsubscribe(&topic, &caller.connection_id, caller.deadline).await?;
@@ -32,27 +33,42 @@ pub(crate) async fn handle(
     .await
 }
 
-/// A frame without an `id` gets its subscription named after its request, which is unique as well.
-async fn subscribe(
-    backend: &Backend,
-    caller: &Caller,
-    topic: &Topic,
+/// What a subscribe frame asks for.
+struct Subscription {
+    topic: Topic,
     id: Option<String>,
     ttl_s: Option<i64>,
     positions: bool,
-) -> Result<Served, Failure> {
+    from: Option<From>,
+}
+
+/// A frame without an `id` gets its subscription named after its request, which is unique as well. The row comes first and
+/// then the history, so that nothing falls between what is read and what arrives live.
+async fn subscribe(backend: &Backend, caller: &Caller, asked: Subscription) -> Result<Served, Failure> {
+    let Subscription { topic, id, ttl_s, positions, from } = asked;
     if ttl_s.is_some_and(|ttl_s| ttl_s <= now_s()) {
         let expected = "an epoch second in the future".to_owned();
         return Err(ClientError::InvalidField { field: "ttl", expected }.into());
     }
+    let log = backend.history.of(&topic);
+    if from.is_some() && log.is_none() {
+        return Err(ClientError::NoHistory { topic: topic.to_string() }.into());
+    }
     let subscriber = Subscriber {
         connection_id: caller.connection_id.clone(),
-        subscription_id: Some(id.unwrap_or_else(|| caller.request_id.clone())),
+        subscription_id: Some(id.clone().unwrap_or_else(|| caller.request_id.clone())),
         connected_at_ms: caller.connected_at_ms,
         positions,
     };
-    backend.store.subscribe(topic, &subscriber, ttl_s, caller.deadline).await?;
-    Ok(Served::Done)
+    backend.store.subscribe(&topic, &subscriber, ttl_s, caller.deadline).await?;
+    let Some(log) = log.filter(|_| positions) else { return Ok(Served::Done) };
+    // Who asks for positions only learns where the topic is.
+    let resumed = log.resume(&from.unwrap_or(From::Newest(0)), caller.deadline).await?;
+    let frames = frame::history(id.as_deref(), &topic, &resumed.stamp.epoch, &resumed.entries);
+    if !backend.publisher.send_all(&caller.gateway, &caller.connection_id, frames, caller.deadline).await? {
+        return Err(ClientError::Busy.into());
+    }
+    Ok(Served::Subscribed { stamp: resumed.stamp, recovered: resumed.recovered })
 }
 
 /// A topic without subscribers is no mistake; the acknowledgement says `"delivered":0`. On a topic with history the message

@@ -37,6 +37,9 @@ impl Table {
 
     fn serve(&self, call: &Call) -> Answer {
         let mut items = self.0.lock().unwrap();
+        if call.operation == "Query" {
+            return page(&items, call);
+        }
         let from = if call.operation == "PutItem" { &call.body["Item"] } else { &call.body["Key"] };
         let key = (text_of(&from["p"]), text_of(&from["s"]));
         let old = items.get(&key).cloned();
@@ -47,6 +50,16 @@ impl Table {
                 let mut head = old.clone().unwrap_or_else(|| call.body["Key"].clone());
                 if head["epoch"].is_null() {
                     head["epoch"] = values[":fresh"].clone();
+                }
+                // A reader makes a head, and changes none.
+                if values[":one"].is_null() {
+                    if old.is_none() {
+                        head["at"] = values[":at"].clone();
+                        head["ttl"] = values[":ttl"].clone();
+                        head["last"] = values[":none"].clone();
+                        items.insert(key, head.clone());
+                    }
+                    return answer(200, json!({"Attributes": head}));
                 }
                 head["at"] = values[":at"].clone();
                 head["ttl"] = values[":ttl"].clone();
@@ -93,9 +106,46 @@ impl Table {
         of_topic.map(entry).collect()
     }
 
+    /// Lets time pass: everything was done that much earlier.
+    fn age(&self, seconds: i64) {
+        for item in self.0.lock().unwrap().values_mut() {
+            for (name, unit) in [("at", 1000), ("prev", 1000), ("ttl", 1), ("prevTtl", 1)] {
+                if let Some(then) = number_in(&item[name]) {
+                    item[name] = json!({"N": (then - seconds * unit).to_string()});
+                }
+            }
+        }
+    }
+
+    /// Removes a number: it was never written, or it has expired.
+    fn remove(&self, seq: u64) {
+        self.0.lock().unwrap().retain(|(_, s), _| !s.ends_with(&format!("/{seq:012}")));
+    }
+
     fn item(&self, p: &str, s: &str) -> Option<Value> {
         self.0.lock().unwrap().get(&(p.to_owned(), s.to_owned())).cloned()
     }
+}
+
+/// What a `Query` answers.
+fn page(items: &BTreeMap<(String, String), Value>, call: &Call) -> Answer {
+    let value = |name: &str| text_of(&call.body["ExpressionAttributeValues"][name]);
+    let range = (value(":p"), value(":first"))..=(value(":p"), value(":last"));
+    let mut found: Vec<_> = items.range(range).map(|(_, item)| item.clone()).collect();
+    if call.body["ScanIndexForward"] == false {
+        found.reverse();
+    }
+    if let Some(start) = call.body["ExclusiveStartKey"]["s"]["S"].as_str() {
+        let index = found.iter().position(|item| item["s"]["S"] == start).unwrap();
+        found.drain(..=index);
+    }
+    // A page of DynamoDB ends after 1 MB; this one ends sooner.
+    let limit = usize::try_from(call.body["Limit"].as_u64().unwrap()).unwrap().min(400);
+    let mut page = json!({"Items": found[..found.len().min(limit)]});
+    if found.len() >= limit {
+        page["LastEvaluatedKey"] = json!({"p": found[limit - 1]["p"], "s": found[limit - 1]["s"]});
+    }
+    answer(200, page)
 }
 
 fn text_of(value: &Value) -> String {
@@ -384,4 +434,173 @@ async fn an_append_ends_with_its_invocation() {
 fn later_epochs_sort_behind_earlier_ones() {
     let epochs = [0, 1, 35, 36, 1_795_650_067_377, 1_795_650_067_378, 2_821_109_907_455].map(epoch);
     assert!(epochs.is_sorted() && epochs.iter().all(|epoch| epoch.len() == 8), "{epochs:?}");
+}
+
+/// A topic with messages 1 to `count`, each with its number as payload.
+async fn topic_of(count: u64) -> (Table, String) {
+    let table = Table::default();
+    let (_aws, backend) = table.backend();
+    let mut epoch = String::new();
+    for seq in 1..=count {
+        epoch = append(&backend, &seq.to_string(), None, false, &format!("w{seq}")).await.unwrap().stamp.epoch;
+    }
+    (table, epoch)
+}
+
+/// What a subscriber gets: the position, whether it missed nothing, and the entries.
+async fn resume(table: &Table, from: From) -> (u64, Option<bool>, Vec<String>) {
+    let (_aws, backend) = table.backend();
+    let resumed = backend.history.of(&topic()).unwrap().resume(&from, Deadline::after(TIME)).await.unwrap();
+    let entry = |entry: Entry| {
+        let json = entry.message.map_or_else(|| "hole".to_owned(), |message| message.json.get().to_owned());
+        format!("{}:{json}", entry.seq)
+    };
+    (resumed.stamp.seq, resumed.recovered, resumed.entries.into_iter().map(entry).collect())
+}
+
+fn after(epoch: &str, seq: u64) -> From {
+    From::After(Stamp { epoch: epoch.to_owned(), seq })
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_subscriber_gets_all_that_is_behind_its_position() {
+    let (table, epoch) = topic_of(3).await;
+    assert_eq!(resume(&table, after(&epoch, 1)).await, (3, Some(true), vec!["2:2".to_owned(), "3:3".to_owned()]));
+    assert_eq!(resume(&table, after(&epoch, 3)).await, (3, Some(true), vec![]));
+    assert_eq!(resume(&table, after(&epoch, 0)).await.2.len(), 3);
+    // A position that the topic never had, and one of another epoch.
+    assert_eq!(resume(&table, after(&epoch, 4)).await, (3, Some(false), vec![]));
+    assert_eq!(resume(&table, after("00000000", 1)).await, (3, Some(false), vec![]));
+}
+
+/// However long a topic is quiet, nobody missed anything.
+#[tokio::test(start_paused = true)]
+async fn a_quiet_topic_recovers_after_all_its_messages_have_expired() {
+    let (table, epoch) = topic_of(2).await;
+    table.age(20 * DAY_S);
+    table.remove(1);
+    table.remove(2);
+    assert_eq!(resume(&table, after(&epoch, 2)).await, (2, Some(true), vec![]));
+    assert_eq!(resume(&table, after(&epoch, 1)).await, (2, Some(false), vec![]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_topic_without_messages_has_a_position() {
+    let table = Table::default();
+    let (seq, recovered, entries) = resume(&table, From::Newest(5)).await;
+    assert_eq!((seq, recovered, entries.len()), (0, None, 0));
+    let epoch = text_of(&table.item("h:room.7", "-").unwrap()["epoch"]);
+    let (_aws, backend) = table.backend();
+    let first = append(&backend, "1", None, false, "w").await.unwrap();
+    assert_eq!(first.stamp, Stamp { epoch: epoch.clone(), seq: 1 });
+    assert_eq!(resume(&table, after(&epoch, 0)).await, (1, Some(true), vec!["1:1".to_owned()]));
+}
+
+/// What a missing number means, by its age and by what is known of its neighbours.
+#[tokio::test(start_paused = true)]
+async fn a_missing_number_is_in_flight_or_a_hole_or_lost() {
+    let hour = 3600;
+    let all = |holes: &[u64]| {
+        let entry = |seq: u64| if holes.contains(&seq) { format!("{seq}:hole") } else { format!("{seq}:{seq}") };
+        (2..=5).map(entry).collect::<Vec<_>>()
+    };
+    for (missing, age_s, expected) in [
+        // It was taken a moment ago: what is before it can be said.
+        (&[3][..], 0, (2, Some(true), vec!["2:2".to_owned()])),
+        (&[5], 0, (4, Some(true), all(&[])[..3].to_vec())),
+        (&[2, 3, 4, 5], 0, (1, Some(true), vec![])),
+        // It can no longer come.
+        (&[3], 11, (5, Some(true), all(&[3]))),
+        (&[5], 11, (5, Some(true), all(&[5]))),
+        (&[2, 3, 4, 5], 11, (5, Some(true), all(&[2, 3, 4, 5]))),
+        (&[1, 2], 11, (5, Some(true), all(&[2]))),
+        // Nothing tells the age of 2: neither the number before it nor the one behind it is there.
+        (&[1, 2, 3], 11, (5, Some(false), vec![])),
+        // The last minute before the expiry is not trusted, nor is anything after it.
+        (&[3], 24 * hour - 120, (5, Some(true), all(&[3]))),
+        (&[3], 24 * hour - 30, (5, Some(false), vec![])),
+        (&[3], 24 * hour + 30, (5, Some(false), vec![])),
+        (&[5], 24 * hour + 30, (5, Some(false), vec![])),
+        // What has expired and is still there is as good as before.
+        (&[], 24 * hour + 30, (5, Some(true), all(&[]))),
+    ] {
+        let (table, epoch) = topic_of(5).await;
+        table.age(age_s);
+        missing.iter().for_each(|seq| table.remove(*seq));
+        assert_eq!(resume(&table, after(&epoch, 1)).await, expected, "{missing:?} after {age_s} s");
+        // The tombstones that the reader wrote give the next reader the same.
+        assert_eq!(resume(&table, after(&epoch, 1)).await, expected, "{missing:?} after {age_s} s, again");
+    }
+}
+
+/// The reader's tombstone comes too late, so the reader sends the message.
+#[tokio::test(start_paused = true)]
+async fn a_late_message_that_is_faster_than_a_tombstone_is_sent() {
+    let (table, epoch) = topic_of(3).await;
+    table.age(11);
+    let key = ("m:room.7".to_owned(), format!("{epoch}/000000000002"));
+    let late = table.item(&key.0, &key.1).unwrap();
+    table.remove(2);
+    let other = table.clone();
+    let (_aws, backend) = table.faulty(move |call| {
+        if call.operation == "PutItem" {
+            other.0.lock().unwrap().insert(key.clone(), late.clone());
+        }
+        None
+    });
+    let log_topic = topic();
+    let log = backend.history.of(&log_topic).unwrap();
+    let resumed = log.resume(&after(&epoch, 1), Deadline::after(TIME)).await.unwrap();
+    assert!(resumed.entries.iter().all(|entry| entry.message.is_some()));
+    assert_eq!((resumed.entries.len(), resumed.recovered), (2, Some(true)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_newest_messages_end_before_a_number_that_may_still_come() {
+    let strings = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
+    for (missing, age_s, expected) in [
+        (&[][..], 0, (5, None, strings(&["4:4", "5:5"]))),
+        (&[5], 0, (4, None, strings(&["3:3", "4:4"]))),
+        (&[4], 0, (3, None, strings(&["2:2", "3:3"]))),
+        (&[1, 2, 3, 4, 5], 0, (0, None, vec![])),
+        (&[4], 11, (5, None, strings(&["3:3", "5:5"]))),
+        (&[5], 11, (5, None, strings(&["3:3", "4:4"]))),
+    ] {
+        let (table, _) = topic_of(5).await;
+        table.age(age_s);
+        missing.iter().for_each(|seq| table.remove(*seq));
+        assert_eq!(resume(&table, From::Newest(2)).await, expected, "{missing:?} after {age_s} s");
+        let (top, ..) = resume(&table, From::Newest(0)).await;
+        assert_eq!(top, expected.0, "{missing:?} after {age_s} s");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_thousand_messages_are_caught_up_with_and_not_one_more() {
+    let (table, epoch) = topic_of(1001).await;
+    table.age(11);
+    let (seq, recovered, entries) = resume(&table, after(&epoch, 1)).await;
+    assert_eq!((seq, recovered, entries.len()), (1001, Some(true), 1000));
+    assert_eq!(resume(&table, after(&epoch, 0)).await, (1001, Some(false), vec![]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_row_that_is_not_understood_is_skipped() {
+    let (table, epoch) = topic_of(2).await;
+    for s in ["zz", "zz/1", "zz/000000000002"] {
+        let s = s.replace("zz", &epoch);
+        table
+            .0
+            .lock()
+            .unwrap()
+            .insert(("m:room.7".to_owned(), s.clone()), json!({"p": {"S": "m:room.7"}, "s": {"S": s}}));
+    }
+    table.age(11);
+    // Number 2 is such a row now, and nobody overwrites it.
+    let (aws, backend) = table.backend();
+    let log_topic = topic();
+    let log = backend.history.of(&log_topic).unwrap();
+    let error = log.resume(&after(&epoch, 1), Deadline::after(TIME)).await.map(|_| ()).unwrap_err();
+    assert!(matches!(error, Failure::Mistake(ClientError::Busy)), "{error}");
+    assert_eq!(aws.count("PutItem"), 1);
 }
