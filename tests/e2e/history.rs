@@ -338,3 +338,34 @@ async fn a_resume_costs_two_reads_more_than_a_subscribe() {
     assert_eq!(operations, ["TransactWriteItems", "GetItem", "Query", "POST", "POST"]);
     assert!(calls[1..3].iter().all(|call| call.body["ConsistentRead"] == true));
 }
+
+#[tokio::test]
+async fn history_is_read_without_a_subscription_and_in_both_directions() {
+    let (proxy, stack) = Proxy::in_front(&[], |_| None).await;
+    let mut one = stack.connect("?userId=1").await;
+    let mut epoch = json!(null);
+    for count in 1..=5 {
+        epoch = one.ask(message("room.7", count, &format!("m{count}"))).await["epoch"].clone();
+    }
+    proxy.take();
+    for (more, data, is_more) in [
+        (json!({"after": {"epoch": epoch, "seq": 1}, "limit": 2}), vec![2, 3], true),
+        (json!({"after": {"epoch": epoch, "seq": 3}}), vec![4, 5], false),
+        (json!({"before": {"epoch": epoch, "seq": 3}}), vec![2, 1], false),
+        (json!({"limit": 1}), vec![5], true),
+        (json!({"after": {"epoch": epoch, "seq": 5}}), vec![], false),
+    ] {
+        let mut frame = json!({"type": "history", "topic": "room.7", "id": "h"});
+        frame.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let page = one.ask(frame).await;
+        let found: Vec<_> =
+            page["messages"].as_array().unwrap().iter().map(|message| message["data"].clone()).collect();
+        assert_eq!(found, data.into_iter().map(Value::from).collect::<Vec<_>>(), "{more}");
+        assert_eq!((&page["type"], &page["id"], &page["epoch"]), (&json!("history"), &json!("h"), &epoch));
+        assert_eq!(page.get("more"), is_more.then_some(&json!(true)), "{more}");
+        assert_eq!(proxy.take(), ["GetItem", "Query", "POST"]);
+    }
+    let error = one.ask(json!({"type": "history", "topic": "general", "id": "h"})).await;
+    assert_eq!(error["code"], "no_history");
+    one.hears_nothing().await;
+}

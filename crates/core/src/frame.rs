@@ -14,7 +14,7 @@ use serde_json::value::RawValue;
 
 use crate::ClientError;
 use crate::connection::{UserId, is_printable};
-use crate::history::{Entry, From, MAX_NEWEST, MAX_SEQ, Stamp};
+use crate::history::{DEFAULT_LIMIT, Entry, From, MAX_LIMIT, MAX_NEWEST, MAX_SEQ, Range, Stamp};
 use crate::publication::Kept;
 use crate::topic::Topic;
 
@@ -77,6 +77,15 @@ pub enum Request<'a> {
         topic: Topic,
         /// What to publish.
         message: &'a RawValue,
+    },
+    /// `{"type":"history","topic":"room.7"}`, with an optional `after` or `before`, and an optional `limit`.
+    History {
+        /// Whose history.
+        topic: Topic,
+        /// Which part of it.
+        range: Range,
+        /// How many messages at most.
+        limit: usize,
     },
     /// `{"type":"ping"}`.
     Ping,
@@ -158,6 +167,7 @@ impl<'a> Frame<'a> {
             "message" => {
                 Ok(Request::Message { topic: self.topic()?, message: self.payload("message", MAX_MESSAGE_NESTING)? })
             }
+            "history" => Ok(Request::History { topic: self.topic()?, range: self.range()?, limit: self.limit()? }),
             "ping" => Ok(Request::Ping),
             _ => Err(ClientError::UnknownType { kind: kind.chars().take(QUOTED_CHARS).collect() }),
         }
@@ -233,6 +243,29 @@ impl<'a> Frame<'a> {
             _ => {
                 let expected = format!("a whole number from 1 to {MAX_NEWEST}");
                 Err(ClientError::InvalidField { field: "last", expected })
+            }
+        }
+    }
+
+    fn range(&self) -> Result<Range, ClientError> {
+        match (self.position("after")?, self.position("before")?) {
+            (None, None) => Ok(Range::Newest),
+            (Some(after), None) => Ok(Range::After(after)),
+            (None, Some(before)) => Ok(Range::Before(before)),
+            (Some(_), Some(_)) => {
+                let expected = "absent when there is `after`".to_owned();
+                Err(ClientError::InvalidField { field: "before", expected })
+            }
+        }
+    }
+
+    fn limit(&self) -> Result<usize, ClientError> {
+        let limit = self.fields.get("limit").map_or(Ok(DEFAULT_LIMIT), |raw| serde_json::from_str(raw.get()));
+        match limit.ok().filter(|limit| (1..=MAX_LIMIT).contains(limit)).and_then(|limit| usize::try_from(limit).ok()) {
+            Some(limit) => Ok(limit),
+            None => {
+                let expected = format!("a whole number from 1 to {MAX_LIMIT}");
+                Err(ClientError::InvalidField { field: "limit", expected })
             }
         }
     }
@@ -470,11 +503,38 @@ pub fn kept_data(id: Option<&str>, message: &RawValue, topic: &str, kept: &Kept)
     to_bytes(&KeptData { data, topic, sender_id: kept.sender.as_ref().map(UserId::as_str), stamp: &kept.stamp })
 }
 
-/// The frames in which a subscriber gets what it missed, each with at most [`MAX_KEPT_BYTES`] of messages, or with one:
+/// How many of these entries fit one frame of history: those with at most [`MAX_KEPT_BYTES`] together, or one.
+#[must_use]
+pub fn fitting(entries: &[Entry]) -> usize {
+    let mut left = MAX_KEPT_BYTES;
+    let fits = |entry: &&Entry| {
+        let message = entry.message.as_ref().map_or(0, |message| {
+            message.json.get().len() + message.sender.as_ref().map_or(0, |sender| 2 * sender.as_str().len())
+        });
+        let room = left.checked_sub(message + MAX_ENTRY_ENVELOPE);
+        left = room.unwrap_or(0);
+        room.is_some()
+    };
+    entries.iter().take_while(fits).count().max(1).min(entries.len())
+}
+
+/// The frames in which a subscriber gets what it missed, each with as many entries as fit.
+#[must_use]
+pub fn histories(id: Option<&str>, topic: &Topic, epoch: &str, mut entries: &[Entry]) -> Vec<Vec<u8>> {
+    let mut frames = Vec::new();
+    while !entries.is_empty() {
+        let (now, later) = entries.split_at(fitting(entries));
+        frames.push(history(id, topic, epoch, now, false));
+        entries = later;
+    }
+    frames
+}
+
+/// A frame of history:
 /// `{"type":"history","id":"s1","topic":"room.7","epoch":"k3f9xq2a","messages":[{"seq":40,"data":"a","senderId":"1","at":…}]}`.
 /// A number that has no message says `"hole":true`. In the history of a user's address, `body` stands in the place of `data`.
 #[must_use]
-pub fn history(id: Option<&str>, topic: &Topic, epoch: &str, entries: &[Entry]) -> Vec<Vec<u8>> {
+pub fn history(id: Option<&str>, topic: &Topic, epoch: &str, entries: &[Entry], more: bool) -> Vec<u8> {
     #[derive(Serialize)]
     struct History<'a> {
         r#type: &'static str,
@@ -483,6 +543,8 @@ pub fn history(id: Option<&str>, topic: &Topic, epoch: &str, entries: &[Entry]) 
         topic: &'a str,
         epoch: &'a str,
         messages: Vec<Number<'a>>,
+        #[serde(skip_serializing_if = "std::ops::Not::not")]
+        more: bool,
     }
     #[derive(Serialize)]
     #[serde(rename_all = "camelCase")]
@@ -499,37 +561,21 @@ pub fn history(id: Option<&str>, topic: &Topic, epoch: &str, entries: &[Entry]) 
         #[serde(skip_serializing_if = "std::ops::Not::not")]
         hole: bool,
     }
-    let size = |entry: &Entry| {
-        let message = entry.message.as_ref().map_or(0, |message| {
-            message.json.get().len() + message.sender.as_ref().map_or(0, |sender| 2 * sender.as_str().len())
-        });
-        message + MAX_ENTRY_ENVELOPE
-    };
-    let mut frames: Vec<Vec<Number<'_>>> = Vec::new();
-    let mut left = 0;
-    for entry in entries {
-        let json = entry.message.as_ref().map(|message| &*message.json);
-        let is_address = topic.is_address();
-        let number = Number {
-            seq: entry.seq,
+    let is_address = topic.is_address();
+    let number = |entry| {
+        let Entry { seq, message, at_ms, .. }: &Entry = entry;
+        let json = message.as_ref().map(|message| &*message.json);
+        Number {
+            seq: *seq,
             data: json.filter(|_| !is_address),
             body: json.filter(|_| is_address),
-            sender_id: entry.message.as_ref().and_then(|message| message.sender.as_ref()).map(UserId::as_str),
-            at: entry.message.as_ref().map(|_| entry.at_ms),
-            hole: entry.message.is_none(),
-        };
-        let bytes = size(entry);
-        match frames.last_mut() {
-            Some(frame) if bytes <= left => frame.push(number),
-            _ => {
-                left = MAX_KEPT_BYTES;
-                frames.push(vec![number]);
-            }
+            sender_id: message.as_ref().and_then(|message| message.sender.as_ref()).map(UserId::as_str),
+            at: message.as_ref().map(|_| *at_ms),
+            hole: message.is_none(),
         }
-        left = left.saturating_sub(bytes);
-    }
-    let frame = |messages| to_bytes(&History { r#type: "history", id, topic: topic.as_str(), epoch, messages });
-    frames.into_iter().map(frame).collect()
+    };
+    let messages = entries.iter().map(number).collect();
+    to_bytes(&History { r#type: "history", id, topic: topic.as_str(), epoch, messages, more })
 }
 
 /// How many bytes a message has in a frame of history besides its payload and its sender, at most.
@@ -882,6 +928,16 @@ mod tests {
             (r#"{"type":"subscribe","topic":"t","ttl":"\ud83d"}"#, "invalid_field", "`ttl`"),
             (r#"{"type":"subscribe","topic":"t","ttl":1e400}"#, "invalid_field", "`ttl`"),
             (r#"{"type":"subscribe","topic":"t","positions":"yes"}"#, "invalid_field", "`positions`"),
+            (r#"{"type":"history"}"#, "missing_field", "`topic`"),
+            (r#"{"type":"history","topic":"t","limit":0}"#, "invalid_field", "`limit`"),
+            (r#"{"type":"history","topic":"t","limit":1001}"#, "invalid_field", "`limit`"),
+            (r#"{"type":"history","topic":"t","limit":1.5}"#, "invalid_field", "`limit`"),
+            (r#"{"type":"history","topic":"t","before":7}"#, "invalid_field", "`before`"),
+            (
+                r#"{"type":"history","topic":"t","before":{"epoch":"k3f9xq2a","seq":1},"after":{"epoch":"k3f9xq2a","seq":1}}"#,
+                "invalid_field",
+                "`before`",
+            ),
         ] {
             let error = mistake(text);
             assert_eq!(error.code(), code, "{text}");

@@ -107,6 +107,8 @@ pub enum Served {
         /// Whether it missed nothing, if it named its last position.
         recovered: Option<bool>,
     },
+    /// The handler has answered by itself.
+    Answered,
     /// The sender wants to hear a pong.
     Ping,
 }
@@ -183,6 +185,7 @@ pub async fn message(
             let ack = |id| Reply::Ack { id, delivered, continued, stamp, recovered, duplicate };
             (id.as_deref().map(ack), "ok")
         }
+        Ok(Served::Answered) => (None, "ok"),
         Ok(Served::Subscribed { stamp, recovered }) => {
             let (stamp, recovered) = (Some(stamp), *recovered);
             let ack = |id| Reply::Ack { id, delivered: None, continued: false, stamp, recovered, duplicate: false };

@@ -61,6 +61,11 @@ pub const MAX_RESUMED: usize = 1000;
 /// How many of the newest messages a subscriber can ask for.
 pub const MAX_NEWEST: u64 = 100;
 
+/// How many messages a reader of history gets at once, unless it says how many, and at most.
+pub const DEFAULT_LIMIT: u64 = 100;
+/// See [`DEFAULT_LIMIT`].
+pub const MAX_LIMIT: u64 = 1000;
+
 /// How many of the newest items are looked at for numbers that may still get their message.
 const LOOKED_AT: u64 = 100;
 
@@ -182,6 +187,47 @@ pub enum From {
     After(Stamp),
     /// With so many of the newest messages.
     Newest(u64),
+}
+
+/// What a reader of history asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Range {
+    /// What is behind a position, in order.
+    After(Stamp),
+    /// What is before a position, newest first.
+    Before(Stamp),
+    /// The newest messages, newest first.
+    Newest,
+}
+
+/// Some of a topic's history.
+#[derive(Debug, Clone)]
+pub struct Page {
+    /// The epoch of all numbers.
+    pub epoch: String,
+    /// What was found.
+    pub entries: Vec<Entry>,
+    /// Whether there is more in the same direction.
+    pub more: bool,
+}
+
+/// The numbers behind a position, as far as they are settled.
+struct Walk {
+    entries: Vec<Entry>,
+    end: End,
+}
+
+/// Why a walk ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// It came to the last number.
+    Settled,
+    /// The next number may still come.
+    InFlight,
+    /// The next number may have expired.
+    Lost,
+    /// There were as many as were wanted, and there are more.
+    Full,
 }
 
 /// A topic's head.
@@ -404,24 +450,75 @@ impl Log<'_> {
 
     async fn behind(&self, after: &Stamp, head: &Head, deadline: Deadline) -> Result<Resumed, Failure> {
         let Stamp { epoch, seq: last } = &head.stamp;
-        let lost = async || {
-            let top = self.newest(0, head, deadline).await?;
-            Ok(Resumed { recovered: Some(false), ..top })
-        };
-        if after.epoch != *epoch || after.seq > *last {
-            return lost().await;
+        if after.epoch == *epoch && after.seq <= *last {
+            let walk = self.walk(after.seq, head, MAX_RESUMED, false, deadline).await?;
+            if matches!(walk.end, End::Settled | End::InFlight) {
+                let seq = walk.entries.last().map_or(after.seq, |entry| entry.seq);
+                let stamp = Stamp { epoch: epoch.clone(), seq };
+                return Ok(Resumed { stamp, entries: walk.entries, recovered: Some(true) });
+            }
         }
-        let items = self.query(epoch, after.seq, MAX_SEQ, true, MAX_RESUMED + 2, deadline).await?;
+        let top = self.newest(0, head, deadline).await?;
+        Ok(Resumed { recovered: Some(false), ..top })
+    }
+
+    /// Reads some of the history: behind a position, before one, or the newest. Numbers that may have expired are left out.
+    ///
+    /// # Errors
+    ///
+    /// As [`Log::resume`].
+    pub async fn page(&self, range: &Range, limit: usize, deadline: Deadline) -> Result<Page, Failure> {
+        let page = tokio::time::timeout(deadline.left(), async {
+            let head = self.head(deadline).await?;
+            let Stamp { epoch, seq: last } = &head.stamp;
+            let (entries, more) = match range {
+                Range::After(after) => {
+                    let after = if after.epoch == *epoch { after.seq } else { 0 };
+                    let walk = self.walk(after, &head, limit, true, deadline).await?;
+                    (walk.entries, walk.end == End::Full)
+                }
+                Range::Before(_) | Range::Newest => {
+                    let end = match range {
+                        Range::Before(before) if before.epoch == *epoch => before.seq.min(last + 1),
+                        _ => last + 1,
+                    };
+                    let mut entries = match end {
+                        0 | 1 => Vec::new(),
+                        end => self.query(epoch, 0, end - 1, false, limit + 1, deadline).await?,
+                    };
+                    let more = entries.len() > limit;
+                    entries.truncate(limit);
+                    (entries, more)
+                }
+            };
+            Ok(Page { epoch: epoch.clone(), entries, more })
+        });
+        page.await.map_err(|_| Error::OutOfTime { topic: self.topic.to_string() })?
+    }
+
+    /// Goes from number to number, and settles what is missing. It ends at a number that may still come and, unless they
+    /// are to be skipped, at numbers that may have expired.
+    async fn walk(
+        &self,
+        after: u64,
+        head: &Head,
+        most: usize,
+        skips_lost: bool,
+        deadline: Deadline,
+    ) -> Result<Walk, Failure> {
+        let Stamp { epoch, seq: last } = &head.stamp;
+        // The number `after` itself and one too many are read as well.
+        let items = self.query(epoch, after, MAX_SEQ, true, most + 2, deadline).await?;
         let now_ms = now_ms();
         let outlasts = |ttl_s: i64| ttl_s - MARGIN_S > now_ms / 1000;
         let mut items = items.into_iter().peekable();
         // Whether the number before `want` is kept for certain; then `want` would be, too.
-        let mut is_kept = items.next_if(|base| base.seq == after.seq).is_some_and(|base| outlasts(base.ttl_s));
+        let mut is_kept = items.next_if(|base| base.seq == after).is_some_and(|base| outlasts(base.ttl_s));
         let mut entries: Vec<Entry> = Vec::new();
-        let mut want = after.seq + 1;
+        let mut want = after + 1;
         while want <= *last || items.peek().is_some() {
-            if entries.len() == MAX_RESUMED {
-                return lost().await;
+            if entries.len() == most {
+                return Ok(Walk { entries, end: End::Full });
             }
             let entry = if let Some(entry) = items.next_if(|entry| entry.seq == want) {
                 entry
@@ -435,11 +532,15 @@ impl Log<'_> {
                     None => (head.at_ms, head.kept_until_s, *last == want),
                 };
                 if now_ms - taken_ms < IN_FLIGHT_MS {
-                    break;
+                    return Ok(Walk { entries, end: End::InFlight });
                 }
                 let never_written = is_kept || (is_exact && outlasts(kept_until_s));
+                if !never_written && skips_lost {
+                    want = items.peek().map_or(last + 1, |next| next.seq);
+                    continue;
+                }
                 if !never_written {
-                    return lost().await;
+                    return Ok(Walk { entries, end: End::Lost });
                 }
                 self.give_up(Stamp { epoch: epoch.clone(), seq: want }, taken_ms, kept_until_s, deadline).await?
             };
@@ -447,8 +548,7 @@ impl Log<'_> {
             entries.push(entry);
             want += 1;
         }
-        let stamp = Stamp { epoch: epoch.clone(), seq: want - 1 };
-        Ok(Resumed { stamp, entries, recovered: Some(true) })
+        Ok(Walk { entries, end: End::Settled })
     }
 
     /// The newest messages, and a position behind which no number is missing that may still get its message.

@@ -8,7 +8,7 @@ use switchboard_core::clock::now_s;
 use switchboard_core::connection::UserId;
 use switchboard_core::frame::{self, Frame, Request};
 use switchboard_core::function::{Caller, Served, message};
-use switchboard_core::history::{Appended, Draft, From, Log, Writer};
+use switchboard_core::history::{Appended, Draft, From, Log, Range, Writer};
 use switchboard_core::publication::{Audience, Content, Kept, Publication};
 use switchboard_core::topic::{Subscriber, Topic};
 use switchboard_core::{ClientError, Error, Failure};
@@ -28,6 +28,7 @@ pub(crate) async fn handle(
             Ok(Served::Done)
         }
         Request::Message { topic, message } => publish(backend, caller, frame, topic, message).await,
+        Request::History { topic, range, limit } => history(backend, caller, frame, &topic, &range, limit).await,
         Request::Ping => ping(backend, caller).await,
     })
     .await
@@ -64,11 +65,29 @@ async fn subscribe(backend: &Backend, caller: &Caller, asked: Subscription) -> R
     let Some(log) = log.filter(|_| positions) else { return Ok(Served::Done) };
     // Who asks for positions only learns where the topic is.
     let resumed = log.resume(&from.unwrap_or(From::Newest(0)), caller.deadline).await?;
-    let frames = frame::history(id.as_deref(), &topic, &resumed.stamp.epoch, &resumed.entries);
+    let frames = frame::histories(id.as_deref(), &topic, &resumed.stamp.epoch, &resumed.entries);
     if !backend.publisher.send_all(&caller.gateway, &caller.connection_id, frames, caller.deadline).await? {
         return Err(ClientError::Busy.into());
     }
     Ok(Served::Subscribed { stamp: resumed.stamp, recovered: resumed.recovered })
+}
+
+/// One frame answers, and it says whether there is more. The client asks again from the last position that it got.
+async fn history(
+    backend: &Backend,
+    caller: &Caller,
+    frame: &Frame<'_>,
+    topic: &Topic,
+    range: &Range,
+    limit: usize,
+) -> Result<Served, Failure> {
+    let log = backend.history.of(topic).ok_or_else(|| ClientError::NoHistory { topic: topic.to_string() })?;
+    let page = log.page(range, limit, caller.deadline).await?;
+    let count = frame::fitting(&page.entries);
+    let more = page.more || count < page.entries.len();
+    let answer = frame::history(frame.id()?.as_deref(), topic, &page.epoch, &page.entries[..count], more);
+    backend.publisher.reply(&caller.gateway, &caller.connection_id, answer, caller.deadline).await?;
+    Ok(Served::Answered)
 }
 
 /// A topic without subscribers is no mistake; the acknowledgement says `"delivered":0`. On a topic with history the message

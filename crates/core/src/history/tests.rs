@@ -604,3 +604,31 @@ async fn a_row_that_is_not_understood_is_skipped() {
     assert!(matches!(error, Failure::Mistake(ClientError::Busy)), "{error}");
     assert_eq!(aws.count("PutItem"), 1);
 }
+
+#[tokio::test(start_paused = true)]
+async fn history_is_read_page_by_page_in_both_directions() {
+    let (table, epoch) = topic_of(5).await;
+    let stamp = |epoch: &str, seq| Stamp { epoch: epoch.to_owned(), seq };
+    let page = async |range: Range, limit| {
+        let (_aws, backend) = table.backend();
+        let page = backend.history.of(&topic()).unwrap().page(&range, limit, Deadline::after(TIME)).await.unwrap();
+        (page.entries.iter().map(|entry| entry.seq).collect::<Vec<_>>(), page.more)
+    };
+    assert_eq!(page(Range::After(stamp(&epoch, 1)), 2).await, (vec![2, 3], true));
+    assert_eq!(page(Range::After(stamp(&epoch, 3)), 2).await, (vec![4, 5], false));
+    assert_eq!(page(Range::After(stamp(&epoch, 9)), 2).await, (vec![], false));
+    assert_eq!(page(Range::After(stamp("00000000", 4)), 9).await, (vec![1, 2, 3, 4, 5], false));
+    assert_eq!(page(Range::Before(stamp(&epoch, 4)), 2).await, (vec![3, 2], true));
+    assert_eq!(page(Range::Before(stamp(&epoch, 2)), 2).await, (vec![1], false));
+    for end in [0, 1] {
+        assert_eq!(page(Range::Before(stamp(&epoch, end)), 2).await, (vec![], false));
+    }
+    assert_eq!(page(Range::Newest, 2).await, (vec![5, 4], true));
+
+    // A gap that is young ends a page, an older one is filled, and an expired one is left out.
+    table.remove(3);
+    assert_eq!(page(Range::After(stamp(&epoch, 1)), 9).await, (vec![2], false));
+    table.age(24 * 3600 + 30);
+    table.remove(2);
+    assert_eq!(page(Range::After(stamp(&epoch, 1)), 9).await, (vec![4, 5], false));
+}
