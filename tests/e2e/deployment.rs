@@ -269,6 +269,10 @@ async fn roles_allow_what_the_functions_call_and_nothing_else() {
     one.send(json!({"type": "message", "topic": "general", "message": "x"})).await;
     one.next().await;
     stack.logged(2, &["default |", "\"served\""]).await;
+    let ack = one.ask(json!({"type": "message", "topic": "room.1", "message": "x", "id": "a", "again": true})).await;
+    assert_eq!(ack["seq"], 1);
+    one.send(json!({"type": "subscribe", "topic": "room.1", "last": 1, "id": "b"})).await;
+    assert_eq!((one.next().await["type"].clone(), one.next().await["type"].clone()), (json!("history"), json!("ack")));
     one.ask(json!({"type": "unsubscribe", "topic": "general", "id": "3"})).await;
     one.ask(json!({"type": "ping"})).await;
     fill_with_expired_subscriptions(&stack).await;
