@@ -211,11 +211,11 @@ content-length: 2
         ]),
         row("ES-05", "D", "L-ddb", "bisection isolates a poison record, and uses up no attempts").proved(&[
             "crates/local/src/stream/lane/tests.rs::bisection_isolates_the_poison_without_using_up_attempts",
-            "crates/local/tests/stream.rs::bisection_delivers_what_is_around_a_poison_record",
+            "crates/local/tests/stream.rs::bisection_delivers_the_records_around_a_poison_record",
         ]),
         row("ES-06", "D", "L-ddb", "the next delivery begins at the first record that was reported as failed").proved(&[
             "crates/local/src/stream/lane/tests.rs::a_partial_failure_continues_at_the_lowest_record_that_failed",
-            "crates/local/tests/stream.rs::a_reported_failure_is_where_the_next_delivery_begins",
+            "crates/local/tests/stream.rs::the_next_delivery_begins_at_a_reported_failure",
         ]),
         row("ES-07", "D", "L-ddb", "an empty list, null and {} are a success")
             .proved(&["crates/local/src/stream/response.rs::an_empty_or_null_response_or_list_is_a_success"]),
@@ -223,12 +223,12 @@ content-length: 2
             "crates/local/src/stream/response.rs::an_empty_or_null_identifier_a_wrong_key_and_anything_else_fail_the_batch",
         ]),
         row("ES-09", "D", "L-ddb", "a batching window gathers the records that come in its time")
-            .proved(&["crates/local/src/stream/lane/tests.rs::a_batch_window_gathers_what_comes_in_its_time"]),
+            .proved(&["crates/local/src/stream/lane/tests.rs::a_batch_window_collects_the_records_of_its_time"]),
         row("ES-10", "D", "L-ddb", "by default a poison record blocks its shard for 24 h").proved(&[
             "crates/local/src/stream/lane/tests.rs::by_default_a_poison_record_blocks_its_lane_until_it_is_24_h_old",
         ]),
         row("ES-11", "D", "L-ddb", "LATEST delivers no earlier writes, TRIM_HORIZON does")
-            .proved(&["crates/local/tests/stream.rs::latest_begins_behind_and_trim_horizon_at_the_first_record"]),
+            .proved(&["crates/local/tests/stream.rs::latest_begins_after_the_last_record_and_trim_horizon_at_the_first"]),
         row("ES-12", "D+I", "L-ddb", "several batches at once never overtake each other in a key").proved(&[
             "crates/local/tests/stream.rs::several_lanes_have_a_batch_in_flight_each",
             "crates/local/tests/stream.rs::a_thousand_puts_by_one_writer_arrive_once_and_in_order_per_key",

@@ -165,7 +165,12 @@ def test_the_stage_is_throttled_and_in_prod_logged(aws, deployed):
 @pytest.mark.parametrize("stage", ["dev", "prod"])
 def test_tables_have_their_keys_and_are_looked_after(aws, deployed, stage):
     dynamodb = aws.client("dynamodb")
-    keys = {"connections": ["connectionId"], "topics": ["topic", "connectionId"], "events": ["topic", "id"]}
+    keys = {
+        "connections": ["connectionId"],
+        "topics": ["topic", "connectionId"],
+        "events": ["topic", "id"],
+        "messages": ["p", "s"],
+    }
     for table, key in keys.items():
         name = f"switchboard-{stage}-{table}"
         described = dynamodb.describe_table(TableName=name)["Table"]
@@ -205,5 +210,5 @@ def test_removal_leaves_nothing_but_the_tables_of_prod(make, aws, deployed):
     assert aws.client("cloudwatch").list_dashboards()["DashboardEntries"] == []
     assert aws.client("lambda").list_event_source_mappings()["EventSourceMappings"] == []
     assert sorted(aws.client("dynamodb").list_tables()["TableNames"]) == [
-        f"switchboard-prod-{table}" for table in ["connections", "events", "topics"]
+        f"switchboard-prod-{table}" for table in ["connections", "events", "messages", "topics"]
     ]

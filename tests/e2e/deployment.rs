@@ -7,7 +7,7 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use serde_json::{Value, json};
 use switchboard_core::error::UNKNOWN_ITEM;
 use switchboard_core::metrics::Metric;
-use switchboard_local::service::{Options, Service};
+use switchboard_local::service::{Service, Settings};
 use switchboard_tests::proxy::{Call, Proxy};
 use switchboard_tests::stack::{Stack, number, root, table_name};
 
@@ -34,7 +34,7 @@ fn template() -> Value {
 }
 
 fn local() -> Service {
-    Service::load(&root().join("serverless.yml"), &Options::default()).unwrap()
+    Service::load(&root().join("serverless.yml"), &Settings::default()).unwrap()
 }
 
 /// The resources of a type: logical id and properties.
@@ -123,7 +123,7 @@ fn both_have_the_same_routes_functions_variables_tables_and_streams() {
 #[test]
 fn dev_is_the_only_open_stage_here_too() {
     for (stage, mode) in [("dev", "open"), ("prod", "verified"), ("production", "verified"), ("Dev", "verified")] {
-        let options = Options { stage: Some(stage.to_owned()), ..Options::default() };
+        let options = Settings { stage: Some(stage.to_owned()), ..Settings::default() };
         let service = Service::load(&root().join("serverless.yml"), &options).unwrap();
         assert_eq!(service.functions["connect"].environment["IDENTITY_MODE"], mode, "{stage}");
     }
@@ -269,6 +269,10 @@ async fn roles_allow_what_the_functions_call_and_nothing_else() {
     one.send(json!({"type": "message", "topic": "general", "message": "x"})).await;
     one.next().await;
     stack.logged(2, &["default |", "\"served\""]).await;
+    let ack = one.ask(json!({"type": "message", "topic": "room.1", "message": "x", "id": "a", "again": true})).await;
+    assert_eq!(ack["seq"], 1);
+    one.send(json!({"type": "subscribe", "topic": "room.1", "last": 1, "id": "b"})).await;
+    assert_eq!((one.next().await["type"].clone(), one.next().await["type"].clone()), (json!("history"), json!("ack")));
     one.ask(json!({"type": "unsubscribe", "topic": "general", "id": "3"})).await;
     one.ask(json!({"type": "ping"})).await;
     fill_with_expired_subscriptions(&stack).await;

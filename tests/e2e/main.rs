@@ -13,6 +13,7 @@ mod delivery;
 mod deployment;
 mod events;
 mod failures;
+mod history;
 mod iam;
 mod json;
 mod lifecycle;

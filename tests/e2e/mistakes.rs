@@ -87,7 +87,7 @@ async fn a_wrong_user_id_refuses_the_handshake_and_leaves_no_row() {
 }
 
 /// Sends a text message in frames of 32 KB, the most that the gateway takes.
-async fn send_in_fragments(client: &mut switchboard_tests::client::Client, text: &str) {
+pub async fn send_in_fragments(client: &mut switchboard_tests::client::Client, text: &str) {
     use tokio_tungstenite::tungstenite::protocol::frame::Frame;
     use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
     let chunks: Vec<_> = text.as_bytes().chunks(32 * 1024).collect();

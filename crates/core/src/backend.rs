@@ -11,6 +11,7 @@ use crate::Error;
 use crate::config::Config;
 use crate::event::EventStore;
 use crate::gateway::Gateways;
+use crate::history::History;
 use crate::metrics::Metrics;
 use crate::publisher::Publisher;
 use crate::store::ConnectionStore;
@@ -32,6 +33,8 @@ pub struct Backend {
     pub config: Config,
     /// The tables of connections and subscriptions.
     pub store: ConnectionStore,
+    /// The messages that are kept.
+    pub history: History,
     /// The ways back to the clients.
     pub gateways: Gateways,
     /// Fan-out.
@@ -67,10 +70,11 @@ impl Backend {
         let dynamodb = Builder::from(sdk).timeout_config(timeouts).build();
         let dynamodb = aws_sdk_dynamodb::Client::from_conf(dynamodb);
         let store = ConnectionStore::new(dynamodb.clone(), &config);
+        let history = History::new(dynamodb.clone(), &config);
         let events = EventStore::new(dynamodb, config.events_table.clone());
         let metrics = Metrics::new(&config, function_name);
         let gateways = Gateways::new(sdk.clone(), config.publish_endpoint.clone(), memory_mb);
         let publisher = Publisher::new(store.clone(), events, metrics.clone());
-        Self { config, store, gateways, publisher, metrics }
+        Self { config, store, history, gateways, publisher, metrics }
     }
 }

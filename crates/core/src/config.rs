@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::Error;
 use crate::gateway::Endpoint;
+use crate::rules::Rules;
 
 /// What every function is configured with, read once per execution environment.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,6 +15,10 @@ pub struct Config {
     pub topics_table: String,
     /// `EVENTS_TABLE`, required: the name of the table whose stream publishes.
     pub events_table: String,
+    /// `TOPIC_RULES`: what topics can do besides delivering. Without it none can do anything more.
+    pub topic_rules: Rules,
+    /// `MESSAGES_TABLE`, required when a rule has `history`: the name of the table of messages that are kept.
+    pub messages_table: String,
     /// The URL in front of `/@connections`: `PUBLISH_ENDPOINT`, else one of the SDK's own variables,
     /// `AWS_ENDPOINT_URL_APIGATEWAYMANAGEMENTAPI` and `AWS_ENDPOINT_URL`. Without any of them posts go to the domain
     /// and stage of the event, which is right unless a custom domain maps a key other than the stage.
@@ -56,6 +61,15 @@ impl Config {
         let connections_table = required("CONNECTIONS_TABLE");
         let topics_table = required("TOPICS_TABLE");
         let events_table = required("EVENTS_TABLE");
+        let topic_rules = variable("TOPIC_RULES").map_or_else(|| Ok(Rules::default()), |text| Rules::parse(&text));
+        let topic_rules = topic_rules.unwrap_or_else(|problem| {
+            problems.push(format!("TOPIC_RULES {problem}"));
+            Rules::default()
+        });
+        let messages_table = variable("MESSAGES_TABLE").unwrap_or_default();
+        if topic_rules.keep_anything() && messages_table.is_empty() {
+            problems.push("MESSAGES_TABLE is not set, but a rule of TOPIC_RULES has `history`".to_owned());
+        }
         let connection_ttl_s = match variable("CONNECTION_TTL_S").map(|text| text.parse::<u32>()) {
             None => DEFAULT_CONNECTION_TTL_S,
             Some(Ok(seconds)) if seconds > 0 => seconds.into(),
@@ -74,6 +88,8 @@ impl Config {
             connections_table,
             topics_table,
             events_table,
+            topic_rules,
+            messages_table,
             publish_endpoint,
             connection_ttl: Duration::from_secs(connection_ttl_s),
             metrics_namespace: variable("METRICS_NAMESPACE"),
@@ -86,9 +102,11 @@ impl Config {
 impl Config {
     /// Tables that are named after their variables, and a gateway that posts may go to.
     pub(crate) fn for_tests() -> Self {
-        let tables = ["CONNECTIONS_TABLE", "TOPICS_TABLE", "EVENTS_TABLE"];
+        let tables = ["CONNECTIONS_TABLE", "TOPICS_TABLE", "EVENTS_TABLE", "MESSAGES_TABLE"];
+        let rules = r#"[{"topic":"room.*","history":{"hours":24}},{"topic":"@kept*","history":{"hours":72}}]"#;
         Self::read(|name| match name {
             "PUBLISH_ENDPOINT" => Some("https://gateway/dev".to_owned()),
+            "TOPIC_RULES" => Some(rules.to_owned()),
             _ => tables.contains(&name).then(|| name.to_owned()),
         })
         .unwrap()
@@ -111,6 +129,20 @@ mod tests {
             assert!(text.contains(name), "{name} is not in: {text}");
         }
         assert!(!text.contains("TOPICS_TABLE"), "{text}");
+    }
+
+    #[test]
+    fn wrong_rules_are_named_and_history_needs_its_table() {
+        let tables = [("CONNECTIONS_TABLE", "c"), ("TOPICS_TABLE", "t"), ("EVENTS_TABLE", "e")];
+        let read = |rules, more: &[(&str, &str)]| read(&[&tables[..], &[("TOPIC_RULES", rules)], more].concat());
+        let error = read(r#"[{"topic":"t"},{"topic":"t","hours":1}]"#, &[]).unwrap_err();
+        assert_eq!(error.error_type(), "Config.Invalid");
+        assert!(error.to_string().contains("TOPIC_RULES has wrong rules: rule 2: "), "{error}");
+        let history = r#"[{"topic":"t","history":{"hours":1}}]"#;
+        let error = read(history, &[]).unwrap_err();
+        assert!(error.to_string().contains("MESSAGES_TABLE is not set"), "{error}");
+        assert!(read(history, &[("MESSAGES_TABLE", "m")]).unwrap().topic_rules.keep_anything());
+        assert!(read(r#"[{"topic":"t"}]"#, &[]).is_ok());
     }
 
     #[test]

@@ -44,6 +44,12 @@ pub enum ClientError {
         /// The name as sent.
         topic: String,
     },
+    /// A client asks for the history of a topic that keeps none.
+    #[error("the topic `{topic}` keeps no history")]
+    NoHistory {
+        /// The topic.
+        topic: String,
+    },
     /// The connection already listens to as many topics as it may.
     #[error("this connection already listens to {limit} topics, its own address included; unsubscribe from one first")]
     TooManyTopics {
@@ -77,6 +83,7 @@ impl ClientError {
             Self::MissingField { .. } => "missing_field",
             Self::InvalidField { .. } => "invalid_field",
             Self::ForbiddenTopic { .. } => "forbidden_topic",
+            Self::NoHistory { .. } => "no_history",
             Self::TooManyTopics { .. } => "too_many_topics",
             Self::Unidentified { .. } => "unidentified",
             Self::UserOffline { .. } => "user_offline",

@@ -22,6 +22,7 @@
 //! | `segment` | N | the part of the connections table, for `INITIAL_CONNECTION` |
 //! | `after` | S | the connection behind which reading goes on; without it nothing is left to read |
 //! | `again` | L of M | receivers that have to be tried once more |
+//! | `epoch`, `seq` | S, N | where the message is kept, on a topic with history; then `senderId` is there on any topic |
 //! | `senderId`, `json`, `ttl` | S, S, N | as in an event |
 //!
 //! Only the insertion of an item publishes. The stream carries it to the function.
@@ -35,7 +36,8 @@ use serde_json::value::RawValue;
 use crate::clock::now_s;
 use crate::connection::{ConnectionId, UserId};
 use crate::deadline::RESERVE;
-use crate::publication::{Audience, Content, Position, Publication, SEGMENTS};
+use crate::history::Stamp;
+use crate::publication::{Audience, Content, Kept, Position, Publication, SEGMENTS};
 use crate::topic::{Subscriber, Topic};
 use crate::{ClientError, Error};
 
@@ -75,6 +77,10 @@ struct Continuation {
     after: Option<String>,
     again: Vec<Receiver>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    epoch: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    seq: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     sender_id: Option<String>,
     json: String,
     ttl: i64,
@@ -87,6 +93,8 @@ struct Receiver {
     #[serde(skip_serializing_if = "Option::is_none")]
     subscription_id: Option<String>,
     connected_at: i64,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    positions: bool,
 }
 
 /// Why an item is no continuation that this version understands.
@@ -140,14 +148,19 @@ impl From<Publication> for Continuation {
     fn from(rest: Publication) -> Self {
         let origin_topic = rest.topic().to_owned();
         let (sender_id, json) = match rest.content {
-            Content::Data(data) => (None, data),
+            Content::Data(data) => {
+                let sender = rest.kept.as_ref().and_then(|kept| kept.sender.as_ref());
+                (sender.map(|sender| sender.as_str().to_owned()), data)
+            }
             Content::DirectMessage { sender, body } => (Some(sender.as_str().to_owned()), body),
         };
         let again = rest.again.into_iter().map(|receiver| Receiver {
             connection_id: receiver.connection_id.as_str().to_owned(),
             subscription_id: receiver.subscription_id,
             connected_at: receiver.connected_at_ms,
+            positions: receiver.positions,
         });
+        let (epoch, seq) = rest.kept.map(|kept| (kept.stamp.epoch, kept.stamp.seq)).unzip();
         Self {
             topic: format!("continuation {:032x}", fastrand::u128(..)),
             id: "-".to_owned(),
@@ -162,6 +175,8 @@ impl From<Publication> for Continuation {
                 Position::Start | Position::End => None,
             },
             again: again.collect(),
+            epoch,
+            seq,
             sender_id,
             json: json.get().to_owned(),
             ttl: now_s() + CONTINUATION_TTL_S,
@@ -182,15 +197,20 @@ pub fn continuation(item: serde_dynamo::Item) -> Result<Publication, UnknownCont
         None => Audience::Topic(Topic::of_event(&item.origin_topic)?),
     };
     let json = RawValue::from_string(item.json).map_err(|_| UnknownContinuation::Json)?;
-    let content = match item.sender_id {
-        None => Content::Data(json),
-        Some(sender) => Content::DirectMessage { sender: UserId::parse(attribute::SENDER_ID, &sender)?, body: json },
+    let sender = item.sender_id.map(|sender| UserId::parse(attribute::SENDER_ID, &sender)).transpose()?;
+    let stamp = item.epoch.zip(item.seq).map(|(epoch, seq)| Stamp { epoch, seq });
+    let kept = stamp.map(|stamp| Kept { stamp, sender: sender.clone() });
+    let is_address = matches!(&audience, Audience::Topic(topic) if topic.is_address());
+    let content = match sender {
+        Some(sender) if is_address => Content::DirectMessage { sender, body: json },
+        _ => Content::Data(json),
     };
     let again = item.again.into_iter().map(|receiver| Subscriber {
         connection_id: ConnectionId::new(receiver.connection_id),
         subscription_id: receiver.subscription_id,
         connected_at_ms: receiver.connected_at,
+        positions: receiver.positions,
     });
     let position = item.after.map_or(Position::End, |id| Position::After(ConnectionId::new(id)));
-    Ok(Publication { audience, content, id: item.origin_id, position, again: again.collect() })
+    Ok(Publication { audience, content, kept, id: item.origin_id, position, again: again.collect() })
 }

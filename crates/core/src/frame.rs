@@ -14,6 +14,8 @@ use serde_json::value::RawValue;
 
 use crate::ClientError;
 use crate::connection::{UserId, is_printable};
+use crate::history::{DEFAULT_LIMIT, Entry, From, MAX_LIMIT, MAX_NEWEST, MAX_SEQ, Range, Stamp};
+use crate::publication::Kept;
 use crate::topic::Topic;
 
 /// Longest `id` of a frame, in characters, which are at most 512 bytes of UTF-8.
@@ -32,6 +34,13 @@ pub const MAX_MESSAGE_NESTING: usize = MAX_NESTING - 2;
 
 /// How many levels the `body` of a direct message may have. Its frame adds one.
 pub const MAX_BODY_NESTING: usize = MAX_NESTING - 1;
+
+/// Largest `body` or `message` that is kept, in bytes of JSON: as much as the gateway takes in one frame of its own, and what
+/// it counts as one message.
+pub const MAX_KEPT_BYTES: usize = 32 * 1024;
+
+/// How many levels a `body` or `message` that is kept may have. A frame of history adds three.
+pub const MAX_KEPT_NESTING: usize = MAX_NESTING - 3;
 
 /// How much of a client's own text an error message repeats, in characters.
 const QUOTED_CHARS: usize = 64;
@@ -52,6 +61,10 @@ pub enum Request<'a> {
         topic: Topic,
         /// Epoch seconds after which the subscription no longer counts.
         ttl_s: Option<i64>,
+        /// Whether its data frames say where each message is in the topic's history.
+        positions: bool,
+        /// Where its history begins, if it asks for any.
+        from: Option<From>,
     },
     /// `{"type":"unsubscribe","topic":"general"}`, or `stop`.
     Unsubscribe {
@@ -64,6 +77,15 @@ pub enum Request<'a> {
         topic: Topic,
         /// What to publish.
         message: &'a RawValue,
+    },
+    /// `{"type":"history","topic":"room.7"}`, with an optional `after` or `before`, and an optional `limit`.
+    History {
+        /// Whose history.
+        topic: Topic,
+        /// Which part of it.
+        range: Range,
+        /// How many messages at most.
+        limit: usize,
     },
     /// `{"type":"ping"}`.
     Ping,
@@ -135,14 +157,49 @@ impl<'a> Frame<'a> {
         let tag = tag.ok_or(ClientError::MissingField { field: "action` or `type" })?;
         let kind = self.string(tag)?;
         match kind.as_str() {
-            "subscribe" => Ok(Request::Subscribe { topic: self.topic()?, ttl_s: self.ttl_s()? }),
+            "subscribe" => {
+                let (topic, ttl_s) = (self.topic()?, self.ttl_s()?);
+                let from = self.from()?;
+                let positions = self.flag("positions")? || from.is_some();
+                Ok(Request::Subscribe { topic, ttl_s, positions, from })
+            }
             "unsubscribe" | "stop" => Ok(Request::Unsubscribe { topic: self.topic()? }),
             "message" => {
                 Ok(Request::Message { topic: self.topic()?, message: self.payload("message", MAX_MESSAGE_NESTING)? })
             }
+            "history" => Ok(Request::History { topic: self.topic()?, range: self.range()?, limit: self.limit()? }),
             "ping" => Ok(Request::Ping),
             _ => Err(ClientError::UnknownType { kind: kind.chars().take(QUOTED_CHARS).collect() }),
         }
+    }
+
+    /// Whether a message is a repetition of one with the same `id`. Only topics with history know that.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::InvalidField`], and [`ClientError::MissingField`] for a repetition without an `id`.
+    pub fn again(&self) -> Result<bool, ClientError> {
+        let again = self.flag("again")?;
+        if again && self.id()?.is_none() {
+            return Err(ClientError::MissingField { field: "id" });
+        }
+        Ok(again)
+    }
+
+    /// Checks that a `body` or `message` is small enough to be kept.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::InvalidField`].
+    pub fn check_kept(field: &'static str, payload: &RawValue) -> Result<(), ClientError> {
+        let expected = if payload.get().len() > MAX_KEPT_BYTES {
+            format!("at most {MAX_KEPT_BYTES} bytes of JSON, because this topic keeps its messages")
+        } else if nests_deeper(payload.get(), MAX_KEPT_NESTING) {
+            format!("JSON of at most {MAX_KEPT_NESTING} levels, because this topic keeps its messages")
+        } else {
+            return Ok(());
+        };
+        Err(ClientError::InvalidField { field, expected })
     }
 
     /// Reads a frame for `sendMessage`.
@@ -171,6 +228,66 @@ impl<'a> Frame<'a> {
                 expected: "a number: the epoch second at which the subscription ends".to_owned(),
             }),
         }
+    }
+
+    /// `after` or `last`, of a client that wants history.
+    fn from(&self) -> Result<Option<From>, ClientError> {
+        let after = self.position("after")?;
+        let Some(raw) = self.fields.get("last") else { return Ok(after.map(From::After)) };
+        if after.is_some() {
+            let expected = "absent when there is `after`".to_owned();
+            return Err(ClientError::InvalidField { field: "last", expected });
+        }
+        match serde_json::from_str::<u64>(raw.get()) {
+            Ok(count) if (1..=MAX_NEWEST).contains(&count) => Ok(Some(From::Newest(count))),
+            _ => {
+                let expected = format!("a whole number from 1 to {MAX_NEWEST}");
+                Err(ClientError::InvalidField { field: "last", expected })
+            }
+        }
+    }
+
+    fn range(&self) -> Result<Range, ClientError> {
+        match (self.position("after")?, self.position("before")?) {
+            (None, None) => Ok(Range::Newest),
+            (Some(after), None) => Ok(Range::After(after)),
+            (None, Some(before)) => Ok(Range::Before(before)),
+            (Some(_), Some(_)) => {
+                let expected = "absent when there is `after`".to_owned();
+                Err(ClientError::InvalidField { field: "before", expected })
+            }
+        }
+    }
+
+    fn limit(&self) -> Result<usize, ClientError> {
+        let limit = self.fields.get("limit").map_or(Ok(DEFAULT_LIMIT), |raw| serde_json::from_str(raw.get()));
+        match limit.ok().filter(|limit| (1..=MAX_LIMIT).contains(limit)).and_then(|limit| usize::try_from(limit).ok()) {
+            Some(limit) => Ok(limit),
+            None => {
+                let expected = format!("a whole number from 1 to {MAX_LIMIT}");
+                Err(ClientError::InvalidField { field: "limit", expected })
+            }
+        }
+    }
+
+    fn position(&self, field: &'static str) -> Result<Option<Stamp>, ClientError> {
+        let Some(raw) = self.fields.get(field) else { return Ok(None) };
+        let is_epoch = |epoch: &str| epoch.len() == 8 && epoch.bytes().all(|byte| byte.is_ascii_alphanumeric());
+        match serde_json::from_str::<Stamp>(raw.get()) {
+            Ok(stamp) if is_epoch(&stamp.epoch) && stamp.seq <= MAX_SEQ && raw.get().starts_with('{') => {
+                Ok(Some(stamp))
+            }
+            _ => {
+                let expected = "a position: an object with the `epoch` and the `seq` that a frame had".to_owned();
+                Err(ClientError::InvalidField { field, expected })
+            }
+        }
+    }
+
+    fn flag(&self, field: &'static str) -> Result<bool, ClientError> {
+        let Some(raw) = self.fields.get(field) else { return Ok(false) };
+        let wrong = |_| ClientError::InvalidField { field, expected: "true or false".to_owned() };
+        serde_json::from_str(raw.get()).map_err(wrong)
     }
 
     /// Any value, `null` included.
@@ -307,6 +424,15 @@ pub enum Reply<'a> {
         /// Whether more connections will receive the message after this acknowledgement; absent when none will.
         #[serde(skip_serializing_if = "std::ops::Not::not")]
         continued: bool,
+        /// Where a message is in the history of its topic; absent when the topic has none.
+        #[serde(flatten)]
+        stamp: Option<&'a Stamp>,
+        /// Whether a subscriber that named its last position missed nothing; absent in other acknowledgements.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        recovered: Option<bool>,
+        /// Whether the message was there before; absent when it was not.
+        #[serde(skip_serializing_if = "std::ops::Not::not")]
+        duplicate: bool,
     },
     /// Answers a ping.
     Pong {
@@ -355,17 +481,116 @@ pub fn direct_message(sender: &UserId, body: &RawValue) -> Vec<u8> {
 /// `{"id":"<subscriptionId>","payload":{"data":"count is 0"},"type":"data"}`.
 #[must_use]
 pub fn data(id: Option<&str>, message: &RawValue) -> Vec<u8> {
-    #[derive(Serialize)]
-    struct Data<'a> {
-        id: Option<&'a str>,
-        payload: Payload<'a>,
-        r#type: &'static str,
-    }
-    #[derive(Serialize)]
-    struct Payload<'a> {
-        data: &'a RawValue,
-    }
     to_bytes(&Data { id, payload: Payload { data: message }, r#type: "data" })
+}
+
+/// The same for a subscriber that asked for positions, on a topic with history:
+/// `{"id":"…","payload":{"data":"hi"},"type":"data","topic":"room.7","senderId":"1","epoch":"k3f9xq2a","seq":42}`.
+#[must_use]
+pub fn kept_data(id: Option<&str>, message: &RawValue, topic: &str, kept: &Kept) -> Vec<u8> {
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct KeptData<'a> {
+        #[serde(flatten)]
+        data: Data<'a>,
+        topic: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        sender_id: Option<&'a str>,
+        #[serde(flatten)]
+        stamp: &'a Stamp,
+    }
+    let data = Data { id, payload: Payload { data: message }, r#type: "data" };
+    to_bytes(&KeptData { data, topic, sender_id: kept.sender.as_ref().map(UserId::as_str), stamp: &kept.stamp })
+}
+
+/// How many of these entries fit one frame of history: those with at most [`MAX_KEPT_BYTES`] together, or one.
+#[must_use]
+pub fn fitting(entries: &[Entry]) -> usize {
+    let mut left = MAX_KEPT_BYTES;
+    let fits = |entry: &&Entry| {
+        let message = entry.message.as_ref().map_or(0, |message| {
+            message.json.get().len() + message.sender.as_ref().map_or(0, |sender| 2 * sender.as_str().len())
+        });
+        let room = left.checked_sub(message + MAX_ENTRY_ENVELOPE);
+        left = room.unwrap_or(0);
+        room.is_some()
+    };
+    entries.iter().take_while(fits).count().max(1).min(entries.len())
+}
+
+/// The frames in which a subscriber gets what it missed, each with as many entries as fit.
+#[must_use]
+pub fn histories(id: Option<&str>, topic: &Topic, epoch: &str, mut entries: &[Entry]) -> Vec<Vec<u8>> {
+    let mut frames = Vec::new();
+    while !entries.is_empty() {
+        let (now, later) = entries.split_at(fitting(entries));
+        frames.push(history(id, topic, epoch, now, false));
+        entries = later;
+    }
+    frames
+}
+
+/// A frame of history:
+/// `{"type":"history","id":"s1","topic":"room.7","epoch":"k3f9xq2a","messages":[{"seq":40,"data":"a","senderId":"1","at":…}]}`.
+/// A number that has no message says `"hole":true`. In the history of a user's address, `body` stands in the place of `data`.
+#[must_use]
+pub fn history(id: Option<&str>, topic: &Topic, epoch: &str, entries: &[Entry], more: bool) -> Vec<u8> {
+    #[derive(Serialize)]
+    struct History<'a> {
+        r#type: &'static str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        id: Option<&'a str>,
+        topic: &'a str,
+        epoch: &'a str,
+        messages: Vec<Number<'a>>,
+        #[serde(skip_serializing_if = "std::ops::Not::not")]
+        more: bool,
+    }
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Number<'a> {
+        seq: u64,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        data: Option<&'a RawValue>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        body: Option<&'a RawValue>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        sender_id: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        at: Option<i64>,
+        #[serde(skip_serializing_if = "std::ops::Not::not")]
+        hole: bool,
+    }
+    let is_address = topic.is_address();
+    let number = |entry| {
+        let Entry { seq, message, at_ms, .. }: &Entry = entry;
+        let json = message.as_ref().map(|message| &*message.json);
+        Number {
+            seq: *seq,
+            data: json.filter(|_| !is_address),
+            body: json.filter(|_| is_address),
+            sender_id: message.as_ref().and_then(|message| message.sender.as_ref()).map(UserId::as_str),
+            at: message.as_ref().map(|_| *at_ms),
+            hole: message.is_none(),
+        }
+    };
+    let messages = entries.iter().map(number).collect();
+    to_bytes(&History { r#type: "history", id, topic: topic.as_str(), epoch, messages, more })
+}
+
+/// How many bytes a message has in a frame of history besides its payload and its sender, at most.
+const MAX_ENTRY_ENVELOPE: usize = 80;
+
+#[derive(Serialize)]
+struct Data<'a> {
+    id: Option<&'a str>,
+    payload: Payload<'a>,
+    r#type: &'static str,
+}
+
+#[derive(Serialize)]
+struct Payload<'a> {
+    data: &'a RawValue,
 }
 
 fn to_bytes(frame: &impl Serialize) -> Vec<u8> {
@@ -466,7 +691,7 @@ mod tests {
 
         let frame = Frame::parse(r#"{"type":"subscribe","topic":"general"}"#).unwrap();
         assert!(
-            matches!(frame.request().unwrap(), Request::Subscribe { topic, ttl_s: None } if topic.as_str() == "general")
+            matches!(frame.request().unwrap(), Request::Subscribe { topic, ttl_s: None, positions: false, from: None } if topic.as_str() == "general")
         );
         let frame = Frame::parse(r#"{"type":"message","topic":"general","message":"count is 0"}"#).unwrap();
         assert!(
@@ -596,7 +821,7 @@ mod tests {
         assert!(matches!(ping.request(), Ok(Request::Ping)));
         assert_eq!(ping.id().unwrap(), None);
         let subscribe = Frame::parse(r#"{"type":"subscribe","topic":"t","ttl":null}"#).unwrap();
-        assert!(matches!(subscribe.request(), Ok(Request::Subscribe { ttl_s: None, .. })));
+        assert!(matches!(subscribe.request(), Ok(Request::Subscribe { ttl_s: None, from: None, .. })));
         for (text, names) in [
             (r#"{"action":null}"#, "`action` or `type`"),
             (r#"{"action":null,"type":null}"#, "`action` or `type`"),
@@ -702,6 +927,17 @@ mod tests {
             (r#"{"type":"subscribe","topic":"\udc00"}"#, "invalid_field", "`topic` must be a string without half"),
             (r#"{"type":"subscribe","topic":"t","ttl":"\ud83d"}"#, "invalid_field", "`ttl`"),
             (r#"{"type":"subscribe","topic":"t","ttl":1e400}"#, "invalid_field", "`ttl`"),
+            (r#"{"type":"subscribe","topic":"t","positions":"yes"}"#, "invalid_field", "`positions`"),
+            (r#"{"type":"history"}"#, "missing_field", "`topic`"),
+            (r#"{"type":"history","topic":"t","limit":0}"#, "invalid_field", "`limit`"),
+            (r#"{"type":"history","topic":"t","limit":1001}"#, "invalid_field", "`limit`"),
+            (r#"{"type":"history","topic":"t","limit":1.5}"#, "invalid_field", "`limit`"),
+            (r#"{"type":"history","topic":"t","before":7}"#, "invalid_field", "`before`"),
+            (
+                r#"{"type":"history","topic":"t","before":{"epoch":"k3f9xq2a","seq":1},"after":{"epoch":"k3f9xq2a","seq":1}}"#,
+                "invalid_field",
+                "`before`",
+            ),
         ] {
             let error = mistake(text);
             assert_eq!(error.code(), code, "{text}");
@@ -711,6 +947,79 @@ mod tests {
         assert!(to_half.direct_message().unwrap_err().to_string().contains("`destinationUserId`"));
         let huge = message(&format!("\"{}\"", "x".repeat(MAX_PAYLOAD_BYTES)));
         assert!(mistake(&huge).to_string().contains("129024 bytes"));
+    }
+
+    #[test]
+    fn a_repetition_says_so_with_an_id() {
+        for (fields, expected) in [
+            ("", Ok(false)),
+            (r#","again":null"#, Ok(false)),
+            (r#","again":false"#, Ok(false)),
+            (r#","again":true,"id":"m""#, Ok(true)),
+            (r#","again":true"#, Err("missing_field")),
+            (r#","again":1,"id":"m""#, Err("invalid_field")),
+            (r#","again":"true","id":"m""#, Err("invalid_field")),
+        ] {
+            let text = format!(r#"{{"type":"message"{fields}}}"#);
+            assert_eq!(Frame::parse(&text).unwrap().again().map_err(|error| error.code()), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_subscriber_says_where_its_history_begins() {
+        let from = |fields: &str| {
+            let text = format!(r#"{{"type":"subscribe","topic":"room.7",{fields}}}"#);
+            match Frame::parse(&text).unwrap().request() {
+                Ok(Request::Subscribe { positions, from, .. }) => Ok((positions, from)),
+                Ok(other) => panic!("{other:?}"),
+                Err(error) => Err(error.to_string()),
+            }
+        };
+        let stamp = |seq| Stamp { epoch: "k3f9xq2a".to_owned(), seq };
+        assert_eq!(from(r#""after":null,"last":null"#), Ok((false, None)));
+        assert_eq!(from(r#""after":{"epoch":"k3f9xq2a","seq":0}"#), Ok((true, Some(From::After(stamp(0))))));
+        assert_eq!(from(r#""after":{"seq":7,"epoch":"k3f9xq2a","x":1}"#), Ok((true, Some(From::After(stamp(7))))));
+        assert_eq!(from(r#""last":100"#), Ok((true, Some(From::Newest(100)))));
+        for after in [
+            "7",
+            r#""k3f9xq2a/7""#,
+            "{}",
+            r#"["k3f9xq2a",7]"#,
+            r#"{"epoch":"k3f9xq2a"}"#,
+            r#"{"epoch":"k3f9xq2a","seq":-1}"#,
+            r#"{"epoch":"k3f9xq2a","seq":1.5}"#,
+            r#"{"epoch":"k3f9xq2a","seq":"1"}"#,
+            r#"{"epoch":"k3f9xq2a","seq":1000000000000}"#,
+            r#"{"epoch":"k3f9/q2a","seq":1}"#,
+            r#"{"epoch":"k3f9","seq":1}"#,
+            r#"{"epoch":7,"seq":1}"#,
+        ] {
+            let error = from(&format!(r#""after":{after}"#)).unwrap_err();
+            assert!(error.contains("`after` must be a position"), "{after}: {error}");
+        }
+        for last in ["0", "-1", "101", "1000000000", "1.5", r#""1""#, "true"] {
+            let error = from(&format!(r#""last":{last}"#)).unwrap_err();
+            assert!(error.contains("`last` must be a whole number from 1 to 100"), "{last}: {error}");
+        }
+        let both = from(r#""last":1,"after":{"epoch":"k3f9xq2a","seq":0}"#).unwrap_err();
+        assert!(both.contains("`last` must be absent"), "{both}");
+    }
+
+    #[test]
+    fn what_is_kept_fits_a_frame_of_history() {
+        let raw = |json: String| RawValue::from_string(json).unwrap();
+        for (payload, names) in [
+            (raw(format!("\"{}\"", "x".repeat(MAX_KEPT_BYTES - 2))), None),
+            (raw(format!("\"{}\"", "x".repeat(MAX_KEPT_BYTES - 1))), Some("at most 32768 bytes")),
+            (raw(nested(124)), None),
+            (raw(nested(125)), Some("at most 124 levels")),
+        ] {
+            match (Frame::check_kept("message", &payload), names) {
+                (Ok(()), None) => {}
+                (Err(error), Some(names)) => assert!(error.to_string().contains(names), "{error}"),
+                (result, _) => panic!("{result:?}"),
+            }
+        }
     }
 
     #[test]
@@ -757,18 +1066,33 @@ mod tests {
     #[test]
     fn replies_have_the_documented_shape() {
         let text = |reply: Reply<'_>| String::from_utf8(reply.to_bytes()).unwrap();
+        let stamp = Stamp { epoch: "k3f9xq2a".to_owned(), seq: 42 };
+        let ack = |delivered, continued, stamp, duplicate| {
+            text(Reply::Ack { id: "7", delivered, continued, stamp, recovered: None, duplicate })
+        };
+        assert_eq!(ack(Some(2), false, None, false), r#"{"type":"ack","id":"7","delivered":2}"#);
+        assert_eq!(ack(Some(2), true, None, false), r#"{"type":"ack","id":"7","delivered":2,"continued":true}"#);
+        assert_eq!(ack(None, false, None, false), r#"{"type":"ack","id":"7"}"#);
         assert_eq!(
-            text(Reply::Ack { id: "7", delivered: Some(2), continued: false }),
-            r#"{"type":"ack","id":"7","delivered":2}"#
+            ack(Some(3), true, Some(&stamp), true),
+            r#"{"type":"ack","id":"7","delivered":3,"continued":true,"epoch":"k3f9xq2a","seq":42,"duplicate":true}"#
         );
-        assert_eq!(
-            text(Reply::Ack { id: "7", delivered: Some(2), continued: true }),
-            r#"{"type":"ack","id":"7","delivered":2,"continued":true}"#
-        );
-        assert_eq!(text(Reply::Ack { id: "7", delivered: None, continued: false }), r#"{"type":"ack","id":"7"}"#);
         assert_eq!(text(Reply::Pong { id: None }), r#"{"type":"pong"}"#);
         let error = Reply::Error { code: "c", message: "m".to_owned(), temporary: false, request_id: "r=", id: None };
         assert_eq!(text(error), r#"{"type":"error","code":"c","message":"m","temporary":false,"requestId":"r="}"#);
+    }
+
+    #[test]
+    fn a_position_stands_behind_the_articles_frame_and_the_payload_stays_as_it_is() {
+        let stamp = Stamp { epoch: "k3f9xq2a".to_owned(), seq: 42 };
+        let message = RawValue::from_string(r#"{ "n": 1e400, "h": "\ud83d" }"#.to_owned()).unwrap();
+        for (sender, expected) in [(Some("1"), r#""senderId":"1","#), (None, "")] {
+            let sender = sender.map(|user| UserId::parse("userId", user).unwrap());
+            let plain = text(data(Some("s"), &message));
+            let kept = text(kept_data(Some("s"), &message, "room.7", &Kept { stamp: stamp.clone(), sender }));
+            let more = format!(r#","topic":"room.7",{expected}"epoch":"k3f9xq2a","seq":42}}"#);
+            assert_eq!(kept, format!("{}{more}", plain.strip_suffix('}').unwrap()));
+        }
     }
 
     #[test]

@@ -18,6 +18,7 @@ use crate::connection::ConnectionId;
 use crate::deadline::Deadline;
 use crate::frame::{Frame, Reply};
 use crate::gateway::Gateway;
+use crate::history::{Appended, Stamp};
 use crate::{ClientError, Error, Failure};
 
 /// Starts the log. Every `main` does this first, so that a wrong configuration is logged as well.
@@ -86,7 +87,7 @@ impl Caller {
 }
 
 /// What serving a frame came to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Served {
     /// Done, and nothing to count.
     Done,
@@ -96,7 +97,18 @@ pub enum Served {
         delivered: usize,
         /// Whether more connections will get it later.
         continued: bool,
+        /// Where the message is kept, on a topic with history.
+        kept: Option<Appended>,
     },
+    /// The sender listens to a topic, and asked for positions.
+    Subscribed {
+        /// The position from which it goes on.
+        stamp: Stamp,
+        /// Whether it missed nothing, if it named its last position.
+        recovered: Option<bool>,
+    },
+    /// The handler has answered by itself.
+    Answered,
     /// The sender wants to hear a pong.
     Ping,
 }
@@ -155,9 +167,28 @@ pub async fn message(
     .await;
     let (reply, outcome) = match &served {
         Ok(Served::Ping) => (Some(Reply::Pong { id: id.as_deref() }), "ok"),
-        Ok(Served::Done) => (id.as_deref().map(|id| Reply::Ack { id, delivered: None, continued: false }), "ok"),
-        Ok(Served::Published { delivered, continued }) => {
-            let ack = |id| Reply::Ack { id, delivered: Some(*delivered), continued: *continued };
+        Ok(Served::Done) => {
+            let ack = |id| Reply::Ack {
+                id,
+                delivered: None,
+                continued: false,
+                stamp: None,
+                recovered: None,
+                duplicate: false,
+            };
+            (id.as_deref().map(ack), "ok")
+        }
+        Ok(Served::Published { delivered, continued, kept }) => {
+            let stamp = kept.as_ref().map(|kept| &kept.stamp);
+            let duplicate = kept.as_ref().is_some_and(|kept| kept.duplicate);
+            let (delivered, continued, recovered) = (Some(*delivered), *continued, None);
+            let ack = |id| Reply::Ack { id, delivered, continued, stamp, recovered, duplicate };
+            (id.as_deref().map(ack), "ok")
+        }
+        Ok(Served::Answered) => (None, "ok"),
+        Ok(Served::Subscribed { stamp, recovered }) => {
+            let (stamp, recovered) = (Some(stamp), *recovered);
+            let ack = |id| Reply::Ack { id, delivered: None, continued: false, stamp, recovered, duplicate: false };
             (id.as_deref().map(ack), "ok")
         }
         Err(Failure::Mistake(mistake)) => {

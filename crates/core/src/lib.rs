@@ -12,6 +12,7 @@
 //! * [`publication`]: what goes to whom;
 //! * [`publisher`]: fan-out, and what becomes of each receiver;
 //! * [`gateway`]: the `@connections` API;
+//! * [`rules`] and [`history`]: which topics keep their messages, and the table where they do;
 //! * [`event`]: the table through which backends publish, and unfinished publishes go on;
 //! * [`metrics`]: numbers for CloudWatch;
 //! * [`error`]: mistakes of clients and faults of ours, kept apart;
@@ -28,10 +29,12 @@ pub mod event;
 pub mod frame;
 pub mod function;
 pub mod gateway;
+pub mod history;
 pub mod metrics;
 pub mod publication;
 pub mod publisher;
 pub mod receivers;
+pub mod rules;
 #[cfg(test)]
 mod scripted;
 pub mod store;

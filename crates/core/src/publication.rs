@@ -4,6 +4,7 @@ use serde_json::value::RawValue;
 
 use crate::connection::{ConnectionId, UserId};
 use crate::frame;
+use crate::history::Stamp;
 use crate::topic::{Subscriber, Topic};
 
 /// A message on its way to everybody who listens.
@@ -13,6 +14,8 @@ pub struct Publication {
     pub audience: Audience,
     /// What they receive.
     pub content: Content,
+    /// Where the message is kept, on a topic with history. Only subscribers that asked for positions hear of it.
+    pub kept: Option<Kept>,
     /// The id of the event, or of the client's request, that asked for it. Logs and continuations carry it.
     pub id: String,
     /// Where reading the receivers starts.
@@ -61,11 +64,20 @@ pub enum Content {
     },
 }
 
+/// A message that is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kept {
+    /// Where it is.
+    pub stamp: Stamp,
+    /// The user that published it.
+    pub sender: Option<UserId>,
+}
+
 impl Publication {
     /// A publication that has not served anybody yet.
     #[must_use]
     pub fn new(audience: Audience, content: Content, id: &str) -> Self {
-        Self { audience, content, id: id.to_owned(), position: Position::Start, again: Vec::new() }
+        Self { audience, content, kept: None, id: id.to_owned(), position: Position::Start, again: Vec::new() }
     }
 
     /// Whether an earlier publish began this one.
@@ -92,7 +104,10 @@ impl Publication {
                     Audience::Topic(_) => to.subscription_id.as_deref(),
                     Audience::Everybody { .. } => Some(Topic::INITIAL_CONNECTION),
                 };
-                frame::data(id, data)
+                match self.kept.as_ref().filter(|_| to.positions) {
+                    Some(kept) => frame::kept_data(id, data, self.topic(), kept),
+                    None => frame::data(id, data),
+                }
             }
             Content::DirectMessage { sender, body } => frame::direct_message(sender, body),
         }

@@ -258,6 +258,32 @@ impl Publisher {
         Ok(fanout)
     }
 
+    /// Posts frames in their order to the connection whose own frame is being served. Returns whether the gateway took all
+    /// of them.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Reply`] when the gateway denies this function its posts.
+    pub async fn send_all(
+        &self,
+        gateway: &Gateway,
+        id: &ConnectionId,
+        frames: Vec<Vec<u8>>,
+        deadline: Deadline,
+    ) -> Result<bool, Error> {
+        for frame in frames {
+            match gateway.post(None, id, frame, deadline, Duration::ZERO).await {
+                Post::Taken => {}
+                Post::Denied => return Err(Error::Reply { connection_id: id.clone() }),
+                post => {
+                    info!(connection.id = %id, reason = ?post, "a subscriber did not get its history");
+                    return Ok(false);
+                }
+            }
+        }
+        Ok(true)
+    }
+
     /// Posts a frame to the connection whose own frame is being served. A sender that cannot take its reply does not make
     /// the work undone, so that is only logged.
     ///

@@ -61,7 +61,7 @@ impl Receivers {
                         .consistent_read(true)
                         .key_condition_expression("topic = :topic")
                         .filter_expression("#ttl > :now")
-                        .projection_expression("connectionId, subscriptionId, connectedAt")
+                        .projection_expression("connectionId, subscriptionId, connectedAt, positions")
                         .expression_attribute_names("#ttl", store::TTL)
                         .expression_attribute_values(":topic", store::string(topic.as_str()))
                         .expression_attribute_values(":now", AttributeValue::N(now_s().to_string()))
@@ -126,5 +126,6 @@ fn subscriber(row: &HashMap<String, AttributeValue>) -> Result<Subscriber, &'sta
         connection_id: ConnectionId::new(id.to_owned()),
         subscription_id: store::text(row, store::SUBSCRIPTION_ID).map(str::to_owned),
         connected_at_ms: store::number(row, store::CONNECTED_AT).ok_or(store::CONNECTED_AT)?,
+        positions: row.get(store::POSITIONS).is_some_and(|asked| asked.as_bool().is_ok_and(|asked| *asked)),
     })
 }

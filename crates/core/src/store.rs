@@ -3,7 +3,7 @@
 //! | table | key | attributes |
 //! |---|---|---|
 //! | connections | `connectionId` | `userId?` S · `topics` SS, the reverse lookup · `connectedAt` N, epoch **milliseconds** · `ttl` N, epoch **seconds** · `goneAt?` N, ms: the gateway said 410 then · `closedAt?` N, ms: a tombstone |
-//! | topics | `topic`, `connectionId` | `subscriptionId?` S · `connectedAt` N · `ttl` N |
+//! | topics | `topic`, `connectionId` | `subscriptionId?` S · `connectedAt` N · `ttl` N · `positions?` BOOL: it asked for positions |
 //!
 //! A connection's `topics` name every row that it has in the topics table, its user's address included. No index is
 //! needed for that reason. Rows outlive their connection by [`TTL_MARGIN`] at most, and DynamoDB deletes expired items
@@ -67,6 +67,7 @@ const CLOSED_AT: &str = "closedAt";
 const GONE_AT: &str = "goneAt";
 pub(crate) const TTL: &str = "ttl";
 const TOPIC: &str = "topic";
+pub(crate) const POSITIONS: &str = "positions";
 pub(crate) const SUBSCRIPTION_ID: &str = "subscriptionId";
 
 pub(crate) type Item = HashMap<String, AttributeValue>;
@@ -245,6 +246,9 @@ impl ConnectionStore {
         row.insert(TOPIC.to_owned(), string(topic.as_str()));
         if let Some(id) = &subscriber.subscription_id {
             row.insert(SUBSCRIPTION_ID.to_owned(), string(id));
+        }
+        if subscriber.positions {
+            row.insert(POSITIONS.to_owned(), AttributeValue::Bool(true));
         }
         let put = Put::builder().table_name(&self.topics).set_item(Some(row)).build().expect("table and item are set");
         let update = self

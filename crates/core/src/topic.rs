@@ -78,6 +78,8 @@ pub struct Subscriber {
     pub subscription_id: Option<String>,
     /// The time when the connection was made, in epoch milliseconds.
     pub connected_at_ms: i64,
+    /// Whether it asked for positions: where each message is in the history of the topic.
+    pub positions: bool,
 }
 
 #[cfg(test)]

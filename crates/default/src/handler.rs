@@ -5,9 +5,11 @@ use lambda_runtime::LambdaEvent;
 use serde_json::value::RawValue;
 use switchboard_core::backend::Backend;
 use switchboard_core::clock::now_s;
-use switchboard_core::frame::Request;
+use switchboard_core::connection::UserId;
+use switchboard_core::frame::{self, Frame, Request};
 use switchboard_core::function::{Caller, Served, message};
-use switchboard_core::publication::{Audience, Content, Publication};
+use switchboard_core::history::{Appended, Draft, From, Log, Range, Writer};
+use switchboard_core::publication::{Audience, Content, Kept, Publication};
 use switchboard_core::topic::{Subscriber, Topic};
 use switchboard_core::{ClientError, Error, Failure};
 
@@ -17,45 +19,121 @@ pub(crate) async fn handle(
     event: LambdaEvent<ApiGatewayWebsocketProxyRequest>,
 ) -> Result<ApiGatewayProxyResponse, Error> {
     message(backend, event, async |caller, frame| match frame.request()? {
-        Request::Subscribe { topic, ttl_s } => subscribe(backend, caller, &topic, frame.id()?, ttl_s).await,
+        Request::Subscribe { topic, ttl_s, positions, from } => {
+            let subscription = Subscription { topic, id: frame.id()?, ttl_s, positions, from };
+            subscribe(backend, caller, subscription).await
+        }
         Request::Unsubscribe { topic } => {
             backend.store.unsubscribe(&topic, &caller.connection_id, caller.deadline).await?;
             Ok(Served::Done)
         }
-        Request::Message { topic, message } => publish(backend, caller, topic, message).await,
+        Request::Message { topic, message } => publish(backend, caller, frame, topic, message).await,
+        Request::History { topic, range, limit } => history(backend, caller, frame, &topic, &range, limit).await,
         Request::Ping => ping(backend, caller).await,
     })
     .await
 }
 
-/// A frame without an `id` gets its subscription named after its request, which is unique as well.
-async fn subscribe(
-    backend: &Backend,
-    caller: &Caller,
-    topic: &Topic,
+/// What a subscribe frame asks for.
+struct Subscription {
+    topic: Topic,
     id: Option<String>,
     ttl_s: Option<i64>,
-) -> Result<Served, Failure> {
+    positions: bool,
+    from: Option<From>,
+}
+
+/// A frame without an `id` gets its subscription named after its request, which is unique as well. The row comes first and
+/// then the history, so that nothing falls between what is read and what arrives live.
+async fn subscribe(backend: &Backend, caller: &Caller, asked: Subscription) -> Result<Served, Failure> {
+    let Subscription { topic, id, ttl_s, positions, from } = asked;
     if ttl_s.is_some_and(|ttl_s| ttl_s <= now_s()) {
         let expected = "an epoch second in the future".to_owned();
         return Err(ClientError::InvalidField { field: "ttl", expected }.into());
     }
+    let log = backend.history.of(&topic);
+    if from.is_some() && log.is_none() {
+        return Err(ClientError::NoHistory { topic: topic.to_string() }.into());
+    }
     let subscriber = Subscriber {
         connection_id: caller.connection_id.clone(),
-        subscription_id: Some(id.unwrap_or_else(|| caller.request_id.clone())),
+        subscription_id: Some(id.clone().unwrap_or_else(|| caller.request_id.clone())),
         connected_at_ms: caller.connected_at_ms,
+        positions,
     };
-    backend.store.subscribe(topic, &subscriber, ttl_s, caller.deadline).await?;
-    Ok(Served::Done)
+    backend.store.subscribe(&topic, &subscriber, ttl_s, caller.deadline).await?;
+    let Some(log) = log.filter(|_| positions) else { return Ok(Served::Done) };
+    // Who asks for positions only learns where the topic is.
+    let resumed = log.resume(&from.unwrap_or(From::Newest(0)), caller.deadline).await?;
+    let frames = frame::histories(id.as_deref(), &topic, &resumed.stamp.epoch, &resumed.entries);
+    if !backend.publisher.send_all(&caller.gateway, &caller.connection_id, frames, caller.deadline).await? {
+        return Err(ClientError::Busy.into());
+    }
+    Ok(Served::Subscribed { stamp: resumed.stamp, recovered: resumed.recovered })
 }
 
-/// A topic without subscribers is no mistake; the acknowledgement says `"delivered":0`.
-async fn publish(backend: &Backend, caller: &Caller, topic: Topic, message: &RawValue) -> Result<Served, Failure> {
+/// One frame answers, and it says whether there is more. The client asks again from the last position that it got.
+async fn history(
+    backend: &Backend,
+    caller: &Caller,
+    frame: &Frame<'_>,
+    topic: &Topic,
+    range: &Range,
+    limit: usize,
+) -> Result<Served, Failure> {
+    let log = backend.history.of(topic).ok_or_else(|| ClientError::NoHistory { topic: topic.to_string() })?;
+    let page = log.page(range, limit, caller.deadline).await?;
+    let count = frame::fitting(&page.entries);
+    let more = page.more || count < page.entries.len();
+    let answer = frame::history(frame.id()?.as_deref(), topic, &page.epoch, &page.entries[..count], more);
+    backend.publisher.reply(&caller.gateway, &caller.connection_id, answer, caller.deadline).await?;
+    Ok(Served::Answered)
+}
+
+/// A topic without subscribers is no mistake; the acknowledgement says `"delivered":0`. On a topic with history the message
+/// is kept before its first post, and the subscribers are read after that. So whoever subscribes meanwhile and reads the
+/// history misses nothing.
+async fn publish(
+    backend: &Backend,
+    caller: &Caller,
+    frame: &Frame<'_>,
+    topic: Topic,
+    message: &RawValue,
+) -> Result<Served, Failure> {
+    let (kept, sender) = match backend.history.of(&topic) {
+        Some(log) => keep(backend, caller, frame, &log, message).await.map(|(kept, sender)| (Some(kept), sender))?,
+        None => (None, None),
+    };
     let content = Content::Data(message.to_owned());
-    let publication = Publication::new(Audience::Topic(topic), content, &caller.request_id);
+    let mut publication = Publication::new(Audience::Topic(topic), content, &caller.request_id);
+    publication.kept = kept.as_ref().map(|kept| Kept { stamp: kept.stamp.clone(), sender });
     let receivers = backend.store.receivers(&publication.audience, &publication.position);
     let fanout = backend.publisher.publish(&caller.gateway, publication, receivers, caller.deadline).await?;
-    Ok(Served::Published { delivered: fanout.delivered, continued: fanout.continued })
+    Ok(Served::Published { delivered: fanout.delivered, continued: fanout.continued, kept })
+}
+
+/// Keeps a message, and says who sent it. The sender is read from the connection's row, so that nobody can repeat a message of somebody else.
+async fn keep(
+    backend: &Backend,
+    caller: &Caller,
+    frame: &Frame<'_>,
+    log: &Log<'_>,
+    message: &RawValue,
+) -> Result<(Appended, Option<UserId>), Failure> {
+    let again = frame.again()?;
+    Frame::check_kept("message", message)?;
+    let connection = backend.store.get(&caller.connection_id).await?.ok_or_else(ClientError::unregistered)?;
+    let writer = connection.user_id.clone().map_or(Writer::Connection(connection.id), Writer::User);
+    let id = frame.id()?;
+    let draft = Draft {
+        json: message,
+        sender: connection.user_id.as_ref(),
+        id: id.as_deref().map(|id| (writer, id)),
+        again,
+        invocation_id: &caller.invocation_id,
+    };
+    let kept = log.append(&draft, caller.deadline).await?;
+    Ok((kept, connection.user_id))
 }
 
 /// A connection without a record receives nothing, so its client has to hear that instead of a pong.

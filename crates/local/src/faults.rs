@@ -1,8 +1,8 @@
 //! Faults on demand. They imitate failures that are rare on AWS, as often as a developer wants to see them.
 //!
-//! Every kind of fault has its own sequence of decisions, made from the seed. With the same seed the nth decision of a kind
-//! is the same in every run, whatever other faults are switched on. The order of requests decides which request meets which
-//! decision.
+//! Every kind of fault has its own sequence of decisions, made from the seed. With the same seed the nth decision of a
+//! kind is the same in every run, whatever other faults are switched on. The order of requests decides which request
+//! meets which decision.
 
 use std::collections::BTreeMap;
 use std::str::FromStr;
@@ -26,18 +26,16 @@ pub struct Settings {
     /// kill, dynamodb-throttle, unprocessed, transaction-conflict, duplicate-stream-record. With a time: post-delay,
     /// disconnect-delay, message-delay, stream-delay.
     ///
-    /// lost-disconnect: $disconnect does not run.
-    /// half-open: if the client vanishes, the gateway does not notice; posts succeed until it has been idle for too long.
-    /// gone, throttle, error, hang: a POST to @connections is answered with 410, 429 or 500, or not at all.
-    /// internal-error: the gateway fails at a message and closes its connection with 1011.
-    /// reorder-messages: a message waits until the next one of its connection is handed on, for at most 1 s; the others
-    /// keep their order.
-    /// kill: a function's process is killed, before or after it has done its work.
+    /// lost-disconnect: $disconnect does not run. half-open: if the client vanishes, the gateway does not notice; posts
+    /// succeed until it has been idle for too long. gone, throttle, error, hang: a POST to @connections is answered
+    /// with 410, 429 or 500, or not at all. internal-error: the gateway fails at a message and closes its connection
+    /// with 1011. reorder-messages: a message waits until the next one of its connection is handed on, for at most 1 s;
+    /// the others keep their order. kill: a function's process is killed, before or after it has done its work.
     /// dynamodb-throttle: DynamoDB refuses a call of a function. transaction-conflict: it refuses a transaction.
-    /// unprocessed: a function's BatchWriteItem returns a part of its writes as unprocessed.
-    /// duplicate-stream-record: a batch of a stream is delivered twice.
-    /// post-delay, disconnect-delay, stream-delay: every POST, $disconnect or batch of a stream comes that late.
-    /// message-delay: every message is handed on up to that late, so that messages overtake each other.
+    /// unprocessed: a function's BatchWriteItem returns a part of its writes as unprocessed. duplicate-stream-record: a
+    /// batch of a stream is delivered twice. post-delay, disconnect-delay, stream-delay: every POST, $disconnect or
+    /// batch of a stream comes that late. message-delay: every message is handed on up to that late, so that messages
+    /// overtake each other.
     #[arg(long = "fault", value_name = "KIND=VALUE", verbatim_doc_comment)]
     pub faults: Vec<Fault>,
     /// The start of the decisions. With the same seed, each kind of fault decides the same.
@@ -102,7 +100,7 @@ impl FromStr for Fault {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let (kind, value) = text.split_once('=').ok_or("it is not KIND=VALUE")?;
+        let (kind, value) = text.split_once('=').ok_or("expected KIND=VALUE")?;
         if let Ok(chance) = Chance::from_str(kind, false) {
             let probability = value.parse().ok().filter(|probability| (0.0..=1.0).contains(probability));
             return Ok(Self::Chance(chance, probability.ok_or("a probability is a number from 0 to 1")?));
@@ -152,36 +150,36 @@ impl Faults {
 
     /// Tells whether a fault is switched on, with any probability.
     #[must_use]
-    pub fn may_strike(&self, chance: Chance) -> bool {
+    pub fn is_enabled(&self, chance: Chance) -> bool {
         self.chances.contains_key(&chance)
     }
 
     /// Decides whether a fault happens. If it does, the terminal shows a line.
     #[must_use]
-    pub fn strikes(&self, chance: Chance) -> bool {
+    pub fn injects(&self, chance: Chance) -> bool {
         let Some((probability, decisions)) = self.chances.get(&chance) else { return false };
         let mut decisions = decisions.lock().unwrap_or_else(PoisonError::into_inner);
         decisions.made += 1;
-        let strikes = decisions.random.f64() < *probability;
-        if strikes {
+        let happens = decisions.random.f64() < *probability;
+        if happens {
             terminal::line("fault", &format!("{} (decision {})", name(&chance), decisions.made));
         }
-        strikes
+        happens
     }
 
     /// Decides whether a fault happens to a part of `count` things. Returns the number: at least one, and not all.
     #[must_use]
-    pub fn strikes_part(&self, chance: Chance, count: usize) -> Option<usize> {
-        if count < 2 || !self.strikes(chance) {
+    pub fn injects_part(&self, chance: Chance, count: usize) -> Option<usize> {
+        if count < 2 || !self.injects(chance) {
             return None;
         }
         let (_, decisions) = self.chances.get(&chance)?;
         Some(decisions.lock().unwrap_or_else(PoisonError::into_inner).random.usize(1..count))
     }
 
-    /// Decides between two forms of a fault that happens.
+    /// Tosses a coin between two forms of a fault that happens.
     #[must_use]
-    pub fn second_way(&self, chance: Chance) -> bool {
+    pub fn coin(&self, chance: Chance) -> bool {
         self.chances
             .get(&chance)
             .is_some_and(|(_, decisions)| decisions.lock().unwrap_or_else(PoisonError::into_inner).random.bool())
@@ -231,22 +229,22 @@ mod tests {
 
     fn sequence(settings: &Settings, chance: Chance) -> Vec<bool> {
         let faults = Faults::new(settings);
-        (0..1000).map(|_| faults.strikes(chance)).collect()
+        (0..1000).map(|_| faults.injects(chance)).collect()
     }
 
     #[test]
-    fn the_same_seed_makes_the_same_decisions_whatever_else_goes_wrong() {
+    fn the_same_seed_makes_the_same_decisions_with_any_other_faults() {
         let alone = sequence(&settings(7, &["gone=0.1"]), Chance::Gone);
         assert_eq!(sequence(&settings(7, &["kill=0.5", "gone=0.1", "message-delay=1s"]), Chance::Gone), alone);
         assert_ne!(sequence(&settings(8, &["gone=0.1"]), Chance::Gone), alone);
         assert_ne!(sequence(&settings(7, &["kill=0.1"]), Chance::Kill), alone);
-        let strikes = alone.iter().filter(|strikes| **strikes).count();
-        assert!((50..150).contains(&strikes), "{strikes}");
+        let happened = alone.iter().filter(|happened| **happened).count();
+        assert!((50..150).contains(&happened), "{happened}");
     }
 
     #[test]
-    fn a_probability_of_one_always_strikes_and_one_of_zero_never() {
-        assert!(sequence(&settings(0, &["gone=1"]), Chance::Gone).iter().all(|strikes| *strikes));
+    fn a_fault_happens_always_with_probability_one_and_never_with_zero() {
+        assert!(sequence(&settings(0, &["gone=1"]), Chance::Gone).iter().all(|happened| *happened));
         assert!(!sequence(&settings(0, &["gone=0"]), Chance::Gone).contains(&true));
         assert!(!sequence(&settings(0, &[]), Chance::Gone).contains(&true));
     }
@@ -254,13 +252,13 @@ mod tests {
     #[test]
     fn a_part_is_neither_nothing_nor_all() {
         let faults = Faults::new(&settings(7, &["unprocessed=1"]));
-        let parts: Vec<_> = (0..100).map(|_| faults.strikes_part(Chance::Unprocessed, 3).unwrap()).collect();
+        let parts: Vec<_> = (0..100).map(|_| faults.injects_part(Chance::Unprocessed, 3).unwrap()).collect();
         assert!(
             parts.contains(&1) && parts.contains(&2) && parts.iter().all(|part| (1..3).contains(part)),
             "{parts:?}"
         );
-        assert_eq!(faults.strikes_part(Chance::Unprocessed, 1), None);
-        assert_eq!(faults.strikes_part(Chance::Gone, 3), None);
+        assert_eq!(faults.injects_part(Chance::Unprocessed, 1), None);
+        assert_eq!(faults.injects_part(Chance::Gone, 3), None);
     }
 
     #[tokio::test(start_paused = true)]
@@ -287,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_fault_is_refused() {
+    fn an_unknown_fault_or_a_wrong_value_is_refused() {
         for (text, reason) in [
             ("gone", "KIND=VALUE"),
             ("gone=2", "from 0 to 1"),

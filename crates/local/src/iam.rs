@@ -1,8 +1,8 @@
 //! IAM for functions: the policies of their roles, and the error for a call that these do not allow.
 //!
-//! Implements "Policy evaluation logic" and "IAM JSON policy elements: Action, Resource" of the
-//! [IAM User Guide](https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_policies_evaluation-logic.html) for
-//! identity-based policies: an explicit deny wins, and a call that no statement allows is refused. Not here: conditions, policy
+//! Implements "Policy evaluation logic" and "IAM JSON policy elements: Action, Resource" of the [IAM User
+//! Guide](https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_policies_evaluation-logic.html) for identity-based
+//! policies: an explicit deny wins, and a call that no statement allows is refused. Not here: conditions, policy
 //! variables, permissions boundaries, and policies of resources or organisations.
 
 use std::collections::HashMap;
@@ -37,7 +37,7 @@ pub struct Statement {
     pub resources: Patterns,
 }
 
-/// What a statement does.
+/// The effect of a statement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 pub enum Effect {
     /// The statement allows, unless another one denies.
@@ -164,8 +164,8 @@ pub struct Denial {
 }
 
 impl Callers {
-    /// Refuses a call that the caller's role does not allow, and prints a line about it. An access key that belongs to no
-    /// function is a developer's, who may do everything.
+    /// Refuses a call that the caller's role does not allow, and prints a line about it. An access key that belongs to
+    /// no function is a developer's, who may do everything.
     pub(crate) fn check(&self, access_key_id: Option<&str>, action: &str, resource: &str) -> Result<(), Denial> {
         let Some(caller) = access_key_id.and_then(|id| self.0.get(id)) else { return Ok(()) };
         let Some(role) = &caller.role else { return Ok(()) };
@@ -223,12 +223,12 @@ mod tests {
         ] {
             assert_eq!(matches(pattern, text), expected, "{pattern} {text}");
         }
-        // As long as this takes a blink, no policy can hold up the stack.
+        // This has to be quick, so that no policy can block the stack.
         assert!(!matches(&format!("{}b", "*a".repeat(1000)), &"a".repeat(10_000)));
     }
 
     #[test]
-    fn what_no_statement_allows_is_refused_in_awss_words() {
+    fn a_call_that_no_statement_allows_is_refused_in_awss_words() {
         let callers = callers(vec![statement(Effect::Allow, &["dynamodb:Get*"], &[TABLE])]);
         assert_eq!(callers.check(Some("AK"), "dynamodb:GetItem", TABLE), Ok(()));
         let denial = callers.check(Some("AK"), "dynamodb:PutItem", TABLE).unwrap_err().to_string();
@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn a_deny_wins_wherever_it_stands() {
+    fn a_deny_wins_in_any_order() {
         let allow = || statement(Effect::Allow, &["*"], &["*"]);
         let deny = || statement(Effect::Deny, &["dynamodb:DeleteItem"], &["*"]);
         for statements in [vec![allow(), deny()], vec![deny(), allow()]] {
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_but_what_is_named() {
+    fn not_action_and_not_resource_match_everything_else() {
         let not = Statement {
             effect: Effect::Allow,
             actions: Patterns::Not(vec!["dynamodb:Delete*".to_owned()]),
@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_no_function_or_has_no_role_may_do_everything() {
+    fn callers_that_are_no_function_or_have_no_role_may_do_everything() {
         let mut callers = callers(Vec::new());
         assert_eq!(callers.check(Some("developer"), "dynamodb:PutItem", TABLE), Ok(()));
         assert_eq!(callers.check(None, "dynamodb:PutItem", TABLE), Ok(()));

@@ -5,8 +5,8 @@
 
 pub mod access;
 mod duration;
+mod dynamodb_proxy;
 pub mod faults;
-mod front;
 pub mod gateway;
 pub mod iam;
 pub mod lambda;

@@ -12,7 +12,7 @@ use switchboard_local::faults;
 use switchboard_local::gateway::{self, KeySource};
 use switchboard_local::lambda;
 use switchboard_local::service::{self, Service};
-use switchboard_local::stack::{Options, Stack};
+use switchboard_local::stack::{self, Stack};
 use switchboard_local::terminal::{self, LogFormat};
 
 /// Runs the Rust WebSocket service of a serverless.yml on this machine: API Gateway, Lambda and DynamoDB in one
@@ -44,14 +44,15 @@ struct Arguments {
     /// The most execution environments of one function at a time. Further events wait.
     #[arg(long, default_value_t = 16, value_name = "N")]
     max_environments: usize,
-    /// How the terminal shows what functions log: `pretty` in columns for people, without metrics; `json` as they wrote it.
+    /// How the terminal shows what functions log: `pretty` in columns for people, without metrics; `json` as they wrote
+    /// it.
     #[arg(long, value_enum, default_value_t = LogFormat::Pretty, value_name = "FORMAT")]
     log_format: LogFormat,
     /// A query to add to the address that is printed, for services that expect one, such as `userId=1`.
     #[arg(long, value_name = "QUERY")]
     query: Option<String>,
-    /// A variable for every function. It overrides the service's, and may be repeated. Without `=VALUE` the value comes from
-    /// this program's own environment. Use that for secrets: every user of this machine can see arguments.
+    /// A variable for every function. It overrides the service's, and may be repeated. Without `=VALUE` the value comes
+    /// from this program's own environment. Use that for secrets: every user of this machine can see arguments.
     #[arg(long, value_name = "NAME[=VALUE]", value_parser = variable)]
     env: Vec<(String, String)>,
     #[command(flatten)]
@@ -73,11 +74,11 @@ fn environment() -> BTreeMap<String, String> {
 
 fn variable(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
-        Some(("", _)) => Err("it is not NAME=VALUE or NAME".to_owned()),
+        Some(("", _)) => Err("expected NAME=VALUE or NAME".to_owned()),
         Some((name, value)) => Ok((name.to_owned(), value.to_owned())),
         None => match environment().remove(text) {
             Some(value) => Ok((text.to_owned(), value)),
-            None => Err(format!("there is no variable {text} in the environment, or it is not text")),
+            None => Err(format!("the environment has no variable {text}, or its value is not text")),
         },
     }
 }
@@ -107,14 +108,15 @@ async fn main() -> ExitCode {
 }
 
 async fn run(arguments: Arguments) -> Result<(), Box<dyn Error>> {
-    let options = service::Options { stage: arguments.stage, environment: environment(), no_iam: arguments.no_iam };
-    let service = Service::load(&arguments.config, &options)?;
+    let service_settings =
+        service::Settings { stage: arguments.stage, environment: environment(), no_iam: arguments.no_iam };
+    let service = Service::load(&arguments.config, &service_settings)?;
     terminal::set_up(arguments.log_format, service.functions.keys().map(String::as_str));
     let binaries = match arguments.binaries {
         Some(folder) => folder,
         None => std::env::current_exe()?.parent().map(PathBuf::from).unwrap_or_default(),
     };
-    let options = Options {
+    let settings = stack::Settings {
         port: arguments.port,
         dynamodb_port: arguments.dynamodb_port,
         data_dir: arguments.data_dir,
@@ -126,8 +128,8 @@ async fn run(arguments: Arguments) -> Result<(), Box<dyn Error>> {
         faults: arguments.faults,
         environment: arguments.env.into_iter().collect(),
     };
-    let stack = Stack::new(&service, &options).await?;
-    announce(&service, &stack, &options, arguments.query.as_deref());
+    let stack = Stack::new(&service, &settings).await?;
+    announce(&service, &stack, &settings, arguments.query.as_deref());
     Ok(stack.run(interrupted()).await?)
 }
 
@@ -146,14 +148,14 @@ async fn interrupted() {
 }
 
 /// Prints the commands to paste.
-fn announce(service: &Service, stack: &Stack, options: &Options, query: Option<&str>) {
+fn announce(service: &Service, stack: &Stack, settings: &stack::Settings, query: Option<&str>) {
     let Service { name, api, .. } = service;
     let stage = &api.stage;
     let gateway = stack.gateway_address.port();
     let dynamodb = stack.dynamodb_address.port();
     let functions = service.functions.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
     let tables = service.tables.iter().filter_map(|table| table.create_table["TableName"].as_str());
-    terminal::plain(&format!("{name}, stage {stage}: {functions} (from {})", options.binaries.display()));
+    terminal::plain(&format!("{name}, stage {stage}: {functions} (from {})", settings.binaries.display()));
     terminal::plain("");
     let query = query.map(|query| format!("?{query}")).unwrap_or_default();
     let path = Some(api.paths.primary()).filter(|path| !path.is_empty()).unwrap_or_else(|| "/".to_owned());
@@ -167,7 +169,7 @@ fn announce(service: &Service, stack: &Stack, options: &Options, query: Option<&
     for text in ["", "Ctrl-C stops everything.", ""] {
         terminal::plain(text);
     }
-    for excess in service.beyond_quotas(&options.gateway.limits) {
+    for excess in service.beyond_quotas(&settings.gateway.limits) {
         terminal::line("service", &excess);
     }
 }

@@ -1,12 +1,12 @@
 //! The service's tables, in an embedded DynamoDB.
 //!
-//! The engine is dynoxide, in memory or in a file that survives a restart. Functions reach it over HTTP, like DynamoDB. Items
-//! past their time to live are deleted every `SWEEP_INTERVAL`; DynamoDB takes
-//! [up to a few days](https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/TTL.html).
+//! The engine is dynoxide, in memory or in a file that survives a restart. Functions reach it over HTTP, like DynamoDB.
+//! Items past their time to live are deleted every `SWEEP_INTERVAL`; DynamoDB takes [up to a few
+//! days](https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/TTL.html).
 //!
-//! The engine keeps stream records for ever and searches all of them at every write. So this module changes the engine's
-//! file without its API: it adds an index and deletes the records that DynamoDB would have trimmed. For this reason the
-//! engine's version is pinned.
+//! The engine keeps stream records for ever and searches all of them at every write. So this module changes the
+//! engine's file without its API: it adds an index and deletes the records that DynamoDB would have trimmed. For this
+//! reason the engine's version is pinned.
 
 use std::convert::Infallible;
 use std::fs::{DirBuilder, File, Permissions, TryLockError};
@@ -36,12 +36,13 @@ const DATABASE_FILE: &str = "dynamodb.sqlite";
 /// The name of the file that the stack locks while it uses the data directory. The file stays there.
 const LOCK_FILE: &str = "lock";
 
-/// The index for the engine's queries of a stream's last record, and of the records after a given one. With 24,000 stream
-/// records in a table, a debug build does 13,000 writes/s instead of 170.
+/// The index for the engine's queries of a stream's last record, and of the records after a given one. With 24,000
+/// stream records in a table, a debug build does 13,000 writes/s instead of 170.
 const INDEX_STREAM_RECORDS: &str = "CREATE INDEX IF NOT EXISTS switchboard_stream_records \
                                     ON _stream_records (table_name, CAST(sequence_number AS INTEGER))";
 
-/// The statement that deletes old records. "Stream records have a lifetime of 24 hours", from "Change data capture for DynamoDB Streams".
+/// The statement that deletes old records. "Stream records have a lifetime of 24 hours", from "Change data capture for
+/// DynamoDB Streams".
 const TRIM_STREAM_RECORDS: &str =
     "DELETE FROM _stream_records WHERE created_at < CAST(strftime('%s', 'now', '-24 hours') AS INTEGER)";
 
@@ -86,7 +87,7 @@ pub enum TableError {
     #[error("the embedded DynamoDB cannot be opened")]
     Open(#[source] DynoxideError),
     /// A `CreateTable` body is malformed.
-    #[error("the table {logical_id} is not one that DynamoDB would create: {reason}")]
+    #[error("DynamoDB would not create the table {logical_id}: {reason}")]
     Definition {
         /// The table's logical id.
         logical_id: String,
@@ -116,8 +117,8 @@ impl Tables {
     ///
     /// # Errors
     ///
-    /// When the directory cannot be used or is in use, when DynamoDB would not create a table, or when a table exists that
-    /// the service now defines differently.
+    /// When the directory cannot be used or is in use, when DynamoDB would not create a table, or when a table exists
+    /// that the service now defines differently.
     pub fn open(data_dir: Option<&Path>, tables: &[Table]) -> Result<Self, TableError> {
         let (database, lock) = match data_dir {
             None => (in_memory()?, None),
@@ -178,8 +179,8 @@ fn prepare(file: &Path) -> Result<(), DynoxideError> {
     Ok(())
 }
 
-/// Creates the data directory if it is missing, and locks it. Its files are for its owner alone: they have the service's
-/// rows.
+/// Creates the data directory if it is missing, and locks it. Its files are for its owner alone: they have the
+/// service's rows.
 fn lock(path: &Path) -> Result<File, TableError> {
     let unusable = |source| TableError::DataDirectory { path: path.to_owned(), source };
     DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(unusable)?;
@@ -240,8 +241,8 @@ fn add(database: &Database, table: &Table, data_dir: &Path) -> Result<(), TableE
     Ok(())
 }
 
-/// Returns the value with its lists sorted. The order of attribute definitions does not matter, and in a key schema each
-/// type occurs once.
+/// Returns the value with its lists sorted. The order of attribute definitions does not matter, and in a key schema
+/// each type occurs once.
 fn sorted(value: &Value) -> Value {
     let mut value = value.clone();
     if let Value::Array(items) = &mut value {
@@ -294,7 +295,7 @@ mod tests {
         }
     }
 
-    /// Calls the API as any SDK would and returns status line, headers and body.
+    /// Calls the API like an SDK. Returns status line, headers and body.
     async fn call(address: SocketAddr, operation: &str, body: &Value) -> String {
         let body = body.to_string();
         let request = format!(
@@ -364,7 +365,7 @@ mod tests {
         assert_eq!(tables.database.sweep_ttl().unwrap(), 1);
     }
 
-    /// The first column of every row of the answer.
+    /// Returns the first column of every row.
     fn query(database: &Database, sql: &str) -> Vec<String> {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("copy.sqlite");
@@ -380,7 +381,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         for data_dir in [None, Some(directory.path())] {
             let tables = Tables::open(data_dir, &[events()]).unwrap();
-            // The engine's own query, in `next_stream_sequence_number`.
+            // This is the engine's query in `next_stream_sequence_number`.
             let plan = query(
                 &tables.database,
                 "EXPLAIN QUERY PLAN SELECT COALESCE(MAX(CAST(sequence_number AS INTEGER)), 0) + 1 \
@@ -435,7 +436,7 @@ mod tests {
         let mut table = events();
         table.create_table["KeySchema"] = json!([{"AttributeName": "nope", "KeyType": "HASH"}]);
         let error = Tables::open(None, &[table]).unwrap_err().to_string();
-        assert!(error.starts_with("the table EventsTable is not one that DynamoDB would create: "), "{error}");
+        assert!(error.starts_with("DynamoDB would not create the table EventsTable: "), "{error}");
         assert!(!error.contains("VALIDATION:"), "{error}");
     }
 

@@ -28,7 +28,7 @@ pub(crate) async fn handle(
         if fanout.delivered == 0 && !fanout.continued {
             return Err(Failure::from(ClientError::UserOffline { user_id: message.destination }));
         }
-        Ok(Served::Published { delivered: fanout.delivered, continued: fanout.continued })
+        Ok(Served::Published { delivered: fanout.delivered, continued: fanout.continued, kept: None })
     })
     .await
 }

@@ -33,8 +33,9 @@ fn ok() -> Answer {
 
 #[tokio::test(start_paused = true)]
 async fn a_sender_is_answered_when_it_asks_for_that() {
-    let published =
-        |delivered, continued| async move |_: &Caller, _: &Frame<'_>| Ok(Served::Published { delivered, continued });
+    let published = |delivered, continued| {
+        async move |_: &Caller, _: &Frame<'_>| Ok(Served::Published { delivered, continued, kept: None })
+    };
     for (body, expected) in [
         (r#"{"id":"m"}"#, Some(json!({"type": "ack", "id": "m", "delivered": 3}))),
         (r#"{"id":null}"#, None),

@@ -10,7 +10,8 @@ use super::*;
 use crate::backend::Backend;
 use crate::event;
 use crate::gateway::ATTEMPT_TIMEOUT;
-use crate::publication::Content;
+use crate::history::Stamp;
+use crate::publication::{Content, Kept};
 use crate::scripted::{Answer, Aws, Call, answer, failure};
 use crate::topic::Topic;
 
@@ -350,7 +351,8 @@ async fn rows_stay_until_the_connection_is_closed() {
         let mut publication = message();
         if post.is_none() {
             let connection_id = ConnectionId::new(id(0));
-            publication.again = vec![Subscriber { connection_id, subscription_id: None, connected_at_ms: 0 }];
+            publication.again =
+                vec![Subscriber { connection_id, subscription_id: None, connected_at_ms: 0, positions: false }];
             publication.position = Position::End;
         }
         let fanout = publish_for(&backend, publication, TIME).await.unwrap();
@@ -440,6 +442,41 @@ async fn a_continuation_that_cannot_be_put_is_an_error() {
         });
         let error = publish_for(&backend, message(), TIME).await.unwrap_err();
         assert_eq!(error.error_type(), "Store.Failed");
+    }
+}
+
+/// Only who asked hears positions, in the first try and in the last.
+#[tokio::test(start_paused = true)]
+async fn positions_survive_a_continuation() {
+    let rows = || {
+        let mut rows = rows(0..4, 60);
+        rows[1]["positions"] = json!({"BOOL": true});
+        rows[3]["positions"] = json!({"BOOL": true});
+        answer(200, json!({"Items": rows}))
+    };
+    let (aws, backend) = Aws::backend(move |call| match call.operation.as_str() {
+        "Query" => rows(),
+        "POST" if call.connection_id >= id(2) => answer(429, json!({})),
+        _ => tables(call, 4),
+    });
+    for sender in [Some("1"), None] {
+        let before = aws.calls().len();
+        let mut publication = message();
+        let stamp = Stamp { epoch: "k3f9xq2a".to_owned(), seq: 42 };
+        let sender = sender.map(|user| crate::connection::UserId::parse("userId", user).unwrap());
+        publication.kept = Some(Kept { stamp, sender });
+        let kept = publication.kept.clone();
+        assert_eq!(publish_for(&backend, publication, TIME).await.unwrap().delivered, 2);
+        let calls = aws.calls().split_off(before);
+        let put = calls.iter().find(|call| call.operation == "PutItem").unwrap().body["Item"].clone();
+        let rest = event::continuation(serde_json::from_value(put).unwrap()).unwrap();
+        assert_eq!(rest.kept, kept);
+        publish_for(&backend, rest, TIME).await.unwrap();
+        for call in aws.calls().split_off(before).into_iter().filter(|call| call.operation == "POST") {
+            let asked = [id(1), id(3)].contains(&call.connection_id);
+            assert_eq!(call.body["seq"], if asked { json!(42) } else { Value::Null }, "{}", call.connection_id);
+            assert_eq!(call.body.get("topic").is_some(), asked);
+        }
     }
 }
 

@@ -13,7 +13,12 @@ fn id() -> ConnectionId {
 }
 
 fn subscriber() -> Subscriber {
-    Subscriber { connection_id: id(), subscription_id: Some("s".to_owned()), connected_at_ms: now_ms() }
+    Subscriber {
+        connection_id: id(),
+        subscription_id: Some("s".to_owned()),
+        connected_at_ms: now_ms(),
+        positions: false,
+    }
 }
 
 /// DynamoDB's answer to a transaction that is cancelled because of its first part.

@@ -12,11 +12,12 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::connection::{Connection, Context};
+use super::definition::Authorizer;
 use super::event::{AuthorizerEvent, Multi};
 use super::id::Id;
 use super::integration::IntegrationError;
 use super::refusal::Refusal;
-use super::{Authorizer, Gateway, log};
+use super::state::{Gateway, log};
 use crate::iam::{self, Effect, OneOrMany, Patterns, Statement};
 
 /// The error text of an authorizer that makes the refusal a 401 and not a 403.

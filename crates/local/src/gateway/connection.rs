@@ -243,7 +243,7 @@ impl Registry {
 mod tests {
     use std::time::Duration;
 
-    use super::super::Settings;
+    use super::super::settings::Settings;
     use super::*;
 
     fn connection(settings: &Settings) -> (Arc<Connection>, Outbound) {

@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{ApiKeys, Paths, RequestModels};
+use super::api_key::ApiKeys;
+use super::model::RequestModels;
+use super::paths::Paths;
 
 /// The definition of a WebSocket API. It names functions by their keys, and [`Functions`](super::Functions) has them.
 #[derive(Debug, Clone)]

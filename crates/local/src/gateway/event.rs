@@ -13,8 +13,8 @@ use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::Definition;
 use super::connection::{Connection, Context, Identity};
+use super::definition::Definition;
 use super::id::Id;
 
 /// Header or query names with one value each. A name with several values has its last one.

@@ -7,13 +7,18 @@
 //! nothing is known about that. An error here is cheaper than one after the deployment. The gateway never invokes a
 //! function twice for one event.
 
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::HeaderName;
 use serde_json::{Map, Value};
 
 use super::settings::MissingStatusCode;
-use crate::lambda::{Function, FunctionError};
+use crate::iam::Callers;
+use crate::lambda::{Credentials, Function, FunctionError};
 
 /// The target of a route: a [`Function`], or a closure in a test.
 pub trait Integration: Send + Sync {
@@ -35,6 +40,23 @@ where
 {
     fn invoke(&self, event: Bytes) -> BoxFuture<'_, Result<Bytes, FunctionError>> {
         Box::pin(self(event))
+    }
+}
+
+/// The functions behind an API, and the identities that sign handshakes and calls.
+#[derive(Clone, Default)]
+pub struct Functions {
+    /// The functions by their keys.
+    pub integrations: HashMap<String, Arc<dyn Integration>>,
+    /// The credentials that can sign handshakes and calls of the management API, when signatures are verified.
+    pub credentials: Vec<Credentials>,
+    /// The roles of the functions. A role says whether its function may connect and use the management API.
+    pub callers: Callers,
+}
+
+impl fmt::Debug for Functions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Functions").field("integrations", &self.integrations.keys()).finish_non_exhaustive()
     }
 }
 

@@ -7,29 +7,23 @@
 //! and the role of the function that signed it must allow it.
 
 use std::borrow::Cow;
-use std::fmt;
-use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use http::header::{CONTENT_TYPE, HeaderName};
+use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use jiff::Timestamp;
 use percent_encoding::percent_decode_str;
-use serde_json::json;
 use sha2::{Digest, Sha256};
 
-use super::Gateway;
 use super::connection::{Close, Connection};
-use super::handshake::trace_id;
-use super::id::Id;
+use super::id::{Id, trace_id};
+use super::refusal::{CallRefusal, json};
 use super::settings::{IdValidation, NonUtf8Post, PostToPending, Sigv4};
+use super::state::Gateway;
 use crate::faults::{Chance, Delay};
-use crate::iam::Denial;
 use crate::signature::{self, SignatureError};
-
-const ERROR_TYPE: HeaderName = HeaderName::from_static("x-amzn-errortype");
 
 /// The segments of a path, each decoded once. In a valid path they are the API's path, `@connections` and an id.
 pub(super) struct Path {
@@ -54,88 +48,9 @@ pub(super) fn path(path: &str) -> Option<Path> {
     segments.iter().any(|segment| segment == "@connections").then_some(Path { segments })
 }
 
-/// The reason why a call is refused, as the caller sees it.
-#[derive(Debug, PartialEq, Eq)]
-enum CallRefusal {
-    /// The connection has closed or has never existed.
-    Gone,
-    /// The id does not have the form of an id. The service model does not name this error, but it was recorded.
-    MalformedId(String),
-    /// The message is longer than the limit. The text is inferred.
-    PayloadTooLarge,
-    /// The message is not UTF-8. This error is ours; see `--non-utf8-post`.
-    NotUtf8,
-    /// The call is above the request rate. The service model has no members for this error, so the text is a guess.
-    LimitExceeded,
-    /// The gateway failed. Only a fault on demand causes this.
-    Internal,
-    /// The path is not one of the API's.
-    Forbidden,
-    /// The caller's role does not allow the call.
-    AccessDenied(Denial),
-    /// The signature is missing or not valid. A method other than the three is [`SignatureError::Missing`]. That is
-    /// inferred from REST APIs.
-    Signature(SignatureError),
-}
-
-impl CallRefusal {
-    fn status(&self) -> StatusCode {
-        match self {
-            Self::Gone => StatusCode::GONE,
-            Self::MalformedId(_) | Self::NotUtf8 => StatusCode::BAD_REQUEST,
-            Self::PayloadTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::LimitExceeded => StatusCode::TOO_MANY_REQUESTS,
-            Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
-            Self::Forbidden | Self::AccessDenied(_) | Self::Signature(_) => StatusCode::FORBIDDEN,
-        }
-    }
-
-    fn error_type(&self) -> &'static str {
-        match self {
-            Self::Gone => "GoneException",
-            Self::MalformedId(_) | Self::NotUtf8 => "BadRequestException",
-            Self::PayloadTooLarge => "PayloadTooLargeException",
-            Self::LimitExceeded => "LimitExceededException",
-            Self::Internal => "InternalServerErrorException",
-            Self::Forbidden => "ForbiddenException",
-            Self::AccessDenied(_) => "AccessDeniedException",
-            Self::Signature(error) => error.error_type(),
-        }
-    }
-}
-
-/// Prints the text of `message`. It is empty for [`CallRefusal::Gone`], because that answer has no body.
-impl fmt::Display for CallRefusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Gone => Ok(()),
-            Self::MalformedId(id) => write!(f, "Invalid connectionId: {id}"),
-            Self::PayloadTooLarge => f.write_str("Message too long"),
-            Self::NotUtf8 => f.write_str("The message is not UTF-8"),
-            Self::LimitExceeded => f.write_str("Too Many Requests"),
-            Self::Internal => f.write_str("Internal server error"),
-            Self::Forbidden => f.write_str("Forbidden"),
-            Self::AccessDenied(denial) => denial.fmt(f),
-            Self::Signature(error) => error.fmt(f),
-        }
-    }
-}
-
 /// Answers a call with AWS's headers.
-pub(super) async fn respond(gateway: &Arc<Gateway>, request: Request<Incoming>, path: &Path) -> Response<Full<Bytes>> {
-    let mut response = call(gateway, request, path).await.unwrap_or_else(|refusal| {
-        let body = match refusal.to_string() {
-            message if message.is_empty() => Bytes::new(),
-            // In recordings only this error has a capital letter.
-            message if matches!(refusal, CallRefusal::AccessDenied(_)) => {
-                json!({ "Message": message }).to_string().into()
-            }
-            message => json!({ "message": message }).to_string().into(),
-        };
-        let mut response = answer(refusal.status(), body);
-        response.headers_mut().insert(ERROR_TYPE, HeaderValue::from_static(refusal.error_type()));
-        response
-    });
+pub(super) async fn respond(gateway: &Gateway, request: Request<Incoming>, path: &Path) -> Response<Full<Bytes>> {
+    let mut response = serve(gateway, request, path).await.unwrap_or_else(|refusal| refusal.response());
     let succeeded = response.status().is_success();
     for (name, value) in [
         ("x-amzn-requestid", Some(uuid::Uuid::new_v4().to_string())),
@@ -149,55 +64,90 @@ pub(super) async fn respond(gateway: &Arc<Gateway>, request: Request<Incoming>, 
     response
 }
 
-async fn call(
+/// Serves a call in three steps: it is parsed, authorised and then executed.
+async fn serve(
     gateway: &Gateway,
     request: Request<Incoming>,
     path: &Path,
 ) -> Result<Response<Full<Bytes>>, CallRefusal> {
-    let (base, id) = path.split().ok_or(CallRefusal::Forbidden)?;
-    if !gateway.api.paths.serves_callers(base) {
-        return Err(CallRefusal::Forbidden);
-    }
-    let behaviour = &gateway.settings.behaviour;
-    let (request, body) = request.into_parts();
-    let mut digest = Sha256::new();
-    let is_verified = behaviour.sigv4() == Sigv4::Verify;
-    let payload = read_body(body, gateway.settings.limits.message_limit, |data| {
-        if is_verified {
-            digest.update(data);
-        }
-    });
-    let payload = payload.await;
-    signature::check(&request, digest, behaviour.sigv4(), &gateway.functions.credentials)
-        .map_err(CallRefusal::Signature)?;
-    if ![Method::POST, Method::GET, Method::DELETE].contains(&request.method) {
-        return Err(CallRefusal::Signature(SignatureError::Missing));
-    }
-    let caller = signature::access_key_id(&request.headers, request.uri.query());
-    let (arn, stage) = (&gateway.api.arn, &gateway.api.stage);
-    let resource = format!("{arn}/{stage}/{}/@connections/{id}", request.method);
-    let denied = gateway.functions.callers.check(caller.as_deref(), "execute-api:ManageConnections", &resource);
-    denied.map_err(CallRefusal::AccessDenied)?;
-    if !gateway.requests.admits() {
-        return Err(CallRefusal::LimitExceeded);
-    }
-    let id = Id::parse(id).ok_or_else(|| match behaviour.id_validation {
-        IdValidation::Form => CallRefusal::MalformedId(id.to_owned()),
+    let call = Call::parse(gateway, request, path).await?;
+    let operation = call.authorise(gateway)?;
+    let id = Id::parse(call.id).ok_or_else(|| match gateway.settings.behaviour.id_validation {
+        IdValidation::Form => CallRefusal::MalformedId(call.id.to_owned()),
         IdValidation::None => CallRefusal::Gone,
     })?;
-    if request.method == Method::DELETE {
-        let closed = gateway.connections.close(&id, Close::deleted(behaviour));
-        let mut response = Response::new(Full::default());
-        *response.status_mut() = StatusCode::NO_CONTENT;
-        return if closed { Ok(response) } else { Err(CallRefusal::Gone) };
+    match operation {
+        Operation::Post => post(gateway, &id, call.payload).await,
+        Operation::Get => get(gateway, &id),
+        Operation::Delete => delete(gateway, &id),
     }
-    if request.method == Method::POST && behaviour.post_to_pending == PostToPending::Hang {
-        gateway.connections.wait_for_connect(&id).await;
+}
+
+/// The operations of the service model.
+#[derive(Debug, Clone, Copy)]
+enum Operation {
+    Post,
+    Get,
+    Delete,
+}
+
+/// A call to a path of the API.
+struct Call<'a> {
+    /// The connection's id, as the caller wrote it.
+    id: &'a str,
+    request: Parts,
+    /// The body. `None` if it is longer than a message.
+    payload: Option<Bytes>,
+    /// The digest of the body. It is empty unless signatures are verified.
+    digest: Sha256,
+}
+
+impl<'a> Call<'a> {
+    /// Parses the path and reads the body.
+    async fn parse(gateway: &Gateway, request: Request<Incoming>, path: &'a Path) -> Result<Self, CallRefusal> {
+        let (base, id) = path.split().ok_or(CallRefusal::Forbidden)?;
+        if !gateway.api.paths.serves_callers(base) {
+            return Err(CallRefusal::Forbidden);
+        }
+        let (request, body) = request.into_parts();
+        let mut digest = Sha256::new();
+        let is_verified = gateway.settings.behaviour.sigv4() == Sigv4::Verify;
+        let payload = read_body(body, gateway.settings.limits.message_limit, |data| {
+            if is_verified {
+                digest.update(data);
+            }
+        });
+        let payload = payload.await;
+        Ok(Self { id, request, payload, digest })
     }
-    let connection = gateway.connections.get(&id).ok_or(CallRefusal::Gone)?;
-    if request.method == Method::GET {
-        return Ok(answer(StatusCode::OK, describe(&connection).into()));
+
+    /// Checks the signature, the method, the caller's role and the request rate, in this order.
+    fn authorise(&self, gateway: &Gateway) -> Result<Operation, CallRefusal> {
+        let (request, functions) = (&self.request, &gateway.functions);
+        let how = gateway.settings.behaviour.sigv4();
+        signature::check(request, self.digest.clone(), how, &functions.credentials).map_err(CallRefusal::Signature)?;
+        let operation = match request.method {
+            Method::POST => Operation::Post,
+            Method::GET => Operation::Get,
+            Method::DELETE => Operation::Delete,
+            _ => return Err(CallRefusal::Signature(SignatureError::Missing)),
+        };
+        let caller = signature::access_key_id(&request.headers, request.uri.query());
+        let (arn, stage) = (&gateway.api.arn, &gateway.api.stage);
+        let resource = format!("{arn}/{stage}/{}/@connections/{}", request.method, self.id);
+        let allowed = functions.callers.check(caller.as_deref(), "execute-api:ManageConnections", &resource);
+        allowed.map_err(CallRefusal::AccessDenied)?;
+        if gateway.requests.admits() { Ok(operation) } else { Err(CallRefusal::LimitExceeded) }
     }
+}
+
+/// Sends a message to a connection.
+async fn post(gateway: &Gateway, id: &Id, payload: Option<Bytes>) -> Result<Response<Full<Bytes>>, CallRefusal> {
+    let behaviour = &gateway.settings.behaviour;
+    if behaviour.post_to_pending == PostToPending::Hang {
+        gateway.connections.wait_for_connect(id).await;
+    }
+    let connection = gateway.connections.get(id).ok_or(CallRefusal::Gone)?;
     let payload = payload.ok_or(CallRefusal::PayloadTooLarge)?;
     inject_faults(gateway).await?;
     // A text frame can carry only UTF-8. AWS's behaviour with other bytes is unknown.
@@ -206,7 +156,23 @@ async fn call(
         Cow::Owned(_) if behaviour.non_utf8_post == NonUtf8Post::Refuse => return Err(CallRefusal::NotUtf8),
         Cow::Owned(replaced) => replaced.into(),
     };
-    if connection.post(payload).await { Ok(answer(StatusCode::OK, Bytes::new())) } else { Err(CallRefusal::Gone) }
+    if connection.post(payload).await { Ok(json(StatusCode::OK, Bytes::new())) } else { Err(CallRefusal::Gone) }
+}
+
+/// Describes a connection.
+fn get(gateway: &Gateway, id: &Id) -> Result<Response<Full<Bytes>>, CallRefusal> {
+    let connection = gateway.connections.get(id).ok_or(CallRefusal::Gone)?;
+    Ok(json(StatusCode::OK, describe(&connection)))
+}
+
+/// Closes a connection.
+fn delete(gateway: &Gateway, id: &Id) -> Result<Response<Full<Bytes>>, CallRefusal> {
+    if !gateway.connections.close(id, Close::deleted(&gateway.settings.behaviour)) {
+        return Err(CallRefusal::Gone);
+    }
+    let mut response = Response::new(Full::default());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    Ok(response)
 }
 
 /// Injects the faults of a POST to an open connection.
@@ -217,11 +183,11 @@ async fn inject_faults(gateway: &Gateway) -> Result<(), CallRefusal> {
         (Chance::Throttle, CallRefusal::LimitExceeded),
         (Chance::Error, CallRefusal::Internal),
     ] {
-        if gateway.faults.strikes(chance) {
+        if gateway.faults.injects(chance) {
             return Err(refusal);
         }
     }
-    if gateway.faults.strikes(Chance::Hang) {
+    if gateway.faults.injects(Chance::Hang) {
         gateway.stopped().await;
         return Err(CallRefusal::Internal);
     }
@@ -265,13 +231,6 @@ fn describe(connection: &Connection) -> String {
         time(connection.connected_at),
         time(connection.last_active_at()),
     )
-}
-
-fn answer(status: StatusCode, body: Bytes) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(body));
-    *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    response
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ use super::id::Id;
 use super::integration::IntegrationError;
 use super::order::Turn;
 use super::settings::{OnewayErrorStatus, ThrottleFrame};
-use super::{Gateway, log};
+use super::state::{Gateway, log};
 use crate::faults::Delay;
 
 /// Handles one message and sends the answer, if there is one, to the client.

@@ -13,7 +13,7 @@ use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{FutureExt, Sink, SinkExt, StreamExt};
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::sync::{mpsc, oneshot};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::frame::Frame;
@@ -22,12 +22,13 @@ use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig
 use tokio_tungstenite::tungstenite::{Error, Message, error::ProtocolError};
 
 use super::connection::{Close, Connection, Mailbox};
-use super::deflate::{self, Deflater, Inflating, Negotiated};
+use super::deflate::{self, Deflater, Negotiated, Transport};
 use super::event::DisconnectEvent;
 use super::id::Id;
+use super::message;
 use super::order::Order;
+use super::state::{Gateway, log};
 use super::throttle::Throttle;
-use super::{Gateway, log, message};
 use crate::faults::{Chance, Delay};
 
 /// The time in which a closing connection must write its queue and receive the client's close frame. The value is ours.
@@ -48,13 +49,8 @@ enum End {
     Lost,
 }
 
-type Tcp = TokioIo<Upgraded>;
-
-impl From<Inflating<Tcp>> for Tcp {
-    fn from(inflating: Inflating<Tcp>) -> Self {
-        inflating.into_inner()
-    }
-}
+/// The WebSocket of a connection.
+type Socket = WebSocketStream<Transport<TokioIo<Upgraded>>>;
 
 /// Serves a connection that is in the registry. Waits for its upgrade, serves it until it ends, and runs `$disconnect`.
 pub(super) async fn run(
@@ -69,35 +65,17 @@ pub(super) async fn run(
         disconnect(&gateway, &connection, &End::Lost).await;
         return;
     };
-    let tcp = Tcp::new(upgraded);
-    match negotiated {
-        None => serve(gateway, connection, tcp, mailbox, None).await,
-        Some(negotiated) => {
-            let tcp = Inflating::new(tcp, gateway.settings.limits.frame_limit);
-            serve(gateway, connection, tcp, mailbox, Some(Deflater::new(negotiated))).await;
-        }
-    }
-}
-
-/// Serves a connection over a stream until it ends, and runs `$disconnect`. The stream is TCP, or inflates TCP.
-async fn serve<S>(
-    gateway: Arc<Gateway>,
-    connection: Arc<Connection>,
-    stream: S,
-    mailbox: Mailbox,
-    deflater: Option<Deflater>,
-) where
-    S: AsyncRead + AsyncWrite + Unpin + Into<Tcp>,
-{
     let config = WebSocketConfig::default()
         .read_buffer_size(READ_BUFFER)
         .write_buffer_size(0)
         .max_frame_size(Some(gateway.settings.limits.frame_limit))
         .max_message_size(Some(gateway.settings.limits.message_limit));
-    let socket = WebSocketStream::from_raw_socket(stream, Role::Server, Some(config)).await;
+    let transport = Transport::new(TokioIo::new(upgraded), negotiated, gateway.settings.limits.frame_limit);
+    let socket = Socket::from_raw_socket(transport, Role::Server, Some(config)).await;
     let (sink, mut stream) = socket.split();
     let (stop, stopped) = oneshot::channel();
-    let is_half_open = gateway.faults.strikes(Chance::HalfOpen);
+    let is_half_open = gateway.faults.injects(Chance::HalfOpen);
+    let deflater = negotiated.map(Deflater::new);
     let writing = Writing { fragment: gateway.settings.behaviour.outbound_fragment, deflater, is_half_open };
     let mut writing = pin!(write(sink, mailbox.outbound, stopped, writing));
     let reading = async {
@@ -141,17 +119,10 @@ async fn or_internal_error(end: impl Future<Output = End>) -> End {
 }
 
 /// Reads until the connection ends. Spawns a task for every message.
-async fn read<S>(
-    gateway: &Arc<Gateway>,
-    connection: &Arc<Connection>,
-    stream: &mut SplitStream<WebSocketStream<S>>,
-) -> End
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
+async fn read(gateway: &Arc<Gateway>, connection: &Arc<Connection>, stream: &mut SplitStream<Socket>) -> End {
     let rate = gateway.settings.behaviour.client_message_rate;
     let throttle = rate.map(|rate| Throttle::new(rate, rate));
-    let mut order = gateway.faults.may_strike(Chance::ReorderMessages).then(Order::default);
+    let mut order = gateway.faults.is_enabled(Chance::ReorderMessages).then(Order::default);
     loop {
         match stream.next().await {
             Some(Ok(Message::Text(text))) => {
@@ -160,11 +131,11 @@ where
                 if throttle.as_ref().is_some_and(|throttle| !throttle.admits()) {
                     return End::ByGateway(Close::TOO_MANY_REQUESTS);
                 }
-                if gateway.faults.strikes(Chance::InternalError) {
+                if gateway.faults.injects(Chance::InternalError) {
                     // This has the effect of a real panic, except that the panic hook prints nothing.
                     std::panic::resume_unwind(Box::new("a fault on demand"));
                 }
-                let turn = order.as_mut().map(|order| order.turn(|| gateway.faults.strikes(Chance::ReorderMessages)));
+                let turn = order.as_mut().map(|order| order.turn(|| gateway.faults.injects(Chance::ReorderMessages)));
                 gateway.spawn(message::route(gateway.clone(), connection.clone(), text, turn));
             }
             Some(Ok(Message::Binary(_))) => return End::ByGateway(Close::BINARY),
@@ -265,14 +236,12 @@ where
 }
 
 /// Ends the WebSocket and then TCP. Sends `frame`, or without one answers the client's close frame.
-async fn close<S>(
-    writing: impl Future<Output = SplitSink<WebSocketStream<S>, Message>>,
-    mut stream: SplitStream<WebSocketStream<S>>,
+async fn close(
+    writing: impl Future<Output = SplitSink<Socket, Message>>,
+    mut stream: SplitStream<Socket>,
     stop: oneshot::Sender<()>,
     frame: Option<Close>,
-) where
-    S: AsyncRead + AsyncWrite + Unpin + Into<Tcp>,
-{
+) {
     // The writer sends the queue before the close frame. It still listens, so this cannot fail.
     let _ = stop.send(());
     let mut sink = writing.await;
@@ -286,7 +255,7 @@ async fn close<S>(
     while let Some(Ok(_)) = stream.next().await {}
     // The system resets a socket that is dropped with unread bytes, and then the client may never see the close frame.
     if let Ok(socket) = sink.reunite(stream) {
-        let mut tcp: Tcp = socket.into_inner().into();
+        let mut tcp = socket.into_inner().into_inner();
         if tcp.shutdown().await.is_ok() {
             let _ = tokio::io::copy(&mut tcp, &mut tokio::io::sink()).await;
         }
@@ -308,7 +277,7 @@ async fn disconnect(gateway: &Gateway, connection: &Connection, end: &End) {
         End::Lost => (1006, gateway.settings.behaviour.abnormal_reason.as_str()),
     };
     log(format_args!("{} disconnected, code {code}", connection.id));
-    if gateway.faults.strikes(Chance::LostDisconnect) {
+    if gateway.faults.injects(Chance::LostDisconnect) {
         return;
     }
     gateway.faults.delay(Delay::DisconnectDelay).await;

@@ -1,7 +1,8 @@
 //! Execution environments: one process each, with its own Runtime API.
 //!
-//! This module imitates the [execution environment lifecycle](https://docs.aws.amazon.com/lambda/latest/dg/lambda-runtime-environment.html)
-//! and the variables that Lambda [defines](https://docs.aws.amazon.com/lambda/latest/dg/configuration-envvars.html).
+//! This module imitates the [execution environment
+//! lifecycle](https://docs.aws.amazon.com/lambda/latest/dg/lambda-runtime-environment.html) and the variables that
+//! Lambda [defines](https://docs.aws.amazon.com/lambda/latest/dg/configuration-envvars.html).
 //!
 //! Processes that a function starts are frozen and killed with it while they stay in its process group. A process that
 //! outlives a crash of its function is neither frozen nor killed.
@@ -25,9 +26,9 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::guard::Registration;
+use super::orphans::Registration;
 use super::runtime_api::{Call, Invocation, RuntimeApi};
-use super::{Configuration, FunctionError};
+use super::{FunctionError, FunctionSettings};
 use crate::faults::{Chance, Faults};
 use crate::iam::ACCOUNT_ID;
 use crate::terminal;
@@ -64,59 +65,56 @@ impl Environment {
     /// process, which has the function's time-out for its init and the event together. The task that owns the process
     /// holds `alive`.
     pub(super) async fn start(
-        configuration: &Configuration,
+        settings: &FunctionSettings,
         alive: &watch::Receiver<bool>,
     ) -> Result<Self, FunctionError> {
         let begin = Instant::now();
-        let mut first = Self::launch(configuration, alive.clone()).await?;
-        let limit = configuration.settings.init_timeout;
+        let mut first = Self::launch(settings, alive.clone()).await?;
+        let limit = settings.shared.init_timeout;
         let error = match tokio::time::timeout(limit, first.polled()).await {
             Ok(Ok(())) => {
-                terminal::cold_start(&configuration.key, begin.elapsed());
+                terminal::cold_start(&settings.key, begin.elapsed());
                 return Ok(first);
             }
             Ok(Err(error)) => error,
             Err(_) => timed_out("Init", limit),
         };
-        terminal::line(&configuration.key, &format!("{error}; the init runs again, as part of the first event"));
+        terminal::line(&settings.key, &format!("{error}; the init runs again, as part of the first event"));
         first.process.kill().await;
 
         let begin = Instant::now();
-        let deadline = begin + configuration.timeout;
-        let mut second = Self::launch(configuration, alive.clone()).await?;
+        let deadline = begin + settings.timeout;
+        let mut second = Self::launch(settings, alive.clone()).await?;
         second.first_deadline = Some(deadline);
         let error = match tokio::time::timeout_at(deadline, second.polled()).await {
             Ok(Ok(())) => {
-                terminal::cold_start(&configuration.key, begin.elapsed());
+                terminal::cold_start(&settings.key, begin.elapsed());
                 return Ok(second);
             }
             Ok(Err(error)) => error,
-            Err(_) => timed_out("Task", configuration.timeout),
+            Err(_) => timed_out("Task", settings.timeout),
         };
         second.process.kill().await;
         Err(error)
     }
 
-    async fn launch(configuration: &Configuration, alive: watch::Receiver<bool>) -> Result<Self, FunctionError> {
+    async fn launch(settings: &FunctionSettings, alive: watch::Receiver<bool>) -> Result<Self, FunctionError> {
         let start_error = |error: io::Error| {
-            let binary = configuration.binary.display();
+            let binary = settings.binary.display();
             FunctionError::new("Runtime.InvalidEntrypoint", format!("cannot start {binary}: {error}"))
         };
         let api = RuntimeApi::start().await.map_err(start_error)?;
         // Read before the start: a binary that is replaced in between is then started once too often, not never.
-        let built = modified(configuration);
-        let process = Process::start(configuration, api.address, alive).map_err(start_error)?;
+        let built = modified(settings);
+        let process = Process::start(settings, api.address, alive).map_err(start_error)?;
         Ok(Self {
             process,
             api,
             poll: None,
-            function_arn: format!(
-                "arn:aws:lambda:{}:{ACCOUNT_ID}:function:{}",
-                configuration.region, configuration.name
-            ),
-            timeout: configuration.timeout,
-            freezes: !configuration.settings.no_freeze,
-            faults: configuration.faults.clone(),
+            function_arn: format!("arn:aws:lambda:{}:{ACCOUNT_ID}:function:{}", settings.region, settings.name),
+            timeout: settings.timeout,
+            freezes: !settings.shared.no_freeze,
+            faults: settings.faults.clone(),
             built,
             first_deadline: None,
             deadline: Instant::now(),
@@ -125,8 +123,8 @@ impl Environment {
     }
 
     /// Tells whether there is another binary now. A missing binary is being built, so it does not count.
-    pub(super) fn is_outdated(&self, configuration: &Configuration) -> bool {
-        modified(configuration).is_some_and(|modified| self.built != Some(modified))
+    pub(super) fn is_outdated(&self, settings: &FunctionSettings) -> bool {
+        modified(settings).is_some_and(|modified| self.built != Some(modified))
     }
 
     /// Tells whether the process still runs and has not closed its poll.
@@ -153,8 +151,8 @@ impl Environment {
             answer,
         };
         self.process.freeze(false);
-        let is_killed = self.faults.strikes(Chance::Kill);
-        if is_killed && !self.faults.second_way(Chance::Kill) {
+        let is_killed = self.faults.injects(Chance::Kill);
+        if is_killed && !self.faults.coin(Chance::Kill) {
             self.process.kill().await;
             return Err(self.process.exited().await);
         }
@@ -208,8 +206,8 @@ impl Environment {
 }
 
 /// Returns the time at which the binary was modified last, if there is a binary.
-fn modified(configuration: &Configuration) -> Option<SystemTime> {
-    std::fs::metadata(&configuration.binary).and_then(|metadata| metadata.modified()).ok()
+fn modified(settings: &FunctionSettings) -> Option<SystemTime> {
+    std::fs::metadata(&settings.binary).and_then(|metadata| metadata.modified()).ok()
 }
 
 fn timed_out(what: &str, limit: Duration) -> FunctionError {
@@ -238,13 +236,13 @@ struct Process {
 }
 
 impl Process {
-    fn start(configuration: &Configuration, runtime_api: SocketAddr, alive: watch::Receiver<bool>) -> io::Result<Self> {
-        let binary = std::path::absolute(&configuration.binary)?;
+    fn start(settings: &FunctionSettings, runtime_api: SocketAddr, alive: watch::Receiver<bool>) -> io::Result<Self> {
+        let binary = std::path::absolute(&settings.binary)?;
         let folder = binary.parent().unwrap_or(Path::new("/"));
         let child = Command::new(&binary)
             .current_dir(folder)
             .env_clear()
-            .envs(variables(configuration, folder, runtime_api))
+            .envs(variables(settings, folder, runtime_api))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -252,12 +250,12 @@ impl Process {
             .process_group(0)
             .kill_on_drop(true)
             .spawn()?;
-        let registration = child.id().map(|group| configuration.guard.register(group)).transpose()?;
+        let registration = child.id().map(|group| settings.guard.register(group)).transpose()?;
         let (lease, lease_receiver) = oneshot::channel();
         let (exited, exit) = watch::channel(None);
         let frozen = watch::Sender::new(false);
         let commands = Commands { lease: lease_receiver, frozen: frozen.subscribe() };
-        tokio::spawn(supervise(child, configuration.key.clone(), commands, registration, alive, exited));
+        tokio::spawn(supervise(child, settings.key.clone(), commands, registration, alive, exited));
         Ok(Self { exit, lease: Some(lease), frozen })
     }
 
@@ -301,8 +299,8 @@ async fn supervise(
         relays.spawn(relay(stdout, print.clone()));
         relays.spawn(relay(stderr, print));
     }
-    // Only this task sends signals, because it knows that the child is not reaped yet. The signals also reach the processes
-    // that the child has started. They fail only if the child has exited in the meantime.
+    // Only this task sends signals, because it knows that the child is not reaped yet. The signals also reach the
+    // processes that the child has started. They fail only if the child has exited in the meantime.
     let group = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
     let signal = |signal| group.map(|group| kill_process_group(group, signal));
     let status = loop {
@@ -349,9 +347,9 @@ async fn relay(output: impl AsyncRead + Unpin, mut print: impl FnMut(&str)) {
 }
 
 /// Returns the whole environment of a process. It inherits nothing from the developer's shell.
-fn variables(configuration: &Configuration, folder: &Path, runtime_api: SocketAddr) -> BTreeMap<String, String> {
-    let Configuration { name, handler, memory_size_mb, region, .. } = configuration;
-    let credentials = configuration.credentials.clone();
+fn variables(settings: &FunctionSettings, folder: &Path, runtime_api: SocketAddr) -> BTreeMap<String, String> {
+    let FunctionSettings { name, handler, memory_size_mb, region, .. } = settings;
+    let credentials = settings.credentials.clone();
     let log_stream = format!("{}/[$LATEST]{:032x}", jiff::Timestamp::now().strftime("%Y/%m/%d"), fastrand::u128(..));
     let unreserved = [("LANG", "en_US.UTF-8"), ("PATH", "/usr/local/bin:/usr/bin/:/bin:/opt/bin"), ("TZ", ":UTC")];
     let reserved = [
@@ -373,8 +371,8 @@ fn variables(configuration: &Configuration, folder: &Path, runtime_api: SocketAd
     ];
     let mut variables: BTreeMap<_, _> =
         unreserved.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
-    variables.extend(configuration.environment.clone());
-    variables.extend(configuration.endpoints.clone());
+    variables.extend(settings.environment.clone());
+    variables.extend(settings.endpoints.clone());
     variables.extend(reserved.into_iter().map(|(name, value)| (name.to_owned(), value)));
     variables
 }
@@ -397,15 +395,15 @@ mod tests {
         let test = std::env::current_exe().unwrap();
         let binary = test.parent().and_then(Path::parent).unwrap().join("fixture");
         assert!(binary.is_file(), "run `cargo build --workspace --bins` first");
-        let configuration = Configuration::of(binary, BTreeMap::new());
+        let settings = FunctionSettings::of(binary, BTreeMap::new());
         let (_stop, stop) = watch::channel(false);
-        let mut dead = Environment::start(&configuration, &stop).await.unwrap();
+        let mut dead = Environment::start(&settings, &stop).await.unwrap();
         assert!(dead.is_alive());
         dead.process.kill().await;
         assert!(!dead.is_alive());
 
         let pool = watch::Sender::new(Pool { idle: vec![dead], returning: 0 });
-        let dispatcher = Dispatcher { configuration, permits: Arc::new(Semaphore::new(1)), stop, pool };
+        let dispatcher = Dispatcher { settings, permits: Arc::new(Semaphore::new(1)), stop, pool };
         assert!(dispatcher.environment().await.unwrap().is_alive());
     }
 

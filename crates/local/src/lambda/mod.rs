@@ -1,17 +1,18 @@
 //! Lambda: functions, their execution environments, and the Runtime API between the two.
 //!
-//! This module imitates [synchronous invocation](https://docs.aws.amazon.com/lambda/latest/dg/invocation-sync.html) and the
-//! [execution environment lifecycle](https://docs.aws.amazon.com/lambda/latest/dg/lambda-runtime-environment.html): an
-//! execution environment handles one event at a time, so a function has as many environments as simultaneous events.
+//! This module imitates [synchronous invocation](https://docs.aws.amazon.com/lambda/latest/dg/invocation-sync.html) and
+//! the [execution environment lifecycle](https://docs.aws.amazon.com/lambda/latest/dg/lambda-runtime-environment.html):
+//! an execution environment handles one event at a time, so a function has as many environments as simultaneous events.
 //!
-//! Between two events an environment is frozen: its processes are stopped, unless `--no-freeze` is given. An environment is
-//! retired when it has been idle for long, or when its binary was built anew. Events beyond the concurrency of a function
-//! or of the account are throttled. Not here: streamed responses, and provisioned concurrency.
+//! Between two events an environment is frozen: its processes are stopped, unless `--no-freeze` is given. An
+//! environment is retired when it has been idle for long, or when its binary was built anew. Events beyond the
+//! concurrency of a function or of the account are throttled. Not here: streamed responses, and provisioned
+//! concurrency.
 
 mod environment;
-mod guard;
-pub mod knobs;
+mod orphans;
 mod runtime_api;
+mod settings;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -27,17 +28,17 @@ use crate::faults::Faults;
 use crate::terminal;
 use environment::Environment;
 
-pub use self::guard::Guard;
-pub use self::knobs::Settings;
+pub use self::orphans::OrphanGuard;
+pub use self::settings::Settings;
 
-/// The time that an event waits for an environment that has responded but not yet polled again. After it, the event gets a
-/// new environment. A runtime polls within a millisecond; without the wait, a client that is as fast would see a cold start
-/// that it would not see on AWS.
+/// The time that an event waits for an environment that has responded but not yet polled again. After it, the event
+/// gets a new environment. A runtime polls within a millisecond; without the wait, a client that is as fast would see a
+/// cold start that it would not see on AWS.
 const POLL_TIMEOUT: Duration = Duration::from_millis(250);
 
 /// The settings of one function.
 #[derive(Debug, Clone)]
-pub struct Configuration {
+pub struct FunctionSettings {
     /// The function's key in the serverless.yml. It is the name in each of its lines in the terminal.
     pub key: String,
     /// The deployed name, `AWS_LAMBDA_FUNCTION_NAME`.
@@ -60,23 +61,22 @@ pub struct Configuration {
     pub endpoints: BTreeMap<String, String>,
     /// The most execution environments at a time, at least 1. Further events wait; on AWS they do not.
     pub max_environments: usize,
-    /// A permit for each simultaneous event. Events without a permit are throttled. Functions without a reservation share one
-    /// semaphore
-    /// ([concurrency](https://docs.aws.amazon.com/lambda/latest/dg/lambda-concurrency.html)).
+    /// A permit for each simultaneous event. Events without a permit are throttled. Functions without a reservation
+    /// share one semaphore ([concurrency](https://docs.aws.amazon.com/lambda/latest/dg/lambda-concurrency.html)).
     pub concurrency: Arc<Semaphore>,
     /// Injected faults. Only [`Chance::Kill`](crate::faults::Chance::Kill) is used here.
     pub faults: Arc<Faults>,
     /// The credentials with which the function signs its calls.
     pub credentials: Credentials,
     /// The settings of all functions.
-    pub settings: Settings,
+    pub shared: Settings,
     /// Kills the function's processes if the stack cannot.
-    pub guard: Arc<Guard>,
+    pub guard: Arc<OrphanGuard>,
 }
 
-impl Configuration {
-    /// Returns the settings of a single function: the name of its binary, one environment at a time, AWS's defaults for the
-    /// rest (128 MB, 3 s).
+impl FunctionSettings {
+    /// Returns the settings of a single function: the name of its binary, one environment at a time, AWS's defaults for
+    /// the rest (128 MB, 3 s).
     #[must_use]
     pub fn of(binary: PathBuf, environment: BTreeMap<String, String>) -> Self {
         let name = binary.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -94,7 +94,7 @@ impl Configuration {
             concurrency: Arc::new(Semaphore::new(1)),
             faults: Arc::default(),
             credentials: Credentials::default(),
-            settings: Settings::default(),
+            shared: Settings::default(),
             guard: Arc::default(),
         }
     }
@@ -166,21 +166,23 @@ impl FunctionError {
         Self::new(THROTTLED, "Rate Exceeded.")
     }
 
-    /// Tells whether Lambda refused the event (a `TooManyRequestsException` for its caller). No function has seen it then.
+    /// Tells whether Lambda refused the event (a `TooManyRequestsException` for its caller). No function has seen it
+    /// then.
     #[must_use]
     pub fn is_throttle(&self) -> bool {
         self.error_type == THROTTLED
     }
 }
 
-/// A function and its execution environments. Dropping it kills their processes; [`Function::shutdown`] also waits until
-/// they have ended.
+/// A function and its execution environments. Dropping it kills their processes; [`Function::shutdown`] also waits
+/// until they have ended.
 #[derive(Debug)]
 pub struct Function {
     events: mpsc::UnboundedSender<Pending>,
     concurrency: Arc<Semaphore>,
-    /// True once the function is shut down. That drops the dispatcher and its environments, and so kills their processes.
-    /// Every task that may own a process holds a receiver. So there is no process left when the last receiver is dropped.
+    /// True once the function is shut down. That drops the dispatcher and its environments, and so kills their
+    /// processes. Every task that may own a process holds a receiver. So there is no process left when the last
+    /// receiver is dropped.
     stop: watch::Sender<bool>,
 }
 
@@ -202,23 +204,23 @@ impl Function {
     /// # Panics
     ///
     /// Outside of a tokio runtime.
-    pub fn new(configuration: Configuration) -> Result<Self, Error> {
-        if !configuration.binary.is_file() {
+    pub fn new(settings: FunctionSettings) -> Result<Self, Error> {
+        if !settings.binary.is_file() {
             return Err(Error::BinaryNotFound {
-                binary: configuration.binary.file_name().unwrap_or_default().to_string_lossy().into_owned(),
-                function: configuration.key,
-                folder: configuration.binary.parent().map(PathBuf::from).unwrap_or_default(),
+                binary: settings.binary.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+                function: settings.key,
+                folder: settings.binary.parent().map(PathBuf::from).unwrap_or_default(),
             });
         }
         let (events, pending) = mpsc::unbounded_channel();
         let stop = watch::Sender::new(false);
         let dispatcher = Dispatcher {
-            permits: Arc::new(Semaphore::new(configuration.max_environments.max(1))),
-            configuration,
+            permits: Arc::new(Semaphore::new(settings.max_environments.max(1))),
+            settings,
             stop: stop.subscribe(),
             pool: watch::Sender::new(Pool::default()),
         };
-        let concurrency = dispatcher.configuration.concurrency.clone();
+        let concurrency = dispatcher.settings.concurrency.clone();
         let dispatcher = Arc::new(dispatcher);
         tokio::spawn(until_stopped(stop.subscribe(), dispatcher.clone().retire()));
         tokio::spawn(until_stopped(stop.subscribe(), dispatcher.run(pending)));
@@ -232,8 +234,8 @@ impl Function {
     ///
     /// # Errors
     ///
-    /// When the event is throttled, or when the function reported an error, crashed, ran out of time, could not be started
-    /// or is shut down.
+    /// When the event is throttled, or when the function reported an error, crashed, ran out of time, could not be
+    /// started or is shut down.
     pub async fn invoke(&self, event: Bytes) -> Result<Bytes, FunctionError> {
         let Ok(concurrency) = self.concurrency.clone().try_acquire_owned() else {
             return Err(FunctionError::throttled());
@@ -244,8 +246,8 @@ impl Function {
         response.await.unwrap_or_else(|_| Err(FunctionError::new("Sandbox.Shutdown", "the function is shut down")))
     }
 
-    /// Kills all processes, also those that are handling an event, and returns when they have ended. Invocations in progress
-    /// and all later ones fail.
+    /// Kills all processes, also those that are handling an event, and returns when they have ended. Invocations in
+    /// progress and all later ones fail.
     pub async fn shutdown(&self) {
         self.stop.send_replace(true);
         self.stop.closed().await;
@@ -254,7 +256,7 @@ impl Function {
 
 /// Hands events to execution environments.
 struct Dispatcher {
-    configuration: Configuration,
+    settings: FunctionSettings,
     permits: Arc<Semaphore>,
     stop: watch::Receiver<bool>,
     pool: watch::Sender<Pool>,
@@ -323,14 +325,14 @@ impl Dispatcher {
         while let Some(environment) = self.take_idle().await {
             let why = if !environment.is_alive() {
                 "the process died while idle; starting another one"
-            } else if environment.is_outdated(&self.configuration) {
+            } else if environment.is_outdated(&self.settings) {
                 "the binary was built anew; starting it"
             } else {
                 return Ok(environment);
             };
-            terminal::line(&self.configuration.key, why);
+            terminal::line(&self.settings.key, why);
         }
-        Environment::start(&self.configuration, &self.stop).await
+        Environment::start(&self.settings, &self.stop).await
     }
 
     async fn take_idle(&self) -> Option<Environment> {
@@ -354,7 +356,7 @@ impl Dispatcher {
     /// Retires environments that have been idle for too long.
     async fn retire(self: Arc<Self>) {
         let mut changes = self.pool.subscribe();
-        let timeout = self.configuration.settings.idle_environment_timeout;
+        let timeout = self.settings.shared.idle_environment_timeout;
         loop {
             let oldest = changes.borrow_and_update().idle.iter().map(|environment| environment.idle_since).min();
             let retiring = async {
@@ -374,7 +376,7 @@ impl Dispatcher {
     }
 
     fn report(&self, error: &FunctionError, request_id: Uuid) {
-        terminal::line(&self.configuration.key, &format!("{error} (request {request_id})"));
+        terminal::line(&self.settings.key, &format!("{error} (request {request_id})"));
     }
 }
 

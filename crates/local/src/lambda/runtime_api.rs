@@ -1,7 +1,7 @@
 //! The [Runtime API](https://docs.aws.amazon.com/lambda/latest/dg/runtimes-api.html) of one process.
 //!
-//! Each execution environment has its own server, as on AWS, so a call does not have to name its caller. The API page does
-//! not define refusals and sizes; these follow AWS's Runtime Interface Emulator. Not here: extensions, telemetry,
+//! Each execution environment has its own server, as on AWS, so a call does not have to name its caller. The API page
+//! does not define refusals and sizes; these follow AWS's Runtime Interface Emulator. Not here: extensions, telemetry,
 //! SnapStart's `restore` endpoints, and response streaming.
 
 use std::future;
@@ -88,11 +88,12 @@ impl Drop for RuntimeApi {
     }
 }
 
-/// Headers that browsers send and runtimes do not. `Sec-Fetch-Mode` is not one of them: the `fetch` of Node sends it, too.
+/// Headers that browsers send and runtimes do not. `Sec-Fetch-Mode` is not one of them: the `fetch` of Node sends it,
+/// too.
 const OF_BROWSERS: [HeaderName; 3] = [ORIGIN, REFERER, HeaderName::from_static("sec-fetch-site")];
 
-/// Refuses requests of web pages. A page could otherwise take an event and answer in place of the function. A runtime calls
-/// the address that it was given.
+/// Refuses requests of web pages. A page could otherwise take an event and answer in place of the function. A runtime
+/// calls the address that it was given.
 async fn only_runtimes(State(address): State<String>, request: Request, next: Next) -> Response {
     let headers = request.headers();
     let is_ours = headers.get_all(HOST).iter().all(|host| host.as_bytes() == address.as_bytes())

@@ -1,8 +1,8 @@
 //! Escapes for characters that a terminal obeys.
 //!
 //! Much of what is printed comes from outside: paths, ids, the lines of functions. A terminal obeys control characters;
-//! some of them reach the clipboard, and a newline forges a line. The escapes are those of JSON, so that a function's line
-//! of JSON stays JSON with the same meaning.
+//! some of them reach the clipboard, and a newline forges a line. The escapes are those of JSON, so that a function's
+//! line of JSON stays JSON with the same meaning.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;

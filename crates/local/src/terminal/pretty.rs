@@ -58,8 +58,8 @@ impl Pretty {
         format!("{} {mark} init_ms={}", self.start(now, name, ""), self.paint(DURATION, &init.as_millis().to_string()))
     }
 
-    /// Formats a line that a function wrote. Returns `None` for metrics in CloudWatch's embedded metric format: they are
-    /// not for people, and the log has a line of its own for each event.
+    /// Formats a line that a function wrote. Returns `None` for metrics in CloudWatch's embedded metric format: they
+    /// are not for people, and the log has a line of its own for each event.
     pub(super) fn function_line(&self, now: &Zoned, name: &str, text: &str) -> Option<String> {
         let Ok(Value::Object(object)) = serde_json::from_str(text) else {
             return Some(self.line(now, name, text));

@@ -15,7 +15,7 @@ use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 use tokio::sync::watch;
 
-/// How long anything may take before a test calls it missing.
+/// The time after which a test fails because something is missing.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The functions of a service whose `$connect` is the fixture.
@@ -44,7 +44,7 @@ done
     format!("  script: {{handler: '{}', events: [websocket: $connect]}}\n", script.display())
 }
 
-/// The folder of the functions' binaries: `cargo test` does not build those of other packages.
+/// Returns the folder of the functions' binaries. `cargo test` does not build the binaries of other packages.
 fn binaries() -> PathBuf {
     let test = std::env::current_exe().unwrap();
     let folder = test.ancestors().nth(2).unwrap().to_path_buf();
@@ -52,7 +52,7 @@ fn binaries() -> PathBuf {
     folder
 }
 
-/// A running service. Killed with the test.
+/// A running service. It is killed at the end of the test.
 pub struct Stack {
     pub process: Child,
     /// Host and port.
@@ -63,12 +63,12 @@ pub struct Stack {
 }
 
 impl Stack {
-    /// Runs the functions, of which one is behind `$connect`, from a serverless.yml in `folder`.
+    /// Runs these functions from a serverless.yml in `folder`. One of them is behind `$connect`.
     pub async fn serve(folder: &Path, arguments: &[&str], functions: &str) -> Self {
         Self::spawn(folder, arguments, &[], functions).await
     }
 
-    /// The same with variables for the stack itself.
+    /// Does the same with variables for the stack itself.
     pub async fn spawn(folder: &Path, arguments: &[&str], environment: &[(&str, &str)], functions: &str) -> Self {
         let service = format!(
             "service: birds
@@ -124,7 +124,7 @@ resources:
         Self { process, gateway, dynamodb, lines }
     }
 
-    /// Ctrl-C, and waits for the end.
+    /// Sends Ctrl-C and waits for the end.
     pub async fn interrupt(mut self) {
         let process_id = self.process.id().unwrap().to_string();
         assert!(Command::new("kill").args(["-INT", &process_id]).status().await.unwrap().success());
@@ -135,7 +135,7 @@ resources:
         self.call("PutItem", &json!({"TableName": "birds", "Item": item})).await;
     }
 
-    /// Calls DynamoDB as any SDK would.
+    /// Calls DynamoDB like an SDK.
     pub async fn call(&self, operation: &str, body: &Value) {
         let headers = format!("Host: {}\r\n{}", self.dynamodb, as_an_sdk(operation));
         let response = send(&self.dynamodb, "POST /", &headers, &body.to_string()).await;
@@ -154,7 +154,7 @@ resources:
     }
 }
 
-/// The headers of a call of DynamoDB.
+/// Returns the headers of a call of DynamoDB.
 pub fn as_an_sdk(operation: &str) -> String {
     format!(
         "Content-Type: application/x-amz-json-1.0\r\nX-Amz-Target: DynamoDB_20120810.{operation}\r\n\
@@ -164,7 +164,7 @@ pub fn as_an_sdk(operation: &str) -> String {
     )
 }
 
-/// Sends a request with these headers, whole lines each, and returns the whole response.
+/// Sends a request with these headers, which are whole lines. Returns the whole response.
 pub async fn send(address: &str, request: &str, headers: &str, body: &str) -> String {
     let length = body.len();
     let request = format!("{request} HTTP/1.1\r\n{headers}Connection: close\r\nContent-Length: {length}\r\n\r\n{body}");

@@ -1,15 +1,17 @@
 //! Kills the functions' processes when this process ends without doing so itself.
 //!
-//! If this process is killed, its children are not told. A function that is handling an event keeps running, and a function
-//! that is stopped at that moment stays stopped for ever. Linux can signal the death of a parent, but a child has to ask for
-//! that between fork and exec, and code there is unsafe in Rust. So a shell waits for the end of this process.
+//! If this process is killed, its children are not told. A function that is handling an event keeps running, and a
+//! function that is stopped at that moment stays stopped for ever. Linux can signal the death of a parent, but a child
+//! has to ask for that between fork and exec, and code there is unsafe in Rust. So a shell waits for the end of this
+//! process.
 
 use std::io::{self, Write};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// The shell's script. It keeps a list of process groups, as standard input tells it, and kills them when the input ends.
+/// The shell's script. It keeps a list of process groups, as standard input tells it, and kills them when the input
+/// ends.
 const SCRIPT: &str = r#"
 while read -r change group; do
     case $change in
@@ -27,16 +29,16 @@ done
 
 /// The shell that kills the registered process groups when this process has ended. The first registration starts it.
 #[derive(Debug, Default)]
-pub struct Guard(Mutex<Option<Child>>);
+pub struct OrphanGuard(Mutex<Option<Child>>);
 
 /// A registered process group. Dropping this unregisters the group; drop it when the group has ended.
 #[derive(Debug)]
 pub(super) struct Registration {
-    guard: Arc<Guard>,
+    guard: Arc<OrphanGuard>,
     group: u32,
 }
 
-impl Guard {
+impl OrphanGuard {
     /// Registers a process group, which has the id of its leader.
     ///
     /// # Errors
@@ -73,8 +75,8 @@ fn start() -> io::Result<Child> {
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
-        // A group of its own, so that a Ctrl-C in the terminal, or another signal to the group of this process, does not
-        // end the guard.
+        // A group of its own, so that a Ctrl-C in the terminal, or another signal to the group of this process, does
+        // not end the guard.
         .process_group(0)
         .spawn()
 }
@@ -86,7 +88,7 @@ impl Drop for Registration {
 }
 
 /// Waits until the shell has killed the groups that are still registered. That takes milliseconds.
-impl Drop for Guard {
+impl Drop for OrphanGuard {
     fn drop(&mut self) {
         // `wait` closes the standard input first, which ends the script.
         let _ = self.shell().as_mut().map(Child::wait);
@@ -105,7 +107,7 @@ mod tests {
 
     #[test]
     fn only_registered_groups_are_killed_at_the_end() {
-        let guard = Arc::new(Guard::default());
+        let guard = Arc::new(OrphanGuard::default());
         let mut sleepers = [sleeper(), sleeper(), sleeper(), sleeper()];
         let mut registrations: Vec<_> = sleepers.iter().map(|sleeper| guard.register(sleeper.id()).unwrap()).collect();
         drop(registrations.remove(1));

@@ -1,0 +1,105 @@
+//! The server of the gateway: it accepts TCP connections and gives each request to the handshake or the management API.
+
+use std::convert::Infallible;
+use std::io;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::io::InspectReader;
+
+use super::head::{Endpoints, Head};
+use super::state::{Gateway, log};
+use super::{handshake, management, refusal};
+
+/// The time that a shutdown gives connections to close and invocations to end. The value is ours.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The pause after a failed accept. The usual cause is a lack of file descriptors. The value is ours.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+impl Gateway {
+    /// Serves `listener` until `shutdown` resolves. Then it closes every connection with 1012 and runs the
+    /// `$disconnect`s. It returns when all invocations have ended, or after 2 s.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the listener has no local address.
+    pub async fn serve(self, listener: TcpListener, shutdown: impl Future<Output = ()>) -> io::Result<()> {
+        let gateway = Arc::new(self);
+        let port = listener.local_addr()?.port();
+        let mut shutdown = pin!(shutdown);
+        loop {
+            let accepted = tokio::select! {
+                () = &mut shutdown => break,
+                accepted = listener.accept() => accepted,
+            };
+            match accepted {
+                Ok((tcp, peer)) => {
+                    gateway.spawn(serve_tcp(gateway.clone(), tcp, Endpoints { peer, port }));
+                }
+                Err(error) => {
+                    log(format_args!("cannot accept: {error}"));
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+        drop(listener);
+        gateway.stopping.send_replace(true);
+        if tokio::time::timeout(SHUTDOWN_TIMEOUT, gateway.stopping.closed()).await.is_err() {
+            log(format_args!("the gateway stopped before the last invocations ended"));
+        }
+        Ok(())
+    }
+}
+
+/// Serves the HTTP requests of one TCP connection until one of them upgrades it.
+async fn serve_tcp(gateway: Arc<Gateway>, tcp: TcpStream, endpoints: Endpoints) {
+    // Frames are small, and the other side waits for each. If the call fails, frames are only some milliseconds late.
+    let _ = tcp.set_nodelay(true);
+    let head = Head::default();
+    let service = service_fn(|request| {
+        let (gateway, head) = (gateway.clone(), head.clone());
+        async move { Ok::<_, Infallible>(respond(&gateway, request, endpoints, &head).await) }
+    });
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new());
+    let tcp = TokioIo::new(InspectReader::new(tcp, head.recorder()));
+    let mut serving = pin!(http.serve_connection(tcp, service).with_upgrades());
+    let served = tokio::select! {
+        served = &mut serving => served,
+        () = gateway.stopped() => {
+            serving.as_mut().graceful_shutdown();
+            serving.await
+        }
+    };
+    // Only bytes that are not HTTP are worth a line. All other errors mean that the client has left.
+    if let Err(error) = served
+        && error.is_parse()
+    {
+        log(format_args!("refused a request from {}: {error}", endpoints.peer));
+    }
+}
+
+async fn respond(
+    gateway: &Arc<Gateway>,
+    request: Request<Incoming>,
+    endpoints: Endpoints,
+    head: &Head,
+) -> Response<Full<Bytes>> {
+    if let Err(stranger) = gateway.access.check(request.headers(), request.uri()) {
+        return refusal::of_stranger(&stranger);
+    }
+    match management::path(request.uri().path()) {
+        Some(path) => management::respond(gateway, request, &path).await,
+        None => handshake::respond(gateway, request, endpoints, head).await,
+    }
+}
