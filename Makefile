@@ -119,6 +119,7 @@ target/venv/test-deploy: tests/deploy/requirements.txt
 	touch $@
 
 target/python/installed: tests/clients/requirements.txt
-	@if ! command -v python3 >/dev/null; then echo "no python3: the rows of Python's clients are not tried"; \
+	@if ! python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2> /dev/null; \
+	then echo "switchboard: the rows of Python's clients are not tried, because they need Python 3.11 or later"; \
 	else python3 -m venv target/python && target/python/bin/pip install --quiet --disable-pip-version-check -r $< && \
 	touch $@; fi

@@ -30,7 +30,7 @@ async fn run(api: Arc<Api>, program: PathBuf, script: &'static str, case: &'stat
     assert!(output.status.success(), "{script} {case}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// A row of a Python client. It is skipped only where there is no Python at all.
+/// A row of a Python client. It is skipped only where there is no Python 3.11 or later.
 fn with_python(
     id: &'static str,
     mark: &'static str,
@@ -40,7 +40,7 @@ fn with_python(
 ) -> Row {
     let row = row(id, mark, client, claim);
     if !python::is_installed() {
-        return row.skipped("there is no python3");
+        return row.skipped("there is no Python 3.11 or later");
     }
     row.anywhere(move |api| run(api, python::interpreter(), "conformance.py", case))
 }

@@ -90,8 +90,8 @@ fn the_readme_and_the_example_list_every_variable_that_the_functions_read() {
     let mut documented = BTreeMap::new();
     for row in section.split("\n## ").next().unwrap().lines().filter(|line| line.starts_with("| `")) {
         let cells: Vec<_> = row.split(" | ").collect();
-        // A default that is no value, such as "required", is prose without a code span.
-        let default = cells[1].split('`').nth(1).unwrap_or_default();
+        // A default is code and nothing else. Other cells, such as "required", are prose.
+        let default = cells[1].strip_prefix('`').and_then(|cell| cell.strip_suffix('`')).unwrap_or_default();
         let names = cells[0].split('`').filter(|name| is_name(name));
         documented.extend(names.map(|name| (name.to_owned(), default.to_owned())));
     }

@@ -1,12 +1,14 @@
 //! Finds Python, for the clients that are written in it.
 
 use std::path::PathBuf;
+use std::process::Command;
 
 use crate::stack::root;
 
-/// Whether this machine has Python at all. Rows that need it are skipped without it.
+/// Whether this machine has Python 3.11 or later, which the clients need. Rows that need it are skipped without it.
 pub fn is_installed() -> bool {
-    std::env::split_paths(env!("PATH")).any(|folder| folder.join("python3").is_file())
+    let check = "import sys; sys.exit(sys.version_info < (3, 11))";
+    Command::new("python3").args(["-c", check]).status().is_ok_and(|status| status.success())
 }
 
 /// The interpreter that has the packages of `tests/clients/requirements.txt`.
