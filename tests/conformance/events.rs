@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
-use switchboard_local::lambda::{Configuration, Function};
+use switchboard_local::lambda::{Function, FunctionSettings};
 use switchboard_tests::keys::{CONTEXT, has_null, keys};
 use switchboard_tests::stack::{binaries, root};
 use switchboard_tests::wire::{CLOSE, Client};
@@ -76,7 +76,7 @@ fn common_log_seconds(text: &str) -> i64 {
 fn disconnect() -> Function {
     let names = ["CONNECTIONS_TABLE", "TOPICS_TABLE", "EVENTS_TABLE", "AWS_ENDPOINT_URL_APIGATEWAYMANAGEMENTAPI"];
     let nowhere = "http://127.0.0.1:9/dev".to_owned();
-    Function::new(Configuration::of(
+    Function::new(FunctionSettings::of(
         binaries().join("disconnect"),
         names.map(|name| (name.to_owned(), nowhere.clone())).into(),
     ))

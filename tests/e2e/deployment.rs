@@ -7,7 +7,7 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use serde_json::{Value, json};
 use switchboard_core::error::UNKNOWN_ITEM;
 use switchboard_core::metrics::Metric;
-use switchboard_local::service::{Options, Service};
+use switchboard_local::service::{Service, Settings};
 use switchboard_tests::proxy::{Call, Proxy};
 use switchboard_tests::stack::{Stack, number, root, table_name};
 
@@ -34,7 +34,7 @@ fn template() -> Value {
 }
 
 fn local() -> Service {
-    Service::load(&root().join("serverless.yml"), &Options::default()).unwrap()
+    Service::load(&root().join("serverless.yml"), &Settings::default()).unwrap()
 }
 
 /// The resources of a type: logical id and properties.

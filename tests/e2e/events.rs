@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde_json::Value;
-use switchboard_local::lambda::{Configuration, Function};
+use switchboard_local::lambda::{Function, FunctionSettings};
 use switchboard_tests::stack::{Stack, binaries, root, table_name, text};
 
 /// A function of ours next to a stack whose tables and gateway it uses.
@@ -24,7 +24,7 @@ fn function(stack: &Stack, binary: &str, variables: &[(&str, &str)]) -> Function
     );
     environment.extend(variables.iter().map(|(name, value)| pair((name, (*value).to_owned()))));
     let timeout = Duration::from_secs(10);
-    Function::new(Configuration { timeout, ..Configuration::of(binaries().join(binary), environment) }).unwrap()
+    Function::new(FunctionSettings { timeout, ..FunctionSettings::of(binaries().join(binary), environment) }).unwrap()
 }
 
 /// Invokes a function with a recorded event and returns its status.
@@ -79,7 +79,7 @@ async fn a_recorded_message_of_a_connection_that_is_gone_succeeds() {
 
 #[tokio::test]
 async fn a_function_without_its_configuration_says_what_is_missing_and_ends() {
-    let function = Function::new(Configuration::of(binaries().join("connect"), BTreeMap::new()));
+    let function = Function::new(FunctionSettings::of(binaries().join("connect"), BTreeMap::new()));
     let error = function.unwrap().invoke("{}".into()).await.unwrap_err();
     assert_eq!(error.error_type, "Runtime.ExitError");
 }
