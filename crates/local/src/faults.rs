@@ -9,6 +9,7 @@ use std::str::FromStr;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use clap::builder::PossibleValue;
 use clap::{Args, ValueEnum};
 
 use crate::duration::duration;
@@ -21,69 +22,55 @@ use crate::terminal;
 #[group(skip)]
 pub struct Settings {
     /// Inject a fault, with a probability from 0 to 1 or for a time. May be repeated.
-    ///
-    /// With a probability: lost-disconnect, half-open, gone, throttle, error, hang, internal-error, reorder-messages,
-    /// kill, dynamodb-throttle, unprocessed, transaction-conflict, duplicate-stream-record. With a time: post-delay,
-    /// disconnect-delay, message-delay, stream-delay.
-    ///
-    /// lost-disconnect: $disconnect does not run. half-open: if the client vanishes, the gateway does not notice; posts
-    /// succeed until it has been idle for too long. gone, throttle, error, hang: a POST to @connections is answered
-    /// with 410, 429 or 500, or not at all. internal-error: the gateway fails at a message and closes its connection
-    /// with 1011. reorder-messages: a message waits until the next one of its connection is handed on, for at most 1 s;
-    /// the others keep their order. kill: a function's process is killed, before or after it has done its work.
-    /// dynamodb-throttle: DynamoDB refuses a call of a function. transaction-conflict: it refuses a transaction.
-    /// unprocessed: a function's BatchWriteItem returns a part of its writes as unprocessed. duplicate-stream-record: a
-    /// batch of a stream is delivered twice. post-delay, disconnect-delay, stream-delay: every POST, $disconnect or
-    /// batch of a stream comes that late. message-delay: every message is handed on up to that late, so that messages
-    /// overtake each other.
-    #[arg(long = "fault", value_name = "KIND=VALUE", verbatim_doc_comment)]
+    #[arg(long = "fault", value_name = "KIND=VALUE", long_help = help())]
     pub faults: Vec<Fault>,
     /// The start of the decisions. With the same seed, each kind of fault decides the same.
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub seed: u64,
 }
 
-/// A fault with a probability.
+/// A fault with a probability. The help of `--fault` shows the texts of the variants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub enum Chance {
-    /// `$disconnect` is lost.
+    /// `$disconnect` does not run.
     LostDisconnect,
-    /// If TCP ends without a close frame, the gateway does not notice. Decided when a client connects.
+    /// If the client vanishes, the gateway does not notice: posts succeed until the connection has been idle too long.
     HalfOpen,
-    /// A POST is answered with 410, though the connection is open.
+    /// A post is answered with 410, though the connection is open.
     Gone,
-    /// A POST is answered with 429.
+    /// A post is answered with 429.
     Throttle,
-    /// A POST is answered with 500.
+    /// A post is answered with 500.
     Error,
-    /// A POST is not answered.
+    /// A post is not answered.
     Hang,
-    /// The gateway fails at a message of a client.
+    /// The gateway fails at a message and closes its connection with 1011.
     InternalError,
-    /// A message of a client is handed on after the next one of its connection.
+    /// A message waits until the next one of its connection is handed on, for at most 1 s; the others keep their order.
     ReorderMessages,
-    /// A function's process is killed.
+    /// A function's process is killed, before or after it has done its work.
     Kill,
     /// A call of a function is answered with `ProvisionedThroughputExceededException`.
     DynamodbThrottle,
-    /// A `BatchWriteItem` of a function leaves some of its writes unprocessed, and does at least one.
+    /// A function's `BatchWriteItem` does a part of its writes and returns the others as unprocessed.
     Unprocessed,
-    /// A transaction of a function is cancelled because of a conflict.
+    /// A function's transaction is cancelled because of a conflict.
     TransactionConflict,
     /// A batch of a stream is delivered twice; the second answer counts.
     DuplicateStreamRecord,
 }
 
-/// A fault that delays something.
+/// A fault that delays something, by the time that `--fault` gives. The help of `--fault` shows the texts of the
+/// variants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub enum Delay {
-    /// Delays every POST by this time.
+    /// Every post comes that late.
     PostDelay,
-    /// Delays every `$disconnect` by this time.
+    /// Every `$disconnect` comes that late.
     DisconnectDelay,
-    /// Delays every message by up to this time.
+    /// Every message is handed on up to that late, so that messages overtake each other.
     MessageDelay,
-    /// Delays every delivery of a stream's batch by this time.
+    /// Every batch of a stream comes that late.
     StreamDelay,
 }
 
@@ -202,6 +189,27 @@ impl Faults {
     }
 }
 
+/// Writes the long help of `--fault`: each kind with the text of its variant.
+fn help() -> String {
+    let mut help = "Inject a fault, with a probability from 0 to 1 or for a time. May be repeated.\n".to_owned();
+    for (title, kinds) in
+        [("With a probability:", kinds::<Chance>()), ("With a time, such as 200ms:", kinds::<Delay>())]
+    {
+        help = format!("{help}\n{title}\n");
+        for (name, text) in kinds {
+            help = format!("{help}  {name}: {text}\n");
+        }
+    }
+    help
+}
+
+/// Returns the names of faults, each with its text.
+fn kinds<K: ValueEnum>() -> Vec<(String, String)> {
+    let values = K::value_variants().iter().filter_map(ValueEnum::to_possible_value);
+    let text = |value: &PossibleValue| value.get_help().map(ToString::to_string).unwrap_or_default();
+    values.map(|value| (value.get_name().to_owned(), text(&value))).collect()
+}
+
 /// Returns the kind's name as `--fault` has it.
 fn name(kind: &impl ValueEnum) -> String {
     kind.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
@@ -247,6 +255,17 @@ mod tests {
         assert!(sequence(&settings(0, &["gone=1"]), Chance::Gone).iter().all(|happened| *happened));
         assert!(!sequence(&settings(0, &["gone=0"]), Chance::Gone).contains(&true));
         assert!(!sequence(&settings(0, &[]), Chance::Gone).contains(&true));
+    }
+
+    #[test]
+    fn every_fault_is_in_the_readme_with_its_text() {
+        let readme = include_str!("../README.md");
+        for (kinds, value) in [(kinds::<Chance>(), "0.1"), (kinds::<Delay>(), "200ms")] {
+            for (name, text) in kinds {
+                let row = format!("| `--fault {name}={value}` | {text} |");
+                assert!(readme.lines().any(|line| line == row), "no line {row}");
+            }
+        }
     }
 
     #[test]

@@ -1,44 +1,23 @@
 //! Execution environments: one process each, with its own Runtime API.
 //!
 //! This module imitates the [execution environment
-//! lifecycle](https://docs.aws.amazon.com/lambda/latest/dg/lambda-runtime-environment.html) and the variables that
-//! Lambda [defines](https://docs.aws.amazon.com/lambda/latest/dg/configuration-envvars.html).
-//!
-//! Processes that a function starts are frozen and killed with it while they stay in its process group. A process that
-//! outlives a crash of its function is neither frozen nor killed.
+//! lifecycle](https://docs.aws.amazon.com/lambda/latest/dg/lambda-runtime-environment.html).
 
-use std::collections::BTreeMap;
-use std::convert::Infallible;
 use std::io;
-use std::net::SocketAddr;
-use std::os::unix::process::ExitStatusExt;
-use std::path::Path;
-use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use rustix::process::{Pid, Signal, kill_process_group};
-use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
-use tokio::process::{Child, Command};
 use tokio::sync::{oneshot, watch};
-use tokio::task::JoinSet;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::orphans::Registration;
+use super::process::Process;
 use super::runtime_api::{Call, Invocation, RuntimeApi};
 use super::{FunctionError, FunctionSettings};
 use crate::faults::{Chance, Faults};
 use crate::iam::ACCOUNT_ID;
 use crate::terminal;
-
-/// The most bytes of a line of output. The rest of a longer line is dropped.
-const LINE_LIMIT_BYTES: usize = 64 * 1024;
-
-/// The time to wait for the last output of a process that has exited. The output is in its pipes already, unless a
-/// process that it has started holds the pipes open.
-const LAST_OUTPUT_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// An execution environment that has been initialised. Its process is killed when this is dropped.
 pub(super) struct Environment {
@@ -129,7 +108,7 @@ impl Environment {
 
     /// Tells whether the process still runs and has not closed its poll.
     pub(super) fn is_alive(&self) -> bool {
-        self.process.exit.borrow().is_none() && self.poll.as_ref().is_none_or(|poll| !poll.is_closed())
+        self.process.is_alive() && self.poll.as_ref().is_none_or(|poll| !poll.is_closed())
     }
 
     /// Gives the process an event and waits for its answer. A time-out or a crash ends the process; otherwise
@@ -214,169 +193,6 @@ fn timed_out(what: &str, limit: Duration) -> FunctionError {
     FunctionError::new("Sandbox.Timedout", format!("{what} timed out after {:.2} seconds", limit.as_secs_f64()))
 }
 
-fn exit_error(status: Option<ExitStatus>) -> FunctionError {
-    let message = match status {
-        Some(status) if status.signal().is_some() => format!("Runtime exited with error: {status}"),
-        Some(status) if !status.success() => {
-            format!("Runtime exited with error: exit status {}", status.code().unwrap_or_default())
-        }
-        Some(_) | None => "Runtime exited without providing a reason".to_owned(),
-    };
-    FunctionError::new("Runtime.ExitError", message)
-}
-
-/// A child process, owned by a task that reaps it.
-struct Process {
-    /// The error with which the process ended, once it has ended.
-    exit: watch::Receiver<Option<FunctionError>>,
-    /// Keeps the process alive: dropping this kills it.
-    lease: Option<oneshot::Sender<Infallible>>,
-    /// Whether the process has to be stopped.
-    frozen: watch::Sender<bool>,
-}
-
-impl Process {
-    fn start(settings: &FunctionSettings, runtime_api: SocketAddr, alive: watch::Receiver<bool>) -> io::Result<Self> {
-        let binary = std::path::absolute(&settings.binary)?;
-        let folder = binary.parent().unwrap_or(Path::new("/"));
-        let child = Command::new(&binary)
-            .current_dir(folder)
-            .env_clear()
-            .envs(variables(settings, folder, runtime_api))
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            // A Ctrl-C in the terminal is for the stack, which ends its children itself.
-            .process_group(0)
-            .kill_on_drop(true)
-            .spawn()?;
-        let registration = child.id().map(|group| settings.guard.register(group)).transpose()?;
-        let (lease, lease_receiver) = oneshot::channel();
-        let (exited, exit) = watch::channel(None);
-        let frozen = watch::Sender::new(false);
-        let commands = Commands { lease: lease_receiver, frozen: frozen.subscribe() };
-        tokio::spawn(supervise(child, settings.key.clone(), commands, registration, alive, exited));
-        Ok(Self { exit, lease: Some(lease), frozen })
-    }
-
-    /// Stops the process, or continues it.
-    fn freeze(&self, frozen: bool) {
-        self.frozen.send_if_modified(|now| std::mem::replace(now, frozen) != frozen);
-    }
-
-    async fn exited(&mut self) -> FunctionError {
-        let exit = self.exit.wait_for(Option::is_some).await.ok().and_then(|error| error.clone());
-        exit.unwrap_or_else(|| exit_error(None))
-    }
-
-    async fn kill(&mut self) {
-        self.lease = None;
-        self.exited().await;
-    }
-}
-
-/// The commands that [`Process`] gives to the task that owns the child.
-struct Commands {
-    /// The child is killed when the other end is dropped.
-    lease: oneshot::Receiver<Infallible>,
-    /// The child is stopped while this is true.
-    frozen: watch::Receiver<bool>,
-}
-
-/// Owns a child until it is reaped: prints its output, stops and continues it, kills it on command, and reports how it
-/// ended.
-async fn supervise(
-    mut child: Child,
-    key: String,
-    mut commands: Commands,
-    registration: Option<Registration>,
-    _alive: watch::Receiver<bool>,
-    exited: watch::Sender<Option<FunctionError>>,
-) {
-    let mut relays = JoinSet::new();
-    if let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) {
-        let print = move |line: &str| terminal::function_line(&key, line);
-        relays.spawn(relay(stdout, print.clone()));
-        relays.spawn(relay(stderr, print));
-    }
-    // Only this task sends signals, because it knows that the child is not reaped yet. The signals also reach the
-    // processes that the child has started. They fail only if the child has exited in the meantime.
-    let group = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
-    let signal = |signal| group.map(|group| kill_process_group(group, signal));
-    let status = loop {
-        tokio::select! {
-            status = child.wait() => break status,
-            _ = &mut commands.lease => {
-                let _ = signal(Signal::KILL);
-                break child.wait().await;
-            }
-            Ok(()) = commands.frozen.changed() => {
-                let _ = signal(if *commands.frozen.borrow_and_update() { Signal::STOP } else { Signal::CONT });
-            }
-        }
-    };
-    drop(registration);
-    let last_output = async { while relays.join_next().await.is_some() {} };
-    let _ = tokio::time::timeout(LAST_OUTPUT_TIMEOUT, last_output).await;
-    // Another process that holds the pipes open may go on writing to them.
-    relays.detach_all();
-    exited.send_replace(Some(exit_error(status.ok())));
-}
-
-/// Reads `output` to its end and prints its lines. The process never blocks on a full pipe.
-async fn relay(output: impl AsyncRead + Unpin, mut print: impl FnMut(&str)) {
-    let mut output = BufReader::new(output);
-    let mut line = Vec::new();
-    while let Ok(bytes) = output.fill_buf().await
-        && !bytes.is_empty()
-    {
-        let newline = bytes.iter().position(|byte| *byte == b'\n');
-        let part = &bytes[..newline.unwrap_or(bytes.len())];
-        let room = LINE_LIMIT_BYTES - line.len();
-        line.extend_from_slice(&part[..part.len().min(room)]);
-        let consumed = part.len() + usize::from(newline.is_some());
-        output.consume(consumed);
-        if newline.is_some() {
-            print(&String::from_utf8_lossy(line.strip_suffix(b"\r").unwrap_or(&line)));
-            line.clear();
-        }
-    }
-    if !line.is_empty() {
-        print(&String::from_utf8_lossy(&line));
-    }
-}
-
-/// Returns the whole environment of a process. It inherits nothing from the developer's shell.
-fn variables(settings: &FunctionSettings, folder: &Path, runtime_api: SocketAddr) -> BTreeMap<String, String> {
-    let FunctionSettings { name, handler, memory_size_mb, region, .. } = settings;
-    let credentials = settings.credentials.clone();
-    let log_stream = format!("{}/[$LATEST]{:032x}", jiff::Timestamp::now().strftime("%Y/%m/%d"), fastrand::u128(..));
-    let unreserved = [("LANG", "en_US.UTF-8"), ("PATH", "/usr/local/bin:/usr/bin/:/bin:/opt/bin"), ("TZ", ":UTC")];
-    let reserved = [
-        ("_HANDLER", handler.clone()),
-        ("AWS_REGION", region.clone()),
-        ("AWS_DEFAULT_REGION", region.clone()),
-        ("AWS_LAMBDA_FUNCTION_NAME", name.clone()),
-        ("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", memory_size_mb.to_string()),
-        ("AWS_LAMBDA_FUNCTION_VERSION", "$LATEST".to_owned()),
-        ("AWS_LAMBDA_INITIALIZATION_TYPE", "on-demand".to_owned()),
-        ("AWS_LAMBDA_LOG_GROUP_NAME", format!("/aws/lambda/{name}")),
-        ("AWS_LAMBDA_LOG_STREAM_NAME", log_stream),
-        ("AWS_ACCESS_KEY_ID", credentials.access_key_id),
-        ("AWS_SECRET_ACCESS_KEY", credentials.secret_access_key),
-        ("AWS_SESSION_TOKEN", credentials.session_token),
-        ("AWS_LAMBDA_RUNTIME_API", runtime_api.to_string()),
-        ("LAMBDA_TASK_ROOT", folder.display().to_string()),
-        ("LAMBDA_RUNTIME_DIR", "/var/runtime".to_owned()),
-    ];
-    let mut variables: BTreeMap<_, _> =
-        unreserved.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
-    variables.extend(settings.environment.clone());
-    variables.extend(settings.endpoints.clone());
-    variables.extend(reserved.into_iter().map(|(name, value)| (name.to_owned(), value)));
-    variables
-}
-
 /// Makes a trace id: `Root=1-{epoch seconds}-{96 bits};Parent={64 bits};Sampled=0`, in hex.
 fn trace_id(now: Duration) -> String {
     let root = fastrand::u128(..) >> 32;
@@ -385,6 +201,9 @@ fn trace_id(now: Duration) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+    use std::path::Path;
+
     use tokio::sync::Semaphore;
 
     use super::*;
@@ -405,36 +224,6 @@ mod tests {
         let pool = watch::Sender::new(Pool { idle: vec![dead], returning: 0 });
         let dispatcher = Dispatcher { settings, permits: Arc::new(Semaphore::new(1)), stop, pool };
         assert!(dispatcher.environment().await.unwrap().is_alive());
-    }
-
-    async fn printed(output: &[u8]) -> Vec<String> {
-        let mut lines = Vec::new();
-        relay(output, |line| lines.push(line.to_owned())).await;
-        lines
-    }
-
-    #[tokio::test]
-    async fn output_is_printed_line_by_line() {
-        assert_eq!(printed(b"one\n\nthree\r\nfour").await, ["one", "", "three", "four"]);
-    }
-
-    #[tokio::test]
-    async fn a_line_over_the_limit_is_cut_and_the_next_one_is_whole() {
-        let lines = printed(format!("{}\nnext\n", "x".repeat(3 * LINE_LIMIT_BYTES)).as_bytes()).await;
-        assert_eq!(lines.iter().map(String::len).collect::<Vec<_>>(), [LINE_LIMIT_BYTES, 4]);
-    }
-
-    #[tokio::test]
-    async fn invalid_utf8_is_replaced() {
-        assert_eq!(printed(b"a\xffb\n").await, ["a\u{fffd}b"]);
-    }
-
-    #[test]
-    fn an_exit_error_names_the_status_or_the_signal() {
-        let message = |status| exit_error(Some(ExitStatus::from_raw(status))).error_message;
-        assert_eq!(message(3 << 8), "Runtime exited with error: exit status 3");
-        assert_eq!(message(9), "Runtime exited with error: signal: 9 (SIGKILL)");
-        assert_eq!(message(0), "Runtime exited without providing a reason");
     }
 
     #[test]

@@ -11,8 +11,10 @@
 
 mod environment;
 mod orphans;
+mod process;
 mod runtime_api;
 mod settings;
+mod variables;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
