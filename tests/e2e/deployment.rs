@@ -274,7 +274,7 @@ async fn roles_allow_what_the_functions_call_and_nothing_else() {
     one.send(json!({"type": "subscribe", "topic": "room.1", "last": 1, "id": "b"})).await;
     assert_eq!((one.next().await["type"].clone(), one.next().await["type"].clone()), (json!("history"), json!("ack")));
     one.ask(json!({"type": "unsubscribe", "topic": "general", "id": "3"})).await;
-    one.ask(json!({"type": "ping"})).await;
+    one.ask(json!({"type": "ping", "positions": {"room.1": {"epoch": "00000000", "seq": 0}}})).await;
     fill_with_expired_subscriptions(&stack).await;
     one.ask(json!({"type": "subscribe", "topic": "general", "id": "4"})).await;
     note("default");

@@ -369,3 +369,35 @@ async fn history_is_read_without_a_subscription_and_in_both_directions() {
     assert_eq!(error["code"], "no_history");
     one.hears_nothing().await;
 }
+
+#[tokio::test]
+async fn a_ping_finds_the_topics_that_have_gone_on() {
+    let (proxy, stack) = Proxy::in_front(&[], |_| None).await;
+    let mut one = stack.connect("?userId=1").await;
+    one.ask(message("room.7", 1, "m1")).await;
+    let ack = one.ask(message("room.7", 2, "m2")).await;
+    let at = |seq: u64| json!({"epoch": ack["epoch"], "seq": seq});
+    proxy.take();
+    let positions = json!({"room.7": at(1), "room.8": at(1), "general": at(1)});
+    let pong = one.ask(json!({"type": "ping", "id": "p", "positions": positions})).await;
+    assert_eq!(pong, json!({"type": "pong", "id": "p", "behind": {"room.7": at(2)}}));
+    assert_eq!(proxy.take(), ["GetItem", "BatchGetItem", "POST"]);
+    for (position, expected) in [(at(2), None), (at(3), None), (json!({"epoch": "00000000", "seq": 9}), Some(at(2)))] {
+        let pong = one.ask(json!({"type": "ping", "positions": {"room.7": position}})).await;
+        assert_eq!(pong.get("behind").map(|behind| behind["room.7"].clone()), expected);
+    }
+    // A quiet ping is answered only if there is something to say.
+    one.send(json!({"type": "ping", "quiet": true, "id": "q1", "positions": {"room.7": at(2)}})).await;
+    one.hears_nothing().await;
+    let pong = one.ask(json!({"type": "ping", "quiet": true, "positions": {"room.7": at(1)}})).await;
+    assert_eq!(pong, json!({"type": "pong", "behind": {"room.7": at(2)}}));
+    let many: serde_json::Map<_, _> = (0..21).map(|count| (format!("room.{count}"), at(1))).collect();
+    for wrong in [json!(many), json!([]), json!({"room.7": 1}), json!({"room.7": {"epoch": "x", "seq": -1}})] {
+        let error = one.ask(json!({"type": "ping", "positions": wrong})).await;
+        assert_eq!(error["code"], "invalid_field", "{error}");
+    }
+    let row = stack.rows("connections").await.remove(0);
+    let delete = stack.dynamodb().await.delete_item().table_name("switchboard-dev-connections");
+    delete.key("connectionId", row["connectionId"].clone()).send().await.unwrap();
+    assert_eq!(one.ask(json!({"type": "ping", "quiet": true})).await["code"], "unidentified");
+}

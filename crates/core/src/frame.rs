@@ -6,6 +6,7 @@
 //! fields are ignored, and `null` means that a field is absent.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::Serialize;
@@ -41,6 +42,9 @@ pub const MAX_KEPT_BYTES: usize = 32 * 1024;
 
 /// How many levels a `body` or `message` that is kept may have. A frame of history adds three.
 pub const MAX_KEPT_NESTING: usize = MAX_NESTING - 3;
+
+/// How many topics a ping may ask about.
+pub const MAX_POSITIONS: usize = 20;
 
 /// How much of a client's own text an error message repeats, in characters.
 const QUOTED_CHARS: usize = 64;
@@ -88,7 +92,12 @@ pub enum Request<'a> {
         limit: usize,
     },
     /// `{"type":"ping"}`.
-    Ping,
+    Ping {
+        /// Where the client is in topics that have been silent.
+        positions: Vec<(Topic, Stamp)>,
+        /// Whether a pong is wanted only when there is something to say.
+        is_quiet: bool,
+    },
 }
 
 /// A frame for `sendMessage`, read.
@@ -168,7 +177,7 @@ impl<'a> Frame<'a> {
                 Ok(Request::Message { topic: self.topic()?, message: self.payload("message", MAX_MESSAGE_NESTING)? })
             }
             "history" => Ok(Request::History { topic: self.topic()?, range: self.range()?, limit: self.limit()? }),
-            "ping" => Ok(Request::Ping),
+            "ping" => Ok(Request::Ping { positions: self.positions()?, is_quiet: self.flag("quiet")? }),
             _ => Err(ClientError::UnknownType { kind: kind.chars().take(QUOTED_CHARS).collect() }),
         }
     }
@@ -243,6 +252,19 @@ impl<'a> Frame<'a> {
             _ => {
                 let expected = format!("a whole number from 1 to {MAX_NEWEST}");
                 Err(ClientError::InvalidField { field: "last", expected })
+            }
+        }
+    }
+
+    fn positions(&self) -> Result<Vec<(Topic, Stamp)>, ClientError> {
+        let Some(raw) = self.fields.get("positions") else { return Ok(Vec::new()) };
+        match serde_json::from_str::<BTreeMap<String, Stamp>>(raw.get()) {
+            Ok(positions) if positions.len() <= MAX_POSITIONS => {
+                positions.into_iter().map(|(topic, stamp)| Ok((Topic::parse(&topic)?, stamp))).collect()
+            }
+            _ => {
+                let expected = format!("an object of at most {MAX_POSITIONS} topics, each with its position");
+                Err(ClientError::InvalidField { field: "positions", expected })
             }
         }
     }
@@ -439,6 +461,9 @@ pub enum Reply<'a> {
         /// The ping's, when it had one.
         #[serde(skip_serializing_if = "Option::is_none")]
         id: Option<&'a str>,
+        /// The topics that have gone on, and how far; absent when there are none.
+        #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+        behind: &'a BTreeMap<String, Stamp>,
     },
     /// Says what was wrong with a frame.
     Error {
@@ -735,7 +760,7 @@ mod tests {
             let name = if other.starts_with('"') { &other } else { r#""junk""# };
             let ping = format!(r#"{{{name}:{payload},"type":"ping","id":"p","action":null}}"#);
             let frame = Frame::parse(&ping).unwrap();
-            prop_assert!(matches!(frame.request(), Ok(Request::Ping)), "{}", ping);
+            prop_assert!(matches!(frame.request(), Ok(Request::Ping { .. })), "{}", ping);
             prop_assert_eq!(frame.id().unwrap(), Some("p".to_owned()));
             Ok(())
         });
@@ -810,7 +835,7 @@ mod tests {
             (r#"{"id":"a","type":"ping","id\ud83d":"b"}"#, Some("a")),
         ] {
             let frame = Frame::parse(text).unwrap();
-            assert!(matches!(frame.request(), Ok(Request::Ping)), "{text}");
+            assert!(matches!(frame.request(), Ok(Request::Ping { .. })), "{text}");
             assert_eq!(frame.id().unwrap().as_deref(), id, "{text}");
         }
     }
@@ -818,7 +843,7 @@ mod tests {
     #[test]
     fn null_is_absent_but_as_a_message() {
         let ping = Frame::parse(r#"{"action":null,"type":"ping","id": null }"#).unwrap();
-        assert!(matches!(ping.request(), Ok(Request::Ping)));
+        assert!(matches!(ping.request(), Ok(Request::Ping { .. })));
         assert_eq!(ping.id().unwrap(), None);
         let subscribe = Frame::parse(r#"{"type":"subscribe","topic":"t","ttl":null}"#).unwrap();
         assert!(matches!(subscribe.request(), Ok(Request::Subscribe { ttl_s: None, from: None, .. })));
@@ -1077,7 +1102,12 @@ mod tests {
             ack(Some(3), true, Some(&stamp), true),
             r#"{"type":"ack","id":"7","delivered":3,"continued":true,"epoch":"k3f9xq2a","seq":42,"duplicate":true}"#
         );
-        assert_eq!(text(Reply::Pong { id: None }), r#"{"type":"pong"}"#);
+        assert_eq!(text(Reply::Pong { id: None, behind: &BTreeMap::new() }), r#"{"type":"pong"}"#);
+        let behind = BTreeMap::from([("room.7".to_owned(), stamp.clone())]);
+        assert_eq!(
+            text(Reply::Pong { id: Some("p"), behind: &behind }),
+            r#"{"type":"pong","id":"p","behind":{"room.7":{"epoch":"k3f9xq2a","seq":42}}}"#
+        );
         let error = Reply::Error { code: "c", message: "m".to_owned(), temporary: false, request_id: "r=", id: None };
         assert_eq!(text(error), r#"{"type":"error","code":"c","message":"m","temporary":false,"requestId":"r="}"#);
     }

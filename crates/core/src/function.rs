@@ -3,6 +3,7 @@
 //! A handler returns a result. This module turns it into a proxy response, a reply to the sender, one log line, and for a
 //! fault into a failed invocation. The log never carries bodies or query strings.
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use aws_lambda_events::apigw::{
@@ -110,7 +111,12 @@ pub enum Served {
     /// The handler has answered by itself.
     Answered,
     /// The sender wants to hear a pong.
-    Ping,
+    Ping {
+        /// The topics in which the sender is behind, and where they are.
+        behind: BTreeMap<String, Stamp>,
+        /// Whether the sender wants to hear only of those.
+        is_quiet: bool,
+    },
 }
 
 /// Serves `$connect` and `$disconnect`: a mistake refuses the handshake with the status that `status` gives it.
@@ -166,7 +172,10 @@ pub async fn message(
     }
     .await;
     let (reply, outcome) = match &served {
-        Ok(Served::Ping) => (Some(Reply::Pong { id: id.as_deref() }), "ok"),
+        Ok(Served::Ping { behind, is_quiet }) => {
+            let is_due = !is_quiet || !behind.is_empty();
+            (is_due.then_some(Reply::Pong { id: id.as_deref(), behind }), "ok")
+        }
         Ok(Served::Done) => {
             let ack = |id| Reply::Ack {
                 id,

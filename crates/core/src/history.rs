@@ -23,13 +23,13 @@
 //! writes a tombstone, and nobody can write a message there any more. Otherwise the message may have been there and have
 //! expired, and the reader says honestly that something may be missing.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_dynamodb::operation::put_item::PutItemError;
-use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue, ReturnValuesOnConditionCheckFailure};
+use aws_sdk_dynamodb::types::{AttributeValue, KeysAndAttributes, ReturnValue, ReturnValuesOnConditionCheckFailure};
 use lambda_runtime::tracing::warn;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -286,6 +286,35 @@ impl History {
     pub fn of<'a>(&'a self, topic: &'a Topic) -> Option<Log<'a>> {
         let kept = self.rules.kept(topic)?;
         Some(Log { history: self, topic, kept_s: i64::try_from(kept.as_secs()).unwrap_or(i64::MAX / 2) })
+    }
+}
+
+impl History {
+    /// Which of these topics have gone on since a client was there: one eventually consistent `BatchGetItem` of their
+    /// heads. What it does not read in time, the next call will.
+    ///
+    /// # Errors
+    ///
+    /// When DynamoDB fails.
+    pub async fn behind(&self, positions: &[(Topic, Stamp)]) -> Result<BTreeMap<String, Stamp>, Error> {
+        let logs: Vec<_> = positions.iter().filter_map(|(topic, stamp)| Some((self.of(topic)?, stamp))).collect();
+        if logs.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        let keys = logs.iter().map(|(log, _)| log.head_key()).collect();
+        let keys = KeysAndAttributes::builder().set_keys(Some(keys)).consistent_read(false);
+        let keys = keys.build().expect("the keys are set");
+        let output = self.dynamodb.batch_get_item().request_items(&self.table, keys).send().await;
+        let output = output.map_err(|error| Error::store("BatchGetItem", &self.table, &error))?;
+        let heads = output.responses.unwrap_or_default().remove(&self.table).unwrap_or_default();
+        let heads: HashMap<_, _> =
+            heads.iter().filter_map(|item| Some((text(item, P)?.to_owned(), head_of(item)?.stamp))).collect();
+        let behind = logs.into_iter().filter_map(|(log, stamp)| {
+            let head = heads.get(&format!("h:{}", log.topic))?;
+            let has_gone_on = head.epoch > stamp.epoch || (head.epoch == stamp.epoch && head.seq > stamp.seq);
+            has_gone_on.then(|| (log.topic.to_string(), head.clone()))
+        });
+        Ok(behind.collect())
     }
 }
 

@@ -8,7 +8,7 @@ use switchboard_core::clock::now_s;
 use switchboard_core::connection::UserId;
 use switchboard_core::frame::{self, Frame, Request};
 use switchboard_core::function::{Caller, Served, message};
-use switchboard_core::history::{Appended, Draft, From, Log, Range, Writer};
+use switchboard_core::history::{Appended, Draft, From, Log, Range, Stamp, Writer};
 use switchboard_core::publication::{Audience, Content, Kept, Publication};
 use switchboard_core::topic::{Subscriber, Topic};
 use switchboard_core::{ClientError, Error, Failure};
@@ -29,7 +29,7 @@ pub(crate) async fn handle(
         }
         Request::Message { topic, message } => publish(backend, caller, frame, topic, message).await,
         Request::History { topic, range, limit } => history(backend, caller, frame, &topic, &range, limit).await,
-        Request::Ping => ping(backend, caller).await,
+        Request::Ping { positions, is_quiet } => ping(backend, caller, &positions, is_quiet).await,
     })
     .await
 }
@@ -137,8 +137,14 @@ async fn keep(
 }
 
 /// A connection without a record receives nothing, so its client has to hear that instead of a pong.
-async fn ping(backend: &Backend, caller: &Caller) -> Result<Served, Failure> {
+async fn ping(
+    backend: &Backend,
+    caller: &Caller,
+    positions: &[(Topic, Stamp)],
+    is_quiet: bool,
+) -> Result<Served, Failure> {
     let connection = backend.store.get(&caller.connection_id).await?;
     connection.filter(|connection| connection.is_open).ok_or_else(ClientError::unregistered)?;
-    Ok(Served::Ping)
+    let behind = backend.history.behind(positions).await?;
+    Ok(Served::Ping { behind, is_quiet })
 }

@@ -49,7 +49,10 @@ async fn a_sender_is_answered_when_it_asks_for_that() {
         serve(r#"{"id":"m"}"#, ok, async |_, _| Ok(Served::Done)).await,
         (Ok(200), Some(json!({"type": "ack", "id": "m"})))
     );
-    assert_eq!(serve("{}", ok, async |_, _| Ok(Served::Ping)).await, (Ok(200), Some(json!({"type": "pong"}))));
+    assert_eq!(
+        serve("{}", ok, async |_, _| Ok(Served::Ping { behind: BTreeMap::new(), is_quiet: false })).await,
+        (Ok(200), Some(json!({"type": "pong"})))
+    );
 }
 
 #[tokio::test(start_paused = true)]
