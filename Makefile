@@ -1,35 +1,38 @@
 .DEFAULT_GOAL := help
-.PHONY: help run publish build test conformance soak lint fmt check package deploy remove logs test-release test-deploy bench clean
+.PHONY: help run publish build test conformance soak lint deny fmt check settings package deploy remove logs test-release test-deploy bench clean
 
-# Which deployment, where, and for which processors: arm64 or x86_64.
+# STAGE and REGION name the deployment. ARCH is the processors' architecture: arm64 or x86_64.
 STAGE ?= dev
 REGION ?= us-east-1
 export STAGE REGION ARCH ARGS
-# The framework's SDK announces on Node 20 that it will need 22 one day.
+# On Node 20 the framework's SDK warns that it will need Node 22 one day. This variable silences it.
 export AWS_SDK_JS_NODE_VERSION_SUPPORT_WARNING_DISABLED = true
+
+DENY_VERSION := 0.20.2
+DENY := target/tools/cargo-deny-$(DENY_VERSION)
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-# Without a namespace the functions write no metrics, which nobody would collect here.
-run: build ## Start everything on this machine and print what to paste
+# Nobody collects metrics on this machine, and without a namespace the functions write none.
+run: build ## Start the service on this machine, and print the commands to try it
 	cargo run --quiet --bin switchboard-local -- --env METRICS_NAMESPACE= --query userId=1 $(ARGS)
 
 export TOPIC DATA
-publish: ## Publish to a running stack: make publish TOPIC=general DATA='"deploy done"'
+publish: ## Publish an event to a running stack: make publish TOPIC=general DATA='"deploy done"'
 	AWS_ENDPOINT_URL=http://localhost:8000 AWS_REGION=us-east-1 AWS_ACCESS_KEY_ID=local AWS_SECRET_ACCESS_KEY=local \
 	cargo run --quiet --example put-event -- switchboard-dev-events "$$TOPIC" "$$DATA"
 
 build: ## Build every binary
 	cargo build --workspace --bins
 
-# One build of everything first: `cargo test` alone would not build the binaries that the tests start.
+# Everything is built first, because tests start binaries that `cargo test` alone would not build.
 test: tests/clients/node_modules target/python/installed infra/node_modules ## Run every test
 	cargo build --workspace --all-targets
 	cargo test --workspace
 
 export TARGET
-conformance: tests/clients/node_modules target/python/installed ## Compare a gateway with API Gateway's behaviour, ours or TARGET=wss://host/stage
+conformance: tests/clients/node_modules target/python/installed ## Compare the local gateway, or TARGET=wss://host/stage, with API Gateway
 	cargo build --workspace --all-targets
 	cargo test --package switchboard-tests --test conformance
 
@@ -37,59 +40,74 @@ test-release: package tests/clients/node_modules infra/node_modules ## Run the e
 	cargo build --workspace --all-targets
 	tests/release.sh
 
-test-deploy: package target/venv/test-deploy ## Lint the deployment, then deploy it to an imitation of AWS
+test-deploy: package target/venv/test-deploy ## Lint the deployment, and deploy it to an imitation of AWS
 	target/venv/test-deploy/bin/pytest -q tests/deploy
 
-# Two sockets a connection, both on this machine.
-soak: build ## Two thousand connections, faults and an account at the end; SECONDS=60
+# Both sockets of a connection are on this machine, so 2,000 connections need 4,000 open files and some more.
+soak: build ## Open 2,000 connections, inject faults, and check every row and process at the end; SECONDS=60
 	ulimit -n 16384 && cargo test -p switchboard-tests --test soak -- --seconds $(or $(SECONDS),60)
 
-# The memory and CPU time of processes are read from Linux's /proc.
-bench: ## What events cost: CPU time, calls, bytes, memory
+# It reads the memory and the CPU time of processes from /proc, so it needs Linux.
+bench: ## Measure what events cost: CPU time, calls, bytes, memory
 	cargo build --workspace --bins
 	cargo build --release --bins --workspace --exclude switchboard-local --exclude switchboard-tests
 	cargo test -p switchboard-tests --test bench -- --run
 
-lint: ## Clippy, warnings are errors
+lint: ## Run Clippy, and treat its warnings as errors
 	cargo clippy --workspace --all-targets -- -D warnings
+
+# Some machines cannot reach the database of advisories on github.com. The other checks run there, too.
+deny: $(DENY)/bin/cargo-deny ## Check licences, sources, versions and known vulnerabilities of the dependencies
+	@checks=all; $< --log-level off fetch db || { checks="licenses sources bans"; \
+	echo "switchboard: advisories were not checked: the database of advisories cannot be reached" >&2; }; \
+	$< --locked check --deny unmatched-skip --deny unnecessary-skip $$checks
 
 fmt: ## Format the code
 	cargo fmt --all
 
-# Everything that can be known without an AWS account. The release build is most of a first run.
-check: ## What CI runs: format, lint, every test
+# These checks need no AWS account. The release build takes most of the time of a first run.
+check: ## Run what CI runs: format, lint, dependencies, every test
 	cargo fmt --all --check
-	$(MAKE) lint test test-release test-deploy
+	$(MAKE) lint deny test test-release test-deploy
 
-package: target/venv/package infra/node_modules ## Build, zip and describe what is deployed; ARCH=arm64 or x86_64
+settings: infra/node_modules ## Check the settings of STAGE, and refuse what is unsafe or what Lambda would refuse
+	@node infra/settings.mjs
+
+# The check of the settings comes first, because a stage that is refused needs no build.
+package: settings target/venv/package ## Build and zip the functions, and write the template; ARCH=arm64 or x86_64
 	infra/build.sh
 	infra/serverless.sh package --package target/package/$(STAGE)
 
-# Packaging comes first and touches only what has changed, so a deployment is never older than the code.
-deploy: package ## Put the stage STAGE=dev on AWS, or update it
+# Packaging comes first, so a deployment is never older than the code. It builds only what has changed.
+deploy: package ## Create or update the stage STAGE=dev on AWS
 	@node infra/preflight.mjs target/package/$(STAGE)/cloudformation-template-update-stack.json
 	infra/serverless.sh deploy
 	infra/serverless.sh info --verbose
 
-remove: infra/node_modules ## Take the stage STAGE=dev off AWS
+remove: infra/node_modules ## Remove the stage STAGE=dev from AWS
 	@node infra/preflight.mjs
 	infra/serverless.sh remove
 
-logs: infra/node_modules ## Follow the log of FUNCTION=connect of STAGE=dev
+logs: infra/node_modules ## Follow the log of the function FUNCTION=connect in STAGE=dev
 	@node infra/preflight.mjs
 	infra/serverless.sh logs --tail --function $(or $(FUNCTION),connect)
 
-clean: ## Remove what was built and installed
+clean: ## Remove everything that was built or installed here
 	cargo clean
 	rm -rf tests/clients/node_modules infra/node_modules
 
+# cargo-deny is built once, without optimisation: that takes 1.5 minutes of CPU time instead of 4.5, and a check 2 s.
+$(DENY)/bin/cargo-deny:
+	CARGO_PROFILE_DEV_DEBUG=false cargo install --debug --locked --root $(DENY) cargo-deny@$(DENY_VERSION)
+
+# The packages work without their install scripts, so npm does not run any.
 tests/clients/node_modules: tests/clients/package-lock.json
-	cd tests/clients && npm ci --no-audit --no-fund
+	cd tests/clients && npm ci --ignore-scripts --no-audit --no-fund
 	touch $@
 
 infra/node_modules: infra/package-lock.json
 	@infra/need.sh npm
-	cd infra && npm ci --no-audit --no-fund
+	cd infra && npm ci --ignore-scripts --no-audit --no-fund
 	touch $@
 
 target/venv/package: infra/requirements.txt

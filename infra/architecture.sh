@@ -1,6 +1,6 @@
 #!/bin/sh
-# Prints the architecture to build for: $ARCH, else arm64, else x86_64 where Rust can build for that alone. Nothing is
-# installed here: a toolchain is its owner's business.
+# Prints the architecture to build for: $ARCH if it is set, else arm64, else x86_64 where Rust cannot build for arm64.
+# It installs nothing, because a toolchain is its owner's business.
 set -eu
 
 fail() {

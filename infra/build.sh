@@ -1,7 +1,7 @@
 #!/bin/sh
-# Builds the functions of serverless.yml in the release profile and zips each under a name of its own,
-# target/lambda/<architecture>/<handler>.zip: the framework names an object in S3 after its file, and of several zips of
-# one name the last would become the code of every function.
+# Builds the functions of serverless.yml in the release profile and zips each as
+# target/lambda/<architecture>/<handler>.zip. The names must differ: the framework names an object in S3 after its file,
+# so with equal names the last zip would become the code of every function.
 set -eu
 arch=$(infra/architecture.sh)
 folder=target/lambda/$arch
@@ -12,7 +12,7 @@ x86_64) target=x86_64-unknown-linux-gnu ;;
 esac
 
 rm -f "$folder"/*.zip
-# The target is known to be there; without the check cargo-lambda cannot begin to install one.
+# The target is installed. Without its own check cargo-lambda cannot start to install another.
 # shellcheck disable=SC2046
 PATH=$PWD/target/venv/package/bin:$PATH cargo lambda build --release --locked --target $target --skip-target-check \
     --output-format zip --lambda-dir "$folder" $(printf -- '-p %s ' $handlers)

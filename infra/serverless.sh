@@ -1,5 +1,5 @@
 #!/bin/sh
-# The framework on one stage, region and architecture: infra/serverless.sh <command> [argument …].
+# Runs the framework on one stage, region and architecture: infra/serverless.sh <command> [argument …].
 set -eu
 case ${STAGE:-} in
 "" | *[!a-z0-9-]* | [!a-z]* | ????????????????????*)

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Runs the end to end tests on the zipped functions, and notes the digests of what was tested. The local stack around
-# them and its fixture are the usual builds.
+# Runs the end to end tests on the zipped functions, and writes down the digests of the zips that it tested. The local
+# stack and its fixture are debug builds, as in other tests.
 set -eu
 arch=$(infra/architecture.sh 2> /dev/null || infra/architecture.sh)
 case "$arch $(uname -s) $(uname -m)" in

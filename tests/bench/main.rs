@@ -1,9 +1,9 @@
 //! The benchmark: what events cost, in calls, bytes and CPU time. `make bench` runs it on release builds of the functions,
-//! in the local stack as `make run` has it; `cargo test` compiles it and runs nothing, because there is no `--run`.
+//! in the local stack of `make run`. `cargo test` compiles it and runs nothing, because there is no `--run`.
 //!
-//! CPU time is that of the processes that serve the events, so it does not depend on what else the machine does, and each
-//! is also given as a multiple of what the same event costs a function that answers at once and does nothing. Times on
-//! the wall are for this machine only. Calls and bytes are counted between the functions and AWS, in a run of their own.
+//! CPU time is that of the processes that serve the events, so it does not depend on what else the machine does. Each is
+//! also given as a multiple of what an event costs a function that answers at once. Wall times hold for this machine only.
+//! A run of its own counts calls and bytes between the functions and AWS.
 
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark prints, and fails where it stands")]
 
@@ -17,19 +17,19 @@ use switchboard_tests::client::Client;
 use switchboard_tests::proxy::Proxy;
 use switchboard_tests::stack::{Stack, children, root, table_name};
 
-/// Events that are served before those that are measured, so that everything is warm.
+/// How many events are served before the measured ones, so that everything is warm.
 const WARM_UP: usize = 20;
 
 /// Subscribers of the large topic.
 const MANY: usize = 100;
 
-/// More connections a second than AWS accepts.
+/// The stack accepts more connections a second than AWS.
 const FAST: [&str; 2] = ["--connection-rate", "100000"];
 
-/// Where the functions' release builds are.
+/// The folder of the functions' release builds.
 const FUNCTIONS: [&str; 2] = ["--binaries", "target/release"];
 
-/// Connections that are only open.
+/// How many connections are only open.
 const IDLE: usize = 2000;
 
 #[tokio::main]
@@ -55,7 +55,7 @@ async fn main() {
     idle().await;
 }
 
-/// What is measured, from the client that causes it to the one that sees its effect.
+/// What is measured: from the client that causes it to the one that sees its effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Event {
     Connect,
@@ -112,7 +112,7 @@ impl Event {
         if self == Self::SendMessage { "sendMessage" } else { self.binary() }
     }
 
-    /// What is in the last line that its function logs of it.
+    /// The last line that its function logs for it contains this.
     fn logged(self) -> [String; 2] {
         [format!("{} |", self.function()), "\"Duration\"".to_owned()]
     }
@@ -127,14 +127,14 @@ impl Event {
     }
 }
 
-/// A stack with somebody who sends, somebody who listens to the topic `one`, and many who listen to `many`.
+/// A stack with a client that sends, one that listens to the topic `one`, and many that listen to `many`.
 struct Room<'a> {
     stack: &'a Stack,
     dynamodb: aws_sdk_dynamodb::Client,
     sender: Client,
     listener: Client,
     many: Vec<Client>,
-    /// Who has come to leave again.
+    /// A client that has come to leave again.
     guests: Vec<Client>,
     /// The id of the latest item.
     next: usize,
@@ -211,7 +211,7 @@ impl<'a> Room<'a> {
     }
 }
 
-/// What two processes have used so far: a function's, if it has not started another one since, and the stack's.
+/// The CPU time of two processes so far: that of a function, if it is still the same one, and that of the stack.
 #[derive(Debug)]
 struct Usage {
     function: Duration,
@@ -241,7 +241,7 @@ impl Usage {
     }
 }
 
-/// What one event costs on average, and how long it takes.
+/// The average cost of one event, and how long it takes.
 #[derive(Debug)]
 struct Cost {
     function: Duration,
@@ -269,14 +269,14 @@ fn cpu_time(process: u32) -> Duration {
     Duration::from_nanos(threads.map(|thread| of_thread(thread.unwrap())).sum())
 }
 
-/// A line of `/proc/{process}/status` in KiB: `VmHWM` is the most memory so far, `VmRSS` that of now.
+/// A line of `/proc/{process}/status` in KiB: `VmHWM` is the most memory so far, `VmRSS` the memory now.
 fn memory_kib(process: u32, name: &str) -> u64 {
     let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap();
     let line = status.lines().find(|line| line.starts_with(name)).unwrap();
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
-/// What an event costs a function that answers at once, on a route that sends its answer to the client.
+/// The cost of an event for a function that answers at once, on a route that sends its answer to the client.
 async fn bare() -> Cost {
     let stack = Stack::with(&[&FUNCTIONS[..], &["--config", "tests/fixture/serverless.yml"]].concat()).await;
     let mut client = Client::connect(&format!("ws://{}/test?name=polly", stack.gateway)).await.unwrap();
@@ -296,7 +296,7 @@ async fn bare() -> Cost {
     Usage::of(&stack, "fixture").await.since(&before, times)
 }
 
-/// What it costs until a function has served its first event.
+/// The cost until a function has served its first event.
 async fn starts() {
     let stack = Stack::with(&FUNCTIONS).await;
     let mut client = stack.connect("?userId=1").await;
@@ -334,7 +334,7 @@ async fn put_item(dynamodb: &aws_sdk_dynamodb::Client, topic: &str, id: &str) {
     item.item("data", string("hello there!")).send().await.unwrap();
 }
 
-/// What a function exchanges with AWS for an event.
+/// The calls and bytes that a function exchanges with AWS for an event.
 async fn calls() {
     let (proxy, stack) = Proxy::in_front(&FUNCTIONS, |_| None).await;
     let mut room = Room::open(&stack).await;
@@ -358,7 +358,7 @@ async fn calls() {
     }
 }
 
-/// What the stack holds for a connection on which nothing happens.
+/// The stack's memory for a connection on which nothing happens.
 async fn idle() {
     let stack = Stack::with(&[&FUNCTIONS[..], &FAST].concat()).await;
     stack.connect("").await.close().await;

@@ -1,29 +1,32 @@
 //! AU: who may connect, in an API whose `$connect` has a Lambda authorizer.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Value, json};
+use switchboard_tests::keys::keys;
 use switchboard_tests::wire::Client;
 
-use crate::bed::{Bed, encoded};
+use crate::api::{Api, encoded, route_key};
 use crate::table::{Row, SERVICE, row};
 
 const AUTH: [(&str, &str); 1] = [("Auth", "token")];
 
-/// The test bed with an authorizer that takes its identity from these sources.
-async fn bed(identity_sources: &str, flags: &[&str]) -> Bed {
-    bed_edited(identity_sources, &[], flags).await
+/// The API with an authorizer that takes its identity from these sources.
+async fn api(identity_sources: &str, flags: &[&str]) -> Api {
+    edited_api(identity_sources, &[], flags).await
 }
 
-/// The same with more edits.
-pub async fn bed_edited(identity_sources: &str, edits: &[(&str, &str)], flags: &[&str]) -> Bed {
+/// The API with such an authorizer and more edits.
+pub async fn edited_api(identity_sources: &str, edits: &[(&str, &str)], flags: &[&str]) -> Api {
     let authorizer = format!("authorizer: {{name: authorizer, identitySource: [{identity_sources}]}}");
     let event = format!("- websocket: {{route: $connect, {authorizer}}}");
     let function = "functions:\n  authorizer:\n    handler: fixture\n    timeout: 2\n";
     let ours = [("- websocket: $connect", event.as_str()), ("functions:\n", function)];
-    Bed::edited(&[&ours[..], edits].concat(), flags).await
+    Api::edited(&[&ours[..], edits].concat(), flags).await
 }
 
-async fn usual_bed() -> Bed {
-    bed("route.request.header.Auth", &[]).await
+async fn usual_api() -> Api {
+    api("route.request.header.Auth", &[]).await
 }
 
 pub fn policy(effect: &str, resource: &str) -> Value {
@@ -32,42 +35,37 @@ pub fn policy(effect: &str, resource: &str) -> Value {
 }
 
 /// A handshake whose authorizer obeys this command.
-async fn asks(bed: &Bed, command: &Value) -> Client {
-    let token = bed.token();
-    bed.handshake(&format!("?authorizer={}&{token}=1", encoded(&command.to_string())), &AUTH).await
+async fn asks(api: &Api, command: &Value) -> Client {
+    let token = api.token();
+    api.handshake(&format!("?authorizer={}&{token}=1", encoded(&command.to_string())), &AUTH).await
 }
 
 /// A handshake whose authorizer returns `result`.
-async fn decides(bed: &Bed, result: &Value) -> Client {
-    asks(bed, &json!({"do": "respond", "response": result})).await
+async fn decides(api: &Api, result: &Value) -> Client {
+    asks(api, &json!({"do": "respond", "response": result})).await
 }
 
-/// That the authorizer's result has this status, and the client reaches no route but for a 101.
+/// Checks the status of a handshake whose authorizer returns `result`, and that only a 101 reaches `$connect`.
 async fn assert_decision(result: &Value, status: u16) {
-    let bed = usual_bed().await;
-    assert_eq!(decides(&bed, result).await.reply.status, status);
-    if status != 101 {
-        bed.stack().logged(1, &["\"type\":\"REQUEST\""]).await;
-        assert_only_authorized(&bed, 1).await;
+    let api = usual_api().await;
+    assert_eq!(decides(&api, result).await.reply.status, status);
+    if status == 101 {
+        assert_eq!(routes(api).await, ["REQUEST", "$connect", "$disconnect"]);
+    } else {
+        assert_eq!(routes(api).await, ["REQUEST"]);
     }
 }
 
-/// That the authorizer ran so often, and no route.
-async fn assert_only_authorized(bed: &Bed, count: usize) {
-    // What the authorizer is told about this one is the last line so far.
-    bed.handshake("?last=1", &AUTH).await;
-    bed.event_with("\"last\":\"1\"").await;
-    let events = bed.events("requestContext");
-    assert_eq!(events.len(), count + 1, "{events:#?}");
-    assert!(events.iter().all(|event| event["type"] == "REQUEST"), "{events:#?}");
+/// The route keys of every event, once the stack has ended; `REQUEST` for those of the authorizer.
+async fn routes(api: Api) -> Vec<String> {
+    let of = |event: &Value| event["type"].as_str().map_or_else(|| route_key(event), str::to_owned);
+    api.end().await.iter().map(of).collect()
 }
 
 async fn assert_no_identity(sources: &str, query: &str, headers: &[(&str, &str)]) {
-    let bed = bed(sources, &[]).await;
-    assert_eq!(bed.handshake(query, headers).await.reply.status, 401);
-    bed.handshake("?key=last", &AUTH).await;
-    bed.event_with("\"key\":\"last\"").await;
-    assert_eq!(bed.events("requestContext").len(), 1);
+    let api = api(sources, &[]).await;
+    assert_eq!(api.handshake(query, headers).await.reply.status, 401);
+    assert_eq!(routes(api).await, Vec::<String>::new());
 }
 
 pub fn rows() -> Vec<Row> {
@@ -105,21 +103,28 @@ pub fn rows() -> Vec<Row> {
         row("AU-07", "D", "D-auth", "an authorizer that fails with Unauthorized is a 401").ours(
             SERVICE,
             |_| async move {
-                let bed = usual_bed().await;
-                let client = asks(&bed, &json!({"do": "error", "message": "Unauthorized"})).await;
+                let api = usual_api().await;
+                let client = asks(&api, &json!({"do": "error", "message": "Unauthorized"})).await;
                 assert_eq!(client.reply.status, 401);
-                assert_only_authorized(&bed, 1).await;
+                assert_eq!(routes(api).await, ["REQUEST"]);
             },
         ),
         row("AU-08", "I", "D-gwresp", "an authorizer that fails otherwise, or takes too long, is a 500").ours(
             SERVICE,
             |_| async move {
-                let bed = usual_bed().await;
-                for command in [json!({"do": "error"}), json!({"do": "exit"}), json!({"do": "sleep", "ms": 60_000})] {
-                    assert_eq!(asks(&bed, &command).await.reply.status, 500, "{command}");
+                let api = usual_api().await;
+                for command in [
+                    json!({"do": "error"}),
+                    json!({"do": "error", "message": "Unauthorized!"}),
+                    json!({"do": "exit"}),
+                    json!({"do": "sleep", "ms": 60_000}),
+                ] {
+                    assert_eq!(asks(&api, &command).await.reply.status, 500, "{command}");
                 }
-                assert_eq!(decides(&bed, &json!({"isAuthorized": true})).await.reply.status, 500);
-                assert_only_authorized(&bed, 4).await;
+                for result in [json!({"isAuthorized": true}), json!(null)] {
+                    assert_eq!(decides(&api, &result).await.reply.status, 500, "{result}");
+                }
+                assert_eq!(routes(api).await, ["REQUEST"; 6]);
             },
         ),
         row(
@@ -129,17 +134,35 @@ pub fn rows() -> Vec<Row> {
             "the authorizer's event is a REQUEST with the handshake's headers",
         )
         .ours(SERVICE, |_| async move {
-            let bed = usual_bed().await;
-            decides(&bed, &policy("Allow", "{methodArn}")).await;
-            let event = bed.event_with("\"type\":\"REQUEST\"").await;
+            let api = usual_api().await;
+            decides(&api, &policy("Allow", "{methodArn}")).await;
+            let event = api.event_with("\"type\":\"REQUEST\"").await;
             let arn = event["methodArn"].as_str().unwrap();
             assert!(arn.starts_with("arn:aws:execute-api:us-east-1:") && arn.ends_with("/dev/$connect"), "{arn}");
+            let expected = [
+                "type",
+                "methodArn",
+                "headers",
+                "multiValueHeaders",
+                "queryStringParameters",
+                "multiValueQueryStringParameters",
+                "stageVariables",
+                "requestContext",
+            ];
+            assert_eq!(keys(&event), BTreeSet::from(expected));
             assert_eq!(event["stageVariables"], json!({}));
-            for name in ["Connection", "Upgrade", "Auth"] {
-                assert!(event["headers"][name].is_string(), "{name} {event}");
+            for (name, value) in
+                [("Connection", "upgrade"), ("Upgrade", "websocket"), ("content-length", "0"), ("Auth", "token")]
+            {
+                assert_eq!(event["headers"][name], value);
+                assert_eq!(event["multiValueHeaders"][name], json!([value]));
             }
-            assert_eq!(event.get("isBase64Encoded"), None);
             assert_eq!(event["requestContext"].get("authorizer"), None);
+            // What follows is about the same connection, in an invocation of its own.
+            let id = event["requestContext"]["connectionId"].as_str().unwrap();
+            api.stack().logged(2, &[id, r#""routeKey":"$connect""#]).await;
+            let connect = api.events(id).into_iter().find(|event| event.get("type").is_none()).unwrap();
+            assert_ne!(connect["requestContext"]["requestId"], event["requestContext"]["requestId"]);
         }),
         row(
             "AU-10",
@@ -148,47 +171,47 @@ pub fn rows() -> Vec<Row> {
             "the context comes as text with $connect, messages and $disconnect",
         )
         .ours(SERVICE, |_| async move {
-            let bed = usual_bed().await;
+            let api = usual_api().await;
             let mut result = policy("Allow", "{methodArn}");
             result["context"] = json!({"userId": "7", "n": 1, "b": true});
-            let mut client = decides(&bed, &result).await;
+            let mut client = decides(&api, &result).await;
             let expected = json!({"userId": "7", "n": "1", "b": "true", "principalId": "user"});
             let event = client.ask(&json!({"action": "echo"})).await;
             assert_eq!(event["requestContext"]["authorizer"], expected);
             let id = event["requestContext"]["connectionId"].as_str().unwrap();
             client.close(1000, "").await;
-            assert_eq!(bed.event(id, "$disconnect").await["requestContext"]["authorizer"], expected);
-            let connect = bed.stack().log(&[id, "\"eventType\":\"CONNECT\"", "\"userId\":\"7\""]);
+            assert_eq!(api.event(id, "$disconnect").await["requestContext"]["authorizer"], expected);
+            let connect = api.stack().log(&[id, "\"eventType\":\"CONNECT\"", "\"userId\":\"7\""]);
             assert!(connect.iter().any(|line| line.contains("\"principalId\":\"user\"")), "{connect:?}");
         }),
         row("AU-11", "D+O", "D-connect; localstack#10059", "many messages ask the authorizer once").ours(
             SERVICE,
             |_| async move {
-                let bed = usual_bed().await;
-                let mut client = decides(&bed, &policy("Allow", "{methodArn}")).await;
+                let api = usual_api().await;
+                let mut client = decides(&api, &policy("Allow", "{methodArn}")).await;
                 for _ in 0..5 {
                     client.ask(&json!({"action": "echo"})).await;
                 }
-                assert_eq!(bed.events("\"type\":\"REQUEST\"").len(), 1);
+                assert_eq!(routes(api).await.iter().filter(|route| *route == "REQUEST").count(), 1);
             },
         ),
         row("AU-12", "D", "B-v2", "two handshakes with one token ask the authorizer twice").ours(
             SERVICE,
             |_| async move {
-                let bed = usual_bed().await;
+                let api = usual_api().await;
                 for _ in 0..2 {
-                    let mut client = decides(&bed, &policy("Allow", "{methodArn}")).await;
+                    let mut client = decides(&api, &policy("Allow", "{methodArn}")).await;
                     client.ask(&json!({"action": "echo"})).await;
                 }
-                assert_eq!(bed.events("\"type\":\"REQUEST\"").len(), 2);
+                assert_eq!(routes(api).await.iter().filter(|route| *route == "REQUEST").count(), 2);
             },
         ),
         row("AU-13", "I", "D-limits", "a result of more than 8 KB is a 500").ours(SERVICE, |_| async move {
-            let bed = bed("route.request.header.Auth", &["--authorizer-result-limit", "300"]).await;
+            let api = api("route.request.header.Auth", &["--authorizer-result-limit", "300"]).await;
             let mut result = policy("Allow", "{methodArn}");
-            assert_eq!(decides(&bed, &result).await.reply.status, 101);
+            assert_eq!(decides(&api, &result).await.reply.status, 101);
             result["context"] = json!({"a": "x".repeat(300)});
-            assert_eq!(decides(&bed, &result).await.reply.status, 500);
+            assert_eq!(decides(&api, &result).await.reply.status, 500);
         }),
         row("AU-14", "I", "D-gwresp", "a context with an object in it is a 500").ours(SERVICE, |_| async move {
             let mut result = policy("Allow", "{methodArn}");
@@ -198,30 +221,30 @@ pub fn rows() -> Vec<Row> {
         row("AU-15", "I", "D-gwresp", "no API key where one is required is a 403 and reaches no function").ours(
             SERVICE,
             |_| async move {
-                let bed = bed_with_keys("$request.header.x-api-key").await;
+                let api = api_with_keys("$request.header.x-api-key").await;
                 for keys in [&[][..], &[("x-api-key", "")], &[("x-api-key", UNKNOWN)], &[("x-api-key", DISABLED)]] {
                     let headers = [&AUTH[..], keys].concat();
-                    assert_eq!(bed.handshake("?key=refused", &headers).await.reply.status, 403, "{keys:?}");
+                    assert_eq!(api.handshake("?key=refused", &headers).await.reply.status, 403, "{keys:?}");
                 }
-                // Neither asked the authorizer nor reached a route: what it is told about this one comes first.
-                bed.handshake("?key=last", &[AUTH[0], ("X-API-Key", KEY)]).await;
-                bed.event_with("\"key\":\"last\"").await;
-                assert_eq!(bed.events("requestContext").len(), 1);
+                api.handshake("?key=accepted", &[AUTH[0], ("X-API-Key", KEY)]).await;
+                api.claim_invoked("refused", &[]);
+                api.event_with("\"key\":\"accepted\"").await;
+                api.end().await;
 
-                let bed = bed_with_keys("$context.authorizer.usageIdentifierKey").await;
+                let api = api_with_keys("$context.authorizer.usageIdentifierKey").await;
                 for key in [json!(null), json!(UNKNOWN), json!(DISABLED)] {
                     let mut result = policy("Allow", "{methodArn}");
                     result["usageIdentifierKey"] = key;
-                    assert_eq!(decides(&bed, &result).await.reply.status, 403, "{result}");
+                    assert_eq!(decides(&api, &result).await.reply.status, 403, "{result}");
                 }
-                assert_only_authorized(&bed, 3).await;
+                assert_eq!(routes(api).await, ["REQUEST"; 3]);
             },
         ),
         row("AU-16", "D+O", "D-ctx; CAP-KEY", "a valid API key and its id are in every event's identity").ours(
             SERVICE,
             |_| async move {
                 for source in ["$request.header.x-api-key", "$context.authorizer.usageIdentifierKey"] {
-                    let bed = bed_with_keys(source).await;
+                    let api = api_with_keys(source).await;
                     let mut result = policy("Allow", "{methodArn}");
                     let mut headers = AUTH.to_vec();
                     if source.starts_with("$request") {
@@ -231,13 +254,13 @@ pub fn rows() -> Vec<Row> {
                     }
                     let command = json!({"do": "respond", "response": result}).to_string();
                     let query = format!("?authorizer={}", encoded(&command));
-                    let mut client = bed.connect_with(&query, &headers).await;
+                    let mut client = api.connect_with(&query, &headers).await;
                     client.close(1000, "").await;
-                    let printed = bed.stack().log(&["wscat", &format!("-H 'x-api-key: {KEY}'")]);
+                    let printed = api.stack().log(&["wscat", &format!("-H 'x-api-key: {KEY}'")]);
                     assert_eq!(printed.is_empty(), !source.starts_with("$request"), "{printed:?}");
                     let parts = [client.id.as_str(), "\"fixture\":\"event\""];
-                    bed.stack().logged(4, &parts).await;
-                    for event in bed.events(&client.id).iter().filter(|event| event["type"] != "REQUEST") {
+                    api.stack().logged(4, &parts).await;
+                    for event in api.events(&client.id).iter().filter(|event| event["type"] != "REQUEST") {
                         let identity = &event["requestContext"]["identity"];
                         assert_eq!(identity["apiKey"], KEY, "{event}");
                         assert_eq!(identity["apiKeyId"].as_str().map(str::len), Some(10), "{event}");
@@ -246,12 +269,12 @@ pub fn rows() -> Vec<Row> {
                 }
             },
         ),
-        row("AU-17", "I", "D-connect", "who the authorizer refuses gets no $disconnect").ours(
+        row("AU-17", "I", "D-connect", "a client that the authorizer refuses gets no $disconnect").ours(
             SERVICE,
             |_| async move {
-                let bed = usual_bed().await;
-                assert_eq!(decides(&bed, &policy("Deny", "{methodArn}")).await.reply.status, 403);
-                assert_only_authorized(&bed, 1).await;
+                let api = usual_api().await;
+                assert_eq!(decides(&api, &policy("Deny", "{methodArn}")).await.reply.status, 403);
+                assert_eq!(routes(api).await, ["REQUEST"]);
             },
         ),
     ]
@@ -261,8 +284,8 @@ const KEY: &str = "a-key-that-may-be-used";
 const DISABLED: &str = "a-key-that-is-disabled";
 const UNKNOWN: &str = "a-key-that-nobody-has";
 
-/// The test bed with an authorizer, and with keys of which `$connect` asks for one, wherever that is.
-async fn bed_with_keys(source: &str) -> Bed {
+/// The API with an authorizer, and with API keys. `$connect` requires one, and `source` says where it is.
+async fn api_with_keys(source: &str) -> Api {
     let extensions = format!(
         "resources:
   extensions:
@@ -286,5 +309,5 @@ async fn bed_with_keys(source: &str) -> Bed {
 ";
     let resources = [plan, &key("Usable", KEY, true), &key("Disabled", DISABLED, false)].concat();
     let edits = [("resources:\n", extensions.as_str()), ("  Resources:\n", resources.as_str())];
-    bed_edited("route.request.header.Auth", &edits, &[]).await
+    edited_api("route.request.header.Auth", &edits, &[]).await
 }

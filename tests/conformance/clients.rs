@@ -8,17 +8,17 @@ use switchboard_tests::python;
 use switchboard_tests::stack::root;
 use tokio::process::Command;
 
-use crate::bed::Bed;
-use crate::table::{FLAGS, Row, Way, row};
+use crate::api::Api;
+use crate::table::{Check, FLAGS, Row, row};
 
-/// Runs one case of a script; its failure is the row's.
-async fn run(bed: Arc<Bed>, program: PathBuf, script: &'static str, case: &'static str) {
-    let credentials = &bed.credentials;
+/// Runs one case of a script. If it fails, the row fails.
+async fn run(api: Arc<Api>, program: PathBuf, script: &'static str, case: &'static str) {
+    let credentials = &api.credentials;
     let output = Command::new(program)
         .current_dir(root().join("tests/clients"))
-        .args([script, case, &bed.endpoint.ws(), &bed.endpoint.http()])
-        .env("AWS_REGION", &bed.region)
-        .env("AWS_DEFAULT_REGION", &bed.region)
+        .args([script, case, &api.endpoint.ws(), &api.endpoint.http()])
+        .env("AWS_REGION", &api.region)
+        .env("AWS_DEFAULT_REGION", &api.region)
         .env("AWS_ACCESS_KEY_ID", credentials.access_key_id())
         .env("AWS_SECRET_ACCESS_KEY", credentials.secret_access_key())
         .envs(credentials.session_token().map(|token| ("AWS_SESSION_TOKEN", token)))
@@ -30,7 +30,7 @@ async fn run(bed: Arc<Bed>, program: PathBuf, script: &'static str, case: &'stat
     assert!(output.status.success(), "{script} {case}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// A row of a Python client. Only where there is no Python at all is it not tried.
+/// A row of a Python client. It is skipped only where there is no Python at all.
 fn with_python(
     id: &'static str,
     mark: &'static str,
@@ -40,41 +40,47 @@ fn with_python(
 ) -> Row {
     let row = row(id, mark, client, claim);
     if !python::is_installed() {
-        return row.untold("there is no python3");
+        return row.skipped("there is no python3");
     }
-    row.anywhere(move |bed| run(bed, python::interpreter(), "conformance.py", case))
+    row.anywhere(move |api| run(api, python::interpreter(), "conformance.py", case))
 }
 
 fn with_node(id: &'static str, mark: &'static str, claim: &'static str, case: &'static str) -> Row {
-    row(id, mark, "ws", claim).anywhere(move |bed| {
+    row(id, mark, "ws", claim).anywhere(move |api| {
         let installed = root().join("tests/clients/node_modules").is_dir();
         assert!(installed, "no npm packages in tests/clients: `make conformance` installs them");
-        run(bed, "node".into(), "conformance.mjs", case)
+        run(api, "node".into(), "conformance.mjs", case)
     })
 }
 
-/// The row on a stack that compresses, since what AWS agrees on with these clients is not known.
+/// The row on a stack that compresses. Nobody knows what AWS agrees on with these clients.
 fn compressed(row: Row) -> Row {
-    let Way::Anywhere(check) = &row.way else { return row };
+    let Check::Anywhere(check) = &row.check else { return row };
     let check = check.clone();
     row.ours(FLAGS, move |_| {
         let check = check.clone();
-        async move { check(Arc::new(Bed::ours(&["--deflate", "negotiate"]).await)).await }
+        async move { check(Arc::new(Api::ours(&["--deflate", "negotiate"]).await)).await }
     })
 }
 
 pub fn rows() -> Vec<Row> {
     vec![
         with_python("CL-01", "O", "websockets", "Python's websockets offers compression, connects and talks", "talks"),
-        with_python("CL-02", "D", "websockets", "Python's websockets is told the status of a refusal", "is_refused"),
+        with_python("CL-02", "D", "websockets", "Python's websockets sees the status of a refusal", "is_refused"),
         with_python("CL-03", "I", "websockets", "Python's websockets gets its pongs", "pings"),
         with_python("CL-04", "D", "websockets", "Python's websockets sends fragments", "sends_fragments"),
         with_python("CL-05", "D", "websockets", "Python's websockets is closed with 1003 for bytes", "sends_bytes"),
         with_python("CL-06", "D+O", "boto3", "boto3 posts, gets and deletes", "posts_gets_and_deletes"),
         with_python("CL-07", "D+O", "boto3", "boto3 raises GoneException of every call", "raises_gone"),
-        with_python("CL-08", "D+O", "boto3", "boto3 knows what is too large and what is no id", "raises_other_errors"),
+        with_python(
+            "CL-08",
+            "D+O",
+            "boto3",
+            "boto3 raises the errors for what is too large and for a malformed id",
+            "raises_other_errors",
+        ),
         with_node("CL-09", "O", "npm's ws offers compression, connects and talks", "talks"),
-        with_node("CL-10", "D", "npm's ws is told the status of a refusal", "isRefused"),
+        with_node("CL-10", "D", "npm's ws sees the status of a refusal", "isRefused"),
         with_node("CL-11", "I", "npm's ws gets its pongs", "pings"),
         with_node("CL-12", "D+I", "npm's ws is closed with 1003 for bytes, and closes with its own code", "isClosed"),
         with_node(

@@ -1,4 +1,4 @@
-//! Where an API is, reached over TCP or TLS.
+//! The address of an API, and how to reach it over TCP or TLS.
 
 use std::sync::Arc;
 
@@ -8,18 +8,18 @@ use tokio::net::TcpStream;
 use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
-/// Where an API is: `ws://localhost:3001/dev` or `wss://….amazonaws.com/dev`.
+/// The address of an API: `ws://localhost:3001/dev` or `wss://….amazonaws.com/dev`.
 #[derive(Debug, Clone)]
 pub struct Endpoint {
     pub secure: bool,
-    /// What stands in `Host`.
+    /// The header `Host`.
     pub authority: String,
     /// `/dev`
     pub stage_path: String,
 }
 
 impl Endpoint {
-    /// Reads a URL; `None` when it is not one of an API.
+    /// Reads a URL. Returns `None` when it is not the URL of an API.
     pub fn parse(url: &str) -> Option<Self> {
         let (scheme, rest) = url.split_once("://")?;
         let (authority, stage) = rest.trim_end_matches('/').split_once('/').unwrap_or((rest, ""));
@@ -31,7 +31,7 @@ impl Endpoint {
         Some(Self { secure, authority: authority.to_owned(), stage_path: format!("/{stage}") })
     }
 
-    /// `http` or `https`, authority and stage: what callers of `@connections` use.
+    /// The URL for callers of `@connections`.
     pub fn http(&self) -> String {
         format!("{}://{}{}", if self.secure { "https" } else { "http" }, self.authority, self.stage_path)
     }
@@ -41,12 +41,12 @@ impl Endpoint {
         self.http().replacen("http", "ws", 1)
     }
 
-    /// An open connection, of which nothing has been sent.
+    /// Opens a connection and sends nothing.
     pub async fn dial(&self) -> Tcp {
         BufReader::new(self.tls(self.tcp().await).await)
     }
 
-    /// A connection that ends in a TCP reset, not in an orderly close, when it is dropped.
+    /// Opens a connection that ends in a TCP reset, not in an orderly close, when it is dropped.
     pub async fn dial_to_reset(&self) -> Tcp {
         let tcp = self.tcp().await;
         tcp.set_zero_linger().unwrap();
@@ -76,7 +76,7 @@ impl Endpoint {
         Box::new(connector.connect(ServerName::try_from(host).unwrap(), tcp).await.unwrap())
     }
 
-    /// Sends the request of a handshake and does not wait for the answer. `path` is the whole one, with its query.
+    /// Sends the request of a handshake and does not wait for the answer. `path` includes the query.
     pub async fn request(&self, path: &str, headers: &[(&str, &str)]) -> Tcp {
         self.request_on(self.dial().await, path, headers).await
     }

@@ -1,5 +1,5 @@
-//! RA: the Runtime API and execution environments. ES: event source mappings. Most of both is between Lambda and the
-//! function, where nobody looks from outside: those rows name the tests that do.
+//! RA: the Runtime API and execution environments. ES: event source mappings. Most of both happens between Lambda and
+//! the function, where nobody looks from outside: those rows run the tests that do.
 
 use std::collections::BTreeSet;
 use std::process::Stdio;
@@ -10,14 +10,14 @@ use switchboard_tests::stack::binaries;
 use switchboard_tests::wire::SOON;
 use tokio::process::Command;
 
-use crate::bed::Bed;
+use crate::api::Api;
 use crate::management::stub;
 use crate::table::{FLAGS, LOG, Row, row};
 
-const NEGATIVE: &str = "negative: it is about the Rust runtime, at a stub that does wrong";
+const NEGATIVE: &str = "negative: it is about the Rust runtime at a stub that behaves badly";
 
-/// How a Rust function ends that finds this Runtime API, and Lambda's variables but for one: its status, and what it
-/// says.
+/// Runs a Rust function with this Runtime API, and with all of Lambda's variables but one. Returns its exit code and
+/// what it prints.
 async fn end_of_function(runtime_api: &str, without: &str) -> (Option<i32>, String) {
     let variables = [
         ("AWS_LAMBDA_FUNCTION_NAME", "fixture"),
@@ -37,6 +37,19 @@ async fn end_of_function(runtime_api: &str, without: &str) -> (Option<i32>, Stri
 
 async fn environment(client: &mut switchboard_tests::wire::Client) -> Value {
     client.ask(&json!({"action": "echo", "do": "environment"})).await
+}
+
+/// Waits until the system says that a process is stopped.
+async fn stopped(pid: &Value) {
+    let deadline = tokio::time::Instant::now() + SOON;
+    loop {
+        let ps = Command::new("ps").args(["-o", "stat=", "-p", &pid.to_string()]).output().await.unwrap();
+        if ps.stdout.starts_with(b"T") {
+            return;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "it goes on: {}", String::from_utf8_lossy(&ps.stdout));
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }
 
 pub fn rows() -> Vec<Row> {
@@ -68,8 +81,8 @@ pub fn rows() -> Vec<Row> {
         row("RA-09", "D+S", "RIE; S", "a process that exits before its first poll fails the event").ours(
             FLAGS,
             |_| async move {
-                let bed = Bed::ours(&["--env", "FIXTURE_INIT=exit"]).await;
-                assert_eq!(bed.handshake("", &[]).await.reply.status, 502);
+                let api = Api::ours(&["--env", "FIXTURE_INIT=exit"]).await;
+                assert_eq!(api.handshake("", &[]).await.reply.status, 502);
             },
         ),
         row("RA-10", "S", "S", "a Rust function without AWS_LAMBDA_FUNCTION_NAME exits with 101").ours(NEGATIVE, |_| async {
@@ -91,32 +104,33 @@ content-length: 2
             let (code, output) = end_of_function(&stub("").await, "").await;
             assert_eq!(code, Some(1), "{output}");
         }),
-        row("RA-13", "D", "L-env", "two events at once have a process each").anywhere(|bed| async move {
-            let (mut one, mut two) = (bed.connect().await, bed.connect().await);
+        row("RA-13", "D", "L-env", "two events at once have a process each").anywhere(|api| async move {
+            let (mut one, mut two) = (api.connect().await, api.connect().await);
             let sleep = json!({"action": "echo", "do": "sleep", "ms": 800});
             let (one, two) = tokio::join!(one.ask(&sleep), two.ask(&sleep));
             assert_ne!(pid_and_log_stream(&one), pid_and_log_stream(&two));
         }),
         row("RA-14", "D", "L-env", "events after each other share a process and its statics").ours(LOG, |_| async move {
-            let bed = Bed::ours(&[]).await;
-            let mut client = bed.connect().await;
+            let api = Api::ours(&[]).await;
+            let mut client = api.connect().await;
             let (one, two) = (environment(&mut client).await, environment(&mut client).await);
             assert_eq!(one["pid"], two["pid"]);
             assert_eq!(one["invocations"].as_u64().unwrap() + 1, two["invocations"].as_u64().unwrap());
         }),
-        row("RA-15", "D", "L-env", "what outlives its response stands still until the next event [freeze]").ours(
+        row("RA-15", "D", "L-env", "work that outlives its response stands still until the next event [freeze]").ours(
             FLAGS,
             |_| async move {
                 for (flags, freezes) in [(&[][..], cfg!(unix)), (&["--no-freeze"], false)] {
-                    let bed = Bed::ours(flags).await;
-                    let mut client = bed.connect().await;
+                    let api = Api::ours(flags).await;
+                    let mut client = api.connect().await;
                     let folder = tempfile::tempdir().unwrap();
                     let file = folder.path().join("done");
-                    client.ask(&json!({"action": "echo", "do": "leave", "ms": 100, "touch": file})).await;
+                    let left = client.ask(&json!({"action": "echo", "do": "leave", "ms": 100, "touch": file})).await;
                     if freezes {
-                        tokio::time::sleep(Duration::from_millis(400)).await;
+                        // A process that is stopped does nothing more.
+                        stopped(&left["pid"]).await;
                         assert!(!file.exists(), "it went on");
-                        client.ask(&json!({"action": "echo", "do": "sleep", "ms": 50})).await;
+                        client.ask(&json!({"action": "echo", "do": "sleep", "ms": 200})).await;
                     }
                     let deadline = tokio::time::Instant::now() + SOON;
                     while !file.exists() {
@@ -130,8 +144,8 @@ content-length: 2
             .proved(&["crates/local/tests/lambda.rs::a_function_that_takes_too_long_is_killed"]),
         row("RA-17", "D", "L-vars", "a function has Lambda's variables, its own, and none of the developer's").ours(
             LOG,
-            |bed| async move {
-                let variables = environment(&mut bed.connect().await).await["variables"].take();
+            |api| async move {
+                let variables = environment(&mut api.connect().await).await["variables"].take();
                 for name in [
                     "_HANDLER",
                     "AWS_REGION",
@@ -160,8 +174,8 @@ content-length: 2
                 }
             },
         ),
-        row("RA-18", "D", "L-env", "after a crash the next event has a new process").anywhere(|bed| async move {
-            let mut client = bed.connect().await;
+        row("RA-18", "D", "L-env", "after a crash the next event has a new process").anywhere(|api| async move {
+            let mut client = api.connect().await;
             let error = client.ask(&json!({"action": "echo", "do": "exit"})).await;
             assert_eq!(error["message"], "Internal server error");
             let next = environment(&mut client).await;
@@ -172,8 +186,8 @@ content-length: 2
         row("RA-20", "S", "S", "a handler's error and a panic are reported with type and message")
             .proved(&["crates/local/tests/lambda.rs::a_handler_error_and_a_panic_fail_the_event_and_the_process_stays"]),
         row("RA-21", "D+O", "L-api; CAP-23", "every event has a UUID of its own that is not the gateway's requestId").anywhere(
-            |bed| async move {
-                let mut client = bed.connect().await;
+            |api| async move {
+                let mut client = api.connect().await;
                 let mut ids = BTreeSet::new();
                 for _ in 0..100 {
                     let id = environment(&mut client).await["requestId"].as_str().unwrap().to_owned();
@@ -197,24 +211,24 @@ content-length: 2
         ]),
         row("ES-05", "D", "L-ddb", "bisection isolates a poison record, and uses up no attempts").proved(&[
             "crates/local/src/stream/lane/tests.rs::bisection_isolates_the_poison_without_using_up_attempts",
-            "crates/local/tests/stream.rs::bisection_delivers_what_is_around_a_poison_record",
+            "crates/local/tests/stream.rs::bisection_delivers_the_records_around_a_poison_record",
         ]),
-        row("ES-06", "D", "L-ddb", "of records reported as failed the first is where the next delivery begins").proved(&[
+        row("ES-06", "D", "L-ddb", "the next delivery begins at the first record that was reported as failed").proved(&[
             "crates/local/src/stream/lane/tests.rs::a_partial_failure_continues_at_the_lowest_record_that_failed",
-            "crates/local/tests/stream.rs::a_reported_failure_is_where_the_next_delivery_begins",
+            "crates/local/tests/stream.rs::the_next_delivery_begins_at_a_reported_failure",
         ]),
         row("ES-07", "D", "L-ddb", "an empty list, null and {} are a success")
             .proved(&["crates/local/src/stream/response.rs::an_empty_or_null_response_or_list_is_a_success"]),
-        row("ES-08", "D", "L-ddb", "an empty or null identifier, or a wrong key, is a failure of all").proved(&[
+        row("ES-08", "D", "L-ddb", "an empty or null identifier, or a wrong key, fails the whole batch").proved(&[
             "crates/local/src/stream/response.rs::an_empty_or_null_identifier_a_wrong_key_and_anything_else_fail_the_batch",
         ]),
-        row("ES-09", "D", "L-ddb", "a batching window gathers what comes in its time")
-            .proved(&["crates/local/src/stream/lane/tests.rs::a_batch_window_gathers_what_comes_in_its_time"]),
+        row("ES-09", "D", "L-ddb", "a batching window gathers the records that come in its time")
+            .proved(&["crates/local/src/stream/lane/tests.rs::a_batch_window_collects_the_records_of_its_time"]),
         row("ES-10", "D", "L-ddb", "by default a poison record blocks its shard for 24 h").proved(&[
             "crates/local/src/stream/lane/tests.rs::by_default_a_poison_record_blocks_its_lane_until_it_is_24_h_old",
         ]),
         row("ES-11", "D", "L-ddb", "LATEST delivers no earlier writes, TRIM_HORIZON does")
-            .proved(&["crates/local/tests/stream.rs::latest_begins_behind_and_trim_horizon_at_the_first_record"]),
+            .proved(&["crates/local/tests/stream.rs::latest_begins_after_the_last_record_and_trim_horizon_at_the_first"]),
         row("ES-12", "D+I", "L-ddb", "several batches at once never overtake each other in a key").proved(&[
             "crates/local/tests/stream.rs::several_lanes_have_a_batch_in_flight_each",
             "crates/local/tests/stream.rs::a_thousand_puts_by_one_writer_arrive_once_and_in_order_per_key",
@@ -228,7 +242,7 @@ content-length: 2
     ]
 }
 
-/// What tells two execution environments apart on any machine.
+/// Two execution environments differ in this on any machine.
 fn pid_and_log_stream(environment: &Value) -> (Value, Value) {
     (environment["pid"].clone(), environment["variables"]["AWS_LAMBDA_LOG_STREAM_NAME"].clone())
 }

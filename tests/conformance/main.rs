@@ -1,18 +1,18 @@
-//! The conformance suite: what clients, functions and callers of `@connections` see of a WebSocket API, row by row of
-//! the contract, on real processes and from outside.
+//! The conformance suite: what clients, functions and callers of `@connections` see of a WebSocket API. It has a row for
+//! each behaviour, and tries it on real processes, from outside.
 //!
-//! One trial per row, named by its id, by how well AWS's behaviour is known, and by its claim. `TARGET=wss://…/dev` (an
-//! environment variable or an argument) points the rows that can be told anywhere at an endpoint which runs
-//! `tests/fixture/conformance.yml`, and deploys nothing; without it they run on stacks of our own. At the end stands the
-//! scoreboard, with what was not tried and why.
+//! Each row is a trial. Its name has the row's id, a mark for how well AWS's behaviour is known, and the claim.
+//! `TARGET=wss://…/dev`, an environment variable or an argument, points the rows that work anywhere at an endpoint that
+//! runs `tests/fixture/conformance.yml`. It deploys nothing. Without `TARGET` the rows run on stacks of our own. The
+//! scoreboard at the end lists what each row has shown, and why a row was skipped.
 
 #![expect(clippy::unwrap_used, reason = "a helper that fails should fail its row, like an assertion in the row itself")]
 #![expect(clippy::print_stdout, reason = "the scoreboard is the program's output")]
 #![expect(unreachable_pub, reason = "in a test binary nothing is reachable, and `pub` is what its modules share")]
 
+mod api;
 mod authorizers;
 mod bad_input;
-mod bed;
 mod clients;
 mod endpoint;
 mod events;
@@ -35,9 +35,9 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use tokio::runtime::Runtime;
 use tokio::sync::OnceCell;
 
-use bed::Bed;
+use api::Api;
 use endpoint::Endpoint;
-use table::{Row, Seen, Way};
+use table::{Check, Row, Seen};
 
 /// How long a row may take.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -50,8 +50,8 @@ struct Suite {
     rows: Vec<Row>,
     /// Somebody else's endpoint.
     target: Option<Endpoint>,
-    /// The endpoint of rows that need none of their own.
-    shared: OnceCell<Arc<Bed>>,
+    /// The API of all rows that need none of their own.
+    shared: OnceCell<Arc<Api>>,
     seen: Mutex<BTreeMap<&'static str, Seen>>,
     runtime: Runtime,
 }
@@ -59,16 +59,16 @@ struct Suite {
 impl Suite {
     /// Tries a row.
     fn attempt(self: &Arc<Self>, row: &Row) -> Seen {
-        let check = match &row.way {
-            Way::Untold(why) => return Seen::Untried((*why).to_owned()),
-            Way::Ours(why, _) if self.target.is_some() => return Seen::Untried((*why).to_owned()),
-            Way::Proved(_) if self.target.is_some() => {
-                return Seen::Untried("seen from inside our stack only".to_owned());
+        let check = match &row.check {
+            Check::Skipped(why) => return Seen::Skipped((*why).to_owned()),
+            Check::Ours(why, _) if self.target.is_some() => return Seen::Skipped((*why).to_owned()),
+            Check::Proved(_) if self.target.is_some() => {
+                return Seen::Skipped("seen from inside our stack only".to_owned());
             }
-            Way::Anywhere(_) if self.target.is_some() && row.is_unresolved() => {
-                return Seen::Untried("AWS's behaviour is unknown, and only our knob is checked".to_owned());
+            Check::Anywhere(_) if self.target.is_some() && row.is_unresolved() => {
+                return Seen::Skipped("AWS's behaviour is unknown, and the row checks only our flag".to_owned());
             }
-            Way::Proved(tests) => {
+            Check::Proved(tests) => {
                 let tests = *tests;
                 let prove = async move {
                     for test in tests {
@@ -77,20 +77,20 @@ impl Suite {
                 };
                 return self.outcome(row, Seen::Proved(tests), prove);
             }
-            Way::Anywhere(check) | Way::Ours(_, check) => check.clone(),
+            Check::Anywhere(check) | Check::Ours(_, check) => check.clone(),
         };
         let suite = self.clone();
         let check = async move {
-            let bed = suite.shared.get_or_init(|| suite.share()).await.clone();
-            check(bed).await;
+            let api = suite.shared.get_or_init(|| suite.share()).await.clone();
+            check(api).await;
         };
         self.outcome(row, Seen::Expected, check)
     }
 
-    /// What was seen of a row: `passed`, unless its check panics.
+    /// What a row has shown: `passed`, unless its check panics.
     fn outcome(&self, row: &Row, passed: Seen, check: impl Future<Output = ()> + Send + 'static) -> Seen {
         self.runtime.block_on(async {
-            let attempt = tokio::spawn(check);
+            let attempt = tokio::spawn(api::ROW.scope(row.id, check));
             match tokio::time::timeout(PATIENCE, attempt).await {
                 Ok(Ok(())) => passed,
                 Ok(Err(panic)) if self.target.is_some() && row.is_inferred() => Seen::Observed(message(panic)),
@@ -100,10 +100,10 @@ impl Suite {
         })
     }
 
-    async fn share(&self) -> Arc<Bed> {
+    async fn share(&self) -> Arc<Api> {
         Arc::new(match &self.target {
-            Some(endpoint) => Bed::elsewhere(endpoint.clone()),
-            None => Bed::ours(&[]).await,
+            Some(endpoint) => Api::elsewhere(endpoint.clone()),
+            None => Api::ours(&[]).await,
         })
     }
 }
@@ -131,7 +131,7 @@ fn main() {
         clients::rows(),
         bad_input::rows(),
     ];
-    let suite = Arc::new(Suite {
+    let mut suite = Arc::new(Suite {
         rows: groups.into_iter().flatten().collect(),
         target,
         shared: OnceCell::new(),
@@ -143,25 +143,33 @@ fn main() {
     let compare = move || sources::compare(&explained.rows).map_err(Failed::from);
     trials.push(Trial::test("SOURCES.md explains every source, and no other", compare));
     let conclusion = libtest_mimic::run(&arguments, trials);
-    if !arguments.list {
-        let seen = suite.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let target = suite.target.as_ref().map_or_else(|| "our own stack".to_owned(), Endpoint::ws);
-        print!("{}", table::scoreboard(&target, &suite.rows, &seen));
+    if arguments.list {
+        return;
     }
-    if let Some(suite) = Arc::into_inner(suite)
-        && let Some(bed) = suite.shared.into_inner().and_then(Arc::into_inner)
-    {
-        suite.runtime.block_on(bed.stop());
+    // A row that took too long still runs and holds the shared stack, which then does not end. The run has failed anyway.
+    let api = Arc::get_mut(&mut suite).and_then(|suite| suite.shared.take()).and_then(Arc::into_inner);
+    let refuted = api.map(|api| suite.runtime.block_on(api.finish()).1).unwrap_or_default();
+    let is_refuted = !refuted.is_empty();
+    let mut seen = suite.seen.lock().unwrap_or_else(PoisonError::into_inner);
+    for (row, what) in refuted {
+        println!("{row} FAILED: {what}");
+        seen.insert(row, Seen::Failed(what));
     }
-    conclusion.exit();
+    let target = suite.target.as_ref().map_or_else(|| "our own stack".to_owned(), Endpoint::ws);
+    print!("{}", table::scoreboard(&target, &suite.rows, &seen));
+    conclusion.exit_if_failed();
+    if is_refuted {
+        std::process::exit(101);
+    }
 }
 
-/// The trial of a row. One that is not tried is `ignored`, with its reason in the scoreboard.
+/// The trial of a row. A row that is skipped is `ignored`, and the scoreboard has the reason.
 fn trial(suite: &Arc<Suite>, index: usize, arguments: &Arguments) -> Trial {
     let row = &suite.rows[index];
-    let untold = matches!(row.way, Way::Untold(_)) || (suite.target.is_some() && !matches!(row.way, Way::Anywhere(_)));
+    let is_skipped =
+        matches!(row.check, Check::Skipped(_)) || (suite.target.is_some() && !matches!(row.check, Check::Anywhere(_)));
     let (name, suite) = (row.name(), suite.clone());
-    if untold && arguments.filter.as_ref().is_none_or(|filter| name.contains(filter)) {
+    if is_skipped && arguments.filter.as_ref().is_none_or(|filter| name.contains(filter)) {
         suite.seen.lock().unwrap().insert(row.id, suite.attempt(row));
     }
     let run = move || {
@@ -173,7 +181,7 @@ fn trial(suite: &Arc<Suite>, index: usize, arguments: &Arguments) -> Trial {
             _ => Ok(()),
         }
     };
-    Trial::test(name, run).with_ignored_flag(untold)
+    Trial::test(name, run).with_ignored_flag(is_skipped)
 }
 
 /// The target, and the arguments for the test runner.

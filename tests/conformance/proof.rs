@@ -1,5 +1,5 @@
-//! Rows that are about what nobody sees from outside. Other tests of this repository prove them, and such a row runs
-//! those tests, each in the test binary that cargo has built from its file.
+//! Some rows are about what nobody sees from outside. Other tests of this repository prove them. Such a row runs those
+//! tests, each in the test binary that cargo has built from its file.
 
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
@@ -21,7 +21,7 @@ pub async fn run(test: &str) {
     let [path] = paths[..] else { panic!("{file} has not one test {name}, but {paths:?}") };
     let output = call(&binary, file, &["--exact", path]).await;
     let text = String::from_utf8_lossy(&output.stdout);
-    // A test that is ignored is no failure, and passes nothing.
+    // An ignored test does not fail, but it does not pass either.
     let has_passed = output.status.success() && text.contains("test result: ok. 1 passed;");
     assert!(has_passed, "{test}: {text}{}", String::from_utf8_lossy(&output.stderr));
 }
@@ -39,7 +39,7 @@ fn package(file: &str) -> PathBuf {
     folders.find(|folder| folder.join("Cargo.toml").is_file()).unwrap()
 }
 
-/// The newest test binary that was built from this file. Cargo writes what each was built from into a file beside it.
+/// The newest test binary that was built from this file. Beside each binary cargo writes a list of its source files.
 fn binary(file: &str) -> PathBuf {
     let folder = std::env::current_exe().unwrap().parent().unwrap().to_path_buf();
     let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
@@ -53,7 +53,7 @@ fn binary(file: &str) -> PathBuf {
     });
     let (built, binary, mut sources) =
         built.max_by_key(|(built, ..)| *built).unwrap_or_else(|| panic!("no test binary has {file}: {BUILD}"));
-    // The library that the tests of a package are linked with.
+    // The tests of a package are linked with its library.
     files(&package(file).join("src"), &mut sources);
     if let Some(newer) = sources.iter().find(|source| modified(source).is_none_or(|modified| modified > built)) {
         panic!("{} is newer than the test binary of {file}: {BUILD}", newer.display());

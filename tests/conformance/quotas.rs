@@ -6,18 +6,18 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use switchboard_tests::wire::{BINARY, CLOSE, Client, PING, TEXT, masked};
 
-use crate::bed::Bed;
+use crate::api::{Api, route_key};
 use crate::table::{FLAGS, LOG, Row, row};
 
 const FRAME: usize = 32_768;
 const MESSAGE: usize = 131_072;
 
-/// The idle timeout of rows about it. What keeps a connection open comes in a fraction of it.
+/// The idle timeout in rows about it. Whatever keeps a connection open comes after a fraction of it.
 const IDLE: Duration = Duration::from_millis(1500);
 const IDLE_FLAG: &str = "1500ms";
 const FRACTION: Duration = Duration::from_millis(300);
 
-/// A message of this many bytes whose function tells its length.
+/// A message of this many bytes. Its function answers with its length.
 pub fn text_of(bytes: usize) -> String {
     let empty = json!({"action": "echo", "do": "length", "x": ""}).to_string();
     json!({"action": "echo", "do": "length", "x": "x".repeat(bytes - empty.len())}).to_string()
@@ -27,18 +27,19 @@ fn frames(text: &str) -> Vec<&[u8]> {
     text.as_bytes().chunks(FRAME).collect()
 }
 
-/// That the client is closed with this code, no route has run since it connected, and $disconnect tells the same.
-async fn closes(bed: &Bed, client: &mut Client, code: u16) {
+/// Checks that the gateway closes the client with this code, that `$disconnect` has the same, and that no other route
+/// runs.
+async fn closes(api: &Api, client: &mut Client, code: u16) {
     assert_eq!(client.closed().await, Some(code));
-    if bed.is_ours() {
-        let event = bed.event(&client.id, "$disconnect").await;
+    if api.is_ours() {
+        let event = api.event(&client.id, "$disconnect").await;
         assert_eq!(event["requestContext"]["disconnectStatusCode"], code);
     }
-    bed.assert_invoked(&client.id, &["echo", "$disconnect"]).await;
-    bed.assert_gone("POST", &client.id).await;
+    api.claim_invoked(&client.id, &["$connect", "echo", "$disconnect"]);
+    api.assert_gone("POST", &client.id).await;
 }
 
-/// How long the client's connection is open while `act` is done to it every fraction of the idle timeout.
+/// How long the client's connection stays open while `act` runs after each fraction of the idle timeout.
 async fn open_for<F: Future<Output = Client>>(mut client: Client, act: impl Fn(Client) -> F) -> Duration {
     let began = Instant::now();
     let most = IDLE * 3;
@@ -59,26 +60,26 @@ async fn open_for<F: Future<Output = Client>>(mut client: Client, act: impl Fn(C
 pub fn rows() -> Vec<Row> {
     vec![
         row("QT-01", "D", "D-limits", "a message of 128 KB in frames of 32 KB is accepted").anywhere(
-            |bed| async move {
-                let mut client = bed.connect().await;
+            |api| async move {
+                let mut client = api.connect().await;
                 client.fragments(&frames(&text_of(MESSAGE))).await;
                 assert_eq!(client.hears().await, MESSAGE.to_string());
             },
         ),
         row("QT-02", "D", "D-limits; D-integ", "a message of a byte more closes with 1009 and reaches no route")
-            .anywhere(|bed| async move {
-                let mut client = bed.connect().await;
+            .anywhere(|api| async move {
+                let mut client = api.connect().await;
                 client.fragments(&frames(&text_of(MESSAGE + 1))).await;
-                closes(&bed, &mut client, 1009).await;
+                closes(&api, &mut client, 1009).await;
             }),
         row("QT-03", "D", "D-limits; D-integ", "a frame of more than 32 KB closes with 1009 and reaches no route")
-            .anywhere(|bed| async move {
-                let mut client = bed.connect().await;
+            .anywhere(|api| async move {
+                let mut client = api.connect().await;
                 client.text(&text_of(FRAME + 1)).await;
-                closes(&bed, &mut client, 1009).await;
+                closes(&api, &mut client, 1009).await;
             }),
-        row("QT-04", "D", "D-limits", "a frame of 32 KB is accepted").anywhere(|bed| async move {
-            let mut client = bed.connect().await;
+        row("QT-04", "D", "D-limits", "a frame of 32 KB is accepted").anywhere(|api| async move {
+            let mut client = api.connect().await;
             client.text(&text_of(FRAME)).await;
             assert_eq!(client.hears().await, FRAME.to_string());
         }),
@@ -87,20 +88,23 @@ pub fn rows() -> Vec<Row> {
             |_| async move {
                 // The second is AWS's own ten minutes.
                 for flags in [["--idle-timeout", "500ms"], ["--clock", "x1200"]] {
-                    let bed = Bed::ours(&flags).await;
-                    let mut client = bed.connect().await;
+                    let api = Api::ours(&flags).await;
+                    let mut client = api.connect().await;
                     let began = Instant::now();
                     let end = client.closed_with_reason().await;
                     assert_eq!(end, (Some(1001), "Going away".to_owned()));
                     assert!(began.elapsed() > Duration::from_millis(400), "{:?}", began.elapsed());
-                    let event = bed.event(&client.id, "$disconnect").await;
-                    assert_eq!(event["requestContext"]["disconnectStatusCode"], 1001);
+                    let context = api.event(&client.id, "$disconnect").await["requestContext"].take();
+                    assert_eq!(context["disconnectStatusCode"], 1001);
+                    // A clock that runs faster does not change the times in events.
+                    let times = ["connectedAt", "requestTimeEpoch"].map(|key| context[key].as_i64().unwrap());
+                    assert!((400..60_000).contains(&(times[1] - times[0])), "{times:?}");
                 }
             },
         ),
         row("QT-06", "D", "D-limits", "messages of the client keep its connection open").ours(FLAGS, |_| async move {
-            let bed = Bed::ours(&["--idle-timeout", IDLE_FLAG]).await;
-            let client = bed.connect().await;
+            let api = Api::ours(&["--idle-timeout", IDLE_FLAG]).await;
+            let client = api.connect().await;
             let open = open_for(client, |mut client| async {
                 client.send(&json!({"action": "sendMessage"})).await;
                 client
@@ -111,11 +115,11 @@ pub fn rows() -> Vec<Row> {
             FLAGS,
             |_| async move {
                 for (knob, kept) in [("both", true), ("inbound", false)] {
-                    let bed = Arc::new(Bed::ours(&["--idle-timeout", IDLE_FLAG, "--idle-counts", knob]).await);
-                    let open = open_for(bed.connect().await, |client| {
-                        let bed = bed.clone();
+                    let api = Arc::new(Api::ours(&["--idle-timeout", IDLE_FLAG, "--idle-counts", knob]).await);
+                    let open = open_for(api.connect().await, |client| {
+                        let api = api.clone();
                         async move {
-                            bed.post(&client.id, "are you there").await;
+                            api.post(&client.id, "are you there").await;
                             client
                         }
                     });
@@ -134,23 +138,27 @@ pub fn rows() -> Vec<Row> {
                 client.frame(true, PING, b"").await;
                 client
             };
-            let bed = Bed::ours(&["--idle-timeout", IDLE_FLAG]).await;
-            assert!(open_for(bed.connect().await, ping).await < IDLE * 2);
-            let bed = Bed::ours(&["--idle-timeout", IDLE_FLAG, "--ping-resets-idle"]).await;
-            assert!(open_for(bed.connect().await, ping).await > IDLE * 2);
+            let api = Api::ours(&["--idle-timeout", IDLE_FLAG]).await;
+            assert!(open_for(api.connect().await, ping).await < IDLE * 2);
+            let api = Api::ours(&["--idle-timeout", IDLE_FLAG, "--ping-resets-idle"]).await;
+            assert!(open_for(api.connect().await, ping).await > IDLE * 2);
         }),
         row("QT-09", "D", "D-overview; D-limits", "a connection is closed with 1001 at its age, whatever its traffic")
             .ours(FLAGS, |_| async move {
                 // The second is AWS's own two hours.
                 for flags in [&["--connection-duration", IDLE_FLAG][..], &["--clock", "x4800", "--idle-timeout", "2h"]]
                 {
-                    let bed = Bed::ours(flags).await;
-                    let open = open_for(bed.connect().await, |mut client| async {
+                    let api = Api::ours(flags).await;
+                    let client = api.connect().await;
+                    let id = client.id.clone();
+                    let open = open_for(client, |mut client| async {
                         client.send(&json!({"action": "sendMessage"})).await;
                         client
                     });
                     let open = open.await;
                     assert!(open > IDLE / 2 && open < IDLE * 2, "{flags:?}: {open:?}");
+                    let event = api.event(&id, "$disconnect").await;
+                    assert_eq!(event["requestContext"]["disconnectStatusCode"], 1001);
                 }
             }),
         row(
@@ -159,67 +167,67 @@ pub fn rows() -> Vec<Row> {
             "D-overview; CAP-24",
             "after the gateway's close $disconnect has its code, and the connection is gone",
         )
-        .ours(LOG, |bed| async move {
-            let mut client = bed.connect().await;
+        .ours(LOG, |api| async move {
+            let mut client = api.connect().await;
             client.frame(true, BINARY, b"x").await;
-            closes(&bed, &mut client, 1003).await;
+            closes(&api, &mut client, 1003).await;
         }),
         row("QT-11", "D", "D-overview", "too many messages of one client close with 1008").ours(
             "when AWS does so is unknown, and our own stack starts with a flag",
             |_| async move {
-                let bed = Bed::ours(&["--client-message-rate", "5"]).await;
-                let mut client = bed.connect().await;
+                let api = Api::ours(&["--client-message-rate", "5"]).await;
+                let mut client = api.connect().await;
                 client.raw(&masked(true, TEXT, br#"{"action":"sendMessage"}"#).repeat(100)).await;
                 assert_eq!(client.closed_with_reason().await, (Some(1008), "Too many requests".to_owned()));
-                let event = bed.event(&client.id, "$disconnect").await;
+                let event = api.event(&client.id, "$disconnect").await;
                 assert_eq!(event["requestContext"]["disconnectStatusCode"], 1008);
-                bed.assert_gone("POST", &client.id).await;
-                let invoked = bed.invoked(&client.id).await.unwrap();
-                let sent = invoked.iter().filter(|route_key| *route_key == "sendMessage").count();
-                // The client has asked for its id, too.
-                assert!((4..100).contains(&sent), "{invoked:?}");
-                // Others are served on.
-                bed.connect().await;
+                api.assert_gone("POST", &client.id).await;
+                // Other clients are served on.
+                api.connect().await;
+                let sent = api.end().await.iter().filter(|event| route_key(event) == "sendMessage").count();
+                // One of the five was the question for its id.
+                assert!((4..100).contains(&sent), "{sent}");
             },
         ),
         row("QT-12", "I", "D-overview", "a stack that ends closes with 1012 or 1001").ours(FLAGS, |_| async move {
-            let bed = Bed::ours(&[]).await;
-            let mut client = bed.connect().await;
-            let (code, ()) = tokio::join!(client.closed(), bed.stop());
+            let api = Api::ours(&[]).await;
+            let mut client = api.connect().await;
+            let (code, _) = tokio::join!(client.closed(), api.end());
             assert!(matches!(code, Some(1012 | 1001)), "{code:?}");
         }),
-        row("QT-13", "D", "D-overview", "an error of the gateway itself closes with 1011").ours(
+        row("QT-13", "D", "D-overview", "an error inside of the gateway closes with 1011").ours(
             FLAGS,
             |_| async move {
-                let bed = Bed::ours(&["--fault", "internal-error=1"]).await;
-                let token = bed.token();
-                let mut client = bed.handshake(&format!("?{token}=1"), &[]).await;
-                let connect = bed.event_with(&token).await;
+                let api = Api::ours(&["--fault", "internal-error=1"]).await;
+                let token = api.token();
+                let mut client = api.handshake(&format!("?{token}=1"), &[]).await;
+                let connect = api.event_with(&token).await;
                 client.id = connect["requestContext"]["connectionId"].as_str().unwrap().to_owned();
                 client.send(&json!({"action": "sendMessage"})).await;
                 assert_eq!(client.closed().await, Some(1011));
-                let event = bed.event(&client.id, "$disconnect").await;
+                let event = api.event(&client.id, "$disconnect").await;
                 assert_eq!(event["requestContext"]["disconnectStatusCode"], 1011);
-                bed.assert_invoked(&client.id, &["$disconnect"]).await;
-                bed.assert_gone("POST", &client.id).await;
+                api.claim_invoked(&client.id, &["$connect", "$disconnect"]);
+                api.assert_gone("POST", &client.id).await;
+                api.end().await;
             },
         ),
         row("QT-14", "I", "RFC 6455", "invalid UTF-8 closes with 1007 and reaches no route").anywhere(
-            |bed| async move {
-                let mut client = bed.connect().await;
+            |api| async move {
+                let mut client = api.connect().await;
                 client.frame(true, TEXT, b"{\"action\":\"echo\xff\"}").await;
-                closes(&bed, &mut client, 1007).await;
+                closes(&api, &mut client, 1007).await;
             },
         ),
         row("QT-15", "I", "RFC 6455", "a frame without a mask closes with 1002 and reaches no route").anywhere(
-            |bed| async move {
-                let mut client = bed.connect().await;
+            |api| async move {
+                let mut client = api.connect().await;
                 client.raw(b"\x81\x05hello").await;
-                closes(&bed, &mut client, 1002).await;
+                closes(&api, &mut client, 1002).await;
             },
         ),
-        row("QT-16", "I", "RFC 6455", "a close frame is echoed, and TCP ends").anywhere(|bed| async move {
-            let mut client = bed.connect().await;
+        row("QT-16", "I", "RFC 6455", "a close frame is echoed, and TCP ends").anywhere(|api| async move {
+            let mut client = api.connect().await;
             assert_eq!(client.close(4001, "bye").await, Some(4001));
         }),
     ]

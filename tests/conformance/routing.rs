@@ -3,20 +3,20 @@
 use serde_json::{Value, json};
 use switchboard_tests::wire::{BINARY, Client, PING, PONG, masked};
 
-use crate::bed::Bed;
+use crate::api::Api;
 use crate::table::{FLAGS, LOG, Row, SERVICE, row};
 
 const EXPRESSION: &str = "$request.body.action";
 
-/// The route that takes this text and tells its event.
+/// Sends a text and returns the route key of its event.
 async fn route(client: &mut Client, text: &str) -> String {
     client.text(text).await;
     client.hears_json().await["requestContext"]["routeKey"].as_str().unwrap().to_owned()
 }
 
-/// That each of these goes to `$default`, as it is.
-async fn go_to_default(bed: &Bed, texts: &[&str]) {
-    let mut client = bed.connect().await;
+/// Checks that each of these texts goes to `$default` as it is.
+async fn go_to_default(api: &Api, texts: &[&str]) {
+    let mut client = api.connect().await;
     for text in texts {
         client.text(text).await;
         let event = client.hears_json().await;
@@ -26,8 +26,8 @@ async fn go_to_default(bed: &Bed, texts: &[&str]) {
 
 /// The route of `message` in an API with this route selection expression.
 async fn selected(expression: &str, message: Value) -> String {
-    let bed = Bed::edited(&[(EXPRESSION, expression)], &[]).await;
-    let mut client = bed.handshake("", &[]).await;
+    let api = Api::edited(&[(EXPRESSION, expression)], &[]).await;
+    let mut client = api.handshake("", &[]).await;
     route(&mut client, &message.to_string()).await
 }
 
@@ -35,54 +35,55 @@ pub fn rows() -> Vec<Row> {
     vec![
         row("RT-01", "D", "D-routes", "a message reaches the function of its route, once").ours(
             LOG,
-            |bed| async move {
-                let mut client = bed.connect().await;
+            |api| async move {
+                let mut client = api.connect().await;
                 client.send(&json!({"action": "sendMessage"})).await;
-                bed.event(&client.id, "sendMessage").await;
-                bed.assert_invoked(&client.id, &["echo", "sendMessage"]).await;
+                api.event(&client.id, "sendMessage").await;
+                api.claim_invoked(&client.id, &["$connect", "echo", "sendMessage", "$disconnect"]);
             },
         ),
         row("RT-02", "D", "D-routes", "an unknown action goes to $default")
-            .anywhere(|bed| async move { go_to_default(&bed, &[r#"{"action":"unknown"}"#]).await }),
+            .anywhere(|api| async move { go_to_default(&api, &[r#"{"action":"unknown"}"#]).await }),
         row("RT-03", "D", "D-routes", "JSON without an action goes to $default")
-            .anywhere(|bed| async move { go_to_default(&bed, &[r#"{"foo":1}"#]).await }),
+            .anywhere(|api| async move { go_to_default(&api, &[r#"{"foo":1}"#]).await }),
         row("RT-04", "D", "D-routes", "text that is not JSON goes to $default")
-            .anywhere(|bed| async move { go_to_default(&bed, &["hello"]).await }),
+            .anywhere(|api| async move { go_to_default(&api, &["hello"]).await }),
         row("RT-05", "D", "D-routeresp", "an empty text goes to $default")
-            .anywhere(|bed| async move { go_to_default(&bed, &[""]).await }),
-        row("RT-06", "I", "D-routes", "an empty action and a null one go to $default").anywhere(|bed| async move {
-            go_to_default(&bed, &[r#"{"action":""}"#, r#"{"action":null}"#]).await;
+            .anywhere(|api| async move { go_to_default(&api, &[""]).await }),
+        row("RT-06", "I", "D-routes", "an empty action and a null one go to $default").anywhere(|api| async move {
+            go_to_default(&api, &[r#"{"action":""}"#, r#"{"action":null}"#]).await;
         }),
         row("RT-07", "O", "chalice-tests", "a bare number goes to $default")
-            .anywhere(|bed| async move { go_to_default(&bed, &["42"]).await }),
+            .anywhere(|api| async move { go_to_default(&api, &["42"]).await }),
         row("RT-26", "I", "D-routes", "an array, a string and a boolean go to $default")
-            .anywhere(|bed| async move { go_to_default(&bed, &["[1,2]", r#""x""#, "true"]).await }),
+            .anywhere(|api| async move { go_to_default(&api, &["[1,2]", r#""x""#, "true"]).await }),
         row("RT-08", "D", "D-routes", "route keys are case-sensitive")
-            .anywhere(|bed| async move { go_to_default(&bed, &[r#"{"action":"Echo"}"#]).await }),
+            .anywhere(|api| async move { go_to_default(&api, &[r#"{"action":"Echo"}"#]).await }),
         row("RT-09", "I", "D-routes; localstack#7153", "the actions $connect and $disconnect go to $default").anywhere(
-            |bed| async move {
-                go_to_default(&bed, &[r#"{"action":"$connect"}"#, r#"{"action":"$disconnect"}"#]).await;
+            |api| async move {
+                go_to_default(&api, &[r#"{"action":"$connect"}"#, r#"{"action":"$disconnect"}"#]).await;
             },
         ),
         row("RT-10", "I", "D-routes; localstack#7153", "the action $default goes to $default")
-            .anywhere(|bed| async move { go_to_default(&bed, &[r#"{"action":"$default"}"#]).await }),
+            .anywhere(|api| async move { go_to_default(&api, &[r#"{"action":"$default"}"#]).await }),
         row("RT-11", "O", "WSCAT; simple-websockets-chat-app#24", "without $default the gateway answers Forbidden")
             .ours(SERVICE, |_| async move {
-                let bed = without_default().await;
-                let mut client = bed.connect().await;
+                let api = without_default().await;
+                let mut client = api.connect().await;
                 client.send(&json!({"action": "unknown"})).await;
                 let text = client.hears().await;
                 let frame: Value = serde_json::from_str(&text).unwrap();
                 let (id, request_id) = (&client.id, frame["requestId"].as_str().unwrap());
                 let bytes = format!(r#"{{"message": "Forbidden", "connectionId":"{id}", "requestId":"{request_id}"}}"#);
                 assert_eq!(text, bytes);
-                bed.assert_invoked(&client.id, &["echo"]).await;
+                api.claim_invoked(&client.id, &["$connect", "echo", "$disconnect"]);
+                api.end().await;
             }),
         row("RT-12", "O", "WSCAT", "after that the connection is open, and a good message is routed").ours(
             SERVICE,
             |_| async move {
-                let bed = without_default().await;
-                let mut client = bed.connect().await;
+                let api = without_default().await;
+                let mut client = api.connect().await;
                 assert_eq!(client.ask(&json!({"action": "unknown"})).await["message"], "Forbidden");
                 assert_eq!(route(&mut client, r#"{"action":"echo"}"#).await, "echo");
             },
@@ -95,7 +96,7 @@ pub fn rows() -> Vec<Row> {
                 assert_eq!(selected(expression, message).await, "chat/join");
             },
         ),
-        row("RT-14", "D", "D-routes", "what the expression does not find is the empty text").ours(
+        row("RT-14", "D", "D-routes", "a value that the expression does not find is empty").ours(
             SERVICE,
             |_| async move {
                 let expression = "${request.body.action}-${request.body.invalidPath}";
@@ -112,35 +113,35 @@ pub fn rows() -> Vec<Row> {
         row("RT-16", "D", "D-routes", "$request.body.type selects by another member").ours(SERVICE, |_| async move {
             assert_eq!(selected("$request.body.type", json!({"type": "subscribe"})).await, "subscribe");
         }),
-        row("RT-17", "I", "D-routes", "the action 1 selects the route 1").anywhere(|bed| async move {
-            assert_eq!(route(&mut bed.connect().await, r#"{"action":1}"#).await, "1");
+        row("RT-17", "I", "D-routes", "the action 1 selects the route 1").anywhere(|api| async move {
+            assert_eq!(route(&mut api.connect().await, r#"{"action":1}"#).await, "1");
         }),
-        row("RT-18", "D", "D-routes", "the action [\"a\",\"b\"] selects the route [a, b]").anywhere(|bed| async move {
-            assert_eq!(route(&mut bed.connect().await, r#"{"action":["a","b"]}"#).await, "[a, b]");
+        row("RT-18", "D", "D-routes", "the action [\"a\",\"b\"] selects the route [a, b]").anywhere(|api| async move {
+            assert_eq!(route(&mut api.connect().await, r#"{"action":["a","b"]}"#).await, "[a, b]");
         }),
         row("RT-19", "D", "D-binary", "a binary frame closes with 1003 and reaches no route").anywhere(
-            |bed| async move {
-                let mut client = bed.connect().await;
+            |api| async move {
+                let mut client = api.connect().await;
                 client.frame(true, BINARY, br#"{"action":"echo"}"#).await;
                 assert_eq!(client.closed().await, Some(1003));
-                if bed.is_ours() {
-                    bed.event(&client.id, "$disconnect").await;
+                if api.is_ours() {
+                    api.event(&client.id, "$disconnect").await;
                 }
-                bed.assert_invoked(&client.id, &["echo", "$disconnect"]).await;
+                api.claim_invoked(&client.id, &["$connect", "echo", "$disconnect"]);
             },
         ),
         row("RT-20", "I", "RFC 6455; infra#2229", "a ping is answered with its payload, by no function").anywhere(
-            |bed| async move {
-                let mut client = bed.connect().await;
+            |api| async move {
+                let mut client = api.connect().await;
                 client.frame(true, PING, b"are you there").await;
                 let pong = client.receive().await;
                 assert_eq!((pong.opcode, pong.payload.as_slice()), (PONG, &b"are you there"[..]));
-                bed.assert_invoked(&client.id, &["echo"]).await;
+                api.claim_invoked(&client.id, &["$connect", "echo", "$disconnect"]);
             },
         ),
         row("RT-21", "D", "D-integ; D-limits", "four frames of 32 KB are one message, with a ping between them")
-            .anywhere(|bed| async move {
-                let mut client = bed.connect().await;
+            .anywhere(|api| async move {
+                let mut client = api.connect().await;
                 let text = crate::quotas::text_of(131_072);
                 let parts: Vec<_> = text.as_bytes().chunks(32_768).collect();
                 client.frame(false, switchboard_tests::wire::TEXT, parts[0]).await;
@@ -155,33 +156,33 @@ pub fn rows() -> Vec<Row> {
         row("RT-22", "O", "localstack#7153", "$connect and $disconnect run whatever the expression names").ours(
             SERVICE,
             |_| async move {
-                let bed = Bed::edited(&[(EXPRESSION, "$request.body.nothing")], &[]).await;
-                let mut client = bed.connect().await;
+                let api = Api::edited(&[(EXPRESSION, "$request.body.nothing")], &[]).await;
+                let mut client = api.connect().await;
                 client.close(1000, "").await;
-                bed.event(&client.id, "$connect").await;
-                bed.event(&client.id, "$disconnect").await;
+                api.event(&client.id, "$connect").await;
+                api.event(&client.id, "$disconnect").await;
             },
         ),
         row("RT-23", "?", "CAP-23", "JSON with an unquoted key goes to $default [lenient_json]").ours(
             FLAGS,
-            |bed| async move {
+            |api| async move {
                 let text = r#"{"action":"echo", body:"x"}"#;
-                go_to_default(&bed, &[text]).await;
-                let bed = Bed::ours(&["--lenient-json"]).await;
-                let mut client = bed.connect().await;
+                go_to_default(&api, &[text]).await;
+                let api = Api::ours(&["--lenient-json"]).await;
+                let mut client = api.connect().await;
                 client.text(text).await;
                 let event = client.hears_json().await;
                 assert_eq!((&event["requestContext"]["routeKey"], &event["body"]), (&json!("echo"), &json!(text)));
             },
         ),
-        row("RT-24", "I", "RFC 8259", "of a repeated key the last value selects").anywhere(|bed| async move {
-            assert_eq!(route(&mut bed.connect().await, r#"{"action":"a","action":"echo"}"#).await, "echo");
+        row("RT-24", "I", "RFC 8259", "the last value of a repeated key selects").anywhere(|api| async move {
+            assert_eq!(route(&mut api.connect().await, r#"{"action":"a","action":"echo"}"#).await, "echo");
         }),
         row("RT-25", "D", "D-integ", "a body that its route's model refuses is answered Bad request body").ours(
             SERVICE,
             |_| async move {
-                let bed = Bed::edited(&[("resources:\n", EXTENSIONS), ("  Resources:\n", MODEL)], &[]).await;
-                let mut client = bed.connect_with("", &[]).await;
+                let api = Api::edited(&[("resources:\n", EXTENSIONS), ("  Resources:\n", MODEL)], &[]).await;
+                let mut client = api.connect_with("", &[]).await;
                 for body in [json!({"action": "subscribe"}), json!({"action": "subscribe", "topic": 7})] {
                     client.send(&body).await;
                     let frame = client.hears().await;
@@ -194,13 +195,14 @@ pub fn rows() -> Vec<Row> {
                 }
                 let event = client.ask(&json!({"action": "subscribe", "topic": "news"})).await;
                 assert_eq!(event["requestContext"]["routeKey"], "subscribe");
-                bed.assert_invoked(&client.id, &["echo", "subscribe"]).await;
+                api.claim_invoked(&client.id, &["$connect", "echo", "subscribe", "$disconnect"]);
+                api.end().await;
             },
         ),
     ]
 }
 
-/// `subscribe` wants a model.
+/// The route `subscribe` requires a model.
 const EXTENSIONS: &str = "resources:
   extensions:
     subscribeWebsocketsRoute:
@@ -220,7 +222,7 @@ const MODEL: &str = "  Resources:
           properties: {topic: {type: string}}
 ";
 
-async fn without_default() -> Bed {
+async fn without_default() -> Api {
     let route = "websocket: {route: $default, routeResponseSelectionExpression: $default}";
-    Bed::edited(&[(route, "websocket: other")], &[]).await
+    Api::edited(&[(route, "websocket: other")], &[]).await
 }

@@ -1,15 +1,15 @@
-//! What a row of the contract is, how it is told, and the scoreboard.
+//! What a row is, how it is checked, and the scoreboard.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use crate::bed::Bed;
+use crate::api::Api;
 
-type Check = Arc<dyn Fn(Arc<Bed>) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
+type Run = Arc<dyn Fn(Arc<Api>) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
 
-/// One row of the contract.
+/// A row: one behaviour of API Gateway or Lambda.
 pub struct Row {
     pub id: &'static str,
     /// How well AWS's behaviour is known: documented (D), observed (O), measured on Rust's side (S), inferred (I), or
@@ -17,55 +17,55 @@ pub struct Row {
     pub mark: &'static str,
     /// Where it is documented or was observed: codes of `SOURCES.md`, with `; ` between them.
     pub source: &'static str,
-    /// What is expected.
+    /// The expected behaviour.
     pub claim: &'static str,
-    pub way: Way,
+    pub check: Check,
 }
 
-/// How a row is told.
-pub enum Way {
-    /// From outside, at any endpoint with the test bed.
-    Anywhere(Check),
-    /// On a stack of our own, and why only there.
-    Ours(&'static str, Check),
-    /// By tests of this repository that see what cannot be seen from outside, `{file}::{name}`. The row runs them.
+/// How a row is checked.
+pub enum Check {
+    /// From outside, at any endpoint with the API.
+    Anywhere(Run),
+    /// On a stack of our own. The text says why only there.
+    Ours(&'static str, Run),
+    /// By other tests of this repository, `{file}::{name}`, which the row runs.
     Proved(&'static [&'static str]),
-    /// Not at all, and why.
-    Untold(&'static str),
+    /// Not at all. The text says why.
+    Skipped(&'static str),
 }
 
-/// Reads what functions were invoked with.
+/// The row reads the events that functions got.
 pub const LOG: &str = "reads the log of our own stack";
-/// Starts a stack with flags.
+/// The row starts a stack with flags.
 pub const FLAGS: &str = "starts our own stack with flags";
-/// Starts a stack with another serverless.yml.
-pub const SERVICE: &str = "needs another API than the test bed";
+/// The row starts a stack with another serverless.yml.
+pub const SERVICE: &str = "needs another API than conformance.yml";
 
 pub fn row(id: &'static str, mark: &'static str, source: &'static str, claim: &'static str) -> Row {
-    Row { id, mark, source, claim, way: Way::Untold("nobody has written it") }
+    Row { id, mark, source, claim, check: Check::Skipped("nobody has written it") }
 }
 
 impl Row {
-    pub fn anywhere<F>(self, check: impl Fn(Arc<Bed>) -> F + Send + Sync + 'static) -> Self
+    pub fn anywhere<F>(self, check: impl Fn(Arc<Api>) -> F + Send + Sync + 'static) -> Self
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        Self { way: Way::Anywhere(Arc::new(move |bed| Box::pin(check(bed)))), ..self }
+        Self { check: Check::Anywhere(Arc::new(move |api| Box::pin(check(api)))), ..self }
     }
 
-    pub fn ours<F>(self, why: &'static str, check: impl Fn(Arc<Bed>) -> F + Send + Sync + 'static) -> Self
+    pub fn ours<F>(self, why: &'static str, check: impl Fn(Arc<Api>) -> F + Send + Sync + 'static) -> Self
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        Self { way: Way::Ours(why, Arc::new(move |bed| Box::pin(check(bed)))), ..self }
+        Self { check: Check::Ours(why, Arc::new(move |api| Box::pin(check(api)))), ..self }
     }
 
     pub fn proved(self, by: &'static [&'static str]) -> Self {
-        Self { way: Way::Proved(by), ..self }
+        Self { check: Check::Proved(by), ..self }
     }
 
-    pub fn untold(self, why: &'static str) -> Self {
-        Self { way: Way::Untold(why), ..self }
+    pub fn skipped(self, why: &'static str) -> Self {
+        Self { check: Check::Skipped(why), ..self }
     }
 
     /// The name of its trial.
@@ -73,7 +73,7 @@ impl Row {
         format!("{} [{}] {}", self.id, self.mark, self.claim)
     }
 
-    /// Whether nothing but our own reading of AWS stands behind it.
+    /// Whether only our own reading of AWS stands behind it.
     pub fn is_inferred(&self) -> bool {
         self.mark == "I"
     }
@@ -83,17 +83,17 @@ impl Row {
     }
 }
 
-/// What was seen of a row.
+/// What a row has shown.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Seen {
     Expected,
     /// The tests of this repository that prove it have passed.
     Proved(&'static [&'static str]),
-    /// Something else than was inferred, at somebody else's endpoint: that is news, not a failure.
+    /// Somebody else's endpoint does not behave as was inferred. That is news, not a failure.
     Observed(String),
     Failed(String),
-    /// Not tried, and why.
-    Untried(String),
+    /// The row was skipped. The text says why.
+    Skipped(String),
 }
 
 impl Seen {
@@ -103,7 +103,7 @@ impl Seen {
             Self::Proved(_) => 1,
             Self::Observed(_) => 2,
             Self::Failed(_) => 3,
-            Self::Untried(_) => 4,
+            Self::Skipped(_) => 4,
         }
     }
 
@@ -113,12 +113,12 @@ impl Seen {
             Self::Proved(by) => format!("proved by {}", by.join(", ")),
             Self::Observed(what) => format!("DIFFERS FROM WHAT WAS INFERRED: {what}"),
             Self::Failed(what) => format!("FAILED: {what}"),
-            Self::Untried(why) => format!("not tried: {why}"),
+            Self::Skipped(why) => format!("skipped: {why}"),
         }
     }
 }
 
-/// Each row with what was seen, and the counts by mark.
+/// Each row with what it has shown, and the counts by mark.
 pub fn scoreboard(target: &str, rows: &[Row], seen: &BTreeMap<&'static str, Seen>) -> String {
     let mut text = format!("\nscoreboard of {target}\n\n");
     let mut counts: BTreeMap<&str, [usize; 5]> = BTreeMap::new();
@@ -132,7 +132,7 @@ pub fn scoreboard(target: &str, rows: &[Row], seen: &BTreeMap<&'static str, Seen
     let _ = writeln!(
         text,
         "\n{:6} {:>12} {:>12} {:>12} {:>12} {:>12}",
-        "mark", "as expected", "proved", "differ", "failed", "not tried"
+        "mark", "as expected", "proved", "differ", "failed", "skipped"
     );
     for (mark, [expected, proved, observed, failed, untried]) in counts {
         let _ = writeln!(text, "{mark:6} {expected:>12} {proved:>12} {observed:>12} {failed:>12} {untried:>12}");

@@ -1,5 +1,6 @@
 """What the tests share: the repository, its make targets, and an imitation of AWS."""
 
+import json
 import os
 import pathlib
 import subprocess
@@ -10,6 +11,30 @@ from imitation import Aws
 
 ROOT = pathlib.Path(__file__).parents[2]
 
+# Keys of the examples in RFC 7517, appendix A.
+PUBLIC = {
+    "kty": "EC",
+    "crv": "P-256",
+    "x": "MKBCTNIcKUSDii11ySs3526iDZ8AiTo7Tu6KPAqv7D4",
+    "y": "4Etl6SRW2YiLUrN5vfvVHuhp7x8PxltmWWlbbM4IFyM",
+}
+PRIVATE = PUBLIC | {"d": "870MB6gfuTJ4HtUnUvYMyJpr5eUZNP4Bk43bVdj3eAE"}
+SECRET = {"kty": "oct", "k": "AyM1SysPpbyDfgZld3umj1qzKObwVMkoqQ-EstJQLr_T-1qS0gZH75aKtMN3Yj0iPS4hcgUuTwjAzZr1Z9CAow"}
+
+
+def jwks(*keys):
+    return json.dumps({"keys": keys})
+
+
+# What a stage other than dev needs from the environment.
+KEYS = {"TOKEN_KEYS": jwks(PUBLIC)}
+
+
+def line(output):
+    """The one line that is ours."""
+    (line,) = [line for line in output.splitlines() if line.startswith("switchboard: ") and "building for" not in line]
+    return line
+
 
 @pytest.fixture(scope="session")
 def make():
@@ -17,7 +42,7 @@ def make():
 
     def run(*arguments, environment=None, succeeds=True):
         # Not through the `make` that runs the tests, whose flags would be inherited.
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "MAKE", "MFLAGS"))}
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "MAKE", "MFLAGS", "TOKEN_"))}
         # No profile of whoever runs the tests: nothing here may reach an account.
         private = {"AWS_CONFIG_FILE": "/dev/null", "AWS_SHARED_CREDENTIALS_FILE": "/dev/null", "AWS_EC2_METADATA_DISABLED": "true"}
         result = subprocess.run(

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from conftest import ROOT
+from conftest import KEYS, ROOT
 from imitation import REGION
 
 ACCOUNT = "123456789012"
@@ -26,11 +26,11 @@ def deployed(make, aws):
         patchOperations=[{"op": "replace", "path": "/cloudwatchRoleArn", "value": f"arn:aws:iam::{ACCOUNT}:role/logs"}]
     )
     printed = make("deploy", "STAGE=dev", environment=aws.environment)
-    make("deploy", "STAGE=prod", environment=aws.environment)
+    make("deploy", "STAGE=prod", environment=aws.environment | KEYS)
     return printed
 
 
-HANDLERS = [*ROUTES.values(), "publish"]
+HANDLERS = [*ROUTES.values(), "publish", "fan-out"]
 
 
 def api_of(aws, stage):
@@ -133,7 +133,8 @@ def test_every_function_has_a_role_that_stays_within_its_stage(aws, deployed, st
             "logs": re.escape(own_log) + r"(:\*)?",
             "dynamodb": rf"arn:aws:dynamodb:{REGION}:{ACCOUNT}:table/switchboard-{stage}-(connections|topics|events)(/stream/.+)?",
             "sqs": rf"arn:aws:sqs:{REGION}:{ACCOUNT}:switchboard-{stage}-publish-failures",
-            "execute-api": re.escape(f"arn:aws:execute-api:{REGION}:{ACCOUNT}:{api}/{stage}/POST/@connections/*"),
+            "execute-api": re.escape(f"arn:aws:execute-api:{REGION}:{ACCOUNT}:{api}/{stage}/")
+            + r"(POST|DELETE)/@connections/\*",
         }
         for statement in statements_of(aws, function):
             assert statement["Effect"] == "Allow"
@@ -178,13 +179,14 @@ def test_tables_have_their_keys_and_are_looked_after(aws, deployed, stage):
 
 
 @pytest.mark.parametrize("stage", ["dev", "prod"])
-def test_the_stream_of_events_starts_publish_and_failures_are_kept(aws, deployed, stage):
+def test_the_stream_of_events_starts_publish_and_fan_out_and_failures_are_kept(aws, deployed, stage):
     table = aws.client("dynamodb").describe_table(TableName=f"switchboard-{stage}-events")["Table"]
     assert table["StreamSpecification"] == {"StreamEnabled": True, "StreamViewType": "NEW_IMAGE"}
     mappings = aws.client("lambda").list_event_source_mappings()["EventSourceMappings"]
-    (mapping,) = [it for it in mappings if it["FunctionArn"].endswith(f":switchboard-{stage}-publish")]
-    assert mapping["EventSourceArn"] == table["LatestStreamArn"]
-    assert (mapping["BatchSize"], mapping["FunctionResponseTypes"]) == (100, ["ReportBatchItemFailures"])
+    for function, batch_size in [("publish", 100), ("fanOut", 10)]:
+        (mapping,) = [it for it in mappings if it["FunctionArn"].endswith(f":switchboard-{stage}-{function}")]
+        assert mapping["EventSourceArn"] == table["LatestStreamArn"]
+        assert (mapping["BatchSize"], mapping["FunctionResponseTypes"]) == (batch_size, ["ReportBatchItemFailures"])
     queue = aws.client("sqs").get_queue_url(QueueName=f"switchboard-{stage}-publish-failures")["QueueUrl"]
     assert queue
 

@@ -1,4 +1,4 @@
-//! The local stack runs a service that it has never heard of, and shows a client how its functions fail.
+//! The local stack runs a service that is not Switchboard, and shows a client how its functions fail.
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
@@ -26,7 +26,7 @@ async fn its_tables_routes_and_variables_come_from_its_own_serverless_yml() {
     let event: Value = event(&stack.logged(1, &["hello |", "fixture"]).await[0]);
     assert_eq!(event["queryStringParameters"], json!({"name": "polly"}));
 
-    // One-way routes send nothing, so what the function answered is asked for through its log.
+    // One-way routes send nothing, so the log must show what the function answered.
     client.send(json!({"service": "parrot", "do": "environment"})).await;
     let event = self::event(&stack.logged(1, &["act |", "parrot/environment"]).await[0]);
     assert_eq!(event["requestContext"]["routeKey"], "parrot/environment");
@@ -83,7 +83,7 @@ async fn an_authorizer_decides_who_connects_and_functions_hear_of_it() {
         "context": {"userId": "7"},
     }});
     let allow = format!("authorizer={}", utf8_percent_encode(&allow.to_string(), NON_ALPHANUMERIC));
-    // Without an identity the authorizer is not asked; and what it answers without being told is no policy.
+    // Without an identity the authorizer does not run. Without a command it answers something that is not a policy.
     assert_eq!(Client::connect(&url(&allow)).await.err(), Some(401));
     assert_eq!(Client::connect(&url("user=7")).await.err(), Some(500));
     let mut client = Client::connect(&url(&format!("{allow}&user=7"))).await.unwrap();
@@ -113,7 +113,7 @@ async fn a_function_that_fails_panics_or_exits_shows_as_internal_server_error() 
     for action in ["error", "panic", "exit"] {
         fails(&mut client, json!({"service": "parrot", "do": action})).await;
     }
-    // The connection is open and the function serves on, in a new process after the exit.
+    // The connection stays open and the function serves on. After the exit it has a new process.
     fails(&mut client, json!({"service": "parrot", "do": "respond", "response": {"statusCode": 200, "surprise": 1}}))
         .await;
     let reasons = stack.logged(3, &["gateway |", "failed"]).await.join("\n");

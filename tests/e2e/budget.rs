@@ -1,4 +1,4 @@
-//! What an event costs: the AWS calls of each handler, counted between it and AWS.
+//! The cost of an event: the AWS calls of each handler, counted between it and AWS.
 
 use serde_json::json;
 use switchboard_tests::proxy::{Call, Proxy};
@@ -73,7 +73,7 @@ async fn a_direct_message_costs_a_get_a_query_and_a_post_per_device() {
     also_two.next().await;
     stack.logged(1, &["sendMessage |", "served"]).await;
     assert_eq!(sorted(proxy.take()), ["GetItem", "POST", "POST", "Query"]);
-    // Of the bodies, there and back: only what is needed is asked for.
+    // The bytes of all bodies, there and back: queries ask only for the attributes that they need.
     let bytes = proxy.take_bytes();
     assert!((1..1200).contains(&bytes), "{bytes} bytes");
 }

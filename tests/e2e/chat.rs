@@ -1,4 +1,4 @@
-//! The first article: direct messages between users.
+//! Direct messages between users.
 
 use serde_json::json;
 use switchboard_tests::stack::Stack;

@@ -184,11 +184,11 @@ async fn events_never_wait_for_continuations() {
 /// Ids that share a beginning, and the longest id that DynamoDB takes: everybody gets each event.
 #[tokio::test]
 async fn continuations_of_any_event_ids_reach_everybody() {
-    let folder = hurried(2);
+    let folder = hurried(4);
     let config = folder.path().join("serverless.yml");
     let (proxy, stack) = Proxy::in_front(&["--config", config.to_str().unwrap()], |_| None).await;
     let mut subscribers = subscribers(&stack, "t", 60).await;
-    proxy.delay("POST", std::time::Duration::from_millis(400));
+    proxy.delay("POST", std::time::Duration::from_secs(2));
     let longest = "x".repeat(1024);
     let ids = ["deploy after lunch", "deploy after dinner", &longest];
     for (number, id) in ids.iter().enumerate() {

@@ -7,11 +7,11 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use serde_json::{Value, json};
 use switchboard_core::error::UNKNOWN_ITEM;
 use switchboard_core::metrics::Metric;
-use switchboard_local::service::{Options, Service};
+use switchboard_local::service::{Service, Settings};
 use switchboard_tests::proxy::{Call, Proxy};
 use switchboard_tests::stack::{Stack, number, root, table_name};
 
-/// The CloudFormation template of the stage dev. The framework wants every zip to exist and does not look into it.
+/// The CloudFormation template of the stage dev. The framework requires every zip to exist and does not look into it.
 fn template() -> Value {
     let folder = tempfile::tempdir().unwrap();
     std::fs::copy(root().join("serverless.yml"), folder.path().join("serverless.yml")).unwrap();
@@ -34,7 +34,7 @@ fn template() -> Value {
 }
 
 fn local() -> Service {
-    Service::load(&root().join("serverless.yml"), &Options::default()).unwrap()
+    Service::load(&root().join("serverless.yml"), &Settings::default()).unwrap()
 }
 
 /// The resources of a type: logical id and properties.
@@ -44,7 +44,7 @@ fn resources<'a>(template: &'a Value, kind: &str) -> BTreeMap<&'a str, &'a Value
     of_kind.map(|(id, resource)| (id.as_str(), &resource["Properties"])).collect()
 }
 
-/// The logical id that an expression gets an attribute of, or refers to, wherever that is inside of it.
+/// The logical id in an expression: that of its `Ref` or `Fn::GetAtt`, at any depth.
 fn referred<'a>(value: &'a Value, among: &BTreeMap<&'a str, &Value>) -> Option<&'a str> {
     match value {
         Value::String(text) => among.contains_key(text.as_str()).then_some(text),
@@ -120,8 +120,40 @@ fn both_have_the_same_routes_functions_variables_tables_and_streams() {
     assert_eq!(deployed.collect::<BTreeMap<_, _>>(), here.collect());
 }
 
-/// What a role of the template allows, as `action resource`. What Lambda itself does in the function's name is left out:
-/// logs, traces, the stream and its failures.
+#[test]
+fn dev_is_the_only_open_stage_here_too() {
+    for (stage, mode) in [("dev", "open"), ("prod", "verified"), ("production", "verified"), ("Dev", "verified")] {
+        let options = Settings { stage: Some(stage.to_owned()), ..Settings::default() };
+        let service = Service::load(&root().join("serverless.yml"), &options).unwrap();
+        assert_eq!(service.functions["connect"].environment["IDENTITY_MODE"], mode, "{stage}");
+    }
+    assert_eq!(local().functions["connect"].environment["IDENTITY_MODE"], "open");
+}
+
+/// Events and continuations are told apart by one attribute, so that each record starts one function.
+#[test]
+fn the_two_readers_of_the_stream_share_its_inserts() {
+    let template = template();
+    let mappings = resources(&template, "AWS::Lambda::EventSourceMapping");
+    let mut patterns: Vec<_> =
+        mappings.into_values().map(|mapping| mapping["FilterCriteria"]["Filters"].clone()).collect();
+    patterns.sort_by_key(Value::to_string);
+    let pattern = |exists: bool| {
+        let pattern = json!({
+            "eventName": ["INSERT"],
+            "dynamodb": {"NewImage": {"originTopic": {"S": [{"exists": exists}]}}},
+        });
+        json!([pattern])
+    };
+    let found = patterns.iter().map(|filters| {
+        let filters = filters.as_array().unwrap().iter();
+        filters.map(|filter| serde_json::from_str::<Value>(&text(&filter["Pattern"])).unwrap()).collect::<Value>()
+    });
+    assert_eq!(found.collect::<Vec<_>>(), [pattern(false), pattern(true)]);
+}
+
+/// The permissions of a role of the template, as `action resource`. Those that Lambda itself uses are left out: logs,
+/// traces, the stream and its failures.
 fn allowed(template: &Value, function: &str) -> BTreeSet<String> {
     let functions = resources(template, "AWS::Lambda::Function");
     let roles = resources(template, "AWS::IAM::Role");
@@ -152,7 +184,7 @@ fn allowed(template: &Value, function: &str) -> BTreeSet<String> {
     allowed
 }
 
-/// What a call needs to be allowed, in the same words.
+/// The permission that a call needs, in the same form.
 fn needed(call: &Call) -> Vec<String> {
     let on = |action: &str, table: &Value| format!("dynamodb:{action} {}", text(table));
     match call.operation.as_str() {
@@ -165,7 +197,7 @@ fn needed(call: &Call) -> Vec<String> {
             let tables = call.body["RequestItems"].as_object().unwrap().keys();
             tables.map(|table| format!("dynamodb:BatchWriteItem {table}")).collect()
         }
-        // A transaction needs what each of its parts would need alone.
+        // A transaction needs the permissions of all its parts.
         "TransactWriteItems" => {
             let parts = call.body["TransactItems"].as_array().unwrap().iter();
             let parts = parts.flat_map(|part| part.as_object().unwrap());
@@ -272,7 +304,7 @@ async fn roles_allow_what_the_functions_call_and_nothing_else() {
     }
 }
 
-/// Metric and dimension, of everything that has a metric of ours.
+/// Metric and dimension of each alarm and each graph that has a metric of ours.
 fn emitted() -> BTreeSet<(String, String)> {
     Metric::ALL.into_iter().map(|metric| (metric.name(), metric.dimension().to_owned())).collect()
 }
@@ -300,7 +332,7 @@ fn dashboard_and_alarms_use_the_names_that_the_functions_write() {
     let source = std::fs::read_to_string(root().join("crates/core/src/error.rs")).unwrap();
     let named = source.lines().filter_map(|line| line.trim().strip_suffix("\",")?.split_once(" => \""));
     let named = named.map(|(_, name)| name.to_owned()).filter(|name| name.contains('.'));
-    // With a wrong configuration a function does not even start, which the alarm on all of its errors tells.
+    // With a wrong configuration a function does not start. The alarm on all of its errors covers that.
     let named = named.filter(|name| name != "Config.Invalid").chain([UNKNOWN_ITEM.to_owned()]);
     assert_eq!(error_types, named.collect());
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde_json::Value;
-use switchboard_local::lambda::{Configuration, Function};
+use switchboard_local::lambda::{Function, FunctionSettings};
 use switchboard_tests::stack::{Stack, binaries, root, table_name, text};
 
 /// A function of ours next to a stack whose tables and gateway it uses.
@@ -17,14 +17,14 @@ fn function(stack: &Stack, binary: &str, variables: &[(&str, &str)]) -> Function
             ("EVENTS_TABLE", table_name("events")),
             ("AWS_ENDPOINT_URL_DYNAMODB", format!("http://{}", stack.dynamodb)),
             ("AWS_ENDPOINT_URL_APIGATEWAYMANAGEMENTAPI", format!("http://{}/dev", stack.gateway)),
-            // The events were recorded in 2023, and rows live as long as their connection could.
+            // The events were recorded in 2023, and a row expires when its connection must have ended.
             ("CONNECTION_TTL_S", "1000000000".to_owned()),
         ]
         .map(pair),
     );
     environment.extend(variables.iter().map(|(name, value)| pair((name, (*value).to_owned()))));
     let timeout = Duration::from_secs(10);
-    Function::new(Configuration { timeout, ..Configuration::of(binaries().join(binary), environment) }).unwrap()
+    Function::new(FunctionSettings { timeout, ..FunctionSettings::of(binaries().join(binary), environment) }).unwrap()
 }
 
 /// Invokes a function with a recorded event and returns its status.
@@ -54,7 +54,7 @@ async fn a_recorded_connection_comes_subscribes_and_goes() {
         assert_eq!(stack.rows("topics").await.len(), 2);
         assert_eq!(status(&disconnect, goodbye).await, 200, "{goodbye}");
         assert!(stack.rows("connections").await.is_empty() && stack.rows("topics").await.is_empty(), "{goodbye}");
-        // Nothing promises that the gateway says goodbye only once.
+        // AWS does not promise that `$disconnect` comes only once.
         assert_eq!(status(&disconnect, goodbye).await, 200, "{goodbye}");
     }
 }
@@ -71,7 +71,7 @@ async fn an_authorizers_principal_is_the_user_and_without_one_the_handshake_is_r
 
 #[tokio::test]
 async fn a_recorded_message_of_a_connection_that_is_gone_succeeds() {
-    // Its error frame meets a 410, which is nobody's fault.
+    // The post of its error frame gets a 410, which is not a fault.
     let stack = Stack::start().await;
     assert_eq!(status(&function(&stack, "send-message", &[]), "send-message.json").await, 200);
     assert_eq!(status(&function(&stack, "default", &[]), "default-crlf.json").await, 200);
@@ -79,7 +79,7 @@ async fn a_recorded_message_of_a_connection_that_is_gone_succeeds() {
 
 #[tokio::test]
 async fn a_function_without_its_configuration_says_what_is_missing_and_ends() {
-    let function = Function::new(Configuration::of(binaries().join("connect"), BTreeMap::new()));
+    let function = Function::new(FunctionSettings::of(binaries().join("connect"), BTreeMap::new()));
     let error = function.unwrap().invoke("{}".into()).await.unwrap_err();
     assert_eq!(error.error_type, "Runtime.ExitError");
 }

@@ -1,4 +1,4 @@
-//! What goes wrong behind the functions: receivers that are gone, posts that fail, writes that are put off.
+//! Failures behind the functions: receivers that are gone, posts that fail, writes that DynamoDB leaves undone.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -8,7 +8,7 @@ use serde_json::json;
 use switchboard_tests::proxy::{Answer, Call, Proxy, answer};
 use switchboard_tests::stack::{Row, Stack, root, table_name, text};
 
-/// The state in which a lost `$disconnect` leaves a connection: its rows are there and it is not. `age_s` old.
+/// Leaves the rows of a connection that is gone, as a lost `$disconnect` does. The connection is `age_s` old.
 async fn leave_rows_of_a_gone_connection(stack: &Stack, user: &str, age_s: i64) -> Vec<(&'static str, Row)> {
     let before = [stack.rows("connections").await, stack.rows("topics").await];
     let client = stack.connect(&format!("?userId={user}")).await;
@@ -96,7 +96,7 @@ async fn a_live_client_that_is_called_gone_is_never_deaf_without_knowing_it() {
     }
     let frame = |body: i32| json!({"action": "sendMessage", "destinationUserId": "2", "body": body, "id": "m"});
 
-    // One false 410 costs this frame, and nothing else.
+    // A connection that is called gone for a while loses the frame, and nothing else.
     *gone.lock().unwrap() = Some(id.clone());
     assert_eq!(one.ask(frame(1)).await["code"], "user_offline");
     *gone.lock().unwrap() = None;
@@ -152,7 +152,7 @@ async fn one_stale_subscriber_among_many_spoils_nothing() {
     dynamodb.put_item().table_name(table_name("topics")).set_item(Some(row)).send().await.unwrap();
 
     let ack = subscribers[0].ask(json!({"type": "message", "topic": "t", "message": 1, "id": "m"})).await;
-    // The sender listens, too, so its own delivery may come before the acknowledgement.
+    // The sender is a subscriber, too, so its own delivery may come before the acknowledgement.
     let (data, ack) = if ack["type"] == "ack" {
         (subscribers[0].next().await, ack)
     } else {
@@ -173,7 +173,7 @@ async fn one_stale_subscriber_among_many_spoils_nothing() {
 
 #[tokio::test]
 async fn a_bare_410_means_gone_as_well() {
-    // The SDK recognises GoneException by a header alone, and not every gateway in the way keeps it.
+    // The SDK recognises GoneException by a header alone, and a proxy may drop that header.
     let gone = Arc::new(std::sync::Mutex::new(None::<String>));
     let rule_gone = Arc::clone(&gone);
     let (_proxy, stack) = Proxy::in_front(&[], move |call| {
@@ -214,7 +214,7 @@ async fn throttled_and_failing_posts_are_tried_again() {
     }
 }
 
-/// Our serverless.yml, with another time-out for every function.
+/// Our serverless.yml with another timeout for every function.
 pub fn hurried(timeout_s: u32) -> tempfile::TempDir {
     let folder = copied();
     let path = folder.path().join("serverless.yml");
@@ -303,7 +303,7 @@ async fn a_write_that_stays_unprocessed_is_a_loud_error_and_refuses_the_handshak
 #[tokio::test]
 async fn a_throttled_batch_is_written_in_the_end() {
     let throttled = json!({"__type": "com.amazonaws.dynamodb.v20120810#ProvisionedThroughputExceededException"});
-    // More often than the SDK tries on its own.
+    // The SDK alone does not try so often.
     let rule = at_first("BatchWriteItem", 4, move |_| answer(400, "", &throttled.to_string()));
     let (_proxy, stack) = Proxy::in_front(&[], rule).await;
     let _one = stack.connect("?userId=1").await;

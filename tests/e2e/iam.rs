@@ -1,4 +1,4 @@
-//! Roles that lack a permission. That ours lack none is what every other test shows.
+//! Roles that lack a permission. Every other test shows that ours lack none.
 
 use serde_json::json;
 use switchboard_tests::stack::Stack;
@@ -73,12 +73,4 @@ async fn without_iam_the_roles_do_not_count() {
     let mut client = stack.connect("?userId=1").await;
     let ack = client.ask(json!({"type": "subscribe", "topic": "t", "id": "s"})).await;
     assert_eq!(ack, json!({"type": "ack", "id": "s"}));
-}
-
-#[tokio::test]
-async fn functions_sign_with_keys_of_their_own_and_a_verified_gateway_knows_them() {
-    let stack = Stack::with(&["--sigv4", "verify"]).await;
-    let mut client = stack.connect("?userId=1").await;
-    let own = client.ask(json!({"action": "sendMessage", "destinationUserId": "1", "body": "hi"})).await;
-    assert_eq!(own["body"], "hi");
 }

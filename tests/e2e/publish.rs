@@ -1,4 +1,4 @@
-//! Publishing through the events table: whoever can put an item reaches connected clients.
+//! Publishing through the events table: a backend that puts an item reaches connected clients.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use switchboard_tests::stack::{Stack, binaries, environments, signal, table_name
 
 use crate::failures::hurried;
 
-/// What an event carries besides its key.
+/// The attributes of an event besides its key.
 type Attributes<'a> = &'a [(&'a str, AttributeValue)];
 
 /// Puts an item into the events table.
@@ -105,17 +105,10 @@ async fn only_an_insert_publishes() {
 async fn poison_is_logged_with_its_key_and_holds_up_nobody() {
     let stack = Stack::start().await;
     let mut one = subscriber(&stack, "t").await;
-    let huge = string(&"x".repeat(300 * 1024));
-    let deep = string(&format!("{}{}", "[".repeat(126), "]".repeat(126)));
+    // The unit tests of `record` in publish have the whole table.
     let poison: &[(&str, &str, Attributes<'_>, &str)] = &[
         ("t", "no-data", &[], "`data` is missing"),
-        ("t", "huge", &[("data", huge)], "bytes of JSON"),
-        ("t", "deep", &[("json", deep)], "deeper than 125 levels"),
-        ("t", "no-json", &[("json", string("{oops"))], "`json` must be JSON"),
-        ("@", "no-user", &[("senderId", string("1")), ("body", string("x"))], "`topic`"),
         ("@2", "no-sender", &[("body", string("x"))], "`senderId` is missing"),
-        ("@2", "odd-sender", &[("senderId", number("1")), ("body", string("x"))], "`senderId` must be a string"),
-        ("@2", "no-body", &[("senderId", string("1"))], "`body` is missing"),
     ];
     put(&stack, "t", "first", &[("data", string("first"))]).await;
     for (topic, id, attributes, _) in poison {
@@ -132,27 +125,14 @@ async fn poison_is_logged_with_its_key_and_holds_up_nobody() {
 }
 
 #[tokio::test]
-async fn data_of_every_type_arrives_as_json() {
+async fn data_that_is_nested_arrives_as_json() {
     let stack = Stack::start().await;
     let mut one = subscriber(&stack, "t").await;
-    let blob = AttributeValue::B(aws_sdk_dynamodb::primitives::Blob::new("hi"));
+    // The unit tests of `record` in publish have every type of DynamoDB.
     let map = AttributeValue::M([("n".to_owned(), AttributeValue::Null(true))].into());
-    let cases = [
-        (string("\"quoted\"\n"), json!("\"quoted\"\n")),
-        (number("1.5"), json!(1.5)),
-        (AttributeValue::Bool(false), json!(false)),
-        (AttributeValue::Null(true), json!(null)),
-        (blob, json!("aGk=")),
-        (AttributeValue::L(vec![number("1"), string("x"), map.clone()]), json!([1, "x", {"n": null}])),
-        (map, json!({"n": null})),
-        (AttributeValue::Ss(vec!["a".to_owned()]), json!(["a"])),
-        (AttributeValue::Ns(vec!["7".to_owned()]), json!([7])),
-        (AttributeValue::Bs(vec![aws_sdk_dynamodb::primitives::Blob::new("hi")]), json!(["aGk="])),
-    ];
-    for (count, (value, expected)) in cases.into_iter().enumerate() {
-        put(&stack, "t", &count.to_string(), &[("data", value)]).await;
-        assert_eq!(one.next().await["payload"]["data"], expected);
-    }
+    let list = AttributeValue::L(vec![number("1.5"), string("\"quoted\"\n"), map]);
+    put(&stack, "t", "1", &[("data", list)]).await;
+    assert_eq!(one.next().await["payload"]["data"], json!([1.5, "\"quoted\"\n", {"n": null}]));
 }
 
 #[tokio::test]
@@ -167,9 +147,9 @@ async fn the_command_behind_make_publish_publishes() {
     assert_eq!(one.next_text().await, r#"{"id":"s","payload":{"data":{"deploy": "done"}},"type":"data"}"#);
 }
 
-/// A stack whose posts take 400 ms, and whose functions have 2 s.
+/// A stack whose functions have a timeout of 4 s.
 async fn slow() -> (tempfile::TempDir, Proxy, Stack) {
-    let folder = hurried(2);
+    let folder = hurried(4);
     let config = folder.path().join("serverless.yml");
     let (proxy, stack) = Proxy::in_front(&["--config", config.to_str().unwrap()], |_| None).await;
     (folder, proxy, stack)
@@ -179,17 +159,17 @@ async fn slow() -> (tempfile::TempDir, Proxy, Stack) {
 async fn a_publish_that_runs_out_of_time_goes_on_until_everybody_has_it() {
     let (_folder, proxy, stack) = slow().await;
     let mut subscribers = Vec::new();
-    for _ in 0..100 {
+    for _ in 0..200 {
         subscribers.push(subscriber(&stack, "t").await);
     }
     proxy.delay("POST", Duration::from_millis(400));
 
-    // Directly: 16 posts at once, two or three times, in what a function has of its 2 s. The sender is answered all the
-    // same, with the number of those who had it by then.
+    // The sender's own function makes 16 posts at once, again and again, before its 4 s are over. It still answers the
+    // sender, with the number of deliveries so far.
     let mut publisher = stack.connect("").await;
     let ack = publisher.ask(json!({"type": "message", "topic": "t", "message": "direct", "id": "m"})).await;
     assert_eq!(ack["type"], "ack", "{ack}");
-    assert!((1..100).contains(&ack["delivered"].as_u64().unwrap()), "{ack}");
+    assert!((1..200).contains(&ack["delivered"].as_u64().unwrap()), "{ack}");
     for subscriber in &mut subscribers {
         assert_eq!(subscriber.next().await["payload"]["data"], "direct");
     }
@@ -197,7 +177,7 @@ async fn a_publish_that_runs_out_of_time_goes_on_until_everybody_has_it() {
     stack.logged(1, &["default |", "a continuation goes on"]).await;
     stack.logged(1, &["fanOut |", "\"published\"", "\"event.id\""]).await;
 
-    // And through the stream, to everybody. What was sent twice before may still be on its way.
+    // A broadcast goes through the stream. Repeated frames of the first part may still arrive.
     put(&stack, "INITIAL_CONNECTION", "1", &[("data", string("broadcast"))]).await;
     for subscriber in &mut subscribers {
         while subscriber.next().await["payload"]["data"] != "broadcast" {}
@@ -237,6 +217,6 @@ async fn a_restarted_stack_continues_where_it_was() {
     let stack = Stack::with(&arguments).await;
     let mut one = subscriber(&stack, "t").await;
     put(&stack, "t", "2", &[("data", number("2"))]).await;
-    // Had the stream begun again, the first event would come first.
+    // If the stream had begun anew, the first event would come first.
     assert_eq!(one.next().await["payload"]["data"], 2);
 }

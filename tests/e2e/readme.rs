@@ -76,7 +76,8 @@ async fn the_wscat_transcript_is_true() {
         let command = transcript.lines().next().unwrap().strip_prefix("$ ").unwrap();
         terminals.push(Terminal::run(&command.replace("localhost:3001", &stack.gateway), root()));
     }
-    // Piped, wscat says nothing when it is connected and forgets what is typed before; what it receives it shows.
+    // Through a pipe wscat does not say that it is connected, and it forgets what was typed before. It shows what it
+    // receives.
     let management = stack.management().await;
     for row in stack.settled("connections", 2).await {
         stack.logged(1, &["gateway |", &text(&row, "connectionId"), "connected"]).await;

@@ -13,7 +13,7 @@ use tokio_tungstenite::tungstenite::Error;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
 #[tokio::test]
-async fn functions_sign_right_and_others_are_refused() {
+async fn signatures_of_functions_are_right_and_wrong_ones_are_refused() {
     let stack = Stack::with(&["--verify-signatures"]).await;
     let mut client = stack.connect("?userId=1").await;
     // The function's own POST.
@@ -36,8 +36,8 @@ async fn functions_sign_right_and_others_are_refused() {
     }
 }
 
-/// A handshake's request with the key of a function, signed for a service so long ago: in its headers, or in its query for
-/// a minute.
+/// A handshake's request that is signed with the key of a function, for a service, `age` ago. The signature is in the
+/// headers, or in the query, where it is good for a minute.
 fn handshake(
     stack: &Stack,
     function: &str,
@@ -99,14 +99,14 @@ async fn a_handshake_is_signed_in_its_headers_or_in_its_query_where_the_route_as
     let denied = "stranger: the role signed-test-StrangerRole does not allow execute-api:Invoke on \
                   arn:aws:execute-api:us-east-1:123456789012:local0ws01/test/$connect";
     stack.logged(2, &["iam |", denied]).await;
-    // Only those that may have reached the function, which learns no more about them than about others.
+    // Only allowed handshakes have reached the function. Its events say nothing more about a signed client.
     let events = stack.logged(2, &["hello |", "CONNECT"]).await;
     assert!(events.iter().all(|event| event.contains(r#""identity":{"sourceIp":"127.0.0.1"}"#)), "{events:?}");
     assert_eq!(stack.log(&["hello |", "CONNECT"]).len(), 2);
 }
 
 #[tokio::test]
-async fn the_signature_of_a_handshake_is_asked_for_as_that_of_a_call_is() {
+async fn the_flag_sigv4_holds_for_handshakes_as_for_calls() {
     let stack = Stack::with(&["--config", "tests/fixture/signed.yml"]).await;
     assert_eq!(status(handshake(&stack, "member", "guess", "execute-api", HOUR, true)).await, 101);
     assert_eq!(status(handshake(&stack, "stranger", "guess", "execute-api", HOUR, true)).await, 403);

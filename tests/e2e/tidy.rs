@@ -1,4 +1,5 @@
-//! The workspace's own order: the dependency arrows of its map, and what its READMEs say of files and folders.
+//! The workspace's own order: the dependency arrows of its map, what its documents say of files and folders, and the
+//! lists of variables.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -59,29 +60,76 @@ fn every_folder_stands_in_the_readme_above_it() {
 }
 
 #[test]
-fn every_link_of_a_readme_leads_to_a_file() {
-    for readme in readmes(root()) {
-        let text = std::fs::read_to_string(&readme).unwrap();
+fn every_link_of_a_document_leads_to_a_file() {
+    for document in documents(root()) {
+        let text = std::fs::read_to_string(&document).unwrap();
         let targets = text.split("](").skip(1).filter_map(|rest| rest.split([')', '#']).next());
         for target in targets.filter(|target| !target.is_empty() && !target.contains("://")) {
-            let path = readme.parent().unwrap().join(target);
-            assert!(path.exists(), "{} links to {target}, which is not there", readme.display());
+            let path = document.parent().unwrap().join(target);
+            assert!(path.exists(), "{} links to {target}, which is not there", document.display());
         }
     }
 }
 
-/// The folders in a folder, those aside that hold what was installed or built.
+/// These two are read by `lambda_runtime`, which starts the log. The functions' own code reads all others.
+const READ_BY_THE_RUNTIME: [&str; 2] = ["AWS_LAMBDA_LOG_LEVEL", "RUST_LOG"];
+
+#[test]
+fn the_readme_and_the_example_list_every_variable_that_the_functions_read() {
+    let mut read: Vec<_> = READ_BY_THE_RUNTIME.iter().map(|name| (*name).to_owned()).collect();
+    for folder in folders(&root().join("crates")) {
+        let Ok(source) = std::fs::read_to_string(folder.join("src/config.rs")) else { continue };
+        let code = source.split("#[cfg(test)]").next().unwrap();
+        let literals = code.split('"').skip(1).step_by(2).filter(|literal| is_name(literal));
+        read.extend(literals.map(str::to_owned));
+    }
+    read.sort();
+
+    let readme = std::fs::read_to_string(root().join("README.md")).unwrap();
+    let (_, section) = readme.split_once("\n## Configuration\n").unwrap();
+    let mut documented = BTreeMap::new();
+    for row in section.split("\n## ").next().unwrap().lines().filter(|line| line.starts_with("| `")) {
+        let cells: Vec<_> = row.split(" | ").collect();
+        // A default that is no value, such as "required", is prose without a code span.
+        let default = cells[1].split('`').nth(1).unwrap_or_default();
+        let names = cells[0].split('`').filter(|name| is_name(name));
+        documented.extend(names.map(|name| (name.to_owned(), default.to_owned())));
+    }
+    assert_eq!(documented.keys().cloned().collect::<Vec<_>>(), read, "README.md, then the code");
+
+    let example = std::fs::read_to_string(root().join(".env.example")).unwrap();
+    let lines: Vec<_> = example.lines().collect();
+    let mut listed = BTreeMap::new();
+    for pair in lines.windows(2) {
+        if let Some((name, default)) = pair[1].split_once('=').filter(|(name, _)| is_name(name)) {
+            assert!(pair[0].starts_with("# "), "{name} has no comment in .env.example");
+            assert_eq!(listed.insert(name.to_owned(), default.to_owned()), None, "{name} is there twice");
+        }
+    }
+    assert_eq!(listed, documented, ".env.example, then README.md");
+}
+
+/// Says whether a text is the name of an environment variable.
+fn is_name(text: &str) -> bool {
+    text.contains('_') && text.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_')
+}
+
+/// The folders in a folder, except those for installed packages and builds.
 fn folders(folder: &Path) -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
     let is_ours = |path: &PathBuf| {
         let name = path.file_name().unwrap().to_str().unwrap();
         path.is_dir() && !name.starts_with(['.', '_']) && !["node_modules", "target"].contains(&name)
     };
-    entries.filter(is_ours).collect()
+    entries(folder).filter(is_ours).collect()
 }
 
-/// Every README in a folder and below.
-fn readmes(folder: &Path) -> Vec<PathBuf> {
-    let here = Some(folder.join("README.md")).filter(|readme| readme.is_file());
-    here.into_iter().chain(folders(folder).iter().flat_map(|folder| readmes(folder))).collect()
+/// Every Markdown file in a folder and below.
+fn documents(folder: &Path) -> Vec<PathBuf> {
+    let here = entries(folder).filter(|path| path.extension().is_some_and(|extension| extension == "md"));
+    here.chain(folders(folder).iter().flat_map(|folder| documents(folder))).collect()
+}
+
+/// The paths of what is in a folder.
+fn entries(folder: &Path) -> impl Iterator<Item = PathBuf> {
+    std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path())
 }

@@ -1,4 +1,4 @@
-//! The second article: topics.
+//! Topics.
 
 use aws_sdk_dynamodb::types::{AttributeValue, TimeToLiveSpecification};
 use serde_json::json;

@@ -31,10 +31,10 @@ pub struct Call {
     pub path: String,
 }
 
-/// An answer in the place of AWS's.
+/// An answer that replaces AWS's.
 pub type Answer = BoxFuture<'static, Response<Body>>;
 
-/// What to answer instead of asking AWS: `None` passes the call on.
+/// Answers a call instead of AWS, or returns `None` to pass it on.
 pub type Rule = dyn Fn(&Call) -> Option<Answer> + Send + Sync;
 
 /// A running proxy.
@@ -44,7 +44,7 @@ pub struct Proxy {
 
 struct Shared {
     calls: watch::Sender<Vec<Call>>,
-    /// Of the bodies, there and back.
+    /// The length of all bodies, there and back.
     bytes: AtomicUsize,
     /// How long an operation waits before it is passed on.
     delays: Mutex<HashMap<String, Duration>>,
@@ -147,7 +147,7 @@ async fn serve(State(shared): State<Arc<Shared>>, request: Request) -> Response<
     answer.map(Body::new)
 }
 
-/// An answer with a status, an `x-amzn-errortype` unless empty, and a body.
+/// An answer with a status, a body, and the header `x-amzn-errortype` unless it is empty.
 pub fn answer(status: u16, error_type: &str, body: &str) -> Answer {
     let mut response = Response::builder().status(status).header("content-type", "application/json");
     if !error_type.is_empty() {

@@ -1,10 +1,10 @@
-//! Python, for the clients that are written in it.
+//! Finds Python, for the clients that are written in it.
 
 use std::path::PathBuf;
 
 use crate::stack::root;
 
-/// Whether this machine has Python at all. What needs it is skipped without it.
+/// Whether this machine has Python at all. Rows that need it are skipped without it.
 pub fn is_installed() -> bool {
     std::env::split_paths(env!("PATH")).any(|folder| folder.join("python3").is_file())
 }

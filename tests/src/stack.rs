@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use crate::client::Client;
 
-/// How long anything may take before a test calls it missing. Generous: it costs time only in a failing test.
+/// A test fails when it has waited this long for something. Only a failing test takes so long.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A row of a table.
@@ -28,8 +28,8 @@ pub struct Stack {
     lines: watch::Receiver<Vec<String>>,
 }
 
-/// The folder of the binaries under test: that of the environment variable `SWITCHBOARD_BINARIES`, else what was built
-/// with this test.
+/// The folder of the binaries under test: the one in the environment variable `SWITCHBOARD_BINARIES`, or the one that
+/// this test was built in.
 pub fn binaries() -> PathBuf {
     #[expect(clippy::disallowed_methods, reason = "tests are configured here alone")]
     let folder = match std::env::var("SWITCHBOARD_BINARIES") {
@@ -46,10 +46,14 @@ pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
 }
 
-/// The command that starts a stack on free ports, before any further arguments.
+/// The command that starts a stack on free ports, before any further arguments. Functions' lines are shown as JSON, so
+/// that tests can match parts of it, unless the arguments say otherwise.
 pub fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(binaries().join("switchboard-local"));
     command.current_dir(root()).args(["--port", "0", "--dynamodb-port", "0"]).args(arguments);
+    if !arguments.contains(&"--log-format") {
+        command.args(["--log-format", "json"]);
+    }
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     command
 }
@@ -60,7 +64,7 @@ impl Stack {
         Self::with(&[]).await
     }
 
-    /// Does so with further arguments.
+    /// Starts a stack with further arguments, and waits until it is ready.
     pub async fn with(arguments: &[&str]) -> Self {
         let mut process = command(arguments).spawn().unwrap();
         let (sender, mut lines) = watch::channel(Vec::new());
@@ -147,12 +151,13 @@ impl Stack {
         }
     }
 
-    /// Ctrl-C, and the exit code.
+    /// Stops the stack as Ctrl-C does, and returns its exit code.
     pub async fn interrupt(mut self) -> Option<i32> {
         self.stop().await
     }
 
-    /// Ctrl-C, and everything that the stack and its functions have printed. Only this proves that a line is missing.
+    /// Stops the stack as Ctrl-C does, and returns everything that it and its functions have printed. Only this log proves
+    /// that a line is missing.
     pub async fn whole_log(mut self) -> Vec<String> {
         self.stop().await;
         // The sender is gone when both streams have ended.
@@ -209,7 +214,7 @@ pub async fn children(process_id: u32) -> Vec<(u32, String)> {
     children.collect()
 }
 
-/// The execution environments of a stack: what it has started, but for the shell that guards them.
+/// The processes of a stack's execution environments, without the shell that guards them.
 pub async fn environments(stack: &Stack) -> Vec<u32> {
     let children = children(stack.process_id()).await;
     children

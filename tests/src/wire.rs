@@ -1,4 +1,4 @@
-//! A client that does nothing by itself: bytes, frames and HTTP, over whatever carries bytes.
+//! A client that does nothing by itself. A test says which bytes, frames and HTTP requests it sends.
 //!
 //! Client libraries hide what tests look at here: fragments, broken frames, close codes, the exact handshake.
 
@@ -9,9 +9,9 @@ use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio_tungstenite::tungstenite::handshake::client::generate_key;
 
-/// For what must happen. It costs time only in a failing test.
+/// A test fails when it has waited this long for something that must happen.
 pub const SOON: Duration = Duration::from_secs(20);
-/// For what must not happen.
+/// A test waits this long for something that must not happen, where nothing later could prove it.
 pub const A_WHILE: Duration = Duration::from_millis(300);
 
 /// The opcode of every frame of a message but its first.
@@ -26,21 +26,21 @@ pub const CLOSE: u8 = 0x8;
 pub const PING: u8 = 0x9;
 /// The opcode of a pong frame.
 pub const PONG: u8 = 0xa;
-/// In front of the opcode of a compressed message's first frame.
+/// The bit that is set beside the opcode in a compressed message's first frame.
 pub const RSV1: u8 = 0x40;
 
-/// Bytes there and back: TCP, or TLS.
+/// A connection that carries bytes both ways: TCP, or TLS.
 pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
 
-/// What carries bytes to a server and back.
+/// A buffered connection to a server.
 pub type Tcp = BufReader<Box<dyn Stream>>;
 
-/// Sends the request of a handshake and does not wait for the answer. `path` is the whole one, with its query.
+/// Sends the request of a handshake and does not wait for the answer. `path` includes the query.
 pub async fn request(mut tcp: Tcp, host: &str, path: &str, headers: &[(&str, &str)]) -> Tcp {
     let mut headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
     if !headers.contains("Sec-WebSocket-Key") {
-        // RFC 6455, section 4.1: a new one each time.
+        // Each handshake needs a new key (RFC 6455, section 4.1).
         headers.push_str(&format!("Sec-WebSocket-Key: {}\r\n", generate_key()));
     }
     let request = format!(
@@ -119,7 +119,7 @@ impl Reply {
 pub struct Frame {
     /// Whether it is the last frame of its message.
     pub fin: bool,
-    /// With the reserved bits in front, which are zero unless compression was negotiated.
+    /// The opcode, with the reserved bits beside it. Those are zero unless compression was negotiated.
     pub opcode: u8,
     /// Its payload.
     pub payload: Vec<u8>,
@@ -239,7 +239,7 @@ impl Client {
         self.hears_json().await
     }
 
-    /// The message and the request id of the error frame, which must be next and be to the letter as AWS writes it.
+    /// The message and the request id of the error frame, which must be next and must be written as AWS writes it.
     pub async fn hears_error(&mut self) -> (String, String) {
         let frame = self.hears().await;
         let parsed: Value = serde_json::from_str(&frame).unwrap();
@@ -249,13 +249,6 @@ impl Client {
         let expected = format!(r#"{{"message": "{message}", "connectionId":"{id}", "requestId":"{request_id}"}}"#);
         assert_eq!(frame, expected);
         (message, request_id)
-    }
-
-    /// Fails if anything comes within a while.
-    pub async fn hears_nothing(&mut self) {
-        if let Ok(byte) = tokio::time::timeout(A_WHILE, self.tcp.read_u8()).await {
-            panic!("something came: {byte:?}");
-        }
     }
 
     /// Sends a close frame with this code and reason, and waits for the echo and the end of TCP.

@@ -78,3 +78,6 @@ pub async fn serve(
     backend.metrics.served(milliseconds(start), fault);
     response
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,12 +4,12 @@ use std::fmt;
 
 use crate::ClientError;
 
-/// The gateway's name of one WebSocket connection. Opaque, never reused.
+/// The gateway's name of one WebSocket connection. It is opaque, and the gateway never uses it again.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnectionId(String);
 
 impl ConnectionId {
-    /// Takes the id out of an event or an item; clients cannot choose it, so there is nothing to check.
+    /// Takes the id of an event or an item. Clients cannot choose it, so there is nothing to check.
     #[must_use]
     pub fn new(id: String) -> Self {
         Self(id)
@@ -58,7 +58,7 @@ impl fmt::Display for UserId {
     }
 }
 
-/// One row of the connections table, as far as functions look at it.
+/// The part of a row of the connections table that functions look at.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Connection {
     /// Its key.
@@ -71,8 +71,8 @@ pub struct Connection {
     pub is_open: bool,
 }
 
-/// The rule for the names of users and topics: not empty, bounded, printable. The bound is in bytes because a connection's
-/// row holds the names of all its topics, and each subscribe pays for the row by its size.
+/// Checks the name of a user or a topic: not empty, bounded, printable. The bound is in bytes, because a connection's row
+/// holds the names of all its topics, and each subscribe pays for the row by its size.
 pub(crate) fn checked(field: &'static str, text: &str, max_bytes: usize) -> Result<String, ClientError> {
     if text.len() > max_bytes || !is_printable(text) {
         let expected = format!("a string of 1 to {max_bytes} bytes of UTF-8 without control characters");
@@ -81,7 +81,7 @@ pub(crate) fn checked(field: &'static str, text: &str, max_bytes: usize) -> Resu
     Ok(text.to_owned())
 }
 
-/// Whether there is something to be seen, and no control character in it.
+/// Returns whether the name is not empty and has no control character.
 pub(crate) fn is_printable(text: &str) -> bool {
     !text.is_empty() && !text.chars().any(char::is_control)
 }

@@ -1,4 +1,4 @@
-//! How long an invocation may still work, and how it waits between attempts.
+//! The time that an invocation still has, and its waits between attempts.
 
 use std::time::{Duration, SystemTime};
 
@@ -17,20 +17,20 @@ const RETURN: Duration = Duration::from_millis(100);
 pub struct Deadline(Instant);
 
 impl Deadline {
-    /// The invocation's own deadline, less a second to report in.
+    /// Returns the invocation's own deadline, less the reserve.
     #[must_use]
     pub fn of(context: &Context) -> Self {
         let left = context.deadline().duration_since(SystemTime::now()).unwrap_or_default();
         Self::after(left.saturating_sub(RESERVE))
     }
 
-    /// A deadline that far from now.
+    /// Returns a deadline that far from now.
     #[must_use]
     pub fn after(left: Duration) -> Self {
         Self(Instant::now() + left)
     }
 
-    /// Time left; zero once it has passed.
+    /// Returns the time left; zero once the deadline has passed.
     #[must_use]
     pub fn left(self) -> Duration {
         self.0.saturating_duration_since(Instant::now())
@@ -42,13 +42,14 @@ impl Deadline {
         self.left().is_zero()
     }
 
-    /// The deadline of the reply to the sender, which must be possible even after all the time for the work is spent.
+    /// Returns the deadline of the reply to the sender. It is later, because a reply must be possible after all the time for
+    /// the work is spent.
     #[must_use]
     pub fn of_reply(self) -> Self {
         Self(self.0 + RESERVE - RETURN)
     }
 
-    /// The earlier of this deadline and `left` from now.
+    /// Returns the earlier of this deadline and `left` from now.
     #[must_use]
     pub fn at_most(self, left: Duration) -> Self {
         Self(self.0.min(Instant::now() + left))

@@ -9,17 +9,17 @@ use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
 
 use crate::connection::{ConnectionId, UserId};
 
-/// What a client did wrong; `Display` is the text it gets, [`ClientError::code`] what its program switches on.
+/// A mistake of a client. The client gets `Display` as a sentence for people, and [`ClientError::code`] for its program.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ClientError {
-    /// The text is no JSON object, or nested deeper than 127 levels.
+    /// The text is not a JSON object, or it nests deeper than 127 levels.
     #[error("the frame is not a JSON object: {reason}")]
     MalformedJson {
-        /// Where and why parsing stopped; positions, not content.
+        /// Where and why parsing stopped. It has positions and no content.
         reason: String,
     },
-    /// `action` or `type` names nothing that exists.
-    #[error("`{kind}` is no action or type of frame here")]
+    /// `action` or `type` has a value that does not exist.
+    #[error("`{kind}` is not an action or type of frame that exists here")]
     UnknownType {
         /// The name as sent, cut to a printable length.
         kind: String,
@@ -53,7 +53,7 @@ pub enum ClientError {
     /// A direct message from a connection without a user, or a frame from a connection that has no record any more.
     #[error("{reason}")]
     Unidentified {
-        /// Which of the two.
+        /// The sentence that says which of the two it is.
         reason: &'static str,
     },
     /// DynamoDB or the gateway was too busy for this frame. Nothing was done.
@@ -97,10 +97,10 @@ impl ClientError {
     }
 }
 
-/// The type under which rows are counted that this code did not write. Readers skip them, so they are no [`Error`].
+/// The fault type of rows that this code did not write. Readers skip and count them, so there is no [`Error`] for them.
 pub const UNKNOWN_ITEM: &str = "Store.UnknownItem";
 
-/// What went wrong on our side.
+/// A fault on our side.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// At start: environment variables are missing or wrong.
@@ -122,13 +122,13 @@ pub enum Error {
         operation: &'static str,
         /// The table's name.
         table: String,
-        /// The SDK's whole chain of causes.
+        /// What the SDK says, without bodies.
         detail: String,
         /// Whether DynamoDB asked to slow down.
         throttled: bool,
     },
-    /// `BatchWriteItem` or a transaction was still not done when the invocation ran out of time.
-    #[error("{operation} on {table} was given up with {left} item(s) undone: the invocation is out of time")]
+    /// DynamoDB put off the items of a `BatchWriteItem` for too long.
+    #[error("{operation} on {table} was given up with {left} item(s) undone: DynamoDB keeps putting them off")]
     Unfinished {
         /// DynamoDB's name of the operation.
         operation: &'static str,
@@ -151,7 +151,7 @@ pub enum Error {
         /// How many posts it did not take.
         failed: usize,
     },
-    /// A publish could not even begin before the invocation's end.
+    /// A publish could not begin before the invocation's end.
     #[error("there was no time left to publish to {topic}")]
     OutOfTime {
         /// Where the message was to go.
@@ -188,7 +188,7 @@ impl Error {
     }
 }
 
-/// What an error of the SDK says, without any part of a request or of a response: those hold bodies, and the SDK's own
+/// Describes an error of the SDK without any part of a request or of a response. Those contain bodies, and the SDK's own
 /// texts repeat them.
 pub(crate) fn describe<E>(error: &SdkError<E>) -> String
 where
@@ -217,10 +217,10 @@ where
     }
 }
 
-/// Why a frame was not served: the client's doing or ours.
+/// The reason why a frame was not served: the client's mistake or our fault.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
-    /// The client is told.
+    /// The client gets an error frame.
     #[error(transparent)]
     Mistake(#[from] ClientError),
     /// The invocation fails.

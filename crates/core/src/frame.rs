@@ -213,7 +213,7 @@ impl<'a> Fields<'a> {
         self.get_or_null(name).filter(|value| value.get() != "null")
     }
 
-    /// Of fields with the same name the last one counts, as in JavaScript and for the gateway's routes.
+    /// The last one counts of fields with the same name, as in JavaScript and for the gateway's routes.
     fn get_or_null(&self, name: &str) -> Option<&'a RawValue> {
         self.0.iter().rev().find(|(field, _)| field == name).map(|(_, value)| *value)
     }

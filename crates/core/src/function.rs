@@ -1,7 +1,7 @@
-//! The Lambda glue: what stands between the gateway's events and the decisions of a handler.
+//! The Lambda glue between the gateway's events and the decisions of a handler.
 //!
-//! A handler returns what it found; this module turns it into a proxy response, a reply to the sender, one log line,
-//! and for faults a failed invocation. The log never carries bodies or query strings.
+//! A handler returns a result. This module turns it into a proxy response, a reply to the sender, one log line, and for a
+//! fault into a failed invocation. The log never carries bodies or query strings.
 
 use std::time::Instant;
 
@@ -50,7 +50,7 @@ where
     Runtime::new(service_fn(handle)).run().await
 }
 
-/// Which connection an event is about, and what an invocation may still do for it.
+/// The connection that an event is about, and the means to serve it.
 #[derive(Debug, Clone)]
 pub struct Caller {
     /// The connection.
@@ -228,3 +228,6 @@ impl From<Error> for Diagnostic {
         Self { error_type: error.error_type().to_owned(), error_message: error.to_string() }
     }
 }
+
+#[cfg(test)]
+mod tests;

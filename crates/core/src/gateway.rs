@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -26,6 +27,9 @@ use crate::error::describe;
 /// The longest that one attempt of a post may take. Posts hang while a client does not read.
 pub(crate) const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(3);
 
+/// How long an attempt occupies a slot. Slots bound the work of posting, and a post that takes longer only waits.
+const SLOT_TIME: Duration = Duration::from_millis(500);
+
 /// How often, and for how long, a post that is refused is tried.
 const MAX_ATTEMPTS: u32 = 5;
 const MAX_TIME: Duration = Duration::from_secs(3);
@@ -39,7 +43,7 @@ impl Endpoint {
     ///
     /// # Errors
     ///
-    /// What is wrong with it, as the end of a sentence that begins with the variable's name.
+    /// Returns the problem as the end of a sentence that begins with the variable's name.
     pub fn parse(text: &str) -> Result<Self, String> {
         match text.split_once("://").map_or("", |(scheme, _)| scheme) {
             "http" | "https" => {}
@@ -186,8 +190,14 @@ impl Gateway {
             }
             let Some(running) = slot.take() else { return Post::OutOfTime };
             let call = self.client.post_to_connection().connection_id(id.as_str()).data(frame.clone()).send();
-            let answer = tokio::time::timeout(deadline.left().min(ATTEMPT_TIMEOUT), call).await;
-            drop(running);
+            let mut call = pin!(tokio::time::timeout(deadline.left().min(ATTEMPT_TIMEOUT), call));
+            let answer = match tokio::time::timeout(SLOT_TIME, &mut call).await {
+                Ok(answer) => answer,
+                Err(_) => {
+                    drop(running);
+                    call.await
+                }
+            };
             let reason = match answer.map(|answer| answer.map_err(|error| Attempt::from(&error))) {
                 Ok(Ok(_)) => return Post::Taken,
                 Err(_) if deadline.left().is_zero() => return Post::OutOfTime,
@@ -259,7 +269,10 @@ impl From<&SdkError<PostToConnectionError>> for Attempt {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+    use crate::scripted::{Aws, answer};
 
     #[test]
     fn an_endpoint_is_a_url_in_front_of_connections() {
@@ -281,5 +294,26 @@ mod tests {
             let problem = Endpoint::parse(wrong).unwrap_err();
             assert!(problem.contains(expected), "{wrong}: {problem}");
         }
+    }
+
+    /// One execution environment may serve events of several domains and stages.
+    #[tokio::test(start_paused = true)]
+    async fn a_post_goes_where_its_event_came_from_unless_an_endpoint_is_configured() {
+        let (aws, _backend) = Aws::backend(|_| answer(200, json!({})));
+        let post = async |gateways: &Gateways| {
+            for (domain_name, stage) in [("one.example", "dev"), ("two.example", "prod"), ("one.example", "dev")] {
+                let gateway = gateways.of_event(domain_name, stage);
+                let deadline = Deadline::after(Duration::from_secs(9));
+                let id = ConnectionId::new("c=".to_owned());
+                assert_eq!(gateway.post(None, &id, Vec::new(), deadline, Duration::ZERO).await, Post::Taken);
+            }
+        };
+        post(&Gateways::new(aws.sdk(), None, 256)).await;
+        let configured = Endpoint::parse("https://chat.example.com/v1").unwrap();
+        post(&Gateways::new(aws.sdk(), Some(configured), 256)).await;
+        let hosts = aws.calls().into_iter().map(|call| call.url.split_once("/@").unwrap().0.to_owned());
+        let configured = ["chat.example.com/v1"; 3];
+        let expected = [&["one.example/dev", "two.example/prod", "one.example/dev"][..], &configured].concat();
+        assert_eq!(hosts.collect::<Vec<_>>(), expected);
     }
 }

@@ -1,8 +1,8 @@
 //! Numbers for CloudWatch, as lines of a function's log in the [embedded metric
 //! format](https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/CloudWatch_Embedded_Metric_Format_Specification.html).
 //!
-//! CloudWatch makes metrics of such lines on its own: nothing is sent and nothing is waited for. The line is written
-//! here and not by a crate, because it is one JSON object; the crates for it bring a sink, a thread or macros along.
+//! CloudWatch makes metrics of such lines on its own, so a function sends nothing and waits for nothing. No crate writes
+//! the line, because it is one JSON object; the crates for it bring a sink, a thread or macros.
 
 use std::io::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,7 +14,7 @@ use crate::config::Config;
 use crate::error::UNKNOWN_ITEM;
 use crate::publication::Fanout;
 
-/// What is measured. The names are CloudWatch's too: dashboard and alarms use them.
+/// The metrics. Their names are CloudWatch's too: dashboard and alarms use them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Metric {
     /// Milliseconds that an event took, from its arrival in the function to the response.
@@ -72,7 +72,7 @@ impl Metric {
     }
 }
 
-/// Where a function's numbers go.
+/// Writes a function's numbers.
 #[derive(Debug, Clone)]
 pub struct Metrics {
     namespace: Option<String>,
@@ -80,7 +80,7 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// The namespace is `config`'s, and without one nothing is written.
+    /// Takes the namespace from `config`; without one, nothing is written.
     #[must_use]
     pub fn new(config: &Config, function: String) -> Self {
         Self { namespace: config.metrics_namespace.clone(), function }
@@ -117,7 +117,7 @@ impl Metrics {
         self.write(&values, (fanout.unreadable > 0).then_some(UNKNOWN_ITEM));
     }
 
-    /// A log that cannot be written to is no reason to fail an event.
+    /// Ignores a log that cannot be written to: it is no reason to fail an event.
     fn write(&self, values: &[(Metric, Value)], error_type: Option<&str>) {
         if let Some(namespace) = &self.namespace {
             let line = self.line(namespace, now_ms(), values, error_type);

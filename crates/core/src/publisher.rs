@@ -35,11 +35,14 @@ const SETTLING_MS: i64 = 30_000;
 /// How long a post to a connection that may still be opening is repeated.
 const SETTLING_PATIENCE: Duration = Duration::from_secs(1);
 
+/// How long a post waits after the first 410 of a connection, before it is tried once more: a false 410 may be of a moment.
+const SUSPECT_PAUSE: Duration = Duration::from_millis(200);
+
 /// A continuation names this many receivers, and those whose posts were under way. DynamoDB takes items of 400 KB.
 const MAX_AGAIN: usize = 100;
 
 /// How many receivers may be under way for each post that runs: those that wait for their next attempt hold up nobody.
-const WAITING_PER_POST: usize = 4;
+const WAITING_PER_POST: usize = 8;
 
 /// Posts publications. There is one for the life of an execution environment.
 #[derive(Debug)]
@@ -164,7 +167,7 @@ impl Publisher {
     ///
     /// # Errors
     ///
-    /// When nothing could begin: no receiver was read before the deadline, or reading the first page failed. When the
+    /// When nothing was done: no receiver was read before the deadline, or reading the first page failed. When the
     /// continuation could not be written. And [`Error::Undelivered`] when the gateway took nothing: it denied the posts,
     /// or it refused all posts of a continuation, which has no other place to wait.
     pub async fn publish(
@@ -217,8 +220,13 @@ impl Publisher {
             _ if nobody && denied => return Err(Error::Undelivered { topic, failed: refused }),
             // The stream brings the same continuation back; another one of the same content would come too early.
             Some(Stop::Refused) if is_continuation => return Err(Error::Undelivered { topic, failed: refused }),
-            Some(Stop::Page(error)) if position == Position::Start => return Err(error),
-            Some(_) if position == Position::Start => return Err(Error::OutOfTime { topic }),
+            // Without any progress there is nothing to put down that the event or the sender does not have.
+            Some(reason) if position == publication.position && fanout.settled() == 0 && again.is_empty() => {
+                return Err(match reason {
+                    Stop::Page(error) => error,
+                    Stop::Time | Stop::Again | Stop::Refused => Error::OutOfTime { topic },
+                });
+            }
             _ => {}
         }
         if is_continuation && fanout.settled() == 0 && !again.is_empty() {
@@ -308,24 +316,33 @@ impl Publisher {
                 warn!(connection.id = %id, topic.name = publication.topic(), "gone, or not open yet: the rows stay");
                 Outcome::Pending
             }
-            Post::Gone => self.forget(gateway, publication, id, deadline).await,
+            Post::Gone => self.forget(gateway, publication, to, deadline).await,
         };
         (outcome, false)
     }
 
-    /// Draws the conclusion from a 410: the first one marks the connection, and the second one ends it.
+    /// Draws the conclusion from a 410: the first one marks the connection, and the second one ends it. After the first
+    /// one the frame is posted once more, so that a false 410 costs a live client nothing.
     async fn forget(
         &self,
         gateway: &Gateway,
         publication: &Publication,
-        id: &ConnectionId,
+        to: &Subscriber,
         deadline: Deadline,
     ) -> Outcome {
+        let id = &to.connection_id;
         match self.store.suspect(id).await {
-            Ok(Gone::Suspected) => {
+            Ok(Gone::First) => {
+                tokio::time::sleep(SUSPECT_PAUSE.min(deadline.left())).await;
+                let post = gateway.post(None, id, publication.frame(to), deadline, Duration::ZERO).await;
+                if post == Post::Taken {
+                    warn!(connection.id = %id, "the gateway called a live connection gone");
+                    return Outcome::Delivered;
+                }
                 info!(connection.id = %id, "a connection is suspected to be gone: the rows stay until it is confirmed");
                 Outcome::Suspect
             }
+            Ok(Gone::Suspected) => Outcome::Suspect,
             Ok(Gone::Confirmed | Gone::Unknown) => match self.end(gateway, publication, id, deadline).await {
                 true => Outcome::Stale,
                 false => Outcome::Suspect,

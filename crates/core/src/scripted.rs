@@ -19,6 +19,8 @@ use crate::config::Config;
 pub(crate) struct Call {
     /// DynamoDB's operation, or the HTTP method of a call of `@connections`.
     pub(crate) operation: String,
+    /// The URL without scheme.
+    pub(crate) url: String,
     /// The connection of a call of `@connections`.
     pub(crate) connection_id: String,
     /// DynamoDB's JSON, or the frame.
@@ -62,19 +64,23 @@ impl Aws {
     /// A backend that talks to this script, and the record of its calls.
     pub(crate) fn backend(script: impl Fn(&Call) -> Answer + Send + Sync + 'static) -> (Self, Backend) {
         let aws = Self { calls: Arc::default(), script: Arc::new(script) };
-        let connector = SharedHttpConnector::new(aws.clone());
+        let config = Config::for_tests();
+        let backend = Backend::new(config, &aws.sdk(), "test".to_owned(), 256);
+        (aws, backend)
+    }
+
+    /// The SDK's configuration, whose every call goes to this script.
+    pub(crate) fn sdk(&self) -> SdkConfig {
+        let connector = SharedHttpConnector::new(self.clone());
         let credentials = Credentials::new("test", "test", None, None, "test");
-        let sdk = SdkConfig::builder()
+        SdkConfig::builder()
             .behavior_version(BehaviorVersion::latest())
             .region(Region::new("us-east-1"))
             .credentials_provider(SharedCredentialsProvider::new(credentials))
             .http_client(http_client_fn(move |_, _| connector.clone()))
             .sleep_impl(aws_sdk_dynamodb::config::SharedAsyncSleep::new(Sleep))
             .retry_config(aws_sdk_dynamodb::config::retry::RetryConfig::standard())
-            .build();
-        let config = Config::for_tests();
-        let backend = Backend::new(config, &sdk, "test".to_owned(), 256);
-        (aws, backend)
+            .build()
     }
 
     /// The calls so far, in their order.
@@ -103,6 +109,7 @@ impl HttpConnector for Aws {
         let id = request.uri().rsplit("connections/").next().unwrap_or_default().replace("%3D", "=");
         let body = request.body().bytes().unwrap_or_default();
         let call = Call {
+            url: request.uri().split("://").nth(1).unwrap_or_default().to_owned(),
             connection_id: if target.is_none() { id } else { String::new() },
             operation: target.unwrap_or_else(|| request.method().to_owned()),
             body: serde_json::from_slice(body).unwrap_or_default(),

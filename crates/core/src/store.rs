@@ -83,7 +83,9 @@ pub struct ConnectionStore {
 /// What a 410 says about a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Gone {
-    /// It is the first 410 for a while, or the first one was a moment ago. The rows stay.
+    /// It is the first 410 for a while, and the connection is marked now. The rows stay.
+    First,
+    /// The first 410 was a moment ago. The rows stay.
     Suspected,
     /// It is the second 410, long enough after the first one.
     Confirmed,
@@ -212,7 +214,7 @@ impl ConnectionStore {
             .expression_attribute_values(":now", AttributeValue::N(now_ms.to_string()))
             .expression_attribute_values(":forgiven", AttributeValue::N((now_ms - FORGIVEN_AFTER_MS).to_string()))
             .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
-        let Err(error) = update.send().await else { return Ok(Gone::Suspected) };
+        let Err(error) = update.send().await else { return Ok(Gone::First) };
         let Some(row) = failed_condition(&error) else {
             return Err(Error::store("UpdateItem", &self.connections, &error));
         };
@@ -456,3 +458,6 @@ fn cancellation_reasons(error: &SdkError<TransactWriteItemsError>) -> &[Cancella
         _ => &[],
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,11 +1,11 @@
-//! Topics and who listens to them.
+//! Topics, and the connections that listen to them.
 
 use std::fmt;
 
 use crate::ClientError;
 use crate::connection::{ConnectionId, UserId, checked};
 
-/// What connections listen to: a name that clients chose, or a user's address.
+/// A name that connections listen to: clients chose it, or it is a user's address.
 ///
 /// A user's address is the topic `@<userId>`. Every connection of that user is subscribed to it, so a direct message
 /// is a publish like any other. Clients can neither subscribe to nor publish on an address.
@@ -16,7 +16,7 @@ impl Topic {
     /// Longest name that a client may choose, in bytes of UTF-8.
     pub const MAX_BYTES: usize = 256;
 
-    /// The topic to which every connection belongs without subscribing. Reserved; it has no rows.
+    /// The reserved topic that every connection belongs to without a subscription. It has no rows.
     pub const INITIAL_CONNECTION: &str = "INITIAL_CONNECTION";
 
     /// Checks the name of a topic that a client sent in the field `topic`.
@@ -72,11 +72,11 @@ impl fmt::Display for Topic {
 /// A connection that listens to a topic.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Subscriber {
-    /// Where its frames go.
+    /// The connection that gets the frames.
     pub connection_id: ConnectionId,
-    /// The `id` of its data frames: chosen when it subscribed. A user's address has none.
+    /// The `id` of its data frames, chosen by its subscribe frame. A subscription to a user's address has none.
     pub subscription_id: Option<String>,
-    /// When the connection was made: epoch milliseconds.
+    /// The time when the connection was made, in epoch milliseconds.
     pub connected_at_ms: i64,
 }
 

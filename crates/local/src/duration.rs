@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-/// Times may be that long, so that adding one to the clock cannot overflow.
+/// The longest time. It keeps sums of the clock and a time from overflowing.
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
-/// Reads a time with its unit.
+/// Parses a time with its unit.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     match humantime::parse_duration(text) {
         Ok(duration) if duration <= LONGEST => Ok(duration),
@@ -14,7 +14,7 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// What [`duration`] reads.
+/// Writes a time in the form that [`duration`] parses.
 pub(crate) fn text(duration: Duration) -> String {
     humantime::format_duration(duration).to_string()
 }

@@ -1,8 +1,8 @@
-//! IAM, as far as functions meet it: policies, those of their roles, and what a call that these do not allow is told.
+//! IAM for functions: the policies of their roles, and the error for a call that these do not allow.
 //!
-//! Implements "Policy evaluation logic" and "IAM JSON policy elements: Action, Resource" of the
-//! [IAM User Guide](https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_policies_evaluation-logic.html) for
-//! identity-based policies: an explicit deny wins, and what no statement allows is refused. Not here: conditions, policy
+//! Implements "Policy evaluation logic" and "IAM JSON policy elements: Action, Resource" of the [IAM User
+//! Guide](https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_policies_evaluation-logic.html) for identity-based
+//! policies: an explicit deny wins, and a call that no statement allows is refused. Not here: conditions, policy
 //! variables, permissions boundaries, and policies of resources or organisations.
 
 use std::collections::HashMap;
@@ -13,15 +13,15 @@ use wildmatch::WildMatch;
 
 use crate::terminal;
 
-/// The account in every ARN.
+/// The id of the account in every ARN.
 pub const ACCOUNT_ID: &str = "123456789012";
 
-/// What a function may do.
+/// A role: the permissions of a function.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Role {
-    /// `RoleName`, else a name made of the stack's and the logical id.
+    /// `RoleName`, else a name made of the stack's name and the logical id.
     pub name: String,
-    /// Of all its policies.
+    /// The statements of all its policies.
     pub statements: Vec<Statement>,
 }
 
@@ -37,21 +37,21 @@ pub struct Statement {
     pub resources: Patterns,
 }
 
-/// What a statement does.
+/// The effect of a statement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 pub enum Effect {
-    /// Allows, unless another statement denies.
+    /// The statement allows, unless another one denies.
     Allow,
-    /// Denies, whatever others allow.
+    /// The statement denies, whatever others allow.
     Deny,
 }
 
-/// What a statement is about.
+/// The actions or resources that a statement covers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Patterns {
-    /// Anything that one of them matches.
+    /// Everything that at least one pattern matches.
     Of(Vec<String>),
-    /// Anything that none of them matches.
+    /// Everything that no pattern matches.
     Not(Vec<String>),
 }
 
@@ -113,7 +113,7 @@ impl Patterns {
     }
 }
 
-/// What statements say of an action on a resource, if anything.
+/// Returns the effect of statements on an action and a resource, if a statement covers these.
 pub(crate) fn decide(statements: &[Statement], action: &str, resource: &str) -> Option<Effect> {
     let action = action.to_ascii_lowercase();
     let applies = |statement: &&Statement| {
@@ -125,19 +125,19 @@ pub(crate) fn decide(statements: &[Statement], action: &str, resource: &str) -> 
     Some(if effects.any(|effect| effect == Effect::Deny) { Effect::Deny } else { first })
 }
 
-/// Whether a text is of a pattern: `*` is any text, `/` included, and `?` any one character.
+/// Tells whether a pattern matches a text: `*` is any text, also with `/`, and `?` any one character.
 fn matches(pattern: &str, text: &str) -> bool {
     WildMatch::new(pattern).matches(text)
 }
 
-/// A function as the services that it calls see it.
+/// A function, as the services that it calls see it.
 #[derive(Debug, Clone)]
 pub struct Caller {
-    /// Its key in the serverless.yml.
+    /// The function's key in the serverless.yml.
     pub function: String,
-    /// Its deployed name: that of the session of its role.
+    /// The function's deployed name, which is also the name of its role's session.
     pub session: String,
-    /// None may do everything.
+    /// The function's role. Without one it may do everything.
     pub role: Option<Arc<Role>>,
 }
 
@@ -145,7 +145,7 @@ pub struct Caller {
 #[derive(Debug, Clone, Default)]
 pub struct Callers(pub HashMap<String, Caller>);
 
-/// A call that a role does not allow. Displayed as AWS says it.
+/// A call that a role does not allow. Its text is AWS's.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "User: arn:aws:sts::{ACCOUNT_ID}:assumed-role/{role}/{session} is not authorized to perform: {action} on resource: \
@@ -164,8 +164,8 @@ pub struct Denial {
 }
 
 impl Callers {
-    /// Refuses what the role of the caller does not allow, and says so in the terminal. Access keys that are no function's
-    /// are a developer's, who may do everything.
+    /// Refuses a call that the caller's role does not allow, and prints a line about it. An access key that belongs to
+    /// no function is a developer's, who may do everything.
     pub(crate) fn check(&self, access_key_id: Option<&str>, action: &str, resource: &str) -> Result<(), Denial> {
         let Some(caller) = access_key_id.and_then(|id| self.0.get(id)) else { return Ok(()) };
         let Some(role) = &caller.role else { return Ok(()) };
@@ -223,12 +223,12 @@ mod tests {
         ] {
             assert_eq!(matches(pattern, text), expected, "{pattern} {text}");
         }
-        // As long as this takes a blink, no policy can hold up the stack.
+        // This has to be quick, so that no policy can block the stack.
         assert!(!matches(&format!("{}b", "*a".repeat(1000)), &"a".repeat(10_000)));
     }
 
     #[test]
-    fn what_no_statement_allows_is_refused_in_awss_words() {
+    fn a_call_that_no_statement_allows_is_refused_in_awss_words() {
         let callers = callers(vec![statement(Effect::Allow, &["dynamodb:Get*"], &[TABLE])]);
         assert_eq!(callers.check(Some("AK"), "dynamodb:GetItem", TABLE), Ok(()));
         let denial = callers.check(Some("AK"), "dynamodb:PutItem", TABLE).unwrap_err().to_string();
@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn a_deny_wins_wherever_it_stands() {
+    fn a_deny_wins_in_any_order() {
         let allow = || statement(Effect::Allow, &["*"], &["*"]);
         let deny = || statement(Effect::Deny, &["dynamodb:DeleteItem"], &["*"]);
         for statements in [vec![allow(), deny()], vec![deny(), allow()]] {
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_but_what_is_named() {
+    fn not_action_and_not_resource_match_everything_else() {
         let not = Statement {
             effect: Effect::Allow,
             actions: Patterns::Not(vec!["dynamodb:Delete*".to_owned()]),
@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_no_function_or_has_no_role_may_do_everything() {
+    fn callers_that_are_no_function_or_have_no_role_may_do_everything() {
         let mut callers = callers(Vec::new());
         assert_eq!(callers.check(Some("developer"), "dynamodb:PutItem", TABLE), Ok(()));
         assert_eq!(callers.check(None, "dynamodb:PutItem", TABLE), Ok(()));

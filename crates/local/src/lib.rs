@@ -1,12 +1,12 @@
 //! A local stack for a Rust WebSocket service: API Gateway, Lambda's Runtime API and DynamoDB in one process.
 //!
-//! It reads what to run from a serverless.yml, starts the service's real function binaries as child processes, and
-//! imitates AWS towards them and towards their clients. It knows nothing of any particular service.
+//! It reads a serverless.yml, starts the service's real function binaries as child processes, and imitates AWS for them
+//! and for their clients. It has no knowledge of any particular service.
 
 pub mod access;
 mod duration;
+mod dynamodb_proxy;
 pub mod faults;
-mod front;
 pub mod gateway;
 pub mod iam;
 pub mod lambda;

@@ -12,8 +12,8 @@ use switchboard_local::faults;
 use switchboard_local::gateway::{self, KeySource};
 use switchboard_local::lambda;
 use switchboard_local::service::{self, Service};
-use switchboard_local::stack::{Options, Stack};
-use switchboard_local::terminal;
+use switchboard_local::stack::{self, Stack};
+use switchboard_local::terminal::{self, LogFormat};
 
 /// Runs the Rust WebSocket service of a serverless.yml on this machine: API Gateway, Lambda and DynamoDB in one
 /// process, the service's real function binaries behind it.
@@ -23,7 +23,7 @@ struct Arguments {
     /// The service to run.
     #[arg(long, default_value = "serverless.yml", value_name = "FILE")]
     config: PathBuf,
-    /// The stage, over the one that the service names.
+    /// The stage. It overrides the one that the service names.
     #[arg(long)]
     stage: Option<String>,
     /// The gateway's port, for clients and for @connections; 0 chooses a free one.
@@ -32,23 +32,27 @@ struct Arguments {
     /// DynamoDB's port; 0 chooses a free one.
     #[arg(long, default_value_t = 8000, value_name = "PORT")]
     dynamodb_port: u16,
-    /// Keep the tables in this folder; without it they are in memory and gone at the end.
+    /// Keep the tables in this folder. Without it they are in memory and lost at the end.
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
-    /// Where the functions' binaries are, each named like its `handler` [default: the folder of this program].
+    /// The folder of the functions' binaries, each named like its `handler` [default: the folder of this program].
     #[arg(long, value_name = "DIR")]
     binaries: Option<PathBuf>,
-    /// Let every function do everything, whatever its role says.
+    /// Check no permissions: every function may do everything.
     #[arg(long)]
     no_iam: bool,
-    /// The most execution environments of one function at a time; further events wait their turn.
+    /// The most execution environments of one function at a time. Further events wait.
     #[arg(long, default_value_t = 16, value_name = "N")]
     max_environments: usize,
-    /// What to add to the address that is printed, for services that expect a query, such as `userId=1`.
+    /// How the terminal shows what functions log: `pretty` in columns for people, without metrics; `json` as they wrote
+    /// it.
+    #[arg(long, value_enum, default_value_t = LogFormat::Pretty, value_name = "FORMAT")]
+    log_format: LogFormat,
+    /// A query to add to the address that is printed, for services that expect one, such as `userId=1`.
     #[arg(long, value_name = "QUERY")]
     query: Option<String>,
-    /// A variable for every function, over what the service says; may be repeated. Without `=VALUE` it is that of this
-    /// program's own environment, so that a secret is not among the arguments, which everybody on this machine can see.
+    /// A variable for every function. It overrides the service's, and may be repeated. Without `=VALUE` the value comes
+    /// from this program's own environment. Use that for secrets: every user of this machine can see arguments.
     #[arg(long, value_name = "NAME[=VALUE]", value_parser = variable)]
     env: Vec<(String, String)>,
     #[command(flatten)]
@@ -61,7 +65,7 @@ struct Arguments {
     faults: faults::Settings,
 }
 
-/// What `${env:…}` in a serverless.yml refers to.
+/// Returns the variables for `${env:…}` in a serverless.yml.
 fn environment() -> BTreeMap<String, String> {
     std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
@@ -70,11 +74,11 @@ fn environment() -> BTreeMap<String, String> {
 
 fn variable(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
-        Some(("", _)) => Err("it is not NAME=VALUE or NAME".to_owned()),
+        Some(("", _)) => Err("expected NAME=VALUE or NAME".to_owned()),
         Some((name, value)) => Ok((name.to_owned(), value.to_owned())),
         None => match environment().remove(text) {
             Some(value) => Ok((text.to_owned(), value)),
-            None => Err(format!("there is no variable {text} in the environment, or it is not text")),
+            None => Err(format!("the environment has no variable {text}, or its value is not text")),
         },
     }
 }
@@ -104,13 +108,15 @@ async fn main() -> ExitCode {
 }
 
 async fn run(arguments: Arguments) -> Result<(), Box<dyn Error>> {
-    let options = service::Options { stage: arguments.stage, environment: environment(), no_iam: arguments.no_iam };
-    let service = Service::load(&arguments.config, &options)?;
+    let service_settings =
+        service::Settings { stage: arguments.stage, environment: environment(), no_iam: arguments.no_iam };
+    let service = Service::load(&arguments.config, &service_settings)?;
+    terminal::set_up(arguments.log_format, service.functions.keys().map(String::as_str));
     let binaries = match arguments.binaries {
         Some(folder) => folder,
         None => std::env::current_exe()?.parent().map(PathBuf::from).unwrap_or_default(),
     };
-    let options = Options {
+    let settings = stack::Settings {
         port: arguments.port,
         dynamodb_port: arguments.dynamodb_port,
         data_dir: arguments.data_dir,
@@ -122,8 +128,8 @@ async fn run(arguments: Arguments) -> Result<(), Box<dyn Error>> {
         faults: arguments.faults,
         environment: arguments.env.into_iter().collect(),
     };
-    let stack = Stack::new(&service, &options).await?;
-    announce(&service, &stack, &options, arguments.query.as_deref());
+    let stack = Stack::new(&service, &settings).await?;
+    announce(&service, &stack, &settings, arguments.query.as_deref());
     Ok(stack.run(interrupted()).await?)
 }
 
@@ -141,15 +147,15 @@ async fn interrupted() {
     });
 }
 
-/// Prints what to paste.
-fn announce(service: &Service, stack: &Stack, options: &Options, query: Option<&str>) {
+/// Prints the commands to paste.
+fn announce(service: &Service, stack: &Stack, settings: &stack::Settings, query: Option<&str>) {
     let Service { name, api, .. } = service;
     let stage = &api.stage;
     let gateway = stack.gateway_address.port();
     let dynamodb = stack.dynamodb_address.port();
     let functions = service.functions.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
     let tables = service.tables.iter().filter_map(|table| table.create_table["TableName"].as_str());
-    terminal::plain(&format!("{name}, stage {stage}: {functions} (from {})", options.binaries.display()));
+    terminal::plain(&format!("{name}, stage {stage}: {functions} (from {})", settings.binaries.display()));
     terminal::plain("");
     let query = query.map(|query| format!("?{query}")).unwrap_or_default();
     let path = Some(api.paths.primary()).filter(|path| !path.is_empty()).unwrap_or_else(|| "/".to_owned());
@@ -163,7 +169,7 @@ fn announce(service: &Service, stack: &Stack, options: &Options, query: Option<&
     for text in ["", "Ctrl-C stops everything.", ""] {
         terminal::plain(text);
     }
-    for excess in service.beyond_quotas(&options.gateway.limits) {
+    for excess in service.beyond_quotas(&settings.gateway.limits) {
         terminal::line("service", &excess);
     }
 }

@@ -1,4 +1,5 @@
-//! The whole stack: DynamoDB, the functions, and what invokes them: the gateway and the streams' mappings.
+//! The whole stack: DynamoDB, the functions, and the two parts that invoke functions: the gateway and event source
+//! mappings.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -11,51 +12,51 @@ use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinHandle;
 
 use crate::access::{self, Access};
+use crate::dynamodb_proxy::DynamodbProxy;
 use crate::faults::{self, Faults};
-use crate::front::Front;
 use crate::gateway::{self, Gateway, Integration};
 use crate::iam::{Caller, Callers};
-use crate::lambda::{self, Function, Guard};
+use crate::lambda::{self, Function, OrphanGuard};
 use crate::service::{self, LogFormat, Service};
 use crate::stream::{Mappings, StreamError};
 use crate::table::{TableError, Tables};
 
-/// How to run a service, besides what its serverless.yml says.
+/// The settings of a stack that are not in the serverless.yml.
 #[derive(Debug)]
-pub struct Options {
+pub struct Settings {
     /// The gateway's port; 0 chooses a free one.
     pub port: u16,
     /// DynamoDB's port; 0 chooses a free one.
     pub dynamodb_port: u16,
-    /// Where DynamoDB keeps its tables; in memory when there is none.
+    /// The folder in which DynamoDB keeps its tables. Without it they are in memory.
     pub data_dir: Option<PathBuf>,
     /// The folder of the functions' binaries.
     pub binaries: PathBuf,
     /// The most execution environments of one function at a time.
     pub max_environments: usize,
-    /// Who may connect.
+    /// The settings of access.
     pub access: access::Settings,
-    /// What Lambda does.
+    /// The settings of Lambda.
     pub lambda: lambda::Settings,
-    /// What the gateway does.
+    /// The settings of the gateway.
     pub gateway: gateway::Settings,
-    /// What goes wrong.
+    /// The settings of faults.
     pub faults: faults::Settings,
-    /// Variables of every function that win over all others except Lambda's own.
+    /// Variables for every function. They override all others except Lambda's own.
     pub environment: BTreeMap<String, String>,
 }
 
-/// Why a stack does not start, or stopped.
+/// The reason why a stack does not start, or why it stopped.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A port is taken or may not be used.
-    #[error("port {port} cannot be used: stop what listens there, or choose another one with {flag}")]
+    #[error("port {port} cannot be used: stop the program that listens there, or choose another port with {flag}")]
     Listen {
         /// The port.
         port: u16,
         /// The flag that changes it.
         flag: &'static str,
-        /// Why not.
+        /// The system's error.
         source: std::io::Error,
     },
     /// A function has no binary.
@@ -64,7 +65,7 @@ pub enum Error {
     /// DynamoDB does not start.
     #[error(transparent)]
     Tables(#[from] TableError),
-    /// A stream has no consumer.
+    /// A stream cannot be read.
     #[error(transparent)]
     Stream(#[from] StreamError),
     /// The gateway's listener failed.
@@ -72,7 +73,7 @@ pub enum Error {
     Gateway(#[source] std::io::Error),
 }
 
-/// A stack that has its ports, its tables and its functions, and serves nobody yet.
+/// A stack with its ports, tables and functions. It does not serve yet.
 #[derive(Debug)]
 pub struct Stack {
     gateway: Gateway,
@@ -81,13 +82,13 @@ pub struct Stack {
     tables: Tables,
     gateway_listener: TcpListener,
     engine_listener: TcpListener,
-    /// For everybody but the functions.
-    dynamodb: (Front, TcpListener),
-    /// For the functions.
-    front: (Front, TcpListener),
-    /// Where the gateway listens.
+    /// DynamoDB's proxy for callers that are not functions.
+    dynamodb: (DynamodbProxy, TcpListener),
+    /// DynamoDB's proxy for functions.
+    functions_dynamodb: (DynamodbProxy, TcpListener),
+    /// The gateway's address.
     pub gateway_address: SocketAddr,
-    /// Where DynamoDB listens for everybody but the functions, whose permissions are checked elsewhere.
+    /// The address of DynamoDB for callers that are not functions.
     pub dynamodb_address: SocketAddr,
 }
 
@@ -96,38 +97,38 @@ impl Stack {
     ///
     /// # Errors
     ///
-    /// When one of these is not possible.
-    pub async fn new(service: &Service, options: &Options) -> Result<Self, Error> {
-        let (gateway_listener, gateway_address) = listen(options.port, "--port").await?;
-        let (dynamodb_listener, dynamodb_address) = listen(options.dynamodb_port, "--dynamodb-port").await?;
-        let (front_listener, front_address) = listen(0, "--dynamodb-port").await?;
+    /// When one of these steps fails.
+    pub async fn new(service: &Service, settings: &Settings) -> Result<Self, Error> {
+        let (gateway_listener, gateway_address) = listen(settings.port, "--port").await?;
+        let (dynamodb_listener, dynamodb_address) = listen(settings.dynamodb_port, "--dynamodb-port").await?;
+        let (functions_listener, functions_address) = listen(0, "--dynamodb-port").await?;
         let (engine_listener, engine_address) = listen_hidden().await?;
-        let tables = Tables::open(options.data_dir.as_deref(), &service.tables)?;
+        let tables = Tables::open(settings.data_dir.as_deref(), &service.tables)?;
 
         let mut endpoints = BTreeMap::from([
-            ("AWS_ENDPOINT_URL_DYNAMODB".to_owned(), format!("http://{front_address}")),
+            ("AWS_ENDPOINT_URL_DYNAMODB".to_owned(), format!("http://{functions_address}")),
             (
                 "AWS_ENDPOINT_URL_APIGATEWAYMANAGEMENTAPI".to_owned(),
                 format!("http://{gateway_address}{}", service.api.paths.primary()),
             ),
         ]);
-        endpoints.extend(options.environment.clone());
-        let faults = Arc::new(Faults::new(&options.faults));
-        // What no function reserves for itself is for all others together.
+        endpoints.extend(settings.environment.clone());
+        let faults = Arc::new(Faults::new(&settings.faults));
+        // Functions without a reservation share the rest of the account's concurrency.
         let reserved: usize = service.functions.values().filter_map(|function| function.reserved_concurrency).sum();
-        let unreserved = Arc::new(Semaphore::new(options.lambda.account_concurrency.saturating_sub(reserved)));
-        let guard = Arc::<Guard>::default();
+        let unreserved = Arc::new(Semaphore::new(settings.lambda.account_concurrency.saturating_sub(reserved)));
+        let guard = Arc::<OrphanGuard>::default();
         let mut functions = BTreeMap::new();
         for (key, function) in &service.functions {
             let concurrency = function.reserved_concurrency.map(|reserved| Arc::new(Semaphore::new(reserved)));
             let concurrency = concurrency.unwrap_or_else(|| unreserved.clone());
-            let configuration = lambda::Configuration {
+            let function_settings = lambda::FunctionSettings {
                 faults: faults.clone(),
                 credentials: lambda::Credentials::of(key),
                 guard: guard.clone(),
-                ..configuration(key, function, service, options, &endpoints, concurrency)
+                ..function_settings(key, function, service, settings, &endpoints, concurrency)
             };
-            functions.insert(key.as_str(), Arc::new(Function::new(configuration)?));
+            functions.insert(key.as_str(), Arc::new(Function::new(function_settings)?));
         }
         let integrations = functions.iter().map(|(&key, function)| {
             let integration: Arc<dyn Integration> = function.clone();
@@ -141,13 +142,14 @@ impl Stack {
             credentials: of_functions.chain([developers]).collect(),
             callers: callers.clone(),
         };
-        let access = Arc::new(Access::new("dynamodb", options.access.clone(), None));
-        let front = Front::new(engine_address, &service.region, callers, faults.clone(), access.clone());
-        let dynamodb = Front::new(engine_address, &service.region, Callers::default(), Arc::default(), access);
+        let access = Arc::new(Access::new("dynamodb", settings.access.clone(), None));
+        let functions_dynamodb =
+            DynamodbProxy::new(engine_address, &service.region, callers, faults.clone(), access.clone());
+        let dynamodb = DynamodbProxy::new(engine_address, &service.region, Callers::default(), Arc::default(), access);
         let api = service.api.clone();
         let gateway =
-            Gateway::new(api, gateway_functions, options.gateway.clone(), options.access.clone(), faults.clone());
-        let mappings = Mappings::open(service, &functions, &tables, options.data_dir.as_deref(), &faults)?;
+            Gateway::new(api, gateway_functions, settings.gateway.clone(), settings.access.clone(), faults.clone());
+        let mappings = Mappings::open(service, &functions, &tables, settings.data_dir.as_deref(), &faults)?;
         let functions = functions.into_values().collect();
         Ok(Self {
             gateway,
@@ -157,14 +159,14 @@ impl Stack {
             gateway_listener,
             engine_listener,
             dynamodb: (dynamodb, dynamodb_listener),
-            front: (front, front_listener),
+            functions_dynamodb: (functions_dynamodb, functions_listener),
             gateway_address,
             dynamodb_address,
         })
     }
 
-    /// Serves until `shutdown` resolves; then closes the connections, lets the batches in flight end, ends the functions
-    /// and stops DynamoDB, in the order in which each still needs the next.
+    /// Serves until `shutdown` resolves. Then it closes the connections, waits for the batches in flight, ends the
+    /// functions and stops DynamoDB. The order matters: each part still needs the next one.
     ///
     /// # Errors
     ///
@@ -172,14 +174,15 @@ impl Stack {
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), Error> {
         let (stop, stopped) = oneshot::channel::<()>();
         let engine = tokio::spawn(self.tables.serve(self.engine_listener, async { drop(stopped.await) }));
-        let fronts = [self.dynamodb, self.front].map(|(front, listener)| tokio::spawn(front.serve(listener)));
+        let proxies =
+            [self.dynamodb, self.functions_dynamodb].map(|(proxy, listener)| tokio::spawn(proxy.serve(listener)));
         let mappings = self.mappings.start();
         let served = self.gateway.serve(self.gateway_listener, shutdown).await;
         mappings.shutdown().await;
         for function in &self.functions {
             function.shutdown().await;
         }
-        fronts.iter().for_each(JoinHandle::abort);
+        proxies.iter().for_each(JoinHandle::abort);
         drop(stop);
         if let Ok(result) = engine.await {
             result?;
@@ -188,7 +191,7 @@ impl Stack {
     }
 }
 
-/// The functions as they sign their calls.
+/// Returns the functions by the access key ids with which they sign.
 fn callers(service: &Service) -> Callers {
     let caller = |(key, function): (&String, &service::Function)| {
         let caller = Caller { function: key.clone(), session: function.name.clone(), role: function.role.clone() };
@@ -201,8 +204,8 @@ async fn listen(port: u16, flag: &'static str) -> Result<(TcpListener, SocketAdd
     bind(Ipv4Addr::LOCALHOST, port).await.map_err(|source| Error::Listen { port, flag, source })
 }
 
-/// Listens where a web page does not find it, since the engine's own server asks nobody who they are: on one of the 16
-/// million addresses of this machine. Where there is only one, as on macOS, the port alone is hard to find.
+/// Listens at an address that a web page does not find, because the engine's own server does not check callers: one of
+/// the 16 million addresses of this machine. If there is only one, as on macOS, only the port is hard to find.
 async fn listen_hidden() -> Result<(TcpListener, SocketAddr), Error> {
     let address = Ipv4Addr::from_bits(0x7f00_0000 | fastrand::u32(1..0x00ff_ffff));
     match bind(address, 0).await {
@@ -217,35 +220,35 @@ async fn bind(address: Ipv4Addr, port: u16) -> io::Result<(TcpListener, SocketAd
     Ok((listener, address))
 }
 
-fn configuration(
+fn function_settings(
     key: &str,
     function: &service::Function,
     service: &Service,
-    options: &Options,
+    settings: &Settings,
     endpoints: &BTreeMap<String, String>,
     concurrency: Arc<Semaphore>,
-) -> lambda::Configuration {
+) -> lambda::FunctionSettings {
     let mut environment = function.environment.clone();
     // Lambda sets these from a function's logging configuration.
     if function.log_format == LogFormat::Json {
         environment.insert("AWS_LAMBDA_LOG_FORMAT".to_owned(), "JSON".to_owned());
     }
     environment.extend(function.log_level.clone().map(|level| ("AWS_LAMBDA_LOG_LEVEL".to_owned(), level)));
-    lambda::Configuration {
+    lambda::FunctionSettings {
         key: key.to_owned(),
         name: function.name.clone(),
         handler: function.handler.clone(),
-        binary: options.binaries.join(&function.handler),
+        binary: settings.binaries.join(&function.handler),
         memory_size_mb: function.memory_size_mb,
         timeout: function.timeout,
         region: service.region.clone(),
         environment,
         endpoints: endpoints.clone(),
-        max_environments: options.max_environments,
+        max_environments: settings.max_environments,
         concurrency,
         faults: Arc::default(),
         credentials: lambda::Credentials::default(),
-        settings: options.lambda.clone(),
+        shared: settings.lambda.clone(),
         guard: Arc::default(),
     }
 }

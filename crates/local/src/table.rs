@@ -1,11 +1,12 @@
 //! The service's tables, in an embedded DynamoDB.
 //!
-//! The engine is dynoxide: in memory, or in a file that survives a restart. Functions reach it over HTTP, as they reach
-//! DynamoDB. Items past their time to live are deleted every `SWEEP_INTERVAL`; DynamoDB takes
-//! [up to a few days](https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/TTL.html).
+//! The engine is dynoxide, in memory or in a file that survives a restart. Functions reach it over HTTP, like DynamoDB.
+//! Items past their time to live are deleted every `SWEEP_INTERVAL`; DynamoDB takes [up to a few
+//! days](https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/TTL.html).
 //!
-//! The engine keeps stream records for ever and searches all of them at every write, so its file is prepared beyond its
-//! API: an index over them, and without those that DynamoDB would have trimmed. This is why its version is pinned.
+//! The engine keeps stream records for ever and searches all of them at every write. So this module changes the
+//! engine's file without its API: it adds an index and deletes the records that DynamoDB would have trimmed. For this
+//! reason the engine's version is pinned.
 
 use std::convert::Infallible;
 use std::fs::{DirBuilder, File, Permissions, TryLockError};
@@ -26,31 +27,32 @@ use tokio::time::MissedTickBehavior;
 use crate::service::Table;
 use crate::terminal;
 
-/// Between two deletions of expired items.
+/// The time between two deletions of expired items.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(30);
 
-/// The database, in the data directory.
+/// The name of the database in the data directory.
 const DATABASE_FILE: &str = "dynamodb.sqlite";
 
-/// Locked by the stack that uses the data directory; left in place.
+/// The name of the file that the stack locks while it uses the data directory. The file stays there.
 const LOCK_FILE: &str = "lock";
 
-/// For the engine's own queries of a stream's last record, and of those behind a record. With 24,000 stream records in
-/// a table, a debug build takes 13,000 writes/s instead of 170.
+/// The index for the engine's queries of a stream's last record, and of the records after a given one. With 24,000
+/// stream records in a table, a debug build does 13,000 writes/s instead of 170.
 const INDEX_STREAM_RECORDS: &str = "CREATE INDEX IF NOT EXISTS switchboard_stream_records \
                                     ON _stream_records (table_name, CAST(sequence_number AS INTEGER))";
 
-/// "Stream records have a lifetime of 24 hours", from "Change data capture for DynamoDB Streams".
+/// The statement that deletes old records. "Stream records have a lifetime of 24 hours", from "Change data capture for
+/// DynamoDB Streams".
 const TRIM_STREAM_RECORDS: &str =
     "DELETE FROM _stream_records WHERE created_at < CAST(strftime('%s', 'now', '-24 hours') AS INTEGER)";
 
-/// What of an existing table has to be as the service defines it.
-const FIXED: [&str; 3] = ["KeySchema", "AttributeDefinitions", "StreamSpecification"];
+/// The members of `CreateTable` that an existing table must share with the service's definition.
+const MUST_MATCH: [&str; 3] = ["KeySchema", "AttributeDefinitions", "StreamSpecification"];
 
 /// The embedded DynamoDB with the service's tables in it.
 pub struct Tables {
     database: Database,
-    /// Held for as long as the database may be written.
+    /// The lock of the data directory. It is held as long as the database may be written.
     _lock: Option<File>,
 }
 
@@ -60,10 +62,10 @@ impl std::fmt::Debug for Tables {
     }
 }
 
-/// Why there is no database to use.
+/// The reason why the database cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TableError {
-    /// The data directory cannot be made, or not written.
+    /// The data directory cannot be created or written.
     #[error("{path}: cannot be used as data directory")]
     DataDirectory {
         /// The directory.
@@ -85,38 +87,38 @@ pub enum TableError {
     #[error("the embedded DynamoDB cannot be opened")]
     Open(#[source] DynoxideError),
     /// A `CreateTable` body is malformed.
-    #[error("the table {logical_id} is not one that DynamoDB would create: {reason}")]
+    #[error("DynamoDB would not create the table {logical_id}: {reason}")]
     Definition {
-        /// Of the table.
+        /// The table's logical id.
         logical_id: String,
-        /// What DynamoDB says.
+        /// DynamoDB's text.
         reason: String,
     },
-    /// The data directory holds a table of the same name and another form.
+    /// The data directory has a table of the same name with another definition.
     #[error("{path}: the table {table_name} has another {part} than the service defines; delete the directory")]
     Changed {
         /// The directory.
         path: PathBuf,
-        /// As in DynamoDB.
+        /// The table's name in DynamoDB.
         table_name: String,
         /// The member of `CreateTable` that differs.
         part: &'static str,
     },
-    /// The HTTP server gave up.
+    /// The HTTP server failed.
     #[error("the embedded DynamoDB stopped serving: {reason}")]
     Serve {
-        /// What the server says.
+        /// The server's text.
         reason: String,
     },
 }
 
 impl Tables {
-    /// Opens the database, in memory or in `data_dir`, and creates the tables that are not in it.
+    /// Opens the database, in memory or in `data_dir`, and creates the missing tables.
     ///
     /// # Errors
     ///
-    /// When the directory cannot be used or is in use, when DynamoDB would not create a table, and when one exists that
-    /// the service now defines differently.
+    /// When the directory cannot be used or is in use, when DynamoDB would not create a table, or when a table exists
+    /// that the service now defines differently.
     pub fn open(data_dir: Option<&Path>, tables: &[Table]) -> Result<Self, TableError> {
         let (database, lock) = match data_dir {
             None => (in_memory()?, None),
@@ -133,7 +135,7 @@ impl Tables {
         Ok(Self { database, _lock: lock })
     }
 
-    /// The engine itself, for those who read its streams.
+    /// Returns the engine itself, for readers of its streams.
     pub(crate) fn database(&self) -> Database {
         self.database.clone()
     }
@@ -157,7 +159,7 @@ impl Tables {
     }
 }
 
-/// A database in memory. It can only be indexed as a copy of a file that is.
+/// Opens a database in memory. Only a copy of an indexed file has an index there.
 fn in_memory() -> Result<Database, TableError> {
     let folder = tempfile::tempdir().map_err(TableError::TemporaryFile)?;
     let file = folder.path().join(DATABASE_FILE);
@@ -169,7 +171,7 @@ fn in_memory() -> Result<Database, TableError> {
     copied.map_err(TableError::Open)
 }
 
-/// Makes a database file, or takes an existing one, indexes its stream records and trims the old ones.
+/// Opens or creates a database file, indexes its stream records and deletes the old ones.
 fn prepare(file: &Path) -> Result<(), DynoxideError> {
     let storage = Storage::new(&file.to_string_lossy())?;
     storage.conn().execute_batch(INDEX_STREAM_RECORDS)?;
@@ -177,15 +179,17 @@ fn prepare(file: &Path) -> Result<(), DynoxideError> {
     Ok(())
 }
 
-/// Makes the data directory, if need be, and locks it. What is in it is for its owner alone: the rows of the service.
+/// Creates the data directory if it is missing, and locks it. Its files are for its owner alone: they have the
+/// service's rows.
 fn lock(path: &Path) -> Result<File, TableError> {
     let unusable = |source| TableError::DataDirectory { path: path.to_owned(), source };
     DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(unusable)?;
     let mode = path.metadata().map_err(unusable)?.permissions().mode() & 0o777;
     if mode & 0o077 != 0 {
         let path = path.display();
-        let text =
-            format!("{path}: others on this machine may look into this folder (mode {mode:o}); chmod 700 stops them");
+        let text = format!(
+            "{path}: other users of this machine may read this folder (mode {mode:o}); `chmod 700` prevents that"
+        );
         terminal::line("dynamodb", &text);
     }
     let file = private_file(&path.join(LOCK_FILE)).map_err(unusable)?;
@@ -198,14 +202,14 @@ fn lock(path: &Path) -> Result<File, TableError> {
     }
 }
 
-/// Opens a file that only its owner may read or write, and makes it so if it is not.
+/// Opens a file and makes sure that only its owner may read or write it.
 pub(crate) fn private_file(path: &Path) -> io::Result<File> {
     let file = File::options().write(true).create(true).truncate(false).mode(0o600).open(path)?;
     file.set_permissions(Permissions::from_mode(0o600))?;
     Ok(file)
 }
 
-/// Creates the table, or sees to it that the existing one is the same, and enables its time to live.
+/// Creates the table, or checks that the existing one has the same definition. Then enables its time to live.
 fn add(database: &Database, table: &Table, data_dir: &Path) -> Result<(), TableError> {
     let invalid = |reason: String| TableError::Definition {
         logical_id: table.logical_id.clone(),
@@ -223,7 +227,7 @@ fn add(database: &Database, table: &Table, data_dir: &Path) -> Result<(), TableE
         Ok(description) => {
             let existing = serde_json::to_value(description.table).map_err(|error| invalid(error.to_string()))?;
             let changed = |part: &&&str| sorted(&existing[**part]) != sorted(&table.create_table[**part]);
-            if let Some(part) = FIXED.iter().find(changed) {
+            if let Some(part) = MUST_MATCH.iter().find(changed) {
                 return Err(TableError::Changed { path: data_dir.to_owned(), table_name, part });
             }
         }
@@ -237,7 +241,8 @@ fn add(database: &Database, table: &Table, data_dir: &Path) -> Result<(), TableE
     Ok(())
 }
 
-/// The same value with its lists in one order: attribute definitions have none, and in a key schema each type is unique.
+/// Returns the value with its lists sorted. The order of attribute definitions does not matter, and in a key schema
+/// each type occurs once.
 fn sorted(value: &Value) -> Value {
     let mut value = value.clone();
     if let Value::Array(items) = &mut value {
@@ -290,7 +295,7 @@ mod tests {
         }
     }
 
-    /// Calls the API as any SDK would and returns status line, headers and body.
+    /// Calls the API like an SDK. Returns status line, headers and body.
     async fn call(address: SocketAddr, operation: &str, body: &Value) -> String {
         let body = body.to_string();
         let request = format!(
@@ -360,7 +365,7 @@ mod tests {
         assert_eq!(tables.database.sweep_ttl().unwrap(), 1);
     }
 
-    /// The first column of every row of the answer.
+    /// Returns the first column of every row.
     fn query(database: &Database, sql: &str) -> Vec<String> {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("copy.sqlite");
@@ -376,7 +381,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         for data_dir in [None, Some(directory.path())] {
             let tables = Tables::open(data_dir, &[events()]).unwrap();
-            // The engine's own query, in `next_stream_sequence_number`.
+            // This is the engine's query in `next_stream_sequence_number`.
             let plan = query(
                 &tables.database,
                 "EXPLAIN QUERY PLAN SELECT COALESCE(MAX(CAST(sequence_number AS INTEGER)), 0) + 1 \
@@ -431,7 +436,7 @@ mod tests {
         let mut table = events();
         table.create_table["KeySchema"] = json!([{"AttributeName": "nope", "KeyType": "HASH"}]);
         let error = Tables::open(None, &[table]).unwrap_err().to_string();
-        assert!(error.starts_with("the table EventsTable is not one that DynamoDB would create: "), "{error}");
+        assert!(error.starts_with("DynamoDB would not create the table EventsTable: "), "{error}");
         assert!(!error.contains("VALIDATION:"), "{error}");
     }
 

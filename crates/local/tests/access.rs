@@ -1,5 +1,5 @@
-//! Who may use the ports of a running stack, and what strangers can make it print or read: the real `switchboard-local`,
-//! raw requests as browsers and others send them, and functions in Rust and Bash.
+//! Access to the ports of a running stack, and the text that strangers can make it print. The tests run the real
+//! `switchboard-local`, raw requests like those of browsers, and functions in Rust and Bash.
 
 #![expect(clippy::unwrap_used, reason = "a failed unwrap in a helper fails its test, too")]
 
@@ -14,36 +14,22 @@ use tokio::net::TcpStream;
 
 use stack::{HELLO, PATIENCE, Stack, as_an_sdk, send};
 
-/// What a browser adds to the request of a page that is somewhere else.
+/// The header that a browser adds to a request of a page from another machine.
 const EVIL: &str = "Origin: https://evil.example\r\n";
 
 const UPGRADE: &str = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
                        Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
 
-/// Signed in the query, so that a page may send it without asking before.
+/// A request that is signed in the query, so that a page may send it without a preflight.
 const POST_TO_NOBODY: &str = "POST /dev/@connections/PJqB0fHsqRcCHlw=?X-Amz-Credential=AK%2F20240120%2Fus-east-1%2F\
                               execute-api%2Faws4_request";
 
-/// A custom runtime as in AWS's tutorial. At each event it prints what a terminal obeys, and no JSON.
-const BASH: &str = r#"#!/bin/bash
-echo "it is called at $AWS_LAMBDA_RUNTIME_API and its secret is $SECRET"
-api="http://$AWS_LAMBDA_RUNTIME_API/2018-06-01/runtime/invocation"
-while true; do
-  headers=$(mktemp)
-  event=$(curl -sS -LD "$headers" "$api/next")
-  id=$(grep -Fi Lambda-Runtime-Aws-Request-Id "$headers" | tr -d '[:space:]' | cut -d: -f2)
-  rm "$headers"
-  printf 'plain \033]52;c;eA==\007 \033[2J \rgateway | fine \302\233 \177 \342\200\256\r\n'
-  curl -sS -X POST "$api/$id/response" -d '{"statusCode":200}' > /dev/null
-done
-"#;
-
-/// A service whose `$connect` is a Bash script.
+/// Makes a service whose `$connect` is a Bash script. At each event it prints characters that a terminal obeys, and no
+/// JSON.
 fn bash(folder: &Path) -> String {
-    let script = folder.join("script");
-    std::fs::write(&script, BASH).unwrap();
-    std::fs::set_permissions(&script, Permissions::from_mode(0o755)).unwrap();
-    format!("  script: {{handler: '{}', events: [websocket: $connect]}}\n", script.display())
+    let start = r#"echo "it is called at $AWS_LAMBDA_RUNTIME_API and its secret is $SECRET""#;
+    let event = r"printf 'plain \033]52;c;eA==\007 \033[2J \rgateway | fine \302\233 \177 \342\200\256\r\n'";
+    stack::bash(folder, start, event)
 }
 
 async fn start(arguments: &[&str]) -> Stack {
@@ -51,7 +37,7 @@ async fn start(arguments: &[&str]) -> Stack {
     Stack::serve(folder.path(), arguments, HELLO).await
 }
 
-/// The status of the answer to a request, and the connection, which may go on.
+/// Sends a request. Returns the status of the answer, and the connection, which may go on.
 async fn status(address: &str, request: &str, headers: &str) -> (u16, BufReader<TcpStream>) {
     let mut stream = BufReader::new(TcpStream::connect(address).await.unwrap());
     stream.write_all(format!("{request} HTTP/1.1\r\n{headers}\r\n").as_bytes()).await.unwrap();
@@ -60,7 +46,7 @@ async fn status(address: &str, request: &str, headers: &str) -> (u16, BufReader<
     (line.split(' ').nth(1).unwrap().parse().unwrap(), stream)
 }
 
-/// Everything that is worth asking for, at both ports: address, request and headers.
+/// Returns a request of each kind, at both ports: address, request and headers.
 fn requests(stack: &Stack) -> Vec<(String, &'static str, String)> {
     let preflight = "Access-Control-Request-Method: POST\r\nAccess-Control-Request-Headers: x-amz-target\r\n";
     vec![
@@ -73,7 +59,7 @@ fn requests(stack: &Stack) -> Vec<(String, &'static str, String)> {
 }
 
 #[tokio::test]
-async fn a_page_of_another_machine_is_refused_at_both_ports_and_told_how_to_get_in() {
+async fn a_page_of_another_machine_is_refused_at_both_ports_and_told_the_flag() {
     let stack = start(&[]).await;
     for (address, request, headers) in requests(&stack) {
         for origin in ["https://evil.example", "null", "http://localhost.evil.example"] {
@@ -109,7 +95,7 @@ async fn another_name_of_this_machine_is_refused_at_both_ports() {
 }
 
 #[tokio::test]
-async fn the_gateway_has_its_domain_name_besides() {
+async fn the_gateway_also_accepts_its_domain_name() {
     let stack = start(&["--domain-name", "chat.example"]).await;
     for host in ["chat.example", "chat.example:443", "localhost:3001"] {
         let (status, _) = status(&stack.gateway, "GET /dev", &format!("Host: {host}\r\n{UPGRADE}")).await;
@@ -131,7 +117,7 @@ async fn programs_and_pages_of_this_machine_use_both_ports() {
             let headers = format!("Host: {host}\r\n{origin}{}", as_an_sdk("ListTables"));
             let answer = send(&stack.dynamodb, "POST /", &headers, "{}").await;
             assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with(r#"{"TableNames":["birds"]}"#), "{answer}");
-            // A page may read the answer, and only the page that has asked.
+            // The page that sent the request may read the answer. Other pages may not.
             let shared = answer.lines().find_map(|line| line.strip_prefix("access-control-allow-origin: "));
             assert_eq!(shared, origin.trim_end().strip_prefix("Origin: "), "{answer}");
         }
@@ -177,7 +163,7 @@ async fn only_the_function_itself_gets_its_events_and_answers_them() {
             assert!(answer.starts_with("HTTP/1.1 403 ") && answer.contains("Only the function's process"), "{answer}");
         }
     }
-    // An answer to an event that is not under way, as AWS refuses it.
+    // AWS, too, refuses an answer to an event that is not in progress.
     let headers = format!("Host: {runtime_api}\r\n");
     let answer = send(&runtime_api, "POST /2018-06-01/runtime/invocation/x/response", &headers, "{}").await;
     assert!(answer.starts_with("HTTP/1.1 400 ") && answer.contains("InvalidRequestID"), "{answer}");
@@ -187,7 +173,7 @@ async fn only_the_function_itself_gets_its_events_and_answers_them() {
 }
 
 #[tokio::test]
-async fn nothing_that_strangers_say_reaches_the_terminal_unescaped() {
+async fn text_of_strangers_is_escaped_in_the_terminal() {
     let folder = tempfile::tempdir().unwrap();
     let functions = format!("{}  other: {{handler: fixture, role: Nobody}}\n", bash(folder.path()));
     let stack = Stack::serve(folder.path(), &[], &functions).await;
@@ -252,14 +238,14 @@ async fn a_data_directory_is_for_its_owner_alone() {
     assert!(!stack.lines.borrow().iter().any(|line| line.contains("chmod")));
     stack.interrupt().await;
 
-    // One from before, or that somebody has opened: the folder stays as it is, and its owner hears of it.
+    // An existing folder keeps its mode, and a line warns its owner.
     std::fs::set_permissions(&data_dir, Permissions::from_mode(0o755)).unwrap();
     for (name, _) in modes().1 {
         std::fs::set_permissions(data_dir.join(name), Permissions::from_mode(0o644)).unwrap();
     }
     let stack = Stack::serve(folder.path(), &arguments, &functions).await;
     stack
-        .logged(&["dynamodb | ", "data/of/birds: others on this machine may look into", "mode 755", "chmod 700"])
+        .logged(&["dynamodb | ", "data/of/birds: other users of this machine may read", "mode 755", "chmod 700"])
         .await;
     stack.put(serde_json::json!({"id": {"S": "polly"}, "n": {"N": "2"}})).await;
     stack.logged(&["watch | ", r#""MODIFY""#]).await;
@@ -269,7 +255,7 @@ async fn a_data_directory_is_for_its_owner_alone() {
 }
 
 #[tokio::test]
-async fn a_variable_without_a_value_is_that_of_the_stacks_environment() {
+async fn a_variable_without_a_value_takes_it_from_the_stacks_environment() {
     let folder = tempfile::tempdir().unwrap();
     let functions = bash(folder.path());
     let environment = [("SECRET", "a=b"), ("OTHER", "x")];

@@ -1,4 +1,4 @@
-//! A function of the local stack with the real `fixture` binary behind it. The names in brackets are Lambda's own.
+//! A function of the local stack with the real `fixture` binary behind it.
 
 #![expect(clippy::unwrap_used, reason = "a failed unwrap in a helper fails its test, too")]
 
@@ -15,7 +15,7 @@ use bytes::Bytes;
 use futures_util::future::{join, join_all};
 use serde_json::{Value, json};
 use switchboard_local::faults::{self, Faults};
-use switchboard_local::lambda::{Configuration, Credentials, Function, FunctionError, Settings};
+use switchboard_local::lambda::{Credentials, Function, FunctionError, FunctionSettings, Settings};
 use tokio::sync::Semaphore;
 
 #[tokio::test]
@@ -61,7 +61,7 @@ async fn simultaneous_events_have_a_process_each() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_hundred_events_are_answered_by_at_most_four_processes() {
-    let function = Function::new(Configuration { max_environments: 4, ..configuration() }).unwrap();
+    let function = Function::new(FunctionSettings { max_environments: 4, ..settings() }).unwrap();
     let answers = join_all((0..200).map(|_| environment(&function))).await;
     let pids: HashSet<_> = answers.iter().map(|answer| answer["pid"].as_u64().unwrap()).collect();
     assert!(pids.len() <= 4, "{pids:?}");
@@ -71,14 +71,14 @@ async fn two_hundred_events_are_answered_by_at_most_four_processes() {
 
 #[tokio::test]
 async fn events_beyond_the_environments_wait_their_turn_in_order() {
-    let function = Function::new(Configuration { max_environments: 1, ..configuration() }).unwrap();
+    let function = Function::new(FunctionSettings { max_environments: 1, ..settings() }).unwrap();
     let answers = join_all((0..20).map(|_| environment(&function))).await;
     let order: Vec<_> = answers.iter().map(|answer| answer["invocations"].as_u64().unwrap()).collect();
     assert_eq!(order, (1..=20).collect::<Vec<_>>());
 }
 
 #[tokio::test]
-async fn an_event_that_is_more_than_a_pipe_holds_blocks_nothing() {
+async fn an_event_larger_than_a_pipe_blocks_nothing() {
     let function = function();
     let long = "x".repeat(300 * 1024);
     let response = function.invoke(event(json!({ "do": "respond", "response": long }))).await.unwrap();
@@ -129,7 +129,7 @@ async fn a_process_that_died_after_its_response_is_replaced_without_failing_an_e
 
 #[tokio::test]
 async fn a_function_that_takes_too_long_is_killed() {
-    let function = Function::new(Configuration { timeout: Duration::from_secs(1), ..configuration() }).unwrap();
+    let function = Function::new(FunctionSettings { timeout: Duration::from_secs(1), ..settings() }).unwrap();
     let pid = environment(&function).await["pid"].as_u64().unwrap();
     let started = Instant::now();
     let error = function.invoke(event(json!({ "do": "sleep", "ms": 60_000 }))).await.unwrap_err();
@@ -178,16 +178,16 @@ async fn an_init_that_succeeds_at_the_second_try_leaves_the_event_the_rest_of_th
     let folder = tempfile::tempdir().unwrap();
     let first = folder.path().join("first");
     let environment_of_user = [("FIXTURE_INIT", "once"), ("FIXTURE_FILE", first.to_str().unwrap())];
-    let function = Function::new(Configuration {
+    let function = Function::new(FunctionSettings {
         environment: environment_of_user.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
-        ..configuration()
+        ..settings()
     })
     .unwrap();
     let before = epoch_ms();
     let answer = environment(&function).await;
     assert_eq!(answer["invocations"], 1);
     let deadline = u128::from(answer["deadline"].as_u64().unwrap());
-    // The second process has slept for 300 ms before it polled.
+    // The second process sleeps for 300 ms before it polls.
     assert!(deadline < epoch_ms() + 6000 - 300 && deadline > before, "{before} {deadline} {}", epoch_ms());
 }
 
@@ -195,7 +195,7 @@ async fn an_init_that_succeeds_at_the_second_try_leaves_the_event_the_rest_of_th
 async fn events_beyond_the_concurrency_are_throttled() {
     let concurrency = Arc::new(Semaphore::new(2));
     let function =
-        Arc::new(Function::new(Configuration { concurrency: concurrency.clone(), ..configuration() }).unwrap());
+        Arc::new(Function::new(FunctionSettings { concurrency: concurrency.clone(), ..settings() }).unwrap());
     let invoke = |command: Value| {
         let function = function.clone();
         async move { function.invoke(event(command)).await }
@@ -216,8 +216,8 @@ async fn events_beyond_the_concurrency_are_throttled() {
 
 #[tokio::test]
 async fn an_environment_that_is_idle_for_long_is_retired() {
-    let settings = Settings { idle_environment_timeout: Duration::from_millis(100), ..Settings::default() };
-    let function = Function::new(Configuration { settings, ..configuration() }).unwrap();
+    let shared = Settings { idle_environment_timeout: Duration::from_millis(100), ..Settings::default() };
+    let function = Function::new(FunctionSettings { shared, ..settings() }).unwrap();
     let pid = environment(&function).await["pid"].as_u64().unwrap();
     gone(pid).await;
     let next = environment(&function).await;
@@ -228,16 +228,16 @@ async fn an_environment_that_is_idle_for_long_is_retired() {
 #[tokio::test]
 async fn the_environment_has_lambdas_variables_and_the_users_and_nothing_of_the_developers() {
     let environment_of_user = [("TABLE", "t"), ("ENDPOINT", "user"), ("AWS_REGION", "mars"), ("TZ", "Europe/Paris")];
-    let function = Function::new(Configuration {
+    let function = Function::new(FunctionSettings {
         environment: environment_of_user.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
         endpoints: [("ENDPOINT".to_owned(), "stack".to_owned())].into(),
-        ..configuration()
+        ..settings()
     })
     .unwrap();
     let answer = environment(&function).await;
     let variables: BTreeMap<String, String> = serde_json::from_value(answer["variables"].clone()).unwrap();
     let names: Vec<_> = variables.keys().map(String::as_str).collect();
-    // The last one is the Rust runtime's own doing.
+    // The Rust runtime sets the last one itself.
     let mut expected = vec![
         "AWS_ACCESS_KEY_ID",
         "AWS_DEFAULT_REGION",
@@ -281,7 +281,7 @@ async fn the_environment_has_lambdas_variables_and_the_users_and_nothing_of_the_
 
 #[tokio::test]
 async fn an_invocation_runs_to_its_end_when_its_caller_goes_away() {
-    let function = Function::new(Configuration { max_environments: 1, ..configuration() }).unwrap();
+    let function = Function::new(FunctionSettings { max_environments: 1, ..settings() }).unwrap();
     let pid = environment(&function).await["pid"].clone();
     begin(function.invoke(event(json!({ "do": "sleep", "ms": 100 }))));
     let next = environment(&function).await;
@@ -293,10 +293,10 @@ async fn a_rebuilt_binary_is_started_for_the_next_event() {
     let folder = tempfile::tempdir().unwrap();
     let binary = folder.path().join("fixture");
     symlink(fixture(), &binary).unwrap();
-    let function = Function::new(Configuration { binary: binary.clone(), ..configuration() }).unwrap();
+    let function = Function::new(FunctionSettings { binary: binary.clone(), ..settings() }).unwrap();
     let pid = environment(&function).await["pid"].as_u64().unwrap();
 
-    // While it is missing, the old one goes on.
+    // While the binary is missing, the old process goes on.
     std::fs::remove_file(&binary).unwrap();
     assert_eq!(environment(&function).await["pid"], pid);
 
@@ -315,7 +315,7 @@ async fn a_rebuilt_binary_is_started_for_the_next_event() {
 #[tokio::test]
 async fn a_missing_binary_is_an_error_before_any_event() {
     let error =
-        Function::new(Configuration { binary: "target/nowhere/send-message".into(), ..configuration() }).unwrap_err();
+        Function::new(FunctionSettings { binary: "target/nowhere/send-message".into(), ..settings() }).unwrap_err();
     assert_eq!(
         error.to_string(),
         "binary `send-message` of function `fixture` not found in target/nowhere: build it first"
@@ -331,7 +331,7 @@ async fn shutdown_leaves_no_process_and_fails_all_events() {
     let pids = [&one, &other].map(|answer| answer["pid"].as_u64().unwrap());
     assert!(pids.into_iter().all(exists));
 
-    // One environment is idle, one is in the middle of an event.
+    // One environment is idle, the other one handles an event.
     let started = folder.path().join("started");
     let busy = tokio::spawn({
         let (function, command) = (function.clone(), json!({ "do": "sleep", "ms": 60_000, "touch": started }));
@@ -351,7 +351,7 @@ async fn a_shutdown_in_the_middle_of_inits_leaves_no_process() {
         let folder = tempfile::tempdir().unwrap();
         let binary = folder.path().join("fixture");
         symlink(fixture(), &binary).unwrap();
-        let function = Function::new(Configuration { binary: binary.clone(), ..configuration() }).unwrap();
+        let function = Function::new(FunctionSettings { binary: binary.clone(), ..settings() }).unwrap();
         for _ in 0..4 {
             begin(function.invoke(event(json!({ "do": "sleep", "ms": 60_000 }))));
         }
@@ -368,9 +368,7 @@ async fn work_that_outlives_its_response_waits_for_the_next_event() {
     let function = function();
     let pid = body(&function.invoke(event(leave.clone())).await.unwrap())["pid"].as_u64().unwrap();
     eventually(|| state(pid) == 'T').await;
-    // A process that is stopped does nothing, but for what it had done before.
-    assert!(!file.exists());
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    // A stopped process does nothing more.
     assert!(!file.exists());
     let next = body(&function.invoke(event(json!({ "do": "sleep", "ms": 200 }))).await.unwrap());
     assert_eq!(next["pid"], pid);
@@ -378,19 +376,19 @@ async fn work_that_outlives_its_response_waits_for_the_next_event() {
 
     std::fs::remove_file(&file).unwrap();
     let unfrozen = Settings { no_freeze: true, ..Settings::default() };
-    let function = Function::new(Configuration { settings: unfrozen, ..configuration() }).unwrap();
+    let function = Function::new(FunctionSettings { shared: unfrozen, ..settings() }).unwrap();
     function.invoke(event(leave)).await.unwrap();
     eventually(|| file.exists()).await;
 }
 
 #[tokio::test]
-async fn what_a_function_has_started_is_frozen_and_killed_with_it() {
+async fn processes_that_a_function_starts_are_frozen_and_killed_with_it() {
     let function = function();
     let start = function.invoke(event(json!({ "do": "start" }))).await.unwrap();
     let started = serde_json::from_slice::<Value>(&start).unwrap()["body"].as_str().unwrap().parse().unwrap();
     eventually(|| state(started) == 'T').await;
     function.shutdown().await;
-    // Whether it is also reaped is up to the system's first process.
+    // The system's first process decides whether it is also reaped.
     eventually(|| matches!(state(started), 'Z' | ' ')).await;
 }
 
@@ -407,9 +405,8 @@ async fn a_process_that_died_while_frozen_is_replaced() {
 #[tokio::test]
 async fn a_function_can_be_killed_on_demand_before_and_after_its_work() {
     let folder = tempfile::tempdir().unwrap();
-    let settings = faults::Settings { faults: vec!["kill=1".parse().unwrap()], seed: 7 };
-    let function =
-        Function::new(Configuration { faults: Arc::new(Faults::new(&settings)), ..configuration() }).unwrap();
+    let faults = faults::Settings { faults: vec!["kill=1".parse().unwrap()], seed: 7 };
+    let function = Function::new(FunctionSettings { faults: Arc::new(Faults::new(&faults)), ..settings() }).unwrap();
     let mut worked = Vec::new();
     for number in 0..8 {
         let file = folder.path().join(number.to_string());
@@ -428,8 +425,8 @@ async fn a_dropped_function_kills_its_processes() {
     gone(pid).await;
 }
 
-fn configuration() -> Configuration {
-    Configuration {
+fn settings() -> FunctionSettings {
+    FunctionSettings {
         key: "fixture".into(),
         name: "chat-dev-fixture".into(),
         handler: "fixture".into(),
@@ -443,22 +440,23 @@ fn configuration() -> Configuration {
         concurrency: Arc::new(Semaphore::new(1000)),
         faults: Arc::default(),
         credentials: Credentials::default(),
-        settings: Settings::default(),
+        shared: Settings::default(),
         guard: Arc::default(),
     }
 }
 
 fn function() -> Function {
-    Function::new(configuration()).unwrap()
+    Function::new(settings()).unwrap()
 }
 
-/// A function whose start goes wrong.
+/// Makes a function whose start fails.
 fn spoiled(how: &str) -> Function {
     let environment = [("FIXTURE_INIT".to_owned(), how.to_owned())].into();
-    Function::new(Configuration { environment, ..configuration() }).unwrap()
+    Function::new(FunctionSettings { environment, ..settings() }).unwrap()
 }
 
-/// The binary beside this test's own: `cargo test` does not build the binaries of other packages.
+/// Returns the path of the fixture, beside this test's binary. `cargo test` does not build the binaries of other
+/// packages.
 fn fixture() -> PathBuf {
     let test = std::env::current_exe().unwrap();
     let fixture = test.parent().and_then(Path::parent).unwrap().join("fixture");
@@ -476,7 +474,7 @@ fn body(response: &[u8]) -> Value {
     serde_json::from_str(response["body"].as_str().unwrap()).unwrap()
 }
 
-/// What the function's environment looks like from inside.
+/// Returns the function's environment as the function sees it.
 async fn environment(function: &Function) -> Value {
     body(&function.invoke(event(json!({ "do": "environment" }))).await.unwrap())
 }
@@ -493,13 +491,14 @@ fn kill(pid: u64) {
     assert!(Command::new("kill").args(["-9", &pid.to_string()]).status().unwrap().success());
 }
 
-/// Whether there is such a process, a zombie included.
+/// Tells whether the process exists. A zombie counts.
 fn exists(pid: u64) -> bool {
     let signal = Command::new("kill").args(["-0", &pid.to_string()]).stderr(Stdio::null()).status();
     signal.unwrap().success()
 }
 
-/// What `ps` says a process does: `T` for stopped, `Z` for exited and not reaped, a space when there is none.
+/// Returns the state of a process in `ps`: `T` for stopped, `Z` for exited and not reaped, a space if there is no
+/// process.
 fn state(pid: u64) -> char {
     let output = Command::new("ps").args(["-o", "stat=", "-p", &pid.to_string()]).output().unwrap();
     String::from_utf8_lossy(&output.stdout).chars().next().unwrap_or(' ')
@@ -519,12 +518,12 @@ async fn eventually(condition: impl Fn() -> bool) {
     tokio::time::timeout(Duration::from_secs(10), wait).await.unwrap();
 }
 
-/// Calls without waiting for the end.
+/// Starts an invocation without waiting for its end.
 fn begin(invocation: impl Future) {
     assert!(pin!(invocation).poll(&mut Context::from_waker(Waker::noop())).is_pending());
 }
 
-/// How many processes were started from a binary in `folder`.
+/// Returns the number of processes that were started from a binary in `folder`.
 fn running(folder: &Path) -> usize {
     let processes = Command::new("ps").args(["-A", "-o", "args="]).output().unwrap();
     String::from_utf8_lossy(&processes.stdout).lines().filter(|line| line.contains(folder.to_str().unwrap())).count()

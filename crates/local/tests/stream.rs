@@ -1,5 +1,5 @@
 //! Event source mappings as a service sees them: the real `switchboard-local`, its DynamoDB over HTTP, and the real
-//! `fixture` binary behind the stream. What was delivered is read from the log, where the fixture prints every event.
+//! `fixture` binary behind the stream. The fixture prints every event, so the tests read the deliveries from the log.
 
 #![expect(clippy::unwrap_used, reason = "a failed unwrap in a helper fails its test, too")]
 
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use stack::{HELLO, PATIENCE, Stack};
 
-/// Retries once, and reports to a queue.
+/// The keys of a mapping that retries once and reports to a queue.
 const RETRY_ONCE: &str = "maximumRetryAttempts: 1, destinations: {onFailure: 'arn:aws:sqs:eu-central-1:0:lost'}";
 
 #[tokio::test]
@@ -82,10 +82,10 @@ async fn without_a_destination_the_log_says_that_records_were_given_up() {
 }
 
 #[tokio::test]
-async fn bisection_delivers_what_is_around_a_poison_record() {
+async fn bisection_delivers_the_records_around_a_poison_record() {
     let folder = tempfile::tempdir().unwrap();
     let options = format!("startingPosition: TRIM_HORIZON, bisectBatchOnFunctionError: true, {RETRY_ONCE}");
-    // Written before there is a mapping, so that they come as one batch.
+    // These are written before there is a mapping, so that they come as one batch.
     let stack = Stack::with(folder.path(), "enabled: false").await;
     for id in ["a", "b", "poison", "c"] {
         stack.put(json!({"id": {"S": id}, "do": {"S": if id == "poison" { "error" } else { "" }}})).await;
@@ -99,7 +99,7 @@ async fn bisection_delivers_what_is_around_a_poison_record() {
 }
 
 #[tokio::test]
-async fn a_reported_failure_is_where_the_next_delivery_begins() {
+async fn the_next_delivery_begins_at_a_reported_failure() {
     let folder = tempfile::tempdir().unwrap();
     let options = format!("functionResponseType: ReportBatchItemFailures, {RETRY_ONCE}");
     let stack = Stack::with(folder.path(), "enabled: false").await;
@@ -130,7 +130,7 @@ async fn a_crash_in_the_middle_of_a_batch_delivers_it_again() {
 }
 
 #[tokio::test]
-async fn latest_begins_behind_and_trim_horizon_at_the_first_record() {
+async fn latest_begins_after_the_last_record_and_trim_horizon_at_the_first() {
     for (starting_position, expected) in [("LATEST", vec!["new"]), ("TRIM_HORIZON", vec!["old", "new"])] {
         let folder = tempfile::tempdir().unwrap();
         let stack = Stack::with(folder.path(), "enabled: false").await;
@@ -150,11 +150,11 @@ async fn a_stack_on_the_same_data_directory_continues_where_the_last_one_was() {
     stack.put(json!({"id": {"S": "b"}, "do": {"S": "sleep"}, "ms": {"N": "60000"}})).await;
     stack.put(json!({"id": {"S": "c"}})).await;
     assert_eq!(ids(&stack.delivered(2).await.concat()), ["a", "b"]);
-    // In the middle of b, which takes too long to be waited for.
+    // The stack stops while the function handles b, which takes longer than a shutdown waits.
     stack.interrupt().await;
 
     let stack = Stack::with(folder.path(), "batchSize: 1, startingPosition: LATEST, maximumRetryAttempts: 0").await;
-    // The time-out of the function gives it up this time.
+    // This time the function's time-out ends it, and the record is given up.
     assert_eq!(ids(&stack.delivered(2).await.concat()), ["b", "c"]);
 }
 
@@ -187,10 +187,10 @@ async fn a_position_that_is_not_in_the_stream_falls_back_to_the_first_record() {
 }
 
 #[tokio::test]
-async fn a_table_that_is_gone_is_waited_for() {
+async fn a_mapping_waits_for_a_table_that_was_deleted() {
     let stack = Stack::start("").await;
     stack.call("DeleteTable", &json!({"TableName": "birds"})).await;
-    stack.logged(&["stream | watch: the stream cannot be read, trying again in 500ms"]).await;
+    stack.logged(&["stream | watch: the stream cannot be read, the next attempt is in 500ms"]).await;
     let table = json!({
         "TableName": "birds",
         "BillingMode": "PAY_PER_REQUEST",
@@ -210,7 +210,7 @@ async fn several_lanes_have_a_batch_in_flight_each() {
     for id in 0..8 {
         stack.put(json!({"id": {"S": id.to_string()}, "do": {"S": "sleep"}, "ms": {"N": "60000"}})).await;
     }
-    // One lane would deliver its first record again, after the function's time-out.
+    // A single lane would deliver its first record again, after the function's time-out.
     let records = stack.delivered(2).await.concat();
     assert_ne!(ids(&records[..1]), ids(&records[1..2]));
 }
@@ -257,7 +257,7 @@ async fn a_delayed_batch_comes_later_and_is_whole() {
 }
 
 #[tokio::test]
-async fn each_function_on_a_stream_gets_what_its_filter_lets_through_and_has_a_position_of_its_own() {
+async fn each_function_on_a_stream_has_its_own_filter_and_position() {
     let folder = tempfile::tempdir().unwrap();
     let data_dir = folder.path().join("data");
     let arguments = ["--max-environments", "1", "--data-dir", data_dir.to_str().unwrap()];
@@ -276,7 +276,7 @@ async fn each_function_on_a_stream_gets_what_its_filter_lets_through_and_has_a_p
     assert_eq!(ids(&records), ["hawk", "hare", "hawk", "polly"]);
     stack.interrupt().await;
 
-    // Without the filters neither gets again, or late, what was before: also records that were passed over are done.
+    // Without the filters neither function gets earlier records: the skipped ones are done, too.
     let functions = format!("{HELLO}{}{}", function("watch", ""), function("others", ""));
     let stack = Stack::serve(folder.path(), &arguments, &functions).await;
     stack.put(json!({"id": {"S": "dolly"}})).await;
@@ -293,7 +293,7 @@ fn ids(records: &[Value]) -> Vec<String> {
     records.iter().map(|record| record["dynamodb"]["Keys"]["id"]["S"].as_str().unwrap().to_owned()).collect()
 }
 
-/// A function of a service, with a mapping of the table's stream and what the mapping says besides.
+/// Returns a function of a service with a mapping of the table's stream. `mapping` has the further keys of the mapping.
 fn function(name: &str, mapping: &str) -> String {
     format!(
         "  {name}:
@@ -306,14 +306,14 @@ fn function(name: &str, mapping: &str) -> String {
 }
 
 impl Stack {
-    /// A stack that keeps its tables in memory and has one process at a time, so that the log is in the order of the
-    /// invocations: several are not heard at the same speed. `mapping` is what its mapping says besides the stream.
+    /// Starts a stack with its tables in memory and one process at a time. The lines of several processes would not be
+    /// in the order of the invocations. `mapping` has the further keys of the mapping.
     async fn start(mapping: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         Self::run(folder.path(), &["--max-environments", "1"], mapping).await
     }
 
-    /// The same with its tables in `folder`.
+    /// Does the same with the tables in `folder`.
     async fn with(folder: &Path, mapping: &str) -> Self {
         let data_dir = folder.join("data");
         let arguments = ["--max-environments", "1", "--data-dir", data_dir.to_str().unwrap()];
@@ -325,7 +325,7 @@ impl Stack {
         Self::serve(folder, arguments, &functions).await
     }
 
-    /// Waits until the function has got this many records, and returns its events' records.
+    /// Waits until the function has got this many records. Returns the records of each event.
     async fn delivered(&self, count: usize) -> Vec<Vec<Value>> {
         self.delivered_to("watch", count).await
     }
@@ -340,7 +340,7 @@ impl Stack {
     }
 }
 
-/// The records of every event that the fixture printed as this function.
+/// Returns the records of each event that the fixture printed as this function.
 fn batches(lines: &[String], function: &str) -> Vec<Vec<Value>> {
     let prefix = format!("{function} | ");
     let of_function = lines.iter().filter_map(|line| line.strip_prefix(&prefix));

@@ -1,7 +1,7 @@
 //! A table of what receivers and tables may do to a publish: each row in milliseconds, on a paused clock.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -60,7 +60,7 @@ fn gone() -> Answer {
 }
 
 /// DynamoDB's answer when a condition does not hold for this row.
-fn refused_for(row: Value) -> Answer {
+fn refused_for(row: &Value) -> Answer {
     answer(400, json!({"__type": "com.amazonaws.dynamodb.v20120810#ConditionalCheckFailedException", "Item": row}))
 }
 
@@ -145,17 +145,57 @@ async fn a_bad_receiver_changes_nothing_for_the_others() {
     }
 }
 
+/// More receivers hang than posts run at once, and they come first.
 #[tokio::test(start_paused = true)]
-async fn twenty_receivers_that_hang_cost_the_others_one_time_out() {
-    let (aws, backend) = Aws::backend(|call| match call.operation.as_str() {
-        "POST" if call.connection_id < id(20) => Answer::Hang,
+async fn receivers_that_hang_hold_up_nobody() {
+    let (start, last) = (Instant::now(), Arc::new(Mutex::new(Duration::ZERO)));
+    let latest = Arc::clone(&last);
+    let (aws, backend) = Aws::backend(move |call| match call.operation.as_str() {
+        "POST" if call.connection_id < id(50) => Answer::Hang,
+        "POST" => {
+            *latest.lock().unwrap() = start.elapsed();
+            tables(call, 100)
+        }
         _ => tables(call, 100),
     });
-    let start = Instant::now();
     let fanout = publish_for(&backend, message(), TIME).await.unwrap();
-    assert_eq!((fanout.delivered, fanout.continued), (80, true));
-    assert!(start.elapsed() < 3 * ATTEMPT_TIMEOUT, "{:?}", start.elapsed());
-    assert_eq!(continuation(&aws).unwrap().again.len(), 20);
+    assert_eq!((fanout.delivered, fanout.continued), (50, true));
+    let last = *last.lock().unwrap();
+    assert!(last < ATTEMPT_TIMEOUT, "the last of the others was posted to after {last:?}");
+    assert_eq!(continuation(&aws).unwrap().again.len(), 50);
+}
+
+/// Each part of a broadcast may use all of the posts, also when it is the only one that is left.
+#[tokio::test(start_paused = true)]
+async fn a_continuation_of_a_broadcast_posts_as_many_at_once_as_any_other() {
+    let (_aws, backend) = Aws::backend(|call| match call.operation.as_str() {
+        "Scan" => answer(200, json!({"Items": rows(0..100, 60)})),
+        "POST" => Answer::After(Duration::from_millis(100), 200, json!({})),
+        _ => tables(call, 0),
+    });
+    let mut rest = message();
+    rest.audience = Audience::Everybody { segment: 2 };
+    rest.position = Position::After(ConnectionId::new("c=".to_owned()));
+    let start = Instant::now();
+    assert_eq!(publish_for(&backend, rest, TIME).await.unwrap().delivered, 100);
+    // 100 posts of 100 ms, 16 at a time.
+    assert_eq!(start.elapsed().as_millis() / 100, 7);
+}
+
+/// A table that cannot be read makes the same continuation come again, instead of one continuation after the other.
+#[tokio::test(start_paused = true)]
+async fn a_continuation_without_progress_is_an_error() {
+    for hangs in [false, true] {
+        let (aws, backend) = Aws::backend(move |call| match call.operation.as_str() {
+            "Query" if hangs => Answer::Hang,
+            "Query" => failure("InternalServerError"),
+            _ => tables(call, 10),
+        });
+        let mut rest = message();
+        rest.position = Position::After(ConnectionId::new(id(3)));
+        let error = publish_for(&backend, rest, TIME).await.unwrap_err();
+        assert_eq!((error.error_type(), aws.count("PutItem")), ("Store.Failed", 0));
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -303,7 +343,7 @@ async fn rows_stay_until_the_connection_is_closed() {
             "DELETE" => answer(500, json!({})),
             "UpdateItem" if call.body["UpdateExpression"] == "SET goneAt = :now" => {
                 let gone_at = now_ms() - 1000 * marked.unwrap_or_default();
-                refused_for(json!({"connectionId": {"S": id(0)}, "goneAt": {"N": gone_at.to_string()}}))
+                refused_for(&json!({"connectionId": {"S": id(0)}, "goneAt": {"N": gone_at.to_string()}}))
             }
             _ => tables(call, 1),
         });
@@ -335,15 +375,28 @@ async fn a_410_is_believed_the_second_time() {
         let (aws, backend) = Aws::backend(move |call| match call.operation.as_str() {
             "POST" => gone(),
             "UpdateItem" if call.body["UpdateExpression"] == "SET goneAt = :now" => {
-                row.clone().map_or_else(|| answer(200, json!({})), refused_for)
+                row.clone().map_or_else(|| answer(200, json!({})), |row| refused_for(&row))
             }
             _ => tables(call, 1),
         });
         assert_eq!(publish_for(&backend, message(), TIME).await.unwrap(), expected, "{marked:?}");
-        assert_eq!(aws.count("POST"), 1);
+        // After the first 410 the frame is posted once more.
+        assert_eq!(aws.count("POST"), if marked.is_none() { 2 } else { 1 }, "{marked:?}");
         assert_eq!(aws.count("UpdateItem"), if removed { 2 } else { 1 }, "{marked:?}");
         assert_eq!((aws.count("BatchWriteItem"), aws.count("DELETE")), if removed { (1, 1) } else { (0, 0) });
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_410_of_a_moment_costs_a_live_client_nothing() {
+    let posts = Mutex::new(0);
+    let (aws, backend) = Aws::backend(move |call| match call.operation.as_str() {
+        "POST" if std::mem::replace(&mut *posts.lock().unwrap(), 1) == 0 => gone(),
+        _ => tables(call, 1),
+    });
+    let fanout = publish_for(&backend, message(), TIME).await.unwrap();
+    assert_eq!(fanout, Fanout { delivered: 1, ..Fanout::default() });
+    assert_eq!((aws.count("POST"), aws.count("UpdateItem"), aws.count("DELETE")), (2, 1, 0));
 }
 
 #[tokio::test(start_paused = true)]

@@ -183,11 +183,11 @@ async fn inject_faults(gateway: &Gateway) -> Result<(), CallRefusal> {
         (Chance::Throttle, CallRefusal::LimitExceeded),
         (Chance::Error, CallRefusal::Internal),
     ] {
-        if gateway.faults.strikes(chance) {
+        if gateway.faults.injects(chance) {
             return Err(refusal);
         }
     }
-    if gateway.faults.strikes(Chance::Hang) {
+    if gateway.faults.injects(Chance::Hang) {
         gateway.stopped().await;
         return Err(CallRefusal::Internal);
     }

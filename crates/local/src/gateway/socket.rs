@@ -74,7 +74,7 @@ pub(super) async fn run(
     let socket = Socket::from_raw_socket(transport, Role::Server, Some(config)).await;
     let (sink, mut stream) = socket.split();
     let (stop, stopped) = oneshot::channel();
-    let is_half_open = gateway.faults.strikes(Chance::HalfOpen);
+    let is_half_open = gateway.faults.injects(Chance::HalfOpen);
     let deflater = negotiated.map(Deflater::new);
     let writing = Writing { fragment: gateway.settings.behaviour.outbound_fragment, deflater, is_half_open };
     let mut writing = pin!(write(sink, mailbox.outbound, stopped, writing));
@@ -122,7 +122,7 @@ async fn or_internal_error(end: impl Future<Output = End>) -> End {
 async fn read(gateway: &Arc<Gateway>, connection: &Arc<Connection>, stream: &mut SplitStream<Socket>) -> End {
     let rate = gateway.settings.behaviour.client_message_rate;
     let throttle = rate.map(|rate| Throttle::new(rate, rate));
-    let mut order = gateway.faults.may_strike(Chance::ReorderMessages).then(Order::default);
+    let mut order = gateway.faults.is_enabled(Chance::ReorderMessages).then(Order::default);
     loop {
         match stream.next().await {
             Some(Ok(Message::Text(text))) => {
@@ -131,11 +131,11 @@ async fn read(gateway: &Arc<Gateway>, connection: &Arc<Connection>, stream: &mut
                 if throttle.as_ref().is_some_and(|throttle| !throttle.admits()) {
                     return End::ByGateway(Close::TOO_MANY_REQUESTS);
                 }
-                if gateway.faults.strikes(Chance::InternalError) {
+                if gateway.faults.injects(Chance::InternalError) {
                     // This has the effect of a real panic, except that the panic hook prints nothing.
                     std::panic::resume_unwind(Box::new("a fault on demand"));
                 }
-                let turn = order.as_mut().map(|order| order.turn(|| gateway.faults.strikes(Chance::ReorderMessages)));
+                let turn = order.as_mut().map(|order| order.turn(|| gateway.faults.injects(Chance::ReorderMessages)));
                 gateway.spawn(message::route(gateway.clone(), connection.clone(), text, turn));
             }
             Some(Ok(Message::Binary(_))) => return End::ByGateway(Close::BINARY),
@@ -277,7 +277,7 @@ async fn disconnect(gateway: &Gateway, connection: &Connection, end: &End) {
         End::Lost => (1006, gateway.settings.behaviour.abnormal_reason.as_str()),
     };
     log(format_args!("{} disconnected, code {code}", connection.id));
-    if gateway.faults.strikes(Chance::LostDisconnect) {
+    if gateway.faults.injects(Chance::LostDisconnect) {
         return;
     }
     gateway.faults.delay(Delay::DisconnectDelay).await;

@@ -1,10 +1,11 @@
-//! Execution environments: one process each, with a Runtime API of its own.
+//! Execution environments: one process each, with its own Runtime API.
 //!
-//! It imitates the [execution environment lifecycle](https://docs.aws.amazon.com/lambda/latest/dg/lambda-runtime-environment.html)
-//! and the variables that Lambda [defines](https://docs.aws.amazon.com/lambda/latest/dg/configuration-envvars.html).
+//! This module imitates the [execution environment
+//! lifecycle](https://docs.aws.amazon.com/lambda/latest/dg/lambda-runtime-environment.html) and the variables that
+//! Lambda [defines](https://docs.aws.amazon.com/lambda/latest/dg/configuration-envvars.html).
 //!
-//! Processes that a function itself starts are frozen and killed with it while they stay in its process group; one that
-//! outlives a crash of its function is not.
+//! Processes that a function starts are frozen and killed with it while they stay in its process group. A process that
+//! outlives a crash of its function is neither frozen nor killed.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -25,90 +26,95 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::guard::Guarded;
+use super::orphans::Registration;
 use super::runtime_api::{Call, Invocation, RuntimeApi};
-use super::{Configuration, FunctionError};
+use super::{FunctionError, FunctionSettings};
 use crate::faults::{Chance, Faults};
 use crate::iam::ACCOUNT_ID;
 use crate::terminal;
 
-/// What a process may print in one line; the rest of a longer one is dropped.
+/// The most bytes of a line of output. The rest of a longer line is dropped.
 const LINE_LIMIT_BYTES: usize = 64 * 1024;
 
-/// How long the last words of a process that has exited are waited for. They are in its pipes already, unless a process
-/// that it has started holds these open.
-const LAST_WORDS_LIMIT: Duration = Duration::from_millis(100);
+/// The time to wait for the last output of a process that has exited. The output is in its pipes already, unless a
+/// process that it has started holds the pipes open.
+const LAST_OUTPUT_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// An execution environment that has been initialised. Its process is killed when this is dropped.
 pub(super) struct Environment {
     process: Process,
     api: RuntimeApi,
-    /// Taken by the event, until the process polls again.
+    /// The poll that waits for an event. There is none between an event and the next poll.
     poll: Option<oneshot::Sender<Invocation>>,
     function_arn: String,
     timeout: Duration,
     freezes: bool,
     faults: Arc<Faults>,
-    /// When its binary was modified last, as it was started.
+    /// The time at which the binary had been modified last when the process was started.
     built: Option<SystemTime>,
-    /// Of the first invocation, when the init is part of it.
+    /// The deadline of the first invocation, if the init is part of it.
     first_deadline: Option<Instant>,
-    /// Of the latest invocation.
+    /// The deadline of the latest invocation.
     deadline: Instant,
-    /// When it polled last.
+    /// The time of the last poll.
     pub(super) idle_since: Instant,
 }
 
 impl Environment {
-    /// Starts a process and waits until it polls for its first event. If that takes too long or fails, another one is
-    /// started, which has the function's time-out for this and for the event. `alive` is held as long as there is a
-    /// process.
+    /// Starts a process and waits until it polls for its first event. If that takes too long or fails, starts a second
+    /// process, which has the function's time-out for its init and the event together. The task that owns the process
+    /// holds `alive`.
     pub(super) async fn start(
-        configuration: &Configuration,
+        settings: &FunctionSettings,
         alive: &watch::Receiver<bool>,
     ) -> Result<Self, FunctionError> {
-        let mut first = Self::launch(configuration, alive.clone()).await?;
-        let limit = configuration.settings.init_timeout;
+        let begin = Instant::now();
+        let mut first = Self::launch(settings, alive.clone()).await?;
+        let limit = settings.shared.init_timeout;
         let error = match tokio::time::timeout(limit, first.polled()).await {
-            Ok(Ok(())) => return Ok(first),
+            Ok(Ok(())) => {
+                terminal::cold_start(&settings.key, begin.elapsed());
+                return Ok(first);
+            }
             Ok(Err(error)) => error,
             Err(_) => timed_out("Init", limit),
         };
-        terminal::line(&configuration.key, &format!("{error}; initialising it again, as part of its first event"));
+        terminal::line(&settings.key, &format!("{error}; the init runs again, as part of the first event"));
         first.process.kill().await;
 
-        let deadline = Instant::now() + configuration.timeout;
-        let mut second = Self::launch(configuration, alive.clone()).await?;
+        let begin = Instant::now();
+        let deadline = begin + settings.timeout;
+        let mut second = Self::launch(settings, alive.clone()).await?;
         second.first_deadline = Some(deadline);
         let error = match tokio::time::timeout_at(deadline, second.polled()).await {
-            Ok(Ok(())) => return Ok(second),
+            Ok(Ok(())) => {
+                terminal::cold_start(&settings.key, begin.elapsed());
+                return Ok(second);
+            }
             Ok(Err(error)) => error,
-            Err(_) => timed_out("Task", configuration.timeout),
+            Err(_) => timed_out("Task", settings.timeout),
         };
         second.process.kill().await;
         Err(error)
     }
 
-    async fn launch(configuration: &Configuration, alive: watch::Receiver<bool>) -> Result<Self, FunctionError> {
+    async fn launch(settings: &FunctionSettings, alive: watch::Receiver<bool>) -> Result<Self, FunctionError> {
         let start_error = |error: io::Error| {
-            let binary = configuration.binary.display();
+            let binary = settings.binary.display();
             FunctionError::new("Runtime.InvalidEntrypoint", format!("cannot start {binary}: {error}"))
         };
         let api = RuntimeApi::start().await.map_err(start_error)?;
-        // Before it is started: a binary that is replaced in between is then started once too often, not never.
-        let built = modified(configuration);
-        let process = Process::start(configuration, api.address, alive).map_err(start_error)?;
+        // Read before the start: a binary that is replaced in between is then started once too often, not never.
+        let built = modified(settings);
+        let process = Process::start(settings, api.address, alive).map_err(start_error)?;
         Ok(Self {
             process,
             api,
             poll: None,
-            function_arn: format!(
-                "arn:aws:lambda:{}:{ACCOUNT_ID}:function:{}",
-                configuration.region, configuration.name
-            ),
-            timeout: configuration.timeout,
-            freezes: !configuration.settings.no_freeze,
-            faults: configuration.faults.clone(),
+            function_arn: format!("arn:aws:lambda:{}:{ACCOUNT_ID}:function:{}", settings.region, settings.name),
+            timeout: settings.timeout,
+            freezes: !settings.shared.no_freeze,
+            faults: settings.faults.clone(),
             built,
             first_deadline: None,
             deadline: Instant::now(),
@@ -116,18 +122,18 @@ impl Environment {
         })
     }
 
-    /// Whether there is another binary now. One that is missing is being built.
-    pub(super) fn is_outdated(&self, configuration: &Configuration) -> bool {
-        modified(configuration).is_some_and(|modified| self.built != Some(modified))
+    /// Tells whether there is another binary now. A missing binary is being built, so it does not count.
+    pub(super) fn is_outdated(&self, settings: &FunctionSettings) -> bool {
+        modified(settings).is_some_and(|modified| self.built != Some(modified))
     }
 
-    /// Whether the process still runs and has not hung up on its poll.
+    /// Tells whether the process still runs and has not closed its poll.
     pub(super) fn is_alive(&self) -> bool {
         self.process.exit.borrow().is_none() && self.poll.as_ref().is_none_or(|poll| !poll.is_closed())
     }
 
-    /// Gives the process an event and waits for its answer. After a time-out or a crash there is no process any more;
-    /// else [`Environment::ready`] says when the next event may come.
+    /// Gives the process an event and waits for its answer. A time-out or a crash ends the process; otherwise
+    /// [`Environment::ready`] tells when the process can take the next event.
     pub(super) async fn invoke(&mut self, request_id: Uuid, event: Bytes) -> Result<Bytes, FunctionError> {
         let timeout = match self.first_deadline.take() {
             Some(deadline) => deadline.saturating_duration_since(Instant::now()),
@@ -145,13 +151,13 @@ impl Environment {
             answer,
         };
         self.process.freeze(false);
-        let is_killed = self.faults.strikes(Chance::Kill);
-        if is_killed && !self.faults.second_way(Chance::Kill) {
+        let is_killed = self.faults.injects(Chance::Kill);
+        if is_killed && !self.faults.coin(Chance::Kill) {
             self.process.kill().await;
             return Err(self.process.exited().await);
         }
         if let Some(poll) = self.poll.take() {
-            // A process that has just died cannot take it, which the wait below notices.
+            // A process that has just died does not take it; the `select!` below notices that.
             let _ = poll.send(invocation);
         }
         tokio::select! {
@@ -160,7 +166,7 @@ impl Environment {
                 if !is_killed {
                     return answer;
                 }
-                // It has done its work, and nobody hears of it.
+                // The fault: the function has done its work, but its answer is lost.
                 self.process.kill().await;
                 Err(self.process.exited().await)
             }
@@ -172,8 +178,8 @@ impl Environment {
         }
     }
 
-    /// Waits until the process polls again, and freezes it. Until then it is still at its invocation, with what is left of that one's
-    /// time: on AWS, too, the invoke phase ends with the poll and not with the response.
+    /// Waits until the process polls again, and then freezes it. Until the poll, the time of its invocation goes on: on
+    /// AWS, too, the invoke phase ends with the poll and not with the response.
     pub(super) async fn ready(&mut self) -> Result<(), FunctionError> {
         if let Ok(polled) = tokio::time::timeout_at(self.deadline, self.polled()).await {
             self.idle_since = Instant::now();
@@ -199,9 +205,9 @@ impl Environment {
     }
 }
 
-/// When the binary was modified last, if there is one.
-fn modified(configuration: &Configuration) -> Option<SystemTime> {
-    std::fs::metadata(&configuration.binary).and_then(|metadata| metadata.modified()).ok()
+/// Returns the time at which the binary was modified last, if there is a binary.
+fn modified(settings: &FunctionSettings) -> Option<SystemTime> {
+    std::fs::metadata(&settings.binary).and_then(|metadata| metadata.modified()).ok()
 }
 
 fn timed_out(what: &str, limit: Duration) -> FunctionError {
@@ -221,22 +227,22 @@ fn exit_error(status: Option<ExitStatus>) -> FunctionError {
 
 /// A child process, owned by a task that reaps it.
 struct Process {
-    /// How it ended, once it has.
+    /// The error with which the process ended, once it has ended.
     exit: watch::Receiver<Option<FunctionError>>,
-    /// The process is killed when this is dropped.
+    /// Keeps the process alive: dropping this kills it.
     lease: Option<oneshot::Sender<Infallible>>,
-    /// Whether it shall be stopped.
+    /// Whether the process has to be stopped.
     frozen: watch::Sender<bool>,
 }
 
 impl Process {
-    fn start(configuration: &Configuration, runtime_api: SocketAddr, alive: watch::Receiver<bool>) -> io::Result<Self> {
-        let binary = std::path::absolute(&configuration.binary)?;
+    fn start(settings: &FunctionSettings, runtime_api: SocketAddr, alive: watch::Receiver<bool>) -> io::Result<Self> {
+        let binary = std::path::absolute(&settings.binary)?;
         let folder = binary.parent().unwrap_or(Path::new("/"));
         let child = Command::new(&binary)
             .current_dir(folder)
             .env_clear()
-            .envs(variables(configuration, folder, runtime_api))
+            .envs(variables(settings, folder, runtime_api))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -244,16 +250,16 @@ impl Process {
             .process_group(0)
             .kill_on_drop(true)
             .spawn()?;
-        let guarded = child.id().map(|group| configuration.guard.guard(group)).transpose()?;
-        let (lease, leased) = oneshot::channel();
+        let registration = child.id().map(|group| settings.guard.register(group)).transpose()?;
+        let (lease, lease_receiver) = oneshot::channel();
         let (exited, exit) = watch::channel(None);
         let frozen = watch::Sender::new(false);
-        let wishes = Wishes { leased, frozen: frozen.subscribe() };
-        tokio::spawn(supervise(child, configuration.key.clone(), wishes, guarded, alive, exited));
+        let commands = Commands { lease: lease_receiver, frozen: frozen.subscribe() };
+        tokio::spawn(supervise(child, settings.key.clone(), commands, registration, alive, exited));
         Ok(Self { exit, lease: Some(lease), frozen })
     }
 
-    /// Stops it, or lets it go on.
+    /// Stops the process, or continues it.
     fn freeze(&self, frozen: bool) {
         self.frozen.send_if_modified(|now| std::mem::replace(now, frozen) != frozen);
     }
@@ -269,55 +275,55 @@ impl Process {
     }
 }
 
-/// What shall become of a child.
-struct Wishes {
-    /// It is killed when the other end is dropped.
-    leased: oneshot::Receiver<Infallible>,
-    /// It is stopped while this is true.
+/// The commands that [`Process`] gives to the task that owns the child.
+struct Commands {
+    /// The child is killed when the other end is dropped.
+    lease: oneshot::Receiver<Infallible>,
+    /// The child is stopped while this is true.
     frozen: watch::Receiver<bool>,
 }
 
-/// Owns a child until it is reaped: prints what it says, stops and continues it, kills it when nobody wants it any more,
-/// and tells its end.
+/// Owns a child until it is reaped: prints its output, stops and continues it, kills it on command, and reports how it
+/// ended.
 async fn supervise(
     mut child: Child,
     key: String,
-    mut wishes: Wishes,
-    guarded: Option<Guarded>,
+    mut commands: Commands,
+    registration: Option<Registration>,
     _alive: watch::Receiver<bool>,
     exited: watch::Sender<Option<FunctionError>>,
 ) {
     let mut relays = JoinSet::new();
     if let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) {
-        let print = move |line: &str| terminal::line(&key, line);
+        let print = move |line: &str| terminal::function_line(&key, line);
         relays.spawn(relay(stdout, print.clone()));
         relays.spawn(relay(stderr, print));
     }
-    // Signals are sent from here alone, where the child is known not to have been reaped. They reach what it has started,
-    // too, and fail only if it has exited in the meantime.
+    // Only this task sends signals, because it knows that the child is not reaped yet. The signals also reach the
+    // processes that the child has started. They fail only if the child has exited in the meantime.
     let group = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
     let signal = |signal| group.map(|group| kill_process_group(group, signal));
     let status = loop {
         tokio::select! {
             status = child.wait() => break status,
-            _ = &mut wishes.leased => {
+            _ = &mut commands.lease => {
                 let _ = signal(Signal::KILL);
                 break child.wait().await;
             }
-            Ok(()) = wishes.frozen.changed() => {
-                let _ = signal(if *wishes.frozen.borrow_and_update() { Signal::STOP } else { Signal::CONT });
+            Ok(()) = commands.frozen.changed() => {
+                let _ = signal(if *commands.frozen.borrow_and_update() { Signal::STOP } else { Signal::CONT });
             }
         }
     };
-    drop(guarded);
-    let last_words = async { while relays.join_next().await.is_some() {} };
-    let _ = tokio::time::timeout(LAST_WORDS_LIMIT, last_words).await;
-    // Whoever holds the pipes open may go on writing to them.
+    drop(registration);
+    let last_output = async { while relays.join_next().await.is_some() {} };
+    let _ = tokio::time::timeout(LAST_OUTPUT_TIMEOUT, last_output).await;
+    // Another process that holds the pipes open may go on writing to them.
     relays.detach_all();
     exited.send_replace(Some(exit_error(status.ok())));
 }
 
-/// Reads `output` to its end, whatever is in it, so that the process never blocks on a full pipe.
+/// Reads `output` to its end and prints its lines. The process never blocks on a full pipe.
 async fn relay(output: impl AsyncRead + Unpin, mut print: impl FnMut(&str)) {
     let mut output = BufReader::new(output);
     let mut line = Vec::new();
@@ -340,10 +346,10 @@ async fn relay(output: impl AsyncRead + Unpin, mut print: impl FnMut(&str)) {
     }
 }
 
-/// The whole environment of a process: nothing is inherited from the developer's.
-fn variables(configuration: &Configuration, folder: &Path, runtime_api: SocketAddr) -> BTreeMap<String, String> {
-    let Configuration { name, handler, memory_size_mb, region, .. } = configuration;
-    let credentials = configuration.credentials.clone();
+/// Returns the whole environment of a process. It inherits nothing from the developer's shell.
+fn variables(settings: &FunctionSettings, folder: &Path, runtime_api: SocketAddr) -> BTreeMap<String, String> {
+    let FunctionSettings { name, handler, memory_size_mb, region, .. } = settings;
+    let credentials = settings.credentials.clone();
     let log_stream = format!("{}/[$LATEST]{:032x}", jiff::Timestamp::now().strftime("%Y/%m/%d"), fastrand::u128(..));
     let unreserved = [("LANG", "en_US.UTF-8"), ("PATH", "/usr/local/bin:/usr/bin/:/bin:/opt/bin"), ("TZ", ":UTC")];
     let reserved = [
@@ -365,13 +371,13 @@ fn variables(configuration: &Configuration, folder: &Path, runtime_api: SocketAd
     ];
     let mut variables: BTreeMap<_, _> =
         unreserved.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
-    variables.extend(configuration.environment.clone());
-    variables.extend(configuration.endpoints.clone());
+    variables.extend(settings.environment.clone());
+    variables.extend(settings.endpoints.clone());
     variables.extend(reserved.into_iter().map(|(name, value)| (name.to_owned(), value)));
     variables
 }
 
-/// `Root=1-{epoch seconds}-{96 bits};Parent={64 bits};Sampled=0`, in hex.
+/// Makes a trace id: `Root=1-{epoch seconds}-{96 bits};Parent={64 bits};Sampled=0`, in hex.
 fn trace_id(now: Duration) -> String {
     let root = fastrand::u128(..) >> 32;
     format!("Root=1-{:08x}-{root:024x};Parent={:016x};Sampled=0", now.as_secs(), fastrand::u64(..))
@@ -389,15 +395,15 @@ mod tests {
         let test = std::env::current_exe().unwrap();
         let binary = test.parent().and_then(Path::parent).unwrap().join("fixture");
         assert!(binary.is_file(), "run `cargo build --workspace --bins` first");
-        let configuration = Configuration::of(binary, BTreeMap::new());
+        let settings = FunctionSettings::of(binary, BTreeMap::new());
         let (_stop, stop) = watch::channel(false);
-        let mut dead = Environment::start(&configuration, &stop).await.unwrap();
+        let mut dead = Environment::start(&settings, &stop).await.unwrap();
         assert!(dead.is_alive());
         dead.process.kill().await;
         assert!(!dead.is_alive());
 
         let pool = watch::Sender::new(Pool { idle: vec![dead], returning: 0 });
-        let dispatcher = Dispatcher { configuration, permits: Arc::new(Semaphore::new(1)), stop, pool };
+        let dispatcher = Dispatcher { settings, permits: Arc::new(Semaphore::new(1)), stop, pool };
         assert!(dispatcher.environment().await.unwrap().is_alive());
     }
 

@@ -1,17 +1,18 @@
 //! Lambda: functions, their execution environments, and the Runtime API between the two.
 //!
-//! It imitates [synchronous invocation](https://docs.aws.amazon.com/lambda/latest/dg/invocation-sync.html) and the
-//! [execution environment lifecycle](https://docs.aws.amazon.com/lambda/latest/dg/lambda-runtime-environment.html): an
-//! execution environment handles one event at a time, so a function has as many of them as it has simultaneous events.
+//! This module imitates [synchronous invocation](https://docs.aws.amazon.com/lambda/latest/dg/invocation-sync.html) and
+//! the [execution environment lifecycle](https://docs.aws.amazon.com/lambda/latest/dg/lambda-runtime-environment.html):
+//! an execution environment handles one event at a time, so a function has as many environments as simultaneous events.
 //!
-//! Between two events an environment is frozen: its processes are stopped, unless `--no-freeze` is given. It is retired
-//! when it has been idle for long, and when its binary was built anew. Events beyond the concurrency of a function or of
-//! the account are throttled. What it does not do: stream responses, and tell provisioned from other concurrency.
+//! Between two events an environment is frozen: its processes are stopped, unless `--no-freeze` is given. An
+//! environment is retired when it has been idle for long, or when its binary was built anew. Events beyond the
+//! concurrency of a function or of the account are throttled. Not here: streamed responses, and provisioned
+//! concurrency.
 
 mod environment;
-mod guard;
-pub mod knobs;
+mod orphans;
 mod runtime_api;
+mod settings;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -27,55 +28,55 @@ use crate::faults::Faults;
 use crate::terminal;
 use environment::Environment;
 
-pub use self::guard::Guard;
-pub use self::knobs::Settings;
+pub use self::orphans::OrphanGuard;
+pub use self::settings::Settings;
 
-/// How long an event waits for an environment that has responded but not yet polled for its next event, before a new
-/// one is started instead. A runtime polls within a millisecond; without the wait, a client that is as fast would see
-/// a cold start that it would not see on AWS.
-const RETURN_LIMIT: Duration = Duration::from_millis(250);
+/// The time that an event waits for an environment that has responded but not yet polled again. After it, the event
+/// gets a new environment. A runtime polls within a millisecond; without the wait, a client that is as fast would see a
+/// cold start that it would not see on AWS.
+const POLL_TIMEOUT: Duration = Duration::from_millis(250);
 
-/// What a function is started with.
+/// The settings of one function.
 #[derive(Debug, Clone)]
-pub struct Configuration {
-    /// The function's key in the serverless.yml: the name before each of its lines in the terminal.
+pub struct FunctionSettings {
+    /// The function's key in the serverless.yml. It is the name in each of its lines in the terminal.
     pub key: String,
     /// The deployed name, `AWS_LAMBDA_FUNCTION_NAME`.
     pub name: String,
     /// `_HANDLER`.
     pub handler: String,
-    /// The executable. Its path is opened again at every cold start, so a rebuilt one is picked up.
+    /// The executable. Every cold start opens its path again, and so starts a new build.
     pub binary: PathBuf,
     /// `AWS_LAMBDA_FUNCTION_MEMORY_SIZE`; not enforced.
     pub memory_size_mb: u32,
-    /// How long an invocation may take, from its dispatch until the process polls again; the init comes before it.
+    /// The time that an invocation may take, from its dispatch until the process polls again. The init comes before it.
     pub timeout: Duration,
     /// `AWS_REGION`.
     pub region: String,
-    /// The user's variables. Those that Lambda [reserves][vars] keep Lambda's values.
+    /// The user's variables. Variables that Lambda [reserves][vars] keep Lambda's values.
     ///
     /// [vars]: https://docs.aws.amazon.com/lambda/latest/dg/configuration-envvars.html#configuration-envvars-runtime
     pub environment: BTreeMap<String, String>,
-    /// The stack's own variables (the SDK's endpoints), which win over the user's.
+    /// The stack's own variables (the SDK's endpoints). They override the user's.
     pub endpoints: BTreeMap<String, String>,
-    /// The most execution environments at a time, at least 1; further events wait their turn, which they do not on AWS.
+    /// The most execution environments at a time, at least 1. Further events wait; on AWS they do not.
     pub max_environments: usize,
-    /// A permit for each simultaneous event; events beyond are throttled. Functions that reserve none share one of these
-    /// ([concurrency](https://docs.aws.amazon.com/lambda/latest/dg/lambda-concurrency.html)).
+    /// A permit for each simultaneous event. Events without a permit are throttled. Functions without a reservation
+    /// share one semaphore ([concurrency](https://docs.aws.amazon.com/lambda/latest/dg/lambda-concurrency.html)).
     pub concurrency: Arc<Semaphore>,
-    /// Of which [`Chance::Kill`](crate::faults::Chance::Kill) is the functions'.
+    /// Injected faults. Only [`Chance::Kill`](crate::faults::Chance::Kill) is used here.
     pub faults: Arc<Faults>,
-    /// What it signs its calls with.
+    /// The credentials with which the function signs its calls.
     pub credentials: Credentials,
-    /// How its execution environments live.
-    pub settings: Settings,
-    /// Ends its processes when this one cannot.
-    pub guard: Arc<Guard>,
+    /// The settings of all functions.
+    pub shared: Settings,
+    /// Kills the function's processes if the stack cannot.
+    pub guard: Arc<OrphanGuard>,
 }
 
-impl Configuration {
-    /// A function that stands alone: named after its binary, one environment at a time, AWS's defaults for the rest
-    /// (128 MB, 3 s).
+impl FunctionSettings {
+    /// Returns the settings of a single function: the name of its binary, one environment at a time, AWS's defaults for
+    /// the rest (128 MB, 3 s).
     #[must_use]
     pub fn of(binary: PathBuf, environment: BTreeMap<String, String>) -> Self {
         let name = binary.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -93,13 +94,13 @@ impl Configuration {
             concurrency: Arc::new(Semaphore::new(1)),
             faults: Arc::default(),
             credentials: Credentials::default(),
-            settings: Settings::default(),
+            shared: Settings::default(),
             guard: Arc::default(),
         }
     }
 }
 
-/// What calls of AWS are signed with.
+/// Credentials that sign calls of AWS.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Credentials {
     /// `AWS_ACCESS_KEY_ID`.
@@ -110,7 +111,7 @@ pub struct Credentials {
     pub session_token: String,
 }
 
-/// Those of a developer.
+/// A developer's credentials.
 impl Default for Credentials {
     fn default() -> Self {
         let local = || "local".to_owned();
@@ -119,14 +120,14 @@ impl Default for Credentials {
 }
 
 impl Credentials {
-    /// Those of the function with this key.
+    /// Returns the credentials of the function with this key.
     #[must_use]
     pub fn of(function_key: &str) -> Self {
         Self { access_key_id: format!("local-{function_key}"), ..Self::default() }
     }
 }
 
-/// Why a function cannot be set up.
+/// The reason why a function cannot be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// There is no file at the path of its binary.
@@ -136,21 +137,21 @@ pub enum Error {
         binary: String,
         /// The function's key.
         function: String,
-        /// Where the file was looked for.
+        /// The folder in which the file was expected.
         folder: PathBuf,
     },
 }
 
-/// [`FunctionError::error_type`] of an event that was throttled.
+/// The [`FunctionError::error_type`] of a throttled event.
 const THROTTLED: &str = "Sandbox.Throttled";
 
-/// Why an invocation has no response.
+/// The reason why an invocation has no response.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{error_type}: {error_message}")]
 pub struct FunctionError {
-    /// What the function reported, or `Runtime.ExitError`, `Sandbox.Timedout`, …
+    /// The type that the function reported, or `Runtime.ExitError`, `Sandbox.Timedout`, …
     pub error_type: String,
-    /// For the log; never shown to a client.
+    /// The text for the log. Clients never see it.
     pub error_message: String,
 }
 
@@ -159,27 +160,29 @@ impl FunctionError {
         Self { error_type: error_type.to_owned(), error_message: error_message.into() }
     }
 
-    /// The error of an event that Lambda refused because there are too many at once.
+    /// Returns the error of an event that Lambda refuses because there are too many at once.
     #[must_use]
     pub fn throttled() -> Self {
         Self::new(THROTTLED, "Rate Exceeded.")
     }
 
-    /// Whether Lambda refused the event, so that no function has seen it: a `TooManyRequestsException` for its caller.
+    /// Tells whether Lambda refused the event (a `TooManyRequestsException` for its caller). No function has seen it
+    /// then.
     #[must_use]
     pub fn is_throttle(&self) -> bool {
         self.error_type == THROTTLED
     }
 }
 
-/// A function and its execution environments. When it is dropped, their processes are killed; [`Function::shutdown`]
-/// also waits for that.
+/// A function and its execution environments. Dropping it kills their processes; [`Function::shutdown`] also waits
+/// until they have ended.
 #[derive(Debug)]
 pub struct Function {
     events: mpsc::UnboundedSender<Pending>,
     concurrency: Arc<Semaphore>,
-    /// True once the function is shut down, which drops the dispatcher, its environments and so their processes. Every
-    /// task that may own a process holds a receiver, so there is none left when the last receiver is dropped.
+    /// True once the function is shut down. That drops the dispatcher and its environments, and so kills their
+    /// processes. Every task that may own a process holds a receiver. So there is no process left when the last
+    /// receiver is dropped.
     stop: watch::Sender<bool>,
 }
 
@@ -187,12 +190,12 @@ pub struct Function {
 struct Pending {
     event: Bytes,
     reply: oneshot::Sender<Result<Bytes, FunctionError>>,
-    /// Of the function's concurrency; given back with the reply.
+    /// The event's permit. It is given back with the reply.
     concurrency: OwnedSemaphorePermit,
 }
 
 impl Function {
-    /// A function without any process yet: the first event starts one.
+    /// Sets up a function without a process. The first event starts one.
     ///
     /// # Errors
     ///
@@ -201,23 +204,23 @@ impl Function {
     /// # Panics
     ///
     /// Outside of a tokio runtime.
-    pub fn new(configuration: Configuration) -> Result<Self, Error> {
-        if !configuration.binary.is_file() {
+    pub fn new(settings: FunctionSettings) -> Result<Self, Error> {
+        if !settings.binary.is_file() {
             return Err(Error::BinaryNotFound {
-                binary: configuration.binary.file_name().unwrap_or_default().to_string_lossy().into_owned(),
-                function: configuration.key,
-                folder: configuration.binary.parent().map(PathBuf::from).unwrap_or_default(),
+                binary: settings.binary.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+                function: settings.key,
+                folder: settings.binary.parent().map(PathBuf::from).unwrap_or_default(),
             });
         }
         let (events, pending) = mpsc::unbounded_channel();
         let stop = watch::Sender::new(false);
         let dispatcher = Dispatcher {
-            permits: Arc::new(Semaphore::new(configuration.max_environments.max(1))),
-            configuration,
+            permits: Arc::new(Semaphore::new(settings.max_environments.max(1))),
+            settings,
             stop: stop.subscribe(),
             pool: watch::Sender::new(Pool::default()),
         };
-        let concurrency = dispatcher.configuration.concurrency.clone();
+        let concurrency = dispatcher.settings.concurrency.clone();
         let dispatcher = Arc::new(dispatcher);
         tokio::spawn(until_stopped(stop.subscribe(), dispatcher.clone().retire()));
         tokio::spawn(until_stopped(stop.subscribe(), dispatcher.run(pending)));
@@ -231,20 +234,20 @@ impl Function {
     ///
     /// # Errors
     ///
-    /// When the event is throttled, or when the function reported an error, crashed, ran out of time, could not be started
-    /// or is shut down.
+    /// When the event is throttled, or when the function reported an error, crashed, ran out of time, could not be
+    /// started or is shut down.
     pub async fn invoke(&self, event: Bytes) -> Result<Bytes, FunctionError> {
         let Ok(concurrency) = self.concurrency.clone().try_acquire_owned() else {
             return Err(FunctionError::throttled());
         };
         let (reply, response) = oneshot::channel();
-        // Nobody takes the event after a shutdown; its reply channel then closes, too.
+        // After a shutdown nothing takes the event, and its reply channel closes.
         let _ = self.events.send(Pending { event, reply, concurrency });
         response.await.unwrap_or_else(|_| Err(FunctionError::new("Sandbox.Shutdown", "the function is shut down")))
     }
 
-    /// Kills all processes, those in the middle of an event included, and returns when there are none any more.
-    /// Invocations under way and all later ones fail.
+    /// Kills all processes, also those that are handling an event, and returns when they have ended. Invocations in
+    /// progress and all later ones fail.
     pub async fn shutdown(&self) {
         self.stop.send_replace(true);
         self.stop.closed().await;
@@ -253,7 +256,7 @@ impl Function {
 
 /// Hands events to execution environments.
 struct Dispatcher {
-    configuration: Configuration,
+    settings: FunctionSettings,
     permits: Arc<Semaphore>,
     stop: watch::Receiver<bool>,
     pool: watch::Sender<Pool>,
@@ -262,9 +265,9 @@ struct Dispatcher {
 /// The environments without an event.
 #[derive(Default)]
 struct Pool {
-    /// Polling for their next event; the most recently used one last.
+    /// The environments that poll for their next event. The most recently used one is last.
     idle: Vec<Environment>,
-    /// How many have responded and are about to poll.
+    /// The number of environments that have responded and are about to poll.
     returning: usize,
 }
 
@@ -278,7 +281,7 @@ impl Dispatcher {
         }
     }
 
-    /// Sees one event through. The permit is given back when its environment is idle again or gone.
+    /// Serves one event. The permit is given back when the environment is idle again or gone.
     async fn serve(self: Arc<Self>, pending: Pending, _permit: OwnedSemaphorePermit) {
         let Pending { event, reply, concurrency } = pending;
         let request_id = Uuid::new_v4();
@@ -296,10 +299,10 @@ impl Dispatcher {
             self.report(error, request_id);
         }
 
-        // Before the reply, so that an event sent upon it finds this environment returning.
+        // Counted before the reply, so that the caller's next event waits for this environment.
         let alive = environment.is_alive();
         self.pool.send_modify(|pool| pool.returning += usize::from(alive));
-        // The caller may have gone away, which is its own affair.
+        // The caller may have gone away. Then nobody needs the reply.
         drop(concurrency);
         let _ = reply.send(response);
         if !alive {
@@ -317,19 +320,19 @@ impl Dispatcher {
         });
     }
 
-    /// The most recently used idle environment, or a new one.
+    /// Returns the most recently used idle environment, or a new one.
     async fn environment(&self) -> Result<Environment, FunctionError> {
         while let Some(environment) = self.take_idle().await {
             let why = if !environment.is_alive() {
                 "the process died while idle; starting another one"
-            } else if environment.is_outdated(&self.configuration) {
+            } else if environment.is_outdated(&self.settings) {
                 "the binary was built anew; starting it"
             } else {
                 return Ok(environment);
             };
-            terminal::line(&self.configuration.key, why);
+            terminal::line(&self.settings.key, why);
         }
-        Environment::start(&self.configuration, &self.stop).await
+        Environment::start(&self.settings, &self.stop).await
     }
 
     async fn take_idle(&self) -> Option<Environment> {
@@ -347,13 +350,13 @@ impl Dispatcher {
                 }
             }
         };
-        tokio::time::timeout(RETURN_LIMIT, take).await.unwrap_or_default()
+        tokio::time::timeout(POLL_TIMEOUT, take).await.unwrap_or_default()
     }
 
-    /// Retires what has been idle for too long.
+    /// Retires environments that have been idle for too long.
     async fn retire(self: Arc<Self>) {
         let mut changes = self.pool.subscribe();
-        let timeout = self.configuration.settings.idle_environment_timeout;
+        let timeout = self.settings.shared.idle_environment_timeout;
         loop {
             let oldest = changes.borrow_and_update().idle.iter().map(|environment| environment.idle_since).min();
             let retiring = async {
@@ -373,11 +376,11 @@ impl Dispatcher {
     }
 
     fn report(&self, error: &FunctionError, request_id: Uuid) {
-        terminal::line(&self.configuration.key, &format!("{error} (request {request_id})"));
+        terminal::line(&self.settings.key, &format!("{error} (request {request_id})"));
     }
 }
 
-/// Does `work` until that is done or the function is shut down.
+/// Runs `work` until it is done or the function is shut down.
 async fn until_stopped(mut stop: watch::Receiver<bool>, work: impl Future<Output = ()>) {
     tokio::select! {
         _ = stop.wait_for(|stop| *stop) => {}

@@ -1,7 +1,7 @@
-//! The [Runtime API](https://docs.aws.amazon.com/lambda/latest/dg/runtimes-api.html), towards one process.
+//! The [Runtime API](https://docs.aws.amazon.com/lambda/latest/dg/runtimes-api.html) of one process.
 //!
-//! Each execution environment has a server of its own, as on AWS, so a call needs no name of its caller. What the API
-//! page leaves open (refusals, sizes) follows AWS's Runtime Interface Emulator. Not here: extensions, telemetry,
+//! Each execution environment has its own server, as on AWS, so a call does not have to name its caller. The API page
+//! does not define refusals and sizes; these follow AWS's Runtime Interface Emulator. Not here: extensions, telemetry,
 //! SnapStart's `restore` endpoints, and response streaming.
 
 use std::future;
@@ -26,27 +26,27 @@ use uuid::Uuid;
 
 use super::FunctionError;
 
-/// 6 MiB plus 100 bytes: the emulator's reading of the "6 MB" on
+/// The largest response: 6 MiB plus 100 bytes, as the emulator reads the "6 MB" on
 /// <https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html>.
 const RESPONSE_LIMIT_BYTES: usize = 6 * 1024 * 1024 + 100;
 
-/// A running server; it stops when this is dropped.
+/// A running server. Dropping it stops the server.
 pub(super) struct RuntimeApi {
-    /// Where it listens: `AWS_LAMBDA_RUNTIME_API`.
+    /// The server's address: `AWS_LAMBDA_RUNTIME_API`.
     pub(super) address: SocketAddr,
-    /// What the process says about itself.
+    /// The calls of the process.
     pub(super) calls: mpsc::UnboundedReceiver<Call>,
     server: JoinHandle<()>,
 }
 
 pub(super) enum Call {
-    /// It is ready for an event and waits for it; the poll is closed when the process has gone away.
+    /// The process waits for an event. The poll is closed when the process has gone away.
     Next(oneshot::Sender<Invocation>),
-    /// It could not initialise.
+    /// The init of the process failed.
     InitError(FunctionError),
 }
 
-/// One event for the process, with what `next` says about it.
+/// One event for the process, and the values of the headers that `next` adds.
 pub(super) struct Invocation {
     pub(super) request_id: Uuid,
     /// Epoch milliseconds.
@@ -58,7 +58,7 @@ pub(super) struct Invocation {
 }
 
 impl RuntimeApi {
-    /// Listens on a free port.
+    /// Starts a server on a free port.
     pub(super) async fn start() -> io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = listener.local_addr()?;
@@ -72,10 +72,10 @@ impl RuntimeApi {
             .layer(DefaultBodyLimit::disable())
             .layer(middleware::from_fn_with_state(address.to_string(), only_runtimes))
             .with_state(process);
-        // Events are small and somebody waits for each.
+        // Events are small and a caller waits for each, so packets are sent at once.
         let listener = listener.tap_io(|stream| drop(stream.set_nodelay(true)));
         let server = tokio::spawn(async move {
-            // It never returns: axum tries again after a failed accept.
+            // This never returns: axum tries again after a failed accept.
             let _ = axum::serve(listener, router).await;
         });
         Ok(Self { address, calls, server })
@@ -88,11 +88,12 @@ impl Drop for RuntimeApi {
     }
 }
 
-/// What browsers send and runtimes do not. `Sec-Fetch-Mode` is not among it: the `fetch` of Node sends that, too.
+/// Headers that browsers send and runtimes do not. `Sec-Fetch-Mode` is not one of them: the `fetch` of Node sends it,
+/// too.
 const OF_BROWSERS: [HeaderName; 3] = [ORIGIN, REFERER, HeaderName::from_static("sec-fetch-site")];
 
-/// Refuses what a web page sends: it could take an event, with all that is in it, and answer in place of the function. A
-/// runtime calls the address that it was given.
+/// Refuses requests of web pages. A page could otherwise take an event and answer in place of the function. A runtime
+/// calls the address that it was given.
 async fn only_runtimes(State(address): State<String>, request: Request, next: Next) -> Response {
     let headers = request.headers();
     let is_ours = headers.get_all(HOST).iter().all(|host| host.as_bytes() == address.as_bytes())
@@ -108,7 +109,7 @@ async fn only_runtimes(State(address): State<String>, request: Request, next: Ne
     )
 }
 
-/// The process as its calls describe it.
+/// The state of the process, as its calls show it.
 struct Process {
     calls: mpsc::UnboundedSender<Call>,
     state: Mutex<Phase>,
@@ -127,21 +128,21 @@ impl Process {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Completes the current invocation, if that is `id`, with what `answer` makes of it.
+    /// Completes the current invocation with `answer`. Returns false if the current invocation is not `id`.
     fn complete(&self, id: &str, answer: Result<Bytes, FunctionError>) -> bool {
         let mut phase = self.phase();
         if !matches!(&*phase, Phase::Busy(current, _) if current.to_string() == id) {
             return false;
         }
         if let Phase::Busy(_, sender) = std::mem::replace(&mut *phase, Phase::Idle) {
-            // Nobody waits for it any more when the invocation has just run out of time.
+            // The send fails if the invocation has just timed out. Then nobody waits for the answer.
             let _ = sender.send(answer);
         }
         true
     }
 }
 
-/// A poll that waits. When the process hangs up, it may poll again.
+/// A poll that waits. After the process has closed it, the process may poll again.
 struct Waiting<'a>(&'a Process);
 
 impl Drop for Waiting<'_> {
@@ -165,7 +166,7 @@ async fn next(State(process): State<Arc<Process>>) -> Response {
     let (poll, invocation) = oneshot::channel();
     let _ = process.calls.send(Call::Next(poll));
     let Ok(invocation) = invocation.await else {
-        // The environment is going down. A runtime takes a refused poll for a failure, so it gets no answer at all.
+        // The environment is shutting down. A runtime treats a refused poll as a failure, so the poll gets no answer.
         return future::pending().await;
     };
     *process.phase() = Phase::Busy(invocation.request_id, invocation.answer);
@@ -209,7 +210,7 @@ async fn init_error(State(process): State<Arc<Process>>, body: Bytes) -> Respons
     accepted()
 }
 
-/// The error in the body of an `error` call; the whole body when it is not of the documented form.
+/// Reads the error from the body of an `error` call. A body in another form becomes the message as a whole.
 fn reported(body: &[u8]) -> FunctionError {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
@@ -356,7 +357,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_second_poll_is_refused_and_the_first_one_goes_on_to_wait() {
+    async fn a_second_poll_is_refused_and_the_first_one_waits_on() {
         let mut api = RuntimeApi::start().await.unwrap();
         let first = poll(&api);
         let Some(Call::Next(waiting)) = api.calls.recv().await else { panic!("expected a poll") };
@@ -381,7 +382,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_a_browser_sends_is_refused_and_changes_nothing() {
+    async fn requests_of_browsers_are_refused_and_change_nothing() {
         let (api, id, answer) = busy().await;
         let other = format!("localhost:{}", api.address.port());
         let own = api.address.to_string();
@@ -409,7 +410,7 @@ mod tests {
                 assert!(body.contains(r#""errorType":"Forbidden""#), "{body}");
             }
         }
-        // As the `fetch` of Node does.
+        // The `fetch` of Node sends this header.
         let uri = format!("http://{}/2018-06-01/runtime/invocation/{id}/response", api.address);
         let request = Request::post(uri).header("sec-fetch-mode", "cors").body("1".into()).unwrap();
         assert_eq!(send(request).await.0, 202);

@@ -1,11 +1,12 @@
-//! CloudFormation as far as tables, environment values and roles need it: the logical ids of the stack, its conditions, the
-//! intrinsic functions `Ref`, `Fn::GetAtt`, `Fn::Sub`, `Fn::Join` and `Fn::If`, and `AWS::DynamoDB::Table`
-//! ([intrinsic functions](https://docs.aws.amazon.com/AWSCloudFormation/latest/TemplateReference/intrinsic-function-reference.html)).
+//! CloudFormation, as far as tables, environment values and roles need it: the logical ids of the stack, its
+//! conditions, the intrinsic functions `Ref`, `Fn::GetAtt`, `Fn::Sub`, `Fn::Join` and `Fn::If`, and
+//! `AWS::DynamoDB::Table` ([intrinsic
+//! functions](https://docs.aws.amazon.com/AWSCloudFormation/latest/TemplateReference/intrinsic-function-reference.html)).
 //!
-//! Roles are in `roles.rs`, what belongs to the WebSocket API in `websocket.rs`. Resources that do not exist locally (queues,
-//! log groups, …) have names and ARNs of the right form, and nothing behind them.
+//! Roles are in `roles.rs`, the parts of the WebSocket API in `websocket.rs`. Resources that do not exist locally
+//! (queues, log groups, …) only have names and ARNs of the right form.
 //!
-//! A definition of a resource that the framework generates is merged into its own: those of `Resources` level by level,
+//! A service's definition of a generated resource is merged into the framework's: first `Resources`, level by level,
 //! then the properties of `extensions`, each as a whole (`merge-custom-provider-resources.js`).
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,18 +21,18 @@ use super::variables::Document;
 use super::{API_ID, Table};
 use crate::iam::ACCOUNT_ID;
 
-/// The stack that a deployment would make.
+/// The CloudFormation stack that a deployment would create.
 #[derive(Debug)]
 pub(super) struct Stack {
     name: String,
     region: String,
     /// By logical id.
     resources: BTreeMap<String, Resource>,
-    /// By name, with their places.
+    /// The conditions by name, each with its place.
     conditions: BTreeMap<String, (Value, KeyPath)>,
-    /// The properties of roles, policies and what belongs to the gateway, by logical id, with their places.
+    /// The properties of roles, policies and the gateway's resources by logical id, each with its place.
     pub(super) definitions: BTreeMap<String, (Value, KeyPath)>,
-    /// What the templates add to resources that the framework generates, by logical id.
+    /// The properties that the templates add to generated resources, by logical id.
     pub(super) additions: BTreeMap<String, Properties>,
 }
 
@@ -41,19 +42,19 @@ pub(super) type Properties = BTreeMap<String, (Value, KeyPath)>;
 #[derive(Debug)]
 pub(super) struct Resource {
     pub(super) kind: String,
-    /// What AWS calls it; a table's is not known while its `TableName` is being evaluated.
+    /// The physical name. A table's is not known while its `TableName` is being evaluated.
     name: Option<String>,
     has_stream: bool,
 }
 
-/// What of the service decides about names in the stack.
+/// The parts of the service that decide about names in the stack.
 #[derive(Debug)]
 pub(super) struct Names<'a> {
     pub(super) service: &'a str,
     pub(super) stage: &'a str,
     pub(super) region: &'a str,
     pub(super) stack: String,
-    /// Function key to function name.
+    /// The function names by function key.
     pub(super) functions: &'a BTreeMap<String, String>,
     /// The route keys.
     pub(super) routes: &'a BTreeSet<String>,
@@ -66,12 +67,12 @@ struct Template {
     resources: BTreeMap<String, ResourceDefinition>,
     #[serde(default)]
     conditions: BTreeMap<String, Value>,
-    /// Of those that `keys.rs` lets pass.
+    /// The extensions that `keys.rs` allows.
     #[serde(default, rename = "extensions")]
     extensions: BTreeMap<String, Extension>,
 }
 
-/// What may be added to a resource that the framework generates.
+/// An addition to a resource that the framework generates.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase", deny_unknown_fields, expecting = "a mapping with properties")]
 struct Extension {
@@ -90,7 +91,7 @@ struct ResourceDefinition {
 }
 
 /// [AWS::DynamoDB::Table](https://docs.aws.amazon.com/AWSCloudFormation/latest/TemplateReference/aws-resource-dynamodb-table.html),
-/// which is serialised as the body of a `CreateTable` call.
+/// which serialises to the body of a `CreateTable` call.
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(rename_all = "PascalCase", deny_unknown_fields)]
 struct TableProperties {
@@ -155,7 +156,7 @@ struct Projection {
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(rename_all = "PascalCase", deny_unknown_fields)]
 struct StreamSpecification {
-    /// Not in CloudFormation, where the specification's presence says it.
+    /// CloudFormation does not have this member: a specification means true.
     #[serde(skip_deserializing, default = "enabled")]
     stream_enabled: bool,
     stream_view_type: StreamViewType,
@@ -211,18 +212,18 @@ impl Stack {
                 if let Some(known) = stack.resources.get(&id) {
                     let is_extensible = EXTENSIBLE.contains(&known.kind.as_str());
                     if is_extensible && definition.kind.is_none() {
-                        // The framework's own check.
+                        // The framework has this check, too.
                         return Err(problem("missing field `Type`".to_owned()));
                     }
                     if is_extensible && definition.kind.as_ref() == Some(&known.kind) {
                         merge(stack.additions.entry(id).or_default(), definition.properties, &at.key("Properties"));
                         continue;
                     }
-                    // A log group's retention is harmless; a role that is changed is not imitated.
+                    // The retention of a log group does not matter here. A changed role is not imitated.
                     if known.kind == ROLE {
                         stack.additions.entry(id.clone()).or_default();
                     }
-                    if HARMLESS.contains(&known.kind.as_str()) {
+                    if IGNORED_IF_GENERATED.contains(&known.kind.as_str()) {
                         continue;
                     }
                     return Err(problem("the stack has a resource of this logical id already".to_owned()));
@@ -262,7 +263,7 @@ impl Stack {
             }
         }
 
-        // Names first: one table's properties may refer to another's name.
+        // Names come first, because a table's properties may refer to another table's name.
         for (id, properties, at) in &mut tables {
             let name = match properties.get("TableName") {
                 Some(name) => stack.text(name, &at.key("TableName")).map_err(|problem| document.error(problem))?,
@@ -311,7 +312,7 @@ impl Stack {
         Ok(Table { logical_id, create_table, ttl_attribute })
     }
 
-    /// Evaluates a value that has to be a text in the end; numbers and booleans become one.
+    /// Evaluates a value to a text. Numbers and booleans become texts.
     pub(super) fn text(&self, value: &Value, at: &KeyPath) -> Result<String, Problem> {
         match self.evaluate(value, at)? {
             Value::String(text) => Ok(text),
@@ -322,9 +323,9 @@ impl Stack {
         }
     }
 
-    /// The table whose stream `arn` is: `{"Fn::GetAtt": [table, "StreamArn"]}`.
+    /// Returns the table that `arn` refers to: `{"Fn::GetAtt": [table, "StreamArn"]}`.
     pub(super) fn stream_table(&self, arn: &Value, at: &KeyPath) -> Result<String, Problem> {
-        // Evaluated for its errors: whether there is such a table, with a stream.
+        // This evaluates `arn` for its errors: the table must exist and have a stream.
         self.text(arn, at)?;
         match arn["Fn::GetAtt"].as_array().map(Vec::as_slice) {
             Some([Value::String(table), Value::String(attribute)]) if attribute == "StreamArn" => Ok(table.clone()),
@@ -332,12 +333,13 @@ impl Stack {
         }
     }
 
-    /// Replaces the intrinsic functions in `value` by what they return.
+    /// Replaces the intrinsic functions in `value` by their results.
     pub(super) fn evaluate(&self, value: &Value, at: &KeyPath) -> Result<Value, Problem> {
         self.optional(value, at)?.ok_or_else(|| Problem::new(at, "`AWS::NoValue` cannot stand here"))
     }
 
-    /// As [`Self::evaluate`], but nothing for `AWS::NoValue`, which removes itself from lists and mappings.
+    /// Does the same as [`Self::evaluate`], but returns `None` for `AWS::NoValue`, which disappears from lists and
+    /// mappings.
     pub(super) fn optional(&self, value: &Value, at: &KeyPath) -> Result<Option<Value>, Problem> {
         match value {
             Value::Object(entries) => match intrinsic(entries) {
@@ -360,7 +362,7 @@ impl Stack {
         }
     }
 
-    /// `Fn::If`.
+    /// Evaluates `Fn::If`.
     fn choose(&self, argument: &Value, at: &KeyPath) -> Result<Option<Value>, Problem> {
         match argument.as_array().map(Vec::as_slice) {
             Some([Value::String(condition), then, otherwise]) => {
@@ -372,7 +374,8 @@ impl Stack {
         }
     }
 
-    /// Whether a condition of the templates holds. Conditions refer to each other at most `depth` times, unless in a circle.
+    /// Tells whether a condition of the templates holds. More than `depth` references from one condition to the next
+    /// are a circle.
     fn condition(&self, name: &str, at: &KeyPath, depth: usize) -> Result<bool, Problem> {
         let unknown = || Problem::new(at, format!("the stack has no condition `{name}`"));
         let (condition, at) = self.conditions.get(name).ok_or_else(unknown)?;
@@ -415,12 +418,15 @@ impl Stack {
                 }
                 _ => Err(Problem::new(at, "expected a delimiter and a list of values")),
             },
-            ("Ref" | "Fn::GetAtt" | "Fn::Sub" | "Fn::Join", _) => Err(Problem::new(at, "an argument of another form")),
+            ("Ref" | "Fn::GetAtt" | "Fn::Sub" | "Fn::Join", _) => {
+                Err(Problem::new(at, "the argument has the wrong form"))
+            }
             _ => Err(Problem::new(at, "not supported by the local stack")),
         }
     }
 
-    /// `${Name}` is a variable of the mapping or a `Ref`, `${Id.Attribute}` a `GetAtt`, and `${!Name}` a plain `${Name}`.
+    /// Evaluates `Fn::Sub`: `${Name}` is a variable of the mapping or a `Ref`, `${Id.Attribute}` a `GetAtt`, and
+    /// `${!Name}` a literal `${Name}`.
     fn substitute(&self, text: &str, variables: &Map<String, Value>, at: &KeyPath) -> Result<String, Problem> {
         let mut substituted = String::new();
         let mut rest = text;
@@ -505,7 +511,7 @@ impl Stack {
     }
 }
 
-/// The elements of a list with their keys, or the one value that is there instead.
+/// Returns the elements of a list with their keys, or the value itself if it is not a list.
 pub(super) fn parts<'a>(value: &'a Value, at: &KeyPath) -> Vec<(&'a Value, KeyPath)> {
     let parts = match value {
         Value::Array(items) => items.iter().enumerate().map(|(index, item)| (item, at.index(index))).collect(),
@@ -514,19 +520,19 @@ pub(super) fn parts<'a>(value: &'a Value, at: &KeyPath) -> Vec<(&'a Value, KeyPa
     parts.into_iter().filter(|(part, _)| !part.is_null()).collect()
 }
 
-/// A mapping with the one key `Ref` or `Fn::…` is a call.
+/// Returns the call of an intrinsic function: a mapping with the one key `Ref` or `Fn::…`.
 fn intrinsic(entries: &Map<String, Value>) -> Option<(&str, &Value)> {
     let (name, argument) = entries.iter().next().filter(|_| entries.len() == 1)?;
     (name == "Ref" || name.starts_with("Fn::")).then_some((name.as_str(), argument))
 }
 
-/// The kinds of generated resources to which a service may add.
+/// The types of generated resources that a service may extend.
 const EXTENSIBLE: [&str; 3] = ["AWS::ApiGatewayV2::Api", "AWS::ApiGatewayV2::Route", "AWS::ApiGatewayV2::Stage"];
 
-/// The kinds of generated resources that may say anything.
-const HARMLESS: [&str; 3] = ["AWS::IAM::Role", "AWS::Logs::LogGroup", "AWS::S3::Bucket"];
+/// The types of generated resources whose additions are ignored.
+const IGNORED_IF_GENERATED: [&str; 3] = ["AWS::IAM::Role", "AWS::Logs::LogGroup", "AWS::S3::Bucket"];
 
-/// Adds properties to others; a mapping is merged with the one that is there.
+/// Adds properties to others. A mapping is merged with the existing one.
 fn merge(properties: &mut Properties, added: Map<String, Value>, at: &KeyPath) {
     for (key, value) in added {
         let at = at.key(&key);
@@ -539,17 +545,17 @@ fn merge(properties: &mut Properties, added: Map<String, Value>, at: &KeyPath) {
     }
 }
 
-/// An id as API Gateway gives to keys and plans, ten characters; the same in every run.
+/// Makes an id like those of keys and plans in API Gateway: ten characters. It is the same in every run.
 fn short_id(name: &str) -> String {
     sha256(name)[..10].to_owned()
 }
 
-/// In hexadecimal.
+/// Returns the digest in hexadecimal.
 pub(super) fn sha256(text: &str) -> String {
     Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The resources that the framework adds and that a service may refer to; see its `naming.js`.
+/// Returns the resources that the framework generates and a service may refer to; see its `naming.js`.
 fn generated_resources(names: &Names<'_>) -> BTreeMap<String, Resource> {
     let Names { service, stage, region, functions, routes, .. } = names;
     let mut generated = vec![
@@ -570,7 +576,7 @@ fn generated_resources(names: &Names<'_>) -> BTreeMap<String, Resource> {
     generated.into_iter().map(|(id, kind, name)| (id, resource(kind, name))).collect()
 }
 
-/// A function key as it appears in logical ids: `send-message` is `SendDashmessage`.
+/// Returns a function key in the form of logical ids: `send-message` is `SendDashmessage`.
 fn normalized(key: &str) -> String {
     let key = key.replace('-', "Dash").replace('_', "Underscore");
     let mut characters = key.chars();

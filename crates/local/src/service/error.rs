@@ -1,11 +1,11 @@
-//! What is wrong with a service's files, and where.
+//! Errors in a service's files, with their places.
 
 use std::fmt;
 use std::path::Path;
 
 use super::yaml;
 
-/// Why a service cannot be loaded. Each names the file and, where there is one, the key.
+/// The reason why a service cannot be loaded. Each names the file, and the key if there is one.
 #[derive(Debug, thiserror::Error)]
 pub enum ServiceError {
     /// A file cannot be read.
@@ -13,7 +13,7 @@ pub enum ServiceError {
     Read {
         /// Relative to the service's folder.
         file: String,
-        /// Why not.
+        /// The system's error.
         #[source]
         source: std::io::Error,
     },
@@ -26,21 +26,21 @@ pub enum ServiceError {
         line: usize,
         /// Counted from 1.
         column: usize,
-        /// What the parser says.
+        /// The parser's text.
         reason: String,
     },
     /// A key is unknown, missing, not supported, or has a value that it cannot have.
     #[error("{location}: {reason}")]
     Invalid {
-        /// Where the value stands, which may be an included file.
+        /// The place of the value, which may be in an included file.
         location: Location,
-        /// What is wrong with it.
+        /// The reason why the value is wrong.
         reason: String,
     },
 }
 
 impl ServiceError {
-    /// The same with the line of its key, which is looked up in the file once more.
+    /// Adds the line of the key. It reads the file once more for that.
     pub(super) fn with_line(mut self, folder: &Path) -> Self {
         if let Self::Invalid { location, .. } = &mut self {
             let text = std::fs::read_to_string(folder.join(&location.file));
@@ -55,9 +55,9 @@ impl ServiceError {
 pub struct Location {
     /// Relative to the service's folder.
     pub file: String,
-    /// Counted from 1. A key that is missing has the line of what it is missing from.
+    /// Counted from 1. A missing key has the line of the mapping that lacks it.
     pub line: Option<usize>,
-    /// As in `functions.connect.events[0].websocket`; empty for the file as a whole.
+    /// The key, such as `functions.connect.events[0].websocket`. It is empty for the file as a whole.
     pub(super) key: KeyPath,
 }
 
@@ -74,7 +74,7 @@ impl fmt::Display for Location {
     }
 }
 
-/// Something wrong at a key of the resolved document; [`Document`](super::variables::Document) knows its file.
+/// A problem at a key of the resolved document. [`Document`](super::variables::Document) knows the file of the key.
 #[derive(Debug)]
 pub(super) struct Problem {
     pub(super) at: KeyPath,
@@ -87,7 +87,7 @@ impl Problem {
     }
 }
 
-/// The way from the top of a document to one of its values.
+/// The path from the top of a document to one of its values.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct KeyPath(pub(super) Vec<Step>);
 
@@ -113,7 +113,7 @@ impl KeyPath {
         Self(steps)
     }
 
-    /// The keys alone, so that a list of mappings reads like one mapping.
+    /// Returns the keys without the indexes, so that a list of mappings reads like one mapping.
     pub(super) fn keys(&self) -> Vec<&str> {
         self.0
             .iter()

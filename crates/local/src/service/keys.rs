@@ -1,66 +1,67 @@
-//! Which keys the local stack reads, which it ignores and which it refuses.
+//! The keys that the local stack reads, ignores and refuses.
 //!
-//! A key is ignored when it changes nothing that a client or a function of the local stack can see, and refused when it
-//! would and is not imitated. Whatever is in neither list is read, and what cannot be read is an error.
-//! The lists follow the schema of the Serverless Framework (`config-schema.js` and the AWS provider's `provider.js`) and
+//! A key is ignored if it changes nothing that a client or a function can see. It is refused if it would change
+//! something that the stack does not imitate. All other keys are read, and a key that cannot be read is an error. The
+//! lists follow the schema of the Serverless Framework (`config-schema.js` and the AWS provider's `provider.js`) and
 //! [AWS::DynamoDB::Table](https://docs.aws.amazon.com/AWSCloudFormation/latest/TemplateReference/aws-resource-dynamodb-table.html).
 
 use serde_json::{Map, Value};
 
 use super::error::KeyPath;
 
-/// What happens to a key.
+/// The treatment of a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Treatment {
     Read,
-    /// As [`Treatment::Read`], but variables without a value stay as they are: most such values matter to nobody here.
+    /// Like [`Treatment::Read`], but variables without a value stay as they are. Most such values do not matter here.
     ReadLeniently,
     Ignore,
     Refuse,
 }
 
-/// The CloudFormation type whose resources are read; of those that are in no constant here only the logical id counts.
+/// The CloudFormation type of tables. Resources of this type, and of the other types listed here, are read. A resource
+/// of a type that is not listed only contributes its logical id.
 pub(super) const TABLE: &str = "AWS::DynamoDB::Table";
 
-/// Read for the functions that have it as their `role`.
+/// The type of roles. A role is read for the functions that use it.
 pub(super) const ROLE: &str = "AWS::IAM::Role";
 
 /// The framework's logical id of the role of functions without one.
 pub(super) const DEFAULT_ROLE: &str = "IamRoleLambdaExecution";
 
-/// Read for the roles that they are attached to.
+/// The types of policies. A policy is read for the roles that it is attached to.
 pub(super) const POLICIES: [&str; 3] = ["AWS::IAM::ManagedPolicy", "AWS::IAM::Policy", "AWS::IAM::RolePolicy"];
 
-/// A key of clients.
+/// The type of the clients' keys.
 pub(super) const API_KEY: &str = "AWS::ApiGateway::ApiKey";
 
-/// What a key is good for.
+/// The type of usage plans, which say what a key may use.
 pub(super) const USAGE_PLAN: &str = "AWS::ApiGateway::UsagePlan";
 
-/// That a key is good for a plan.
+/// The type that adds a key to a usage plan.
 pub(super) const USAGE_PLAN_KEY: &str = "AWS::ApiGateway::UsagePlanKey";
 
-/// Where a custom domain leads to an API.
+/// The type that maps a path of a custom domain to an API.
 pub(super) const API_MAPPING: &str = "AWS::ApiGatewayV2::ApiMapping";
 
-/// What messages look like.
+/// The type of the models that messages must match.
 pub(super) const MODEL: &str = "AWS::ApiGatewayV2::Model";
 
-/// Read as far as they belong to the WebSocket API.
+/// The types that are read if they belong to the WebSocket API.
 pub(super) const GATEWAY: [&str; 5] = [API_KEY, API_MAPPING, MODEL, USAGE_PLAN, USAGE_PLAN_KEY];
 
 /// The framework's logical ids of the API and its stage.
 pub(super) const API: &str = "WebsocketsApi";
 pub(super) const STAGE: &str = "WebsocketsDeploymentStage";
 
-/// The framework's logical id of a route.
+/// Returns the framework's logical id of a route.
 pub(super) fn route_id(route: &str) -> String {
     let replaced = [("$", "S"), ("/", "Slash"), ("-", "Dash"), ("_", "Underscore"), (".", "Period")];
     let key = replaced.iter().fold(route.to_owned(), |key, (from, to)| key.replace(from, to));
     format!("{key}WebsocketsRoute")
 }
 
-/// The properties that change nothing here of a generated resource whose other properties are read.
+/// Returns the properties to ignore of a generated resource whose other properties are read.
 fn ignored_properties(id: &str) -> Option<&'static [&'static str]> {
     match id {
         API => Some(API_PROPERTIES),
@@ -69,9 +70,9 @@ fn ignored_properties(id: &str) -> Option<&'static [&'static str]> {
     }
 }
 
-/// What happens to `key` of the mapping `siblings`, which stands at `parent` of the resolved document.
+/// Returns the treatment of `key` in the mapping `siblings`, which has the key `parent` in the resolved document.
 ///
-/// An ignored value is not even resolved: it may use variables that only a deployment can know.
+/// An ignored value is not resolved, because it may use variables that only a deployment knows.
 pub(super) fn treatment(parent: &KeyPath, key: &str, siblings: &Map<String, Value>) -> Treatment {
     let kind = siblings.get("Type").and_then(Value::as_str);
     let (ignored, refused): (&[&str], &[&str]) = match parent.keys().as_slice() {
@@ -90,7 +91,7 @@ pub(super) fn treatment(parent: &KeyPath, key: &str, siblings: &Map<String, Valu
         ["resources"] => (TEMPLATE, &["Transform"]),
         ["resources", "extensions"] => match ignored_properties(key) {
             Some(_) => (&[], &[]),
-            // Who may invoke: everybody here.
+            // Permissions to invoke a function do not matter here.
             None if key.ends_with("LambdaPermissionWebsockets") => return Treatment::Ignore,
             None => return Treatment::Refuse,
         },
@@ -186,11 +187,11 @@ const PROVIDER: &[&str] = &[
     "websocketsDescription",
 ];
 
-/// What the role of functions without one of their own is made of.
+/// The keys that define the role of functions without one of their own.
 const PROVIDER_ROLE: &[&str] = &["iam", "iamManagedPolicies", "iamRoleStatements", "role", "rolePermissionsBoundary"];
 
-/// `destinations`, `maximumEventAge`, `maximumRetryAttempts` and `onError` are about asynchronous invocations, of which
-/// there are none here.
+/// Ignored keys. `destinations`, `maximumEventAge`, `maximumRetryAttempts` and `onError` are about asynchronous
+/// invocations, which do not happen here.
 const FUNCTION: &[&str] = &[
     "architecture",
     "awsKmsKeyArn",
@@ -252,7 +253,7 @@ const RESOURCE: &[&str] =
 const API_PROPERTIES: &[&str] =
     &["Description", "DisableSchemaValidation", "FailOnWarnings", "IpAddressType", "Name", "Tags", "Version"];
 
-/// Throttling and access logs: a local stack has a rate for all routes, and a log in the terminal.
+/// Ignored properties. For throttling the local stack has a rate for all routes, and for access logs the terminal.
 const STAGE_PROPERTIES: &[&str] = &[
     "AccessLogSettings",
     "AccessPolicyId",

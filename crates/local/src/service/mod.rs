@@ -1,8 +1,8 @@
-//! What a serverless.yml says, as far as a local stack needs it.
+//! Reads a serverless.yml, as far as a local stack needs it.
 //!
-//! Reading goes in three steps: files are included and variables resolved (`variables.rs`), keys without a meaning on a
-//! laptop are dropped and unsupported ones refused on the way (`keys.rs`), and what is left is read strictly: an unknown
-//! key is an error that names its file.
+//! Reading has three steps. Files are included and variables resolved (`variables.rs`). On the way, keys without a
+//! meaning on a laptop are dropped and unsupported keys refused (`keys.rs`). The rest is read strictly: an unknown key
+//! is an error that names its file.
 
 mod cloudformation;
 mod error;
@@ -32,55 +32,56 @@ use crate::gateway::{Authorizer, Definition, Paths};
 use crate::iam::{ACCOUNT_ID, Role};
 use crate::stream::Filter;
 
-/// The id of the local WebSocket API, in the form of API Gateway's own.
+/// The id of the local WebSocket API, in the form of API Gateway's ids.
 pub const API_ID: &str = "local0ws01";
 
-/// The framework's default.
+/// The framework's default for the stage.
 const DEFAULT_STAGE: &str = "dev";
 
-/// The framework's default.
+/// The framework's default for the region.
 const DEFAULT_REGION: &str = "us-east-1";
 
-/// The framework's default.
+/// The framework's default for the route selection expression.
 const DEFAULT_ROUTE_SELECTION_EXPRESSION: &str = "$request.body.action";
 
-/// The framework's default.
+/// The framework's default for the identity source of an authorizer.
 const DEFAULT_IDENTITY_SOURCE: &str = "route.request.header.Auth";
 
-/// What an identity source of a WebSocket API begins with, and a name follows
+/// The prefixes of an identity source of a WebSocket API. A name follows each
 /// ([CreateAuthorizer](https://docs.aws.amazon.com/apigatewayv2/latest/api-reference/apis-apiid-authorizers.html)).
 const IDENTITY_SOURCES: [&str; 4] =
     ["route.request.header.", "route.request.querystring.", "context.", "stageVariables."];
 
-/// The framework's default, in MB.
+/// The framework's default for memory, in MB.
 const DEFAULT_MEMORY_SIZE: i32 = 1024;
 
-/// The framework's default, in seconds.
+/// The framework's default for the time-out, in seconds.
 const DEFAULT_TIMEOUT: i32 = 6;
 
-/// The framework's default; Lambda's own is 100.
+/// The framework's default for the batch size. Lambda's own is 100.
 const DEFAULT_BATCH_SIZE: i32 = 10;
 
-/// Of [a stage's name](https://docs.aws.amazon.com/apigatewayv2/latest/api-reference/apis-apiid-stages.html).
+/// The most characters of [a stage's
+/// name](https://docs.aws.amazon.com/apigatewayv2/latest/api-reference/apis-apiid-stages.html).
 const MAX_STAGE_LENGTH: usize = 128;
 
-/// Of [a function's name](https://docs.aws.amazon.com/lambda/latest/api/API_CreateFunction.html).
+/// The most characters of [a function's name](https://docs.aws.amazon.com/lambda/latest/api/API_CreateFunction.html).
 const MAX_FUNCTION_NAME_LENGTH: usize = 64;
 
-/// The least `maximumRecordAgeInSeconds`, but for -1.
+/// The least `maximumRecordAgeInSeconds`, except -1.
 const MIN_RECORD_AGE_S: i32 = 60;
 
-/// Of one mapping, from "Control which events Lambda sends to your function".
+/// The quota of filter patterns of one mapping, from "Control which events Lambda sends to your function".
 const MAX_FILTER_PATTERNS: usize = 5;
 
-/// What the files alone do not say.
+/// The settings that the files do not have.
 #[derive(Debug, Clone, Default)]
-pub struct Options {
+pub struct Settings {
     /// The `--stage` flag: `${opt:stage}`.
     pub stage: Option<String>,
     /// The process environment: `${env:NAME}`.
     pub environment: BTreeMap<String, String>,
-    /// The `--no-iam` flag: roles are not even read.
+    /// The `--no-iam` flag: roles are not read.
     pub no_iam: bool,
 }
 
@@ -91,11 +92,11 @@ pub struct Service {
     pub name: String,
     /// `provider.region`, else `us-east-1`.
     pub region: String,
-    /// By function key.
+    /// The functions by their keys.
     pub functions: BTreeMap<String, Function>,
     /// The WebSocket API. Its functions are those of this service.
     pub api: Definition,
-    /// By template, in each by logical id.
+    /// The tables in the order of the templates, and in each of their logical ids.
     pub tables: Vec<Table>,
 }
 
@@ -106,17 +107,17 @@ pub struct Function {
     pub name: String,
     /// The name of its binary.
     pub handler: String,
-    /// Its `role`, else the provider's, when that is an `AWS::IAM::Role` of the resources or made of statements and managed
-    /// policies; without one it may do everything.
+    /// Its `role`, else the provider's, if that is an `AWS::IAM::Role` of the resources or made of statements and
+    /// managed policies. A function without a role may do everything.
     pub role: Option<Arc<Role>>,
     /// `memorySize`, else the provider's, else 1024 (the framework's default).
     pub memory_size_mb: u32,
     /// `timeout`, else the provider's, else 6 s (the framework's default).
     pub timeout: Duration,
-    /// `reservedConcurrency`: simultaneous events, others are throttled. Without it the function shares what is left of
-    /// the account's.
+    /// `reservedConcurrency`: the most simultaneous events; others are throttled. Without it the function shares the
+    /// rest of the account's concurrency.
     pub reserved_concurrency: Option<usize>,
-    /// The provider's environment overlaid with the function's own.
+    /// The provider's environment, overridden by the function's own.
     pub environment: BTreeMap<String, String>,
     /// `logs.logFormat`, else plain text. A function's `logs` replace all of the provider's.
     pub log_format: LogFormat,
@@ -126,10 +127,10 @@ pub struct Function {
     pub streams: Vec<StreamMapping>,
 }
 
-/// [How Lambda formats a function's logs](https://docs.aws.amazon.com/lambda/latest/dg/monitoring-cloudwatchlogs-logformat.html).
+/// [The format of a function's logs](https://docs.aws.amazon.com/lambda/latest/dg/monitoring-cloudwatchlogs-logformat.html).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 pub enum LogFormat {
-    /// One JSON object a line.
+    /// Lines of one JSON object each.
     #[serde(rename = "JSON")]
     Json,
     /// Lines as the function writes them.
@@ -144,13 +145,13 @@ pub struct StreamMapping {
     pub table: String,
     /// The most records that one invocation gets: `batchSize`, else 10 (the framework's default).
     pub batch_size: u32,
-    /// How long to wait for a batch to fill: `batchWindow`, else not at all.
+    /// The time to wait for a full batch: `batchWindow`, else none.
     pub batch_window: Duration,
     /// `startingPosition`, else the trim horizon (the framework's default).
     pub starting_position: StartingPosition,
-    /// `maximumRetryAttempts`; none when retries go on until the record is too old.
+    /// `maximumRetryAttempts`. Without it retries go on until the record is too old.
     pub maximum_retry_attempts: Option<u32>,
-    /// `maximumRecordAgeInSeconds`; none when records are discarded only by the stream itself.
+    /// `maximumRecordAgeInSeconds`. Without it only the stream itself discards records.
     pub maximum_record_age: Option<Duration>,
     /// `bisectBatchOnFunctionError`: a failed batch is halved before it is tried again.
     pub bisect_batch_on_function_error: bool,
@@ -158,22 +159,22 @@ pub struct StreamMapping {
     pub parallelization_factor: u32,
     /// `functionResponseType: ReportBatchItemFailures`: the response says which records failed.
     pub report_batch_item_failures: bool,
-    /// The ARN of `destinations.onFailure`, to be shown; there is no queue or topic behind it.
+    /// The ARN of `destinations.onFailure`, which is only shown. There is no such queue or topic.
     pub on_failure: Option<String>,
-    /// `filterPatterns`: the records that the function gets, else all.
+    /// `filterPatterns`, which select the records that the function gets. Without it the function gets all.
     pub filter: Filter,
     /// `enabled`, else true.
     pub enabled: bool,
 }
 
-/// Where in a stream a new mapping begins.
+/// The place in a stream at which a new mapping begins.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum StartingPosition {
-    /// At the oldest record.
+    /// The oldest record.
     #[default]
     TrimHorizon,
-    /// At records written from now on.
+    /// The first record that is written after the start.
     Latest,
 }
 
@@ -184,7 +185,7 @@ pub struct Table {
     pub logical_id: String,
     /// The body of a DynamoDB `CreateTable` call.
     pub create_table: Value,
-    /// The attribute named by `TimeToLiveSpecification`, when that is enabled.
+    /// The attribute that `TimeToLiveSpecification` names, if that is enabled.
     pub ttl_attribute: Option<String>,
 }
 
@@ -194,13 +195,13 @@ impl Service {
     /// # Errors
     ///
     /// When a file is missing or not YAML, or a key is unknown, not supported, or has a value that it cannot have.
-    pub fn load(path: &Path, options: &Options) -> Result<Self, ServiceError> {
+    pub fn load(path: &Path, settings: &Settings) -> Result<Self, ServiceError> {
         let folder = path.parent().unwrap_or(Path::new(""));
-        Self::read(path, options).map_err(|error| error.with_line(folder))
+        Self::read(path, settings).map_err(|error| error.with_line(folder))
     }
 
-    fn read(path: &Path, options: &Options) -> Result<Self, ServiceError> {
-        let document = Document::load(path, options)?;
+    fn read(path: &Path, settings: &Settings) -> Result<Self, ServiceError> {
+        let document = Document::load(path, settings)?;
         let top = KeyPath::default();
         let root: schema::Root = document.parse(&document.value, &top)?;
         let provider = &root.provider;
@@ -209,7 +210,7 @@ impl Service {
             let reason = format!("`{}` is not a letter followed by letters, digits and `-`", root.service);
             return Err(document.error(Problem::new(&top.key("service"), reason)));
         }
-        let stage = options.stage.as_ref().or(provider.stage.as_ref()).map_or(DEFAULT_STAGE, String::as_str);
+        let stage = settings.stage.as_ref().or(provider.stage.as_ref()).map_or(DEFAULT_STAGE, String::as_str);
         if stage.len() > MAX_STAGE_LENGTH || !is_word(stage) {
             let reason = format!("the stage `{stage}` is not 1 to {MAX_STAGE_LENGTH} letters, digits, `-` and `_`");
             return Err(document.error(Problem::new(&top.key("provider").key("stage"), reason)));
@@ -236,7 +237,8 @@ impl Service {
         };
         let (stack, tables) = Stack::load(&document, &root.resources, &stack_names)?;
 
-        let has_default_role = !options.no_iam && definitions.values().any(|(definition, _)| definition.role.is_null());
+        let has_default_role =
+            !settings.no_iam && definitions.values().any(|(definition, _)| definition.role.is_null());
         let default_role = if has_default_role { stack.default_role(&document, provider)? } else { None }.map(Arc::new);
         let mut functions = BTreeMap::new();
         let mut routes = BTreeMap::new();
@@ -246,7 +248,7 @@ impl Service {
             let name = names[key].clone();
             let mut function =
                 function(name, definition, at, provider, &stack).map_err(|problem| document.error(problem))?;
-            if !options.no_iam {
+            if !settings.no_iam {
                 function.role = match &definition.role {
                     Value::Null => default_role.clone(),
                     role => stack.role(&document, role, &at.key("role"))?.map(Arc::new),
@@ -290,8 +292,8 @@ impl Service {
         Ok(Self { name: root.service, region: region.to_owned(), functions, api, tables })
     }
 
-    /// What there is more of than an account may have that has not asked AWS for more, one sentence each. Authorizers
-    /// never are: only `$connect` has one, and the quota is ten.
+    /// Returns a sentence for each count that exceeds AWS's default quota. Authorizers cannot: only `$connect` has one,
+    /// and the quota is ten.
     #[must_use]
     pub fn beyond_quotas(&self, limits: &Limits) -> Vec<String> {
         let integrations: BTreeSet<_> = self.api.routes.values().collect();
@@ -309,12 +311,12 @@ impl Service {
         beyond.retain(|(_, count, quota)| count > quota);
         beyond
             .into_iter()
-            .map(|(what, count, quota)| format!("{count} {what}: AWS allows {quota} unless it is asked for more"))
+            .map(|(what, count, quota)| format!("{count} {what}: AWS allows {quota}, and more on request"))
             .collect()
     }
 }
 
-/// By function key, with the place of the definition.
+/// Definitions by function key, each with its place.
 type Definitions = BTreeMap<String, (schema::Function, KeyPath)>;
 
 /// Reads `functions`: a mapping, or a list of mappings.
@@ -449,7 +451,7 @@ fn add_routes(
     Ok(())
 }
 
-/// The authorizer of the `$connect` event, if `definition` has that and it has one.
+/// Returns the authorizer of the `$connect` event, if `definition` has such an event and the event has an authorizer.
 fn find_authorizer(
     definition: &schema::Function,
     at: &KeyPath,
@@ -489,12 +491,12 @@ fn find_authorizer(
     Ok(found)
 }
 
-/// A count of seconds that is known not to be negative.
+/// Converts a number of seconds that is known not to be negative.
 fn seconds(count: i32) -> Duration {
     Duration::from_secs(count.unsigned_abs().into())
 }
 
-/// The framework's pattern: a letter, then letters, digits and `-`, at least two characters in all.
+/// Tests the framework's pattern: a letter, then letters, digits and `-`, at least two characters in all.
 fn is_service_name(name: &str) -> bool {
     let rest = name.strip_prefix(|first: char| first.is_ascii_alphabetic());
     rest.is_some_and(|rest| !rest.is_empty() && is_word(rest) && !rest.contains('_'))
@@ -504,7 +506,7 @@ fn is_environment_key(key: &str) -> bool {
     !key.starts_with(|first: char| first.is_ascii_digit()) && is_word(key) && !key.contains('-')
 }
 
-/// Letters, digits, `-` and `_`, at least one.
+/// Tests for letters, digits, `-` and `_`, at least one character.
 fn is_word(text: &str) -> bool {
     !text.is_empty() && text.chars().all(|character| character.is_ascii_alphanumeric() || "-_".contains(character))
 }

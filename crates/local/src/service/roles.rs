@@ -1,9 +1,9 @@
 //! [AWS::IAM::Role](https://docs.aws.amazon.com/AWSCloudFormation/latest/TemplateReference/aws-resource-iam-role.html) and
 //! the policies that are attached to it, in the templates or by `ManagedPolicyArns`.
 //!
-//! Functions without a role of their own have the provider's, or the one that the framework makes from what the provider
-//! says. Only roles that a function uses are read. What such a role says and is not imitated is an error: a permission that was
-//! not understood would be missing, or be one too many.
+//! Functions without a role of their own have the provider's, or the role that the framework makes from the provider's
+//! keys. Only roles that a function uses are read. If such a role has a part that is not imitated, that is an error:
+//! otherwise the function would have too few permissions, or too many.
 
 use serde_json::Value;
 
@@ -14,21 +14,21 @@ use super::schema::{Provider, ProviderRole};
 use super::variables::Document;
 use crate::iam::{Effect, Patterns, Role, Statement};
 
-/// What AWS's own policies allow that a call to the local stack can need.
+/// AWS's own policies, each with those of its actions that a call to the local stack can need.
 const AWS_POLICIES: [(&str, &[&str]); 8] = [
     ("AWSLambdaBasicExecutionRole", &[]),
     ("AWSLambdaVPCAccessExecutionRole", &[]),
     ("AWSXRayDaemonWriteAccess", &[]),
     ("AWSXrayWriteOnlyAccess", &[]),
     ("CloudWatchLambdaInsightsExecutionRolePolicy", &[]),
-    // Reading streams is Lambda's own affair here.
+    // Here the stack itself reads streams, and needs no permission for that.
     ("AWSLambdaDynamoDBExecutionRole", &[]),
     ("AmazonDynamoDBFullAccess", &["dynamodb:*"]),
     ("AmazonAPIGatewayInvokeFullAccess", &["execute-api:Invoke", "execute-api:ManageConnections"]),
 ];
 
 impl Stack {
-    /// The role that a function's `role` refers to. None when that is not a role of the templates.
+    /// Reads the role that a function's `role` refers to. Returns `None` if that is not a role of the templates.
     pub(super) fn role(&self, document: &Document, role: &Value, at: &KeyPath) -> Result<Option<Role>, ServiceError> {
         let id = match (role, role["Fn::GetAtt"].as_array().map(Vec::as_slice)) {
             (Value::String(id), _) => id,
@@ -59,14 +59,14 @@ impl Stack {
         Ok(Some(Role { name: role_name, statements }))
     }
 
-    /// The role of functions without one of their own, as the framework makes it from the provider's keys. None when these
-    /// say nothing of permissions, or a template changes that role.
+    /// Makes the role of functions without one of their own, as the framework makes it from the provider's keys.
+    /// Returns `None` if these have no permissions, or if a template changes that role.
     pub(super) fn default_role(&self, document: &Document, provider: &Provider) -> Result<Option<Role>, ServiceError> {
         let name = |problem| document.error(problem);
         let at = KeyPath::default().key("provider");
         let iam_role = provider.iam.as_ref().map_or(&Value::Null, |iam| &iam.role);
         let iam_at = at.key("iam").key("role");
-        // As the framework tells them apart.
+        // The framework tells the two forms apart in this way.
         if iam_role.is_string() || iam_role.as_object().is_some_and(|keys| keys.keys().any(|key| key.contains("::"))) {
             return self.role(document, iam_role, &iam_at);
         }
@@ -99,7 +99,7 @@ impl Stack {
             Some(role_name) => self.text(role_name, &iam_at.key("name")).map_err(name)?,
             None => default_name.to_owned(),
         };
-        // The framework's own.
+        // The framework adds this statement.
         let mut statements = vec![Statement {
             effect: Effect::Allow,
             actions: Patterns::Of(vec!["execute-api:ManageConnections".to_owned()]),
@@ -111,7 +111,7 @@ impl Stack {
         Ok(Some(Role { name: role_name, statements }))
     }
 
-    /// What is allowed by the managed policies of a list, and by those that name the role.
+    /// Returns the statements of a list of managed policies, and those of the policies that name the role.
     fn attached(
         &self,
         document: &Document,
@@ -144,13 +144,14 @@ impl Stack {
         Ok(statements)
     }
 
-    /// The elements of a list of which some may be `AWS::NoValue`, or of the one value in its place.
+    /// Evaluates a list and returns its elements, without those that are `AWS::NoValue`. A single value counts as a
+    /// list.
     fn list(&self, value: &Value, at: &KeyPath) -> Result<Vec<(Value, KeyPath)>, Problem> {
         let value = if value.is_null() { Value::Array(Vec::new()) } else { self.evaluate(value, at)? };
         Ok(parts(&value, at).into_iter().map(|(part, at)| (part.clone(), at)).collect())
     }
 
-    /// The document of a managed policy of the templates.
+    /// Returns the document of a managed policy of the templates.
     fn managed(&self, arn: &str) -> Option<(&Value, KeyPath)> {
         self.definitions.iter().find_map(|(id, (properties, at))| {
             let (resource, name) = self.resource(id, at).ok()?;
@@ -164,7 +165,7 @@ impl Stack {
         self.statements_of(document, &policy["Statement"], &at.key("Statement"))
     }
 
-    /// One statement, or a list of them, whose intrinsic functions are evaluated.
+    /// Reads one statement, or a list of statements. Their intrinsic functions are evaluated already.
     fn statements_of(
         &self,
         document: &Document,
@@ -198,5 +199,8 @@ fn aws_policy(arn: &str) -> Option<Option<Statement>> {
 }
 
 fn unknown(at: &KeyPath) -> Problem {
-    Problem::new(at, "the local stack does not understand this of a role; `--no-iam` lets every function do everything")
+    Problem::new(
+        at,
+        "the local stack does not understand this part of a role; `--no-iam` lets every function do everything",
+    )
 }

@@ -1,5 +1,5 @@
-//! The keys of a serverless.yml that the local stack reads. Any other key is an error; see `keys.rs` for those that are
-//! dropped before.
+//! The keys of a serverless.yml that the local stack reads. Any other key is an error; `keys.rs` has dropped the
+//! ignored keys before.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -17,10 +17,10 @@ use crate::stream::Filter;
 pub(super) struct Root {
     pub(super) service: String,
     pub(super) provider: Provider,
-    /// A mapping of functions, or a list of such.
+    /// A mapping of functions, or a list of such mappings.
     #[serde(default)]
     pub(super) functions: Value,
-    /// A CloudFormation template, or a list of such.
+    /// A CloudFormation template, or a list of templates.
     #[serde(default)]
     pub(super) resources: Value,
 }
@@ -41,10 +41,10 @@ pub(super) struct Provider {
     #[serde(default)]
     pub(super) logs: ProviderLogs,
     pub(super) iam: Option<Iam>,
-    /// As [`Iam::role`] when that is a role of the resources, and in older services.
+    /// The role, in older services. It has the meaning of [`Iam::role`] when that is a role of the resources.
     #[serde(default)]
     pub(super) role: Value,
-    /// As in [`ProviderRole`], in older services, as are the next two.
+    /// The statements of [`ProviderRole`], in older services. The next two fields are like it.
     #[serde(default)]
     pub(super) iam_role_statements: Value,
     #[serde(default)]
@@ -63,7 +63,7 @@ pub(super) struct Iam {
     _deployment_role: Option<IgnoredAny>,
 }
 
-/// What is added to the role that the framework makes.
+/// The parts that a service adds to the role that the framework makes.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct ProviderRole {
@@ -164,7 +164,7 @@ pub(super) struct Websocket {
 }
 
 impl Websocket {
-    /// Whether the sender of a message gets the body of its result.
+    /// Tells whether the sender of a message gets the body of its result.
     pub(super) fn is_two_way(&self) -> bool {
         self.route_response.is_some()
     }
@@ -352,7 +352,7 @@ impl<'de> Deserialize<'de> for Destination {
     }
 }
 
-/// A whole number from `MIN` to `MAX`, or a text that is one, as variables of the environment are.
+/// A whole number from `MIN` to `MAX`. It may be a text, because variables of the environment are texts.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Within<const MIN: i32, const MAX: i32>(i32);
 

@@ -1,29 +1,29 @@
-//! A service's files in, a [`Service`] or an error text out.
+//! Each test writes a service's files and checks the [`Service`] or the text of the error.
 
 use super::*;
 use crate::gateway::KeySource;
 use crate::iam::Patterns;
 use serde_json::json;
 
-fn load_with(files: &[(&str, &str)], options: &Options) -> Result<Service, ServiceError> {
+fn load_with(files: &[(&str, &str)], settings: &Settings) -> Result<Service, ServiceError> {
     let folder = tempfile::tempdir().unwrap();
     for (name, text) in files {
         let path = folder.path().join(name);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(path, text).unwrap();
     }
-    Service::load(&folder.path().join("serverless.yml"), options)
+    Service::load(&folder.path().join("serverless.yml"), settings)
 }
 
 fn load(files: &[(&str, &str)]) -> Service {
-    load_with(files, &Options::default()).unwrap()
+    load_with(files, &Settings::default()).unwrap()
 }
 
 fn error(files: &[(&str, &str)]) -> String {
-    without_line(load_with(files, &Options::default()).unwrap_err())
+    without_line(load_with(files, &Settings::default()).unwrap_err())
 }
 
-/// The text of an error as it is when nobody knows the line of its key: one test of its own is about lines.
+/// Returns the text of an error without the line of its key. Another test is about lines.
 fn without_line(mut error: ServiceError) -> String {
     if let ServiceError::Invalid { location, .. } = &mut error {
         location.line = None;
@@ -31,7 +31,7 @@ fn without_line(mut error: ServiceError) -> String {
     error.to_string()
 }
 
-/// A service with the given lines below the function's environment, and others at the top level.
+/// Makes a service with the given lines below the function's environment, and others at the top level.
 fn service_with(environment: &str, top_level: &str) -> String {
     format!(
         "service: chat
@@ -48,19 +48,19 @@ functions:
     )
 }
 
-/// The value of an environment variable that is given as YAML, with more at the top level.
-fn value_of(value: &str, top_level: &str, options: &Options) -> Result<String, ServiceError> {
+/// Returns the value of an environment variable whose definition is YAML, with more lines at the top level.
+fn value_of(value: &str, top_level: &str, settings: &Settings) -> Result<String, ServiceError> {
     let text = service_with(&format!("      X: {value}"), top_level);
-    let service = load_with(&[("serverless.yml", &text)], options)?;
+    let service = load_with(&[("serverless.yml", &text)], settings)?;
     Ok(service.functions["connect"].environment["X"].clone())
 }
 
 fn value(value: &str, top_level: &str) -> String {
-    value_of(value, top_level, &Options::default()).unwrap()
+    value_of(value, top_level, &Settings::default()).unwrap()
 }
 
 fn value_error(value: &str, top_level: &str) -> String {
-    without_line(value_of(value, top_level, &Options::default()).unwrap_err())
+    without_line(value_of(value, top_level, &Settings::default()).unwrap_err())
 }
 
 /// Tables with and without a stream, and a queue.
@@ -320,25 +320,25 @@ fn variables_take_their_values_from_each_source() {
         ("${It's} ${AWS::Region} ${sls:stage}", "${It's} ${AWS::Region} dev"),
     ] {
         let main = service_with(&format!("      X: '{}'", expression.replace('\'', "''")), custom);
-        let options = Options {
+        let settings = Settings {
             environment: BTreeMap::from([("NAME".to_owned(), "from the environment".to_owned())]),
-            ..Options::default()
+            ..Settings::default()
         };
         let files = [("serverless.yml", main.as_str()), ("values.yml", "{list: [one, two], stage: '${sls:stage}'}")];
-        let service = load_with(&files, &options).unwrap();
+        let service = load_with(&files, &settings).unwrap();
         assert_eq!(service.functions["connect"].environment["X"], expected, "{expression}");
     }
 }
 
 #[test]
 fn the_stage_flag_wins() {
-    let options = Options { stage: Some("prod".to_owned()), ..Options::default() };
-    assert_eq!(value_of("${sls:stage}-${opt:stage}", "", &options).unwrap(), "prod-prod");
-    assert_eq!(value_of("!Ref AWS::StackName", "", &options).unwrap(), "chat-prod");
+    let settings = Settings { stage: Some("prod".to_owned()), ..Settings::default() };
+    assert_eq!(value_of("${sls:stage}-${opt:stage}", "", &settings).unwrap(), "prod-prod");
+    assert_eq!(value_of("!Ref AWS::StackName", "", &settings).unwrap(), "chat-prod");
 }
 
 #[test]
-fn a_parameter_is_the_stages_own_however_the_stage_is_named() {
+fn a_parameter_of_the_stage_wins_in_each_form() {
     let parameters = "params: {default: {mode: closed, size: 5}, dev: {mode: open}}";
     for (provider, flag, expected) in [
         ("", None, "open 5"),
@@ -350,8 +350,8 @@ fn a_parameter_is_the_stages_own_however_the_stage_is_named() {
     ] {
         let main = service_with("      X: ${param:mode} ${param:size}", parameters);
         let main = main.replace("provider:\n  name: aws\n", &format!("provider: {{name: aws{provider}}}\n"));
-        let options = Options { stage: flag.map(str::to_owned), ..Options::default() };
-        let service = load_with(&[("serverless.yml", &main)], &options).unwrap();
+        let settings = Settings { stage: flag.map(str::to_owned), ..Settings::default() };
+        let service = load_with(&[("serverless.yml", &main)], &settings).unwrap();
         assert_eq!(service.functions["connect"].environment["X"], expected, "{provider} {flag:?}");
     }
 }
@@ -397,7 +397,7 @@ fn intrinsic_functions_that_have_no_value_here_are_refused() {
         ("!GetAtt Failed.Colour", "Fn::GetAtt: the local stack does not know `Failed.Colour`"),
         ("!ImportValue other", "Fn::ImportValue: not supported by the local stack"),
         ("!Join ['', [!If [A, b, c]]]", "Fn::Join[1][0].Fn::If: the stack has no condition `A`"),
-        ("!Join a", "Fn::Join: an argument of another form"),
+        ("!Join a", "Fn::Join: the argument has the wrong form"),
     ] {
         let expected = format!("serverless.yml: functions.connect.environment.X.{expected}");
         assert_eq!(value_error(expression, RESOURCES), expected, "{expression}");
@@ -441,7 +441,7 @@ fn cycles_are_found() {
     assert_eq!(value_error("${self:custom.a}", custom), expected);
     assert_eq!(
         value_error("${self:custom.c}", custom),
-        "serverless.yml: custom.c: a variable includes what it is part of"
+        "serverless.yml: custom.c: a variable includes the mapping or list that it is part of"
     );
     let main = service_with("      X: x", "resources: '${file(a.yml)}'");
     let files =
@@ -635,14 +635,14 @@ resources: ${file(infra/tables.yml)}
     let tables = RESOURCES.trim_start().trim_start_matches("resources:");
     let text = |main: &str, tables: &str| {
         let files = [("serverless.yml", main), ("infra/tables.yml", tables)];
-        load_with(&files, &Options::default()).unwrap_err().to_string()
+        load_with(&files, &Settings::default()).unwrap_err().to_string()
     };
     let pattern = "functions.connect.events[1].stream.filterPatterns[1].dynamodb.NewImage.id.S[1]";
     assert!(text(main, tables).starts_with(&format!("serverless.yml:19: {pattern}: unknown variant `like`")));
     let good = main.replace("                      - like: p\n", "");
     let unknown = tables.replace("TableName", "Name");
     assert!(text(&good, &unknown).starts_with("infra/tables.yml:6: Resources.Events.Properties.Name: unknown field"));
-    // A key that is missing has the line of its mapping.
+    // A missing key has the line of its mapping.
     let missing = good.replace("          type: dynamodb\n", "");
     let expected = "serverless.yml:9: functions.connect.events[1].stream: missing field `type`";
     assert_eq!(text(&missing, tables), expected);
@@ -659,7 +659,7 @@ fn a_function_has_one_mapping_of_a_stream_as_on_aws() {
 }
 
 #[test]
-fn more_than_five_filter_patterns_are_warned_of() {
+fn more_than_five_filter_patterns_cause_a_warning() {
     let with = |count: usize| {
         let patterns = vec!["{eventName: [INSERT]}"; count].join(", ");
         let stream = format!("stream: {{type: dynamodb, arn: !GetAtt Events.StreamArn, filterPatterns: [{patterns}]}}");
@@ -668,7 +668,7 @@ fn more_than_five_filter_patterns_are_warned_of() {
         load(&[("serverless.yml", &text)]).beyond_quotas(&crate::gateway::Settings::default().limits)
     };
     assert!(with(5).is_empty());
-    assert_eq!(with(6), ["6 filter patterns of connect/Events: AWS allows 5 unless it is asked for more"]);
+    assert_eq!(with(6), ["6 filter patterns of connect/Events: AWS allows 5, and more on request"]);
 }
 
 #[test]
@@ -710,7 +710,7 @@ fn a_missing_or_empty_serverless_yml_is_named() {
     assert_eq!(error(&[("serverless.yml", "service: chat\n")]), "serverless.yml: missing field `provider`");
 }
 
-/// The authorizer of a service whose `$connect` event says this, beside the functions `auth` and `connect`.
+/// Returns the authorizer of a service with this `$connect` event and the functions `auth` and `connect`.
 fn authorizer(value: &str) -> Result<Authorizer, ServiceError> {
     let text = format!(
         "service: chat
@@ -725,7 +725,7 @@ functions:
           authorizer: {value}
 "
     );
-    load_with(&[("serverless.yml", &text)], &Options::default()).map(|service| service.api.authorizer.unwrap())
+    load_with(&[("serverless.yml", &text)], &Settings::default()).map(|service| service.api.authorizer.unwrap())
 }
 
 #[test]
@@ -766,7 +766,7 @@ fn an_authorizer_that_cannot_run_here_is_refused() {
     }
 }
 
-/// A service with one function of the role `Role`, whose properties are given in YAML flow style, and other resources.
+/// Makes a service with other resources and one function. Its role `Role` has these properties, in YAML flow style.
 fn with_role(properties: &str, others: &str) -> Vec<(&'static str, String)> {
     let main = "
 service: chat
@@ -793,21 +793,21 @@ Resources:
     vec![("serverless.yml", main.to_owned()), ("roles.yml", roles)]
 }
 
-fn role_of(properties: &str, others: &str, options: &Options) -> Result<Option<Role>, ServiceError> {
+fn role_of(properties: &str, others: &str, settings: &Settings) -> Result<Option<Role>, ServiceError> {
     let files = with_role(properties, others);
     let files: Vec<_> = files.iter().map(|(name, text)| (*name, text.as_str())).collect();
-    let service = load_with(&files, options)?;
+    let service = load_with(&files, settings)?;
     assert_eq!(service.functions["other"].role, None);
     Ok(service.functions["connect"].role.as_deref().cloned())
 }
 
-/// The actions and resources of the statements.
+/// Returns the actions and resources of the statements.
 fn allowed(properties: &str, others: &str) -> Vec<String> {
-    let role = role_of(properties, others, &Options::default()).unwrap().unwrap();
+    let role = role_of(properties, others, &Settings::default()).unwrap().unwrap();
     role.statements.iter().map(|it| format!("{:?} {:?} {:?}", it.effect, it.actions, it.resources)).collect()
 }
 
-/// A policy with these statements.
+/// Makes a policy with these statements.
 fn policies(statements: &str) -> String {
     format!("{{Policies: [{{PolicyName: p, PolicyDocument: {{Version: '2012-10-17', Statement: {statements}}}}}]}}")
 }
@@ -825,8 +825,8 @@ fn a_functions_role_is_read_with_its_intrinsic_functions() {
         r#"Allow Of(["xray:*"]) Of(["*"])"#,
     ];
     assert_eq!(allowed(&policies(statements), ""), expected);
-    let options = Options { stage: Some("prod".to_owned()), ..Options::default() };
-    let role = role_of(&policies(statements), "", &options).unwrap().unwrap();
+    let settings = Settings { stage: Some("prod".to_owned()), ..Settings::default() };
+    let role = role_of(&policies(statements), "", &settings).unwrap().unwrap();
     let last = role.statements.last().unwrap();
     assert_eq!((role.name.as_str(), &last.actions), ("chat-prod-Role", &Patterns::Of(vec!["never:*".to_owned()])));
 }
@@ -848,8 +848,8 @@ fn policies_that_are_attached_to_a_role_are_its_own() {
     assert_eq!(allowed(properties, &others), [b, r#"Allow Of(["dynamodb:*"]) Of(["*"])"#, b, b]);
 }
 
-/// The service of [`with_role`] with more of the provider.
-fn with_provider(provider: &str, options: &Options) -> Result<Service, ServiceError> {
+/// Makes the service of [`with_role`] with further keys of the provider.
+fn with_provider(provider: &str, settings: &Settings) -> Result<Service, ServiceError> {
     let statement = "{Statement: {Effect: Allow, Action: 'attached:*', Resource: '*'}}";
     let others = format!(
         "  Attached:
@@ -860,13 +860,13 @@ fn with_provider(provider: &str, options: &Options) -> Result<Service, ServiceEr
     let mut files = with_role(&policies("[{Effect: Allow, Action: 'own:*', Resource: '*'}]"), &others);
     files[0].1 = files[0].1.replace("provider: {name: aws}", &format!("provider: {{name: aws, {provider}}}"));
     let files: Vec<_> = files.iter().map(|(name, text)| (*name, text.as_str())).collect();
-    load_with(&files, options)
+    load_with(&files, settings)
 }
 
 #[test]
 fn functions_without_a_role_have_the_providers() {
     let actions = |provider: &str, function: &str| {
-        let service = with_provider(provider, &Options::default()).unwrap();
+        let service = with_provider(provider, &Settings::default()).unwrap();
         let role = service.functions[function].role.clone()?;
         let actions = role.statements.iter().map(|it| format!("{:?}", it.actions)).collect::<Vec<_>>().join(" ");
         Some(format!("{}: {actions}", role.name))
@@ -901,7 +901,7 @@ fn functions_without_a_role_have_the_providers() {
 }
 
 #[test]
-fn what_is_not_understood_in_the_providers_role_is_named() {
+fn unknown_parts_of_the_providers_role_are_named() {
     let at = "serverless.yml: provider";
     for (provider, expected) in [
         (
@@ -916,20 +916,20 @@ fn what_is_not_understood_in_the_providers_role_is_named() {
         ("iamManagedPolicies: ['arn:aws:iam::aws:policy/X']", "iamManagedPolicies[0]: the local stack does not"),
         ("iam: {roles: x}", "iam.roles: unknown field `roles`"),
     ] {
-        let error = without_line(with_provider(provider, &Options::default()).unwrap_err());
+        let error = without_line(with_provider(provider, &Settings::default()).unwrap_err());
         assert!(error.starts_with(&format!("{at}.{expected}")), "{provider}: {error}");
     }
-    let no_iam = Options { no_iam: true, ..Options::default() };
+    let no_iam = Settings { no_iam: true, ..Settings::default() };
     let boundary = "iam: {role: {statements: [], permissionsBoundary: x}}";
     assert_eq!(with_provider(boundary, &no_iam).unwrap().functions["other"].role, None);
 }
 
 #[test]
-fn what_is_not_understood_in_a_used_role_is_named() {
+fn unknown_parts_of_a_used_role_are_named() {
     let at = "roles.yml: Resources.Role.Properties";
     let statement = "Policies[0].PolicyDocument.Statement[0]";
     let not_understood =
-        "the local stack does not understand this of a role; `--no-iam` lets every function do everything";
+        "the local stack does not understand this part of a role; `--no-iam` lets every function do everything";
     for (properties, expected) in [
         (
             policies("[{Effect: Allow, Action: a, Resource: '*', Condition: {}}]"),
@@ -955,9 +955,9 @@ fn what_is_not_understood_in_a_used_role_is_named() {
         ),
         ("{PermissionsBoundary: x}".to_owned(), format!("PermissionsBoundary: {not_understood}")),
     ] {
-        let error = without_line(role_of(&properties, "", &Options::default()).unwrap_err());
+        let error = without_line(role_of(&properties, "", &Settings::default()).unwrap_err());
         assert!(error.starts_with(&format!("{at}.{expected}")), "{properties}: {error}");
-        let no_iam = Options { no_iam: true, ..Options::default() };
+        let no_iam = Settings { no_iam: true, ..Settings::default() };
         assert_eq!(role_of(&properties, "", &no_iam).unwrap(), None);
     }
 }
@@ -971,15 +971,15 @@ fn conditions_that_lead_back_to_themselves_are_refused() {
 }
 
 #[test]
-fn roles_that_nobody_uses_and_roles_from_elsewhere_are_not_read() {
+fn unused_roles_and_roles_from_elsewhere_are_not_read() {
     let others = "  Unused: {Type: AWS::IAM::Role, Properties: {PermissionsBoundary: '${ssm:/x}'}}\n";
-    role_of("{}", others, &Options::default()).unwrap();
+    role_of("{}", others, &Settings::default()).unwrap();
     let text = service_with("      X: x", "").replace("    handler:", "    role: '${ssm:/role}'\n    handler:");
     assert_eq!(load(&[("serverless.yml", &text)]).functions["connect"].role, None);
 }
 
 #[test]
-fn what_is_beyond_a_quota_is_told() {
+fn counts_beyond_a_quota_are_reported() {
     let function = |key: usize, routes: std::ops::Range<usize>| {
         let events: String = routes.map(|route| format!("      - websocket: r{route}\n")).collect();
         format!("  f{key}:\n    handler: f\n    events:\n{events}")
@@ -989,14 +989,14 @@ fn what_is_beyond_a_quota_is_told() {
         load(&[("serverless.yml", &text)]).beyond_quotas(&crate::gateway::Settings::default().limits)
     };
     let each = |count: usize| (0..count).map(|key| function(key, key..key + 1)).collect::<String>();
-    let routes = "301 routes: AWS allows 300 unless it is asked for more";
-    let integrations = "301 integrations: AWS allows 300 unless it is asked for more";
+    let routes = "301 routes: AWS allows 300, and more on request";
+    let integrations = "301 integrations: AWS allows 300, and more on request";
     assert_eq!(beyond(each(300)), Vec::<String>::new());
     assert_eq!(beyond(each(301)), [routes, integrations]);
     assert_eq!(beyond(function(0, 0..301)), [routes]);
 }
 
-/// A service with the routes `$connect` and `chat/a-b_c.d` and these resources.
+/// Makes a service with the routes `$connect` and `chat/a-b_c.d` and these resources.
 fn with_resources(resources: &str) -> Result<Service, ServiceError> {
     let text = format!(
         "service: chat
@@ -1009,16 +1009,16 @@ functions:
 resources:
 {resources}"
     );
-    load_with(&[("serverless.yml", &text)], &Options::default())
+    load_with(&[("serverless.yml", &text)], &Settings::default())
 }
 
-/// What is wrong with these resources, below `serverless.yml: resources`.
+/// Returns the error text for these resources, below `serverless.yml: resources`.
 fn resources_error(resources: &str) -> String {
     let error = without_line(with_resources(resources).unwrap_err());
     error.strip_prefix("serverless.yml: resources").unwrap_or(&error).to_owned()
 }
 
-/// Keys, plans and what joins them; `$connect` asks for a key.
+/// Keys, plans and the resources that join them. `$connect` requires a key.
 const KEYS: &str = "
   extensions: {SconnectWebsocketsRoute: {Properties: {ApiKeyRequired: true}}}
   Conditions: {Never: !Equals [a, b]}
@@ -1051,7 +1051,7 @@ fn api_keys_are_those_that_a_usage_plan_of_the_stage_has() {
     keys.sort_by_key(|key| key.value != "alices-key-is-her-own");
     let [alice, bob] = keys.as_slice() else { panic!("{keys:?}") };
     assert_eq!(alice.value, "alices-key-is-her-own");
-    // A key without a value is given one, as by API Gateway; the same every time.
+    // A key without a value gets one, as in API Gateway. It is the same every time.
     assert_eq!(bob.value.len(), 40);
     assert_eq!(
         with_resources(KEYS).unwrap().api.api_keys.unwrap().keys.iter().filter(|key| key.value == bob.value).count(),
@@ -1063,7 +1063,7 @@ fn api_keys_are_those_that_a_usage_plan_of_the_stage_has() {
             "{key:?}"
         );
     }
-    // Nobody asks for them.
+    // No route requires a key.
     let unused =
         KEYS.replace("ApiKeyRequired: true", "ApiKeyRequired: false").replace("alices-key-is-her-own", "'${ssm:/x}'");
     assert_eq!(with_resources(&unused).unwrap().api.api_keys, None);
@@ -1074,7 +1074,7 @@ fn a_route_is_extended_in_either_of_the_frameworks_ways() {
     for resources in [
         "  Resources: {SconnectWebsocketsRoute: {Type: AWS::ApiGatewayV2::Route, Properties: {ApiKeyRequired: true}}}",
         "  extensions: {SconnectWebsocketsRoute: {DependsOn: [], Properties: {ApiKeyRequired: true, OperationName: x}}}",
-        // The extension wins, wherever it stands.
+        // The extension wins, in any order.
         "  - extensions: {SconnectWebsocketsRoute: {Properties: {ApiKeyRequired: true}}}
   - Resources: {SconnectWebsocketsRoute: {Type: AWS::ApiGatewayV2::Route, Properties: {ApiKeyRequired: false}}}",
         "  extensions: {SconnectWebsocketsRoute: {Properties: {ApiKeyRequired: !If [Yes, true, !Ref AWS::NoValue]}}}
@@ -1130,7 +1130,7 @@ fn the_api_says_where_keys_are_and_what_selects_routes() {
     assert_eq!(with_resources(&header).unwrap().api.api_keys.unwrap().source, KeySource::Header);
 }
 
-/// A model of the route, with this schema, and how the route refers to it.
+/// Makes a model with this schema and a route that refers to it.
 fn models(schema: &str, route: &str) -> String {
     format!(
         "
@@ -1172,7 +1172,7 @@ fn a_route_with_a_model_selection_expression_has_models() {
     assert!(resources_error(&connect).ends_with("ModelSelectionExpression: `$connect` has no messages"));
 }
 
-/// Mappings of this API and of another; the first has this key.
+/// Makes mappings of this API and of another one. The first has this key.
 fn mappings(key: &str) -> String {
     format!(
         "
@@ -1207,8 +1207,8 @@ fn mappings_of_the_stage_are_paths() {
     assert_eq!(keys(&mappings("chat").replace("!Not [!Equals", "!And [!Equals")), ["", "chat"]);
     let at = ".Resources.Keyed.Properties.ApiMappingKey";
     for (key, reason) in [
-        ("a/b", "the local stack knows no mappings of several levels"),
-        ("'a b'", "`a b` is not what a mapping's key can be"),
+        ("a/b", "the local stack does not support mappings of several levels"),
+        ("'a b'", "`a b` is not a valid key of a mapping"),
         ("'${ssm:/key}'", "`${ssm:/key}` has no value"),
         ("!Ref Nothing", "the stack has no resource `Nothing`"),
     ] {
@@ -1230,7 +1230,7 @@ fn stage_variables_are_merged_as_the_framework_does_it() {
     let (one, two) = (stage("{a: 1, b: !Ref AuthLambdaFunction}"), stage("{b: 2, c: !Ref AWS::NoValue}"));
     let typed = |stage: &str| stage.replacen("Properties", "Type: AWS::ApiGatewayV2::Stage, Properties", 1);
     let (resource, other) = (typed(&one), typed(&two));
-    // Level by level in resources, as a whole in extensions.
+    // `Resources` are merged level by level, `extensions` as a whole.
     assert_eq!(variables(&format!("  - Resources: {resource}\n  - Resources: {other}")), ["a=1", "b=2"]);
     assert_eq!(variables(&format!("  - extensions: {two}\n  - Resources: {resource}")), ["b=2"]);
     assert_eq!(variables(&format!("  - extensions: {one}\n  - extensions: {two}")), ["a=1", "b=2"]);
@@ -1239,7 +1239,7 @@ fn stage_variables_are_merged_as_the_framework_does_it() {
 }
 
 #[test]
-fn what_is_not_imitated_of_the_gateway_is_named() {
+fn parts_of_the_gateway_that_are_not_imitated_are_named() {
     let extensions = |text: &str| resources_error(&format!("  extensions: {{{text}}}"));
     let route = "SconnectWebsocketsRoute: {Properties: ";
     for (text, expected) in [
@@ -1259,7 +1259,7 @@ fn what_is_not_imitated_of_the_gateway_is_named() {
         ("SconnectWebsocketsRoute: {Typo: {}}".to_owned(), ".SconnectWebsocketsRoute.Typo: unknown field `Typo`"),
         (
             "chatSlashaDashbUnderscorecPerioddWebsocketsRoute: {Properties: {ApiKeyRequired: true}}".to_owned(),
-            ".chatSlashaDashbUnderscorecPerioddWebsocketsRoute.Properties.ApiKeyRequired: only `$connect` can ask",
+            ".chatSlashaDashbUnderscorecPerioddWebsocketsRoute.Properties.ApiKeyRequired: only `$connect` can have this",
         ),
         (
             "SdefaultWebsocketsRoute: {Properties: {}}".to_owned(),
@@ -1275,11 +1275,11 @@ fn what_is_not_imitated_of_the_gateway_is_named() {
         ),
         (
             "WebsocketsDeploymentStage: {Properties: {StageVariables: {a-b: x}}}".to_owned(),
-            ".WebsocketsDeploymentStage.Properties.StageVariables.a-b: `a-b: x` is not what a stage variable can be",
+            ".WebsocketsDeploymentStage.Properties.StageVariables.a-b: `a-b: x` is not a valid stage variable",
         ),
         (
             "WebsocketsDeploymentStage: {Properties: {StageVariables: {a: 'x y'}}}".to_owned(),
-            ".WebsocketsDeploymentStage.Properties.StageVariables.a: `a: x y` is not what a stage variable can be",
+            ".WebsocketsDeploymentStage.Properties.StageVariables.a: `a: x y` is not a valid stage variable",
         ),
         (
             "WebsocketsDeploymentStage: {Properties: {StageVariables: [a]}}".to_owned(),

@@ -2,10 +2,10 @@
 //! `${file(infra/tables.yml):key}`, each with fallbacks after commas
 //! ([Variables](https://www.serverless.com/framework/docs/guides/variables)).
 //!
-//! `${param:name}` is that of `params`, for the stage or by default; there is no `--param`.
+//! `${param:name}` comes from `params`, for the stage or by default. There is no `--param`.
 //!
 //! Not here: sources that need an AWS account (`ssm`, `cf`, `s3`, `aws`), `git`, and files of JavaScript.
-//! `${AWS::Region}` and `${Table.Arn}` are CloudFormation's and stay as they are.
+//! `${AWS::Region}` and `${Table.Arn}` belong to CloudFormation and stay as they are.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -15,24 +15,24 @@ use serde_json::{Map, Value};
 
 use super::error::{KeyPath, Location, Problem, ServiceError, Step};
 use super::keys::{Treatment, treatment};
-use super::{DEFAULT_STAGE, Options, yaml};
+use super::{DEFAULT_STAGE, Settings, yaml};
 
-/// A service's files as one document: files included, variables resolved, ignored keys left out.
+/// A service's files as one document, with files included, variables resolved and ignored keys left out.
 #[derive(Debug)]
 pub(super) struct Document {
     pub(super) value: Value,
-    /// By key of this document, where the value stands in the files.
+    /// The place in the files of each value, by its key in this document.
     origins: BTreeMap<KeyPath, (String, KeyPath)>,
 }
 
 impl Document {
-    /// Reads a serverless.yml and what it includes.
-    pub(super) fn load(path: &Path, options: &Options) -> Result<Self, ServiceError> {
+    /// Reads a serverless.yml and its includes.
+    pub(super) fn load(path: &Path, settings: &Settings) -> Result<Self, ServiceError> {
         let main = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
         let mut resolver = Resolver {
             folder: path.parent().unwrap_or(Path::new("")).to_owned(),
             main: main.clone(),
-            options,
+            settings,
             files: BTreeMap::new(),
             expanding: Vec::new(),
             within: Vec::new(),
@@ -44,7 +44,7 @@ impl Document {
         Ok(Self { value, origins: resolver.origins })
     }
 
-    /// Deserialises `value`, which stands at `at`; an error names the innermost key.
+    /// Deserialises `value`, which has the key `at`. An error names the innermost key.
     pub(super) fn parse<T: DeserializeOwned>(&self, value: &Value, at: &KeyPath) -> Result<T, ServiceError> {
         serde_path_to_error::deserialize(value).map_err(|error| {
             let mut at = at.clone();
@@ -59,14 +59,14 @@ impl Document {
         })
     }
 
-    /// Names the file and the key of a problem.
+    /// Converts a problem to an error that names the file and the key.
     pub(super) fn error(&self, problem: Problem) -> ServiceError {
         ServiceError::Invalid { location: self.location(&problem.at), reason: problem.reason }
     }
 
-    /// Where the value at a key of this document stands.
+    /// Returns the place in the files of the value at a key of this document.
     pub(super) fn location(&self, at: &KeyPath) -> Location {
-        // A key that is missing, or an index into an interpolated text, has no origin of its own: its parent's counts.
+        // A missing key, or an index into an interpolated text, has no origin of its own. Then its parent's counts.
         let mut parent = at.clone();
         let mut below = Vec::new();
         loop {
@@ -84,7 +84,7 @@ impl Document {
     }
 }
 
-/// A value as it stands in a file, its variables not resolved.
+/// A value as the file has it, with its variables unresolved.
 #[derive(Debug, Clone)]
 struct Node {
     value: Value,
@@ -97,7 +97,7 @@ impl Node {
         Self { value, file: self.file.clone(), key: self.key.then(step) }
     }
 
-    /// Another value in this one's place.
+    /// Returns another value at this one's place.
     fn with(&self, value: impl Into<Value>) -> Self {
         Self { value: value.into(), file: self.file.clone(), key: self.key.clone() }
     }
@@ -109,7 +109,7 @@ impl Node {
         }
     }
 
-    /// A scalar as text, to be put into a longer one.
+    /// Returns a scalar as a text that can be part of a longer one.
     fn text(&self) -> Option<String> {
         match &self.value {
             Value::String(text) => Some(text.clone()),
@@ -122,11 +122,11 @@ impl Node {
 struct Resolver<'a> {
     folder: PathBuf,
     main: String,
-    options: &'a Options,
+    settings: &'a Settings,
     files: BTreeMap<String, Value>,
-    /// The texts whose variables are being resolved, outermost first: meeting one again is a cycle.
+    /// The texts whose variables are being resolved, outermost first. A text that occurs again is a cycle.
     expanding: Vec<(String, KeyPath, String)>,
-    /// The mappings and lists around the value being resolved: meeting one again is a cycle too.
+    /// The mappings and lists around the value that is being resolved. One that occurs again is a cycle, too.
     within: Vec<(String, KeyPath)>,
     origins: BTreeMap<KeyPath, (String, KeyPath)>,
     /// Whether a variable without a value stays as it is; see [`Treatment::ReadLeniently`].
@@ -151,7 +151,7 @@ impl Resolver<'_> {
         }
         let place = (node.file.clone(), node.key.clone());
         if self.within.contains(&place) {
-            return Err(node.error("a variable includes what it is part of"));
+            return Err(node.error("a variable includes the mapping or list that it is part of"));
         }
         self.origins.insert(at.clone(), place.clone());
         self.within.push(place);
@@ -162,7 +162,7 @@ impl Resolver<'_> {
                     let child = node.child(Step::Key(key.clone()), value.clone());
                     match treatment(at, key, entries) {
                         Treatment::Ignore => continue,
-                        // `vpc: false` and the like switch off what is not there.
+                        // `vpc: false` and the like switch off a feature that the stack does not have.
                         Treatment::Refuse if *value != Value::Null && *value != Value::Bool(false) => {
                             return Err(child.error("not supported by the local stack"));
                         }
@@ -192,7 +192,7 @@ impl Resolver<'_> {
         Ok(value)
     }
 
-    /// Resolves the variables of a text, and of what they lead to, until there are none; leaves what is not a text.
+    /// Resolves the variables of a text, and of their values, until there are none. Leaves a value that is not a text.
     fn expand(&mut self, mut node: Node) -> Result<Node, ServiceError> {
         let depth = self.expanding.len();
         while let Value::String(text) = &node.value {
@@ -228,7 +228,7 @@ impl Resolver<'_> {
         Ok(node)
     }
 
-    /// The value of what stands between `${` and `}`: the first of its comma-separated sources that has one.
+    /// Returns the value of the text between `${` and `}`: the first of its comma-separated sources that has a value.
     fn variable(&mut self, variable: &str, at: &Node) -> Result<Node, ServiceError> {
         for source in alternatives(variable) {
             if let Some(node) = self.source(source.trim(), at)? {
@@ -262,18 +262,18 @@ impl Resolver<'_> {
                 self.lookup(Node { value, file: self.main.clone(), key: KeyPath::default() }, address)
             }
             Some(("sls", "stage")) => self.stage(at).map(Some),
-            Some(("opt", "stage")) => Ok(self.options.stage.as_ref().map(|stage| at.with(stage.as_str()))),
+            Some(("opt", "stage")) => Ok(self.settings.stage.as_ref().map(|stage| at.with(stage.as_str()))),
             Some(("opt", _)) => Ok(None),
             Some(("param", name)) => self.parameter(name, at),
-            Some(("env", name)) => Ok(self.options.environment.get(name).map(|value| at.with(value.as_str()))),
+            Some(("env", name)) => Ok(self.settings.environment.get(name).map(|value| at.with(value.as_str()))),
             Some(_) => Err(at.error(format!("the local stack has no variable `{source}`"))),
             None => Err(at.error(format!("`{source}` is neither a variable nor a text in quotes"))),
         }
     }
 
-    /// `${sls:stage}`: the flag, else the provider's, else `dev`.
+    /// Returns `${sls:stage}`: the flag, else the provider's, else `dev`.
     fn stage(&mut self, at: &Node) -> Result<Node, ServiceError> {
-        if let Some(stage) = &self.options.stage {
+        if let Some(stage) = &self.settings.stage {
             return Ok(at.with(stage.as_str()));
         }
         let value = self.read(&self.main.clone())?;
@@ -281,7 +281,7 @@ impl Resolver<'_> {
         Ok(self.lookup(main, "provider.stage")?.unwrap_or_else(|| at.with(DEFAULT_STAGE)))
     }
 
-    /// `${param:name}`: the stage's, else the default, in either of the framework's places.
+    /// Returns `${param:name}`: the stage's, else the default, in either of the framework's places.
     fn parameter(&mut self, name: &str, at: &Node) -> Result<Option<Node>, ServiceError> {
         // `provider.stage` is usually a variable itself.
         let stage = self.stage(at)?;
@@ -316,7 +316,7 @@ impl Resolver<'_> {
         self.lookup(Node { value, file: file.to_owned(), key: KeyPath::default() }, address)
     }
 
-    /// Follows a dotted address, through variables where they are in the way.
+    /// Follows a dotted address. Resolves variables on the way.
     fn lookup(&mut self, mut node: Node, address: &str) -> Result<Option<Node>, ServiceError> {
         for name in address.split('.').filter(|name| !name.is_empty()) {
             node = self.expand(node)?;
@@ -352,7 +352,7 @@ impl Resolver<'_> {
 #[derive(Debug, PartialEq, Eq)]
 enum Piece<'a> {
     Text(&'a str),
-    /// What stands between `${` and `}`.
+    /// The text between `${` and `}`.
     Variable(&'a str),
 }
 
@@ -381,7 +381,8 @@ fn pieces(text: &str) -> Vec<Piece<'_>> {
     pieces
 }
 
-/// A source's name, then `:` or `(`. `AWS::Region`, `Table.Arn` and `!Literal` are CloudFormation's.
+/// Tells whether a text is a variable of the framework: a source's name, then `:` or `(`. `AWS::Region`, `Table.Arn`
+/// and `!Literal` are CloudFormation's.
 fn is_variable(inner: &str) -> bool {
     let name = inner.bytes().take_while(u8::is_ascii_alphanumeric).count();
     let rest = &inner[name..];
@@ -389,7 +390,7 @@ fn is_variable(inner: &str) -> bool {
         && (rest.starts_with('(') || rest.starts_with(':') && !rest.starts_with("::"))
 }
 
-/// The `}` that closes a variable whose inside `text` begins with.
+/// Finds the `}` that closes a variable. `text` begins inside the variable.
 fn closing_brace(text: &str) -> Option<usize> {
     outside(text).find(|&(_, character, depth)| character == '}' && depth == 0).map(|(offset, ..)| offset)
 }
@@ -407,7 +408,7 @@ fn alternatives(variable: &str) -> Vec<&str> {
     alternatives
 }
 
-/// The characters of `text` outside of quotes, with their offsets and how deep in braces and parentheses they stand.
+/// Returns the characters of `text` outside quotes, each with its offset and its depth in braces and parentheses.
 fn outside(text: &str) -> impl Iterator<Item = (usize, char, u32)> {
     let (mut quote, mut depth) = (None, 0_u32);
     text.char_indices().filter_map(move |(offset, character)| {
@@ -426,7 +427,7 @@ fn outside(text: &str) -> impl Iterator<Item = (usize, char, u32)> {
     })
 }
 
-/// A fallback that is a value: a text in quotes, a number, a boolean or null.
+/// Reads a fallback that is a value: a text in quotes, a number, a boolean or null.
 fn literal(source: &str) -> Option<Value> {
     for quote in ['\'', '"'] {
         if let Some(text) = source.strip_prefix(quote).and_then(|rest| rest.strip_suffix(quote)) {

@@ -1,9 +1,10 @@
-//! What only CloudFormation says of the WebSocket API: properties that are added to the API, its stage and its routes, and
-//! resources of its own.
+//! The parts of the WebSocket API that only CloudFormation defines: properties that are added to the API, its stage and
+//! its routes, and further resources.
 //!
-//! [AWS::ApiGatewayV2::Api, Route and Stage](https://docs.aws.amazon.com/AWSCloudFormation/latest/TemplateReference/AWS_ApiGatewayV2.html),
-//! and of [API Gateway V1](https://docs.aws.amazon.com/AWSCloudFormation/latest/TemplateReference/AWS_ApiGateway.html)
-//! the keys of clients, which are read when a route asks for one. Quotas and throttles of usage plans are not imitated.
+//! It reads [AWS::ApiGatewayV2::Api, Route and
+//! Stage](https://docs.aws.amazon.com/AWSCloudFormation/latest/TemplateReference/AWS_ApiGatewayV2.html), and from [API
+//! Gateway V1](https://docs.aws.amazon.com/AWSCloudFormation/latest/TemplateReference/AWS_ApiGateway.html) the keys of
+//! clients, if a route requires one. Quotas and throttles of usage plans are not imitated.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,27 +19,29 @@ use super::keys::{API, API_KEY, API_MAPPING, MODEL, STAGE, USAGE_PLAN, USAGE_PLA
 use super::variables::Document;
 use crate::gateway::{ApiKey, ApiKeys, Definition, KeySource, Model, RequestModels};
 
-/// What the value of [a stage variable](https://docs.aws.amazon.com/apigatewayv2/latest/api-reference/apis-apiid-stages.html)
-/// may have besides letters and digits. Its name has those and `_`.
+/// The characters, besides letters and digits, in the value of [a stage
+/// variable](https://docs.aws.amazon.com/apigatewayv2/latest/api-reference/apis-apiid-stages.html). Its name has
+/// letters, digits and `_`.
 const STAGE_VARIABLE: &[u8] = b"-._~:/?#&=,";
 
-/// What [a mapping's key](https://docs.aws.amazon.com/apigateway/latest/developerguide/websocket-api-mappings.html) may have
-/// besides letters and digits.
+/// The characters, besides letters and digits, in
+/// [a mapping's key](https://docs.aws.amazon.com/apigateway/latest/developerguide/websocket-api-mappings.html).
 const MAPPING_KEY: &[u8] = b"$-_.+!*'()";
 
-/// In characters; of the same page.
+/// The most characters in a mapping's key, from the same page.
 const MAX_MAPPING_KEY_LENGTH: usize = 300;
 
-/// Characters of [an API key](https://docs.aws.amazon.com/apigateway/latest/developerguide/api-gateway-setup-api-keys.html).
+/// The numbers of characters of [an API
+/// key](https://docs.aws.amazon.com/apigateway/latest/developerguide/api-gateway-setup-api-keys.html).
 const KEY_LENGTH: std::ops::RangeInclusive<usize> = 20..=128;
 
-/// Characters of the keys that API Gateway makes.
+/// The number of characters of the keys that API Gateway makes.
 const GENERATED_KEY_LENGTH: usize = 40;
 
-/// What says which of a route's models a message has.
+/// The property that selects the model of a message.
 const MODEL_SELECTION: &str = "ModelSelectionExpression";
 
-/// What is read of a route.
+/// The properties of a route that are read.
 const ROUTE_PROPERTIES: [&str; 4] = ["ApiKeyRequired", "AuthorizationType", MODEL_SELECTION, "RequestModels"];
 
 /// A route's `AuthorizationType`.
@@ -188,7 +191,7 @@ impl Stack {
             ] {
                 if is_there && route != "$connect" {
                     let at = &properties[key].1;
-                    return Err(wrong(Problem::new(at, "only `$connect` can ask this of clients")));
+                    return Err(wrong(Problem::new(at, "only `$connect` can have this property")));
                 }
             }
             if route == "$connect" {
@@ -201,7 +204,7 @@ impl Stack {
         Ok(connect_authorization)
     }
 
-    /// What the templates add to a generated resource, which may be these properties.
+    /// Returns the properties that the templates add to a generated resource. Only the expected ones are allowed.
     fn added(&self, id: &str, expected: &[&str]) -> Result<Properties, Problem> {
         let properties = self.additions.get(id).cloned().unwrap_or_default();
         match properties.iter().find(|(key, _)| !expected.contains(&key.as_str())) {
@@ -212,18 +215,18 @@ impl Stack {
         }
     }
 
-    /// A property that is a text in the end, unless it is not there.
+    /// Evaluates a property to a text, if the property is there.
     fn texts(&self, properties: &Properties, key: &str) -> Result<Option<(String, KeyPath)>, Problem> {
         let Some((value, at)) = properties.get(key) else { return Ok(None) };
         let text = self.optional(value, at)?.map(|value| self.text(&value, at)).transpose()?;
         Ok(text.map(|text| (text, at.clone())))
     }
 
-    /// A text of a resource that is read leniently, unless it is `AWS::NoValue`.
+    /// Evaluates a text of a resource that is read leniently. Returns `None` for `AWS::NoValue`.
     fn text_of(&self, value: &Value, at: &KeyPath) -> Result<Option<String>, Problem> {
         let text = self.optional(value, at)?.map(|value| self.text(&value, at)).transpose()?;
         match text {
-            // A variable of the framework's that has no value here.
+            // This is a variable of the framework without a value.
             Some(text) if text.contains("${") => Err(Problem::new(at, format!("`{text}` has no value"))),
             text => Ok(text),
         }
@@ -253,7 +256,8 @@ impl Stack {
         Ok(Some((authorization, at)))
     }
 
-    /// The models of a route, if it says how to select one; without that it has none ("Request validation").
+    /// Reads the models of a route, if it has a selection expression. Without one it has no models ("Request
+    /// validation").
     fn request_models(
         &self,
         document: &Document,
@@ -276,7 +280,7 @@ impl Stack {
         Ok(Some(RequestModels::new(&expression, models)))
     }
 
-    /// The model of the API that has this name.
+    /// Finds the API's model of this name.
     fn model(&self, document: &Document, name: &str) -> Result<Option<Model>, ServiceError> {
         let wrong = |problem| document.error(problem);
         for (_, properties, at) in self.of_kind::<ModelProperties>(document, MODEL)? {
@@ -292,7 +296,7 @@ impl Stack {
         Ok(None)
     }
 
-    /// The keys of the mappings that lead to the stage.
+    /// Returns the keys of the mappings to the stage.
     fn mapping_keys(&self, document: &Document, stage: &str) -> Result<BTreeSet<String>, ServiceError> {
         let wrong = |problem| document.error(problem);
         let mut keys = BTreeSet::new();
@@ -307,11 +311,11 @@ impl Stack {
             let key = properties.api_mapping_key.map_or(Ok(None), |key| self.text_of(&key, &at)).map_err(wrong)?;
             let key = key.unwrap_or_default();
             if key.contains('/') {
-                return Err(wrong(Problem::new(&at, "the local stack knows no mappings of several levels")));
+                return Err(wrong(Problem::new(&at, "the local stack does not support mappings of several levels")));
             }
             let may_stand = |byte: u8| byte.is_ascii_alphanumeric() || MAPPING_KEY.contains(&byte);
             if key.len() > MAX_MAPPING_KEY_LENGTH || !key.bytes().all(may_stand) {
-                return Err(wrong(Problem::new(&at, format!("`{key}` is not what a mapping's key can be"))));
+                return Err(wrong(Problem::new(&at, format!("`{key}` is not a valid key of a mapping"))));
             }
             keys.insert(key);
         }
@@ -329,7 +333,7 @@ impl Stack {
                     let is_name = |name: &str| name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
                     let is_value = |byte: u8| byte.is_ascii_alphanumeric() || STAGE_VARIABLE.contains(&byte);
                     if name.is_empty() || !is_name(&name) || value.is_empty() || !value.bytes().all(is_value) {
-                        let reason = format!("`{name}: {value}` is not what a stage variable can be");
+                        let reason = format!("`{name}: {value}` is not a valid stage variable");
                         return Err(Problem::new(&at, reason));
                     }
                     variables.insert(name, value);
@@ -341,7 +345,7 @@ impl Stack {
         }
     }
 
-    /// The keys that a usage plan lets clients of the stage use.
+    /// Returns the keys that a usage plan allows for the stage.
     fn keys(&self, document: &Document, stage: &str) -> Result<Vec<ApiKey>, ServiceError> {
         let wrong = |problem| document.error(problem);
         let mut plans = BTreeSet::new();
@@ -366,7 +370,7 @@ impl Stack {
         }
         let mut keys: BTreeMap<String, ApiKey> = BTreeMap::new();
         for (id, properties, at) in self.of_kind::<ApiKeyProperties>(document, API_KEY)? {
-            // Without `Enabled` it is not: that is the default of CreateApiKey.
+            // A key without `Enabled` is not enabled: that is the default of CreateApiKey.
             let enabled = properties.enabled.map_or(Ok(false), |it| self.boolean_of(&it, &at.key("Enabled")));
             if !usable.contains(&id) || !enabled.map_err(wrong)? {
                 continue;
@@ -385,7 +389,7 @@ impl Stack {
         Ok(keys.into_values().collect())
     }
 
-    /// The resources of a kind: each one's `Ref`, properties and place.
+    /// Returns the resources of a kind, each with its `Ref`, properties and place.
     fn of_kind<T: serde::de::DeserializeOwned>(
         &self,
         document: &Document,

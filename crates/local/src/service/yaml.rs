@@ -1,4 +1,4 @@
-//! YAML to JSON, with CloudFormation's short forms written out: `!Ref Table` becomes `{"Ref": "Table"}`.
+//! Converts YAML to JSON, and CloudFormation's short forms to the long ones: `!Ref Table` becomes `{"Ref": "Table"}`.
 //!
 //! Merge keys (`<<`) are followed, as the Serverless Framework's parser does. Not here: timestamps and binaries, which
 //! stay strings.
@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 
 use super::error::{KeyPath, ServiceError, Step};
 
-/// The functions whose short form the framework's parser knows, `Ref` and `Condition` aside.
+/// The functions, except `Ref` and `Condition`, with a short form that the framework's parser knows.
 const FUNCTIONS: [&str; 17] = [
     "And",
     "Base64",
@@ -29,7 +29,7 @@ const FUNCTIONS: [&str; 17] = [
     "Transform",
 ];
 
-/// Parses the text of `file`; an empty file is null.
+/// Parses the text of `file`. An empty file is null.
 pub(super) fn parse(file: &str, text: &str) -> Result<Value, ServiceError> {
     let syntax = |marker: &Marker, reason: String| ServiceError::Syntax {
         file: file.to_owned(),
@@ -45,7 +45,7 @@ pub(super) fn parse(file: &str, text: &str) -> Result<Value, ServiceError> {
     }
 }
 
-/// The line of a key in the text of a file, or of the innermost key around it that the text has.
+/// Returns the line of a key in the text of a file, else the line of the innermost key around it.
 pub(super) fn line(text: &str, key: &KeyPath) -> Option<usize> {
     let documents = MarkedYaml::load_from_str(text).ok()?;
     let mut node = documents.first()?;
@@ -130,7 +130,7 @@ fn mapping(node: &MarkedYaml<'_>) -> Result<Map<String, Value>, (Marker, String)
     Ok(entries)
 }
 
-/// Numbers and booleans are keys too, as in `${self:custom.retention.30}`.
+/// Converts a key to a text: numbers and booleans are keys too, as in `${self:custom.retention.30}`.
 fn text_key(key: Value) -> Value {
     match key {
         Value::Number(_) | Value::Bool(_) => Value::String(key.to_string()),

@@ -1,8 +1,8 @@
 //! The invocation record of a batch that was given up.
 //!
-//! On AWS an on-failure destination gets it, as in "Retain discarded records for a DynamoDB event source in Lambda",
-//! section "Example invocation record"; here it goes to the log. It has no `requestContext.requestId`: an invocation of
-//! the local stack does not tell its caller.
+//! On AWS an on-failure destination gets the record; here it goes to the log. "Retain discarded records for a DynamoDB
+//! event source in Lambda", section "Example invocation record", defines its form. It has no
+//! `requestContext.requestId`, because callers in the local stack do not get the id of an invocation.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::lane::{Condition, Discarded};
 use super::source::SequenceNumber;
 
-/// Where the records came from and what they were meant for.
+/// The source of the records, and the function that should have got them.
 #[derive(Debug, Clone)]
 pub(super) struct Origin {
     pub(super) function_arn: String,
@@ -24,7 +24,7 @@ pub(super) struct Origin {
 #[serde(rename_all = "camelCase")]
 struct InvocationRecord<'a> {
     request_context: RequestContext<'a>,
-    /// None for records that the function has never seen.
+    /// There is none if the function has never seen the records.
     #[serde(skip_serializing_if = "Option::is_none")]
     response_context: Option<ResponseContext>,
     version: &'static str,
@@ -62,7 +62,7 @@ struct BatchInfo<'a> {
     stream_arn: &'a str,
 }
 
-/// The invocation record of `discarded`, as JSON; `now` is the time since the epoch.
+/// Writes the invocation record of `discarded` as JSON. `now` is the time since the epoch.
 pub(super) fn invocation_record(discarded: &Discarded, origin: &Origin, now: Duration) -> String {
     let (first, last) = (discarded.records.first(), discarded.records.last());
     let record = InvocationRecord {

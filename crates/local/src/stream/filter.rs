@@ -1,11 +1,11 @@
-//! The filter criteria of a mapping: which records of a stream its function gets.
+//! The filter criteria of a mapping. They select the records that its function gets.
 //!
 //! Implements ["Control which events Lambda sends to your
-//! function"](https://docs.aws.amazon.com/lambda/latest/dg/invocation-eventfiltering.html) and "Using event filtering with
-//! a DynamoDB event source": a record passes when one pattern matches it. Every field of a pattern must match, and of a
-//! field's list one entry must. A pattern looks into every element of a list in the record.
+//! function"](https://docs.aws.amazon.com/lambda/latest/dg/invocation-eventfiltering.html) and "Using event filtering
+//! with a DynamoDB event source": a record passes when one pattern matches it. Every field of a pattern must match, and
+//! one entry of each field's list must match. A pattern checks every element of a list in the record.
 //!
-//! `numeric` is refused: a record has DynamoDB's numbers as texts, so that AWS documents that it does not work.
+//! `numeric` is refused. AWS documents that it does not work, because a record has DynamoDB's numbers as texts.
 
 use std::fmt;
 
@@ -13,23 +13,23 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 
-/// The most patterns of a mapping: AWS allows five, and ten when it is asked.
+/// The most patterns of a mapping. AWS allows five, and ten on request.
 const MAX_PATTERNS: usize = 10;
 
-/// What joins patterns of which one must match, instead of the name of a field.
+/// The key, in the place of a field's name, for a list of patterns. At least one of them must match.
 const OR: &str = "$or";
 
-/// The patterns of one mapping. Without any, every record passes.
+/// The patterns of one mapping. Without patterns, every record passes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Filter(Vec<Pattern>);
 
 impl Filter {
-    /// How many patterns there are.
+    /// Returns the number of patterns.
     pub(crate) fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether a function gets this record, which is an element of `Records`.
+    /// Tells whether the function gets this record, which is an element of `Records`.
     pub(super) fn passes(&self, record: &Value) -> bool {
         self.0.is_empty() || self.0.iter().any(|pattern| pattern.matches(Some(record), &[record]))
     }
@@ -39,21 +39,21 @@ impl Filter {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Pattern {
     fields: Vec<(String, Field)>,
-    /// One of these must match as well, if there are any.
+    /// Patterns under `$or`. If there are any, at least one must match as well.
     alternatives: Vec<Pattern>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Field {
     Nested(Pattern),
-    /// One of these must hold for the value.
+    /// Tests of a value. At least one must hold.
     Leaf(Vec<Test>),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Test {
     Equals(Value),
-    /// In lower case.
+    /// The text in lower case.
     EqualsIgnoreCase(String),
     Prefix(String),
     Suffix(String),
@@ -62,8 +62,8 @@ enum Test {
 }
 
 impl Pattern {
-    /// `all` are the values at this place of the record: several, when there is a list on the way. `one` is the one of them
-    /// that all the fields must match together.
+    /// `all` are the values at this place of the record; there are several if a list is on the way. `one` is one of
+    /// these: all fields must match it together.
     fn matches(&self, one: Option<&Value>, all: &[&Value]) -> bool {
         let field_matches = |(name, field): &(String, Field)| {
             let all: Vec<_> = all.iter().filter_map(|value| value.get(name)).flat_map(elements).collect();
@@ -96,7 +96,7 @@ impl Test {
     }
 }
 
-/// The elements of a list and of the lists in it, or the value itself.
+/// Returns the elements of a list and of the lists in it, or the value itself.
 fn elements(value: &Value) -> Vec<&Value> {
     match value {
         Value::Array(items) => items.iter().flat_map(elements).collect(),
@@ -364,7 +364,7 @@ mod tests {
     }
 
     #[test]
-    fn what_aws_does_not_document_is_refused() {
+    fn patterns_that_aws_does_not_document_are_refused() {
         let many: Vec<_> = (0..11).map(|_| json!({"eventName": ["INSERT"]})).collect();
         for (patterns, expected) in [
             (json!([]), "expected 1 to 10 patterns, found 0"),

@@ -1,15 +1,15 @@
-//! Batching, retries, bisection: what happens to the records of a shard between their reading and their end.
+//! Batching, retries and bisection: what happens to the records of a shard after they are read.
 //!
-//! Implements "Polling and batching streams", "Error handling" and "Configuring partial batch response" of
-//! [Using AWS Lambda with DynamoDB](https://docs.aws.amazon.com/lambda/latest/dg/with-ddb.html). A shard has as many
-//! lanes as its mapping's `ParallelizationFactor`; all records of one item are in the same lane, and each lane has one
-//! batch at a time.
+//! Implements "Polling and batching streams", "Error handling" and "Configuring partial batch response" of [Using AWS
+//! Lambda with DynamoDB](https://docs.aws.amazon.com/lambda/latest/dg/with-ddb.html). A shard has as many lanes as its
+//! mapping's `ParallelizationFactor`. All records of one item are in the same lane, and each lane has one batch at a
+//! time.
 //!
-//! Nothing here waits or does I/O: the caller says what was read, how an invocation ended and what time it is.
+//! Nothing here waits or does I/O: the caller passes records, the ends of invocations and the time.
 //!
-//! Not documented, and so decided here: how long a retry waits; that a partial failure counts as an attempt of the
-//! records that are left, unless bisection makes it a split; that bisection halves a batch that failed as a whole at
-//! every failure, so that only a single record uses up attempts.
+//! AWS does not document three things, so they are ours. A retry waits as long as [`retry_delay`] says. A partial
+//! failure counts as an attempt of the remaining records, unless bisection makes it a split. Bisection halves a batch
+//! at every failure of the whole batch, so that only a single record uses up attempts.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -18,51 +18,51 @@ use super::response::Answer;
 use super::source::{RETENTION, Record, SequenceNumber};
 use crate::service::StreamMapping;
 
-/// "6 MB", the quota of synchronous invocations, from "Lambda quotas".
+/// The largest event: "6 MB", the quota of synchronous invocations, from "Lambda quotas".
 const PAYLOAD_LIMIT_BYTES: usize = 6 * 1024 * 1024;
 
 const PREFIX: &str = r#"{"Records":["#;
 const SUFFIX: &str = "]}";
 
-/// Before the first retry; doubled for every further one. AWS does not document its own.
+/// The delay of the first retry. It doubles with every further one. AWS does not document its own.
 const FIRST_RETRY_DELAY: Duration = Duration::from_millis(250);
 
-/// The most time between two retries. AWS does not document its own.
+/// The longest delay between two retries. AWS does not document its own.
 const MAX_RETRY_DELAY: Duration = Duration::from_secs(30);
 
 /// The batches of one lane. All times are since the epoch.
 #[derive(Debug)]
 pub(super) struct Lane {
     mapping: StreamMapping,
-    /// Read, and in no batch yet; each with the time at which it was read.
+    /// Records that are in no batch yet, each with the time at which it was read.
     queue: VecDeque<(Duration, Record)>,
     /// The size of the records in `queue`.
     queue_bytes: usize,
-    /// The batch in flight or to be tried next, in front of what was split off from it.
+    /// The batch that is in flight or comes next. Behind it are the parts that were split off from it.
     batches: VecDeque<Batch>,
     in_flight: bool,
 }
 
-/// Records that are delivered together. Never empty.
+/// Records that are delivered together, at least one.
 #[derive(Debug)]
 struct Batch {
     records: Vec<Record>,
-    /// Attempts that failed, of this very batch.
+    /// The number of failed attempts of this batch.
     failures: u32,
-    /// Invocations that these records were in.
+    /// The number of invocations that had these records.
     invocations: u32,
-    /// Whether the last of them was a function error.
+    /// Whether the last of these invocations was a function error.
     function_error: bool,
-    /// When it may be tried.
+    /// The time of the next attempt.
     due: Duration,
 }
 
-/// What a lane wants to be done.
+/// The next step of a lane.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Next {
-    /// Invoke the function with this event and say how it ended.
+    /// Invoke the function with this event, and report the end with [`Lane::answered`].
     Invoke(String),
-    /// These records are over; ask again.
+    /// Give these records up, and ask again.
     GiveUp(Discarded),
     /// Ask again at this time, or after the next records.
     Wait(Duration),
@@ -73,49 +73,49 @@ pub(super) enum Next {
 /// Records that were given up.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Discarded {
-    /// In order; at least one.
+    /// At least one record, in order.
     pub(super) records: Vec<Record>,
     pub(super) condition: Condition,
-    /// How many invocations they were in.
+    /// The number of invocations that had these records.
     pub(super) invocations: u32,
-    /// Whether the last invocation was a function error; one that reported failures is not.
+    /// Whether the last invocation was a function error. A response that reports failures is not a function error.
     pub(super) function_error: bool,
 }
 
-/// Why records are given up; named as in an invocation record.
+/// The reason why records are given up. The names are those in an invocation record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 pub(super) enum Condition {
     RetryAttemptsExhausted,
     RecordAgeExceeded,
 }
 
-/// What an invocation has changed.
+/// The changes that an invocation made.
 #[derive(Debug, Default)]
 pub(super) struct Changes {
-    /// These records are done.
+    /// The records that are done.
     pub(super) done: Vec<SequenceNumber>,
-    /// What happens to the others, for the log.
+    /// A line for the log about the other records.
     pub(super) note: Option<String>,
 }
 
 impl Lane {
-    /// A lane without records.
+    /// Makes a lane without records.
     pub(super) fn new(mapping: StreamMapping) -> Self {
         Self { mapping, queue: VecDeque::new(), queue_bytes: 0, batches: VecDeque::new(), in_flight: false }
     }
 
-    /// A record was read, behind all earlier ones.
+    /// Adds a record after all earlier ones.
     pub(super) fn push(&mut self, record: Record, now: Duration) {
         self.queue_bytes += record.json.len();
         self.queue.push_back((now, record));
     }
 
-    /// Whether a whole batch waits, so that nothing more need be read.
+    /// Tells whether a full batch waits. Then no further record has to be read.
     pub(super) fn is_full(&self) -> bool {
         self.queue.len() >= self.batch_size() || self.queue_bytes >= PAYLOAD_LIMIT_BYTES
     }
 
-    /// What to do now.
+    /// Returns the next step.
     pub(super) fn next(&mut self, now: Duration) -> Next {
         if self.in_flight {
             return Next::Idle;
@@ -162,7 +162,7 @@ impl Lane {
         next
     }
 
-    /// The invocation asked for by the last [`Next::Invoke`] has ended.
+    /// Takes the end of the invocation that the last [`Next::Invoke`] asked for.
     pub(super) fn answered(&mut self, answer: Answer, now: Duration) -> Changes {
         self.in_flight = false;
         let Some(mut batch) = self.batches.pop_front() else {
@@ -173,14 +173,14 @@ impl Lane {
             batch.due = now + FIRST_RETRY_DELAY;
             self.batches.push_front(batch);
             let note =
-                format!("{count} record(s) from {first} were throttled; delivering them in {FIRST_RETRY_DELAY:?}");
+                format!("{count} record(s) from {first} were throttled; the next delivery is in {FIRST_RETRY_DELAY:?}");
             return Changes { done: Vec::new(), note: Some(note) };
         }
         batch.invocations += 1;
         batch.function_error = answer == Answer::FunctionError;
         let done = match answer {
             Answer::Succeeded => batch.records.len(),
-            // A number that is not in the batch is a failure of the whole: nothing else could be meant safely.
+            // A number that is not in the batch fails the whole batch, because its meaning is not clear.
             Answer::FailedFrom(first) => {
                 batch.records.iter().position(|record| record.sequence_number == first).unwrap_or(0)
             }
@@ -196,7 +196,7 @@ impl Lane {
         Changes { done, note: Some(note) }
     }
 
-    /// Puts a batch of which at least the first record failed back in front, whole or in halves.
+    /// Puts a batch back in front after at least its first record failed. The batch stays whole or is halved.
     fn again(&mut self, mut batch: Batch, shortened: bool, now: Duration) -> String {
         let (count, first) = (batch.records.len(), batch.records[0].sequence_number);
         let bisect = self.mapping.bisect_batch_on_function_error;
@@ -204,7 +204,7 @@ impl Lane {
             batch.failures = 0;
             batch.due = now;
             self.batches.push_front(batch);
-            return format!("{count} record(s) from {first} failed; delivering them again");
+            return format!("{count} record(s) from {first} failed; they are delivered again");
         }
         if bisect && count > 1 {
             let second_half = batch.records.split_off(count / 2);
@@ -214,20 +214,21 @@ impl Lane {
             let first_half = Batch { records: first_half, ..batch };
             self.batches.push_front(batch);
             self.batches.push_front(first_half);
-            return format!("{count} record(s) from {first} failed; delivering them in halves");
+            return format!("{count} record(s) from {first} failed; they are delivered in halves");
         }
         batch.failures = batch.failures.saturating_add(1);
         let delay = retry_delay(batch.failures);
         batch.due = now + delay;
         let note = match self.mapping.maximum_retry_attempts {
             Some(retries) if batch.failures > retries => format!("{count} record(s) from {first} failed"),
-            _ => format!("{count} record(s) from {first} failed; delivering them again in {delay:?}"),
+            _ => format!("{count} record(s) from {first} failed; they are delivered again in {delay:?}"),
         };
         self.batches.push_front(batch);
         note
     }
 
-    /// A batch from the queue: at once when it is full, else when its first record has waited for the batch window.
+    /// Takes a batch from the queue: at once if it is full, else after the first record has waited for the batch
+    /// window.
     fn collect(&mut self, now: Duration) -> Result<Batch, Next> {
         let Some((oldest, _)) = self.queue.front() else {
             return Err(Next::Idle);
@@ -235,9 +236,9 @@ impl Lane {
         let window_end = *oldest + self.mapping.batch_window;
         let (mut count, mut bytes) = (0, PREFIX.len() + SUFFIX.len());
         for (_, record) in self.queue.iter().take(self.batch_size()) {
-            // A comma between two records.
+            // There is a comma between two records.
             let size = record.json.len() + usize::from(count > 0);
-            // A record that is too large by itself is left to the function's Runtime API.
+            // The Runtime API of the function handles a single record that is too large.
             if count > 0 && bytes + size > PAYLOAD_LIMIT_BYTES {
                 break;
             }
@@ -263,7 +264,7 @@ fn event(records: &[Record]) -> String {
     [PREFIX, &records.join(","), SUFFIX].concat()
 }
 
-/// How long to wait after so many failures of a batch; at least one.
+/// Returns the delay after this number of failures of a batch, at least one.
 fn retry_delay(failures: u32) -> Duration {
     let doublings = failures.saturating_sub(1).min(u32::BITS - 1);
     FIRST_RETRY_DELAY.saturating_mul(1 << doublings).min(MAX_RETRY_DELAY)

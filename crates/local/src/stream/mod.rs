@@ -1,14 +1,14 @@
-//! Event source mappings: a table's stream in front, a function behind.
+//! Event source mappings: each reads a table's stream and invokes a function.
 //!
 //! Implements ["Using AWS Lambda with DynamoDB"](https://docs.aws.amazon.com/lambda/latest/dg/with-ddb.html): one shard
-//! is read in order and delivered in batches, synchronously, at least once. What becomes of a batch is decided in
-//! `lane.rs`; this file reads, invokes and remembers.
+//! is read in order and delivered in batches, synchronously, at least once. `lane.rs` decides what happens to a batch;
+//! this file reads records, invokes the function and saves the position.
 //!
-//! A mapping passes over the records that its filter criteria do not let through (`filter.rs`), as if they were done.
+//! A mapping skips the records that its filter criteria do not match (`filter.rs`), as if they were done.
 //!
-//! What it does not do: tumbling windows, or sending anything to an on-failure destination, of which
-//! there is only a line in the log. A mapping follows its table by name: when the table is deleted and made again while
-//! the stack runs, it goes on with the new one.
+//! Not here: tumbling windows. Nothing is sent to an on-failure destination; the log has a line instead. A mapping
+//! follows its table by name: if the table is deleted and created again while the stack runs, the mapping goes on with
+//! the new one.
 
 mod failure;
 mod filter;
@@ -50,24 +50,24 @@ use self::source::{SequenceNumber, Source};
 /// batching streams".
 const POLL_INTERVAL: Duration = Duration::from_millis(250);
 
-/// Before the engine is asked again after it failed; doubled for every further failure. Ours.
+/// The delay after the engine has failed. It doubles with every further failure. Ours.
 const FIRST_ENGINE_DELAY: Duration = Duration::from_millis(500);
 
-/// The most time between two such attempts. Ours.
+/// The longest such delay. Ours.
 const MAX_ENGINE_DELAY: Duration = Duration::from_secs(30);
 
-/// How long a shutdown waits for the invocations under way. Ours, and that of the gateway.
+/// The time that a shutdown waits for invocations in progress. Ours; the gateway's is the same.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Why mappings cannot be set up.
+/// The reason why mappings cannot be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum StreamError {
-    /// A table has no stream, or the engine does not say.
+    /// A table has no stream, or the engine cannot read it.
     #[error("the stream of the table {table_name} cannot be read")]
     Source {
         /// The table.
         table_name: String,
-        /// What the engine says.
+        /// The engine's error.
         #[source]
         source: DynoxideError,
     },
@@ -76,23 +76,23 @@ pub enum StreamError {
     Positions {
         /// The file.
         path: PathBuf,
-        /// Why not.
+        /// The system's error.
         #[source]
         source: io::Error,
     },
 }
 
-/// The enabled mappings of a service, each with a position, none of them running.
+/// The enabled mappings of a service, each with its position. They do not run yet.
 #[derive(Debug)]
 pub struct Mappings {
     mappings: Vec<Mapping>,
 }
 
 impl Mappings {
-    /// Finds the stream of every mapping, and its position in there: where an earlier stack on `data_dir` left off, else
-    /// the mapping's starting position; `LATEST` is behind the last record that is in the stream now.
+    /// Finds the stream of every mapping, and the mapping's position there: the position that an earlier stack saved in
+    /// `data_dir`, else the mapping's starting position. `LATEST` is after the last record that is in the stream now.
     ///
-    /// `functions` are by function key.
+    /// `functions` has function keys as its keys.
     ///
     /// # Errors
     ///
@@ -146,7 +146,7 @@ impl Mappings {
         Ok(Self { mappings })
     }
 
-    /// Starts to deliver records.
+    /// Starts the delivery of records.
     #[must_use]
     pub fn start(self) -> RunningMappings {
         let stop = watch::Sender::new(false);
@@ -158,7 +158,7 @@ impl Mappings {
     }
 }
 
-/// Mappings that deliver records; they stop at once when this is dropped.
+/// Mappings that deliver records. Dropping this stops them at once.
 #[derive(Debug)]
 pub struct RunningMappings {
     stop: watch::Sender<bool>,
@@ -166,11 +166,11 @@ pub struct RunningMappings {
 }
 
 impl RunningMappings {
-    /// Takes no further batches and returns when all invocations have ended, or after 2 s. What is not done by then is
-    /// delivered again by the next stack on the same data directory.
+    /// Starts no further batches and returns when all invocations have ended, or after 2 s. The next stack on the same
+    /// data directory delivers the records again that are not done by then.
     pub async fn shutdown(mut self) {
         self.stop.send_replace(true);
-        // Tasks report their failures themselves; a panic is printed by its hook.
+        // Tasks report their failures themselves, and the panic hook prints panics.
         let ended = async { while self.tasks.join_next().await.is_some() {} };
         if tokio::time::timeout(SHUTDOWN_TIMEOUT, ended).await.is_err() {
             terminal::line("stream", "stopped without waiting for the last invocations");
@@ -178,7 +178,7 @@ impl RunningMappings {
     }
 }
 
-/// Where a mapping begins: its saved position, if the stream still knows that.
+/// Returns the position at which a mapping begins: its saved position, if that is still in the stream.
 fn starting_point(
     name: &str,
     mapping: &StreamMapping,
@@ -226,9 +226,9 @@ struct Mapping {
     lanes: Vec<Lane>,
     progress: Progress,
     positions: Arc<Positions>,
-    /// How often the engine has failed in a row.
+    /// The number of the engine's failures in a row.
     engine_failures: u32,
-    /// Of which those of streams are this mapping's.
+    /// Injected faults. Only those of streams are used here.
     faults: Arc<Faults>,
 }
 
@@ -239,7 +239,7 @@ impl fmt::Debug for Mapping {
 }
 
 impl Mapping {
-    /// Delivers records until `stop` says so and the last invocation has ended.
+    /// Delivers records until `stop` is true and the last invocation has ended.
     async fn run(mut self, mut stop: watch::Receiver<bool>) {
         let mut invocations = FuturesUnordered::new();
         let mut poll_at = Duration::ZERO;
@@ -250,7 +250,7 @@ impl Mapping {
             }
             let mut wake_at = None;
             if !stopping {
-                // To the end of the shard, so that a batch is not smaller than it could be.
+                // Reads to the end of the shard, so that batches are as large as possible.
                 while poll_at <= now() && !self.is_full() {
                     poll_at = self.read().await;
                 }
@@ -274,18 +274,18 @@ impl Mapping {
             tokio::select! {
                 Some((index, answer)) = invocations.next() => self.answered(index, answer),
                 () = wake => {}
-                // The sender outlives this task, which is aborted with it.
+                // The sender lives longer than this task: dropping the sender aborts the task.
                 _ = stop.wait_for(|stop| *stop), if !stopping => {}
             }
         }
     }
 
-    /// Whether reading on would only fill the memory: a lane has a batch waiting that it cannot take.
+    /// Tells whether more records would only fill the memory, because a full batch waits in a lane already.
     fn is_full(&self) -> bool {
         self.lanes.iter().any(Lane::is_full)
     }
 
-    /// Reads the next records into the lanes and returns when to read again.
+    /// Reads the next records into the lanes and returns the time of the next read.
     async fn read(&mut self) -> Duration {
         let (source, after, now) = (Arc::clone(&self.source), self.progress.read, now());
         let filter = Arc::clone(&self.filter);
@@ -301,7 +301,7 @@ impl Mapping {
         };
         if page.trimmed > 0 {
             let hours = source::RETENTION.as_secs() / 3600;
-            self.log.line(format_args!("passed over {} record(s) older than {hours} h", page.trimmed));
+            self.log.line(format_args!("skipped {} record(s) older than {hours} h", page.trimmed));
         }
         self.progress.read(page.records.iter().map(|record| record.sequence_number), last);
         let lanes = u64::try_from(self.lanes.len()).unwrap_or(u64::MAX);
@@ -316,11 +316,11 @@ impl Mapping {
     fn engine_failed(&mut self, error: &dyn fmt::Display) -> Duration {
         let delay = FIRST_ENGINE_DELAY.saturating_mul(1 << self.engine_failures.min(16)).min(MAX_ENGINE_DELAY);
         self.engine_failures = self.engine_failures.saturating_add(1);
-        self.log.line(format_args!("the stream cannot be read, trying again in {delay:?}: {error}"));
+        self.log.line(format_args!("the stream cannot be read, the next attempt is in {delay:?}: {error}"));
         now() + delay
     }
 
-    /// What a lane wants, after everything that it gives up.
+    /// Returns the next step of a lane, after it has given up all records that it must give up.
     fn next(&mut self, index: usize) -> Next {
         loop {
             match self.lanes[index].next(now()) {
@@ -337,13 +337,13 @@ impl Mapping {
         async move {
             faults.delay(Delay::StreamDelay).await;
             let event = Bytes::from(event);
-            if faults.strikes(Chance::DuplicateStreamRecord) {
-                // As if its answer had been lost: that of the second delivery counts.
+            if faults.injects(Chance::DuplicateStreamRecord) {
+                // The fault imitates a lost answer, so the answer to the second delivery counts.
                 let _ = function.invoke(event.clone()).await;
             }
             match function.invoke(event).await {
                 Ok(response) => (index, Answer::parse(&response, report)),
-                // The function has said why in the log.
+                // The log has the reason already.
                 Err(error) if error.is_throttle() => (index, Answer::Throttled),
                 Err(_) => (index, Answer::FunctionError),
             }
@@ -372,7 +372,7 @@ impl Mapping {
         self.save();
     }
 
-    /// Remembers how far everything is done; at most what is in flight is then repeated.
+    /// Saves the position up to which all records are done. After a restart at most the batches in flight are repeated.
     fn save(&self) {
         let stream_arn = self.origin.stream_arn.clone();
         let position = Position { stream_arn, sequence_number: self.progress.done };
@@ -382,7 +382,8 @@ impl Mapping {
     }
 }
 
-/// Since the epoch. The age of records needs the wall clock; a step of it costs other waits no more than that step.
+/// Returns the time since the epoch. The age of records needs the wall clock. A step of the clock changes other waits
+/// by at most that step.
 fn now() -> Duration {
     SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default()
 }

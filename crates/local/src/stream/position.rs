@@ -1,8 +1,8 @@
-//! How far each mapping has come, kept in the data directory.
+//! The position of each mapping, saved in the data directory.
 //!
-//! On AWS the checkpoint of an event source mapping outlives everything else; here it lives as long as the tables do.
-//! The file is replaced as a whole by a rename, so that it is never half written. It is not synced to the disk: it
-//! survives the end of this process, however sudden, but not that of the machine.
+//! On AWS the checkpoint of an event source mapping outlives everything else; here it lives as long as the tables. A
+//! rename replaces the whole file, so that it is never half written. The file is not synced to the disk: it survives a
+//! crash of this process, but not a crash of the machine.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::{self, Write};
@@ -14,23 +14,23 @@ use serde::{Deserialize, Serialize};
 use super::source::SequenceNumber;
 use crate::table::private_file;
 
-/// The positions, in the data directory.
+/// The name of the file in the data directory.
 const FILE: &str = "positions.json";
 
-/// Where a mapping stands in a stream.
+/// The position of a mapping in a stream.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct Position {
-    /// A table that is made anew has a new stream.
+    /// The stream. A table that is created again has a new one.
     pub(super) stream_arn: String,
-    /// The last record that the mapping is done with; none before the first one.
+    /// The last record that is done. There is none before the first record.
     pub(super) sequence_number: Option<SequenceNumber>,
 }
 
 /// The positions of all mappings, by name.
 #[derive(Debug, Default)]
 pub(super) struct Positions {
-    /// None without a data directory.
+    /// The file. There is none without a data directory.
     path: Option<PathBuf>,
     by_mapping: Mutex<BTreeMap<String, Position>>,
 }
@@ -40,13 +40,13 @@ impl Positions {
     ///
     /// # Errors
     ///
-    /// When the file cannot be read, or was changed by somebody else; with its path.
+    /// When the file cannot be read or has another form. The error has its path.
     pub(super) fn open(data_dir: Option<&Path>) -> Result<Self, (PathBuf, io::Error)> {
         let Some(path) = data_dir.map(|data_dir| data_dir.join(FILE)) else {
             return Ok(Self::default());
         };
         let by_mapping = match std::fs::read(&path) {
-            // An earlier version left it for others to read.
+            // An earlier version let other users read the file.
             Ok(text) => private_file(&path).and_then(|_| serde_json::from_slice(&text).map_err(io::Error::from)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(BTreeMap::new()),
             Err(error) => Err(error),
@@ -57,16 +57,16 @@ impl Positions {
         }
     }
 
-    /// The position of a mapping, if it has one.
+    /// Returns the position of a mapping, if it has one.
     pub(super) fn get(&self, mapping: &str) -> Option<Position> {
         self.by_mapping.lock().unwrap_or_else(PoisonError::into_inner).get(mapping).cloned()
     }
 
-    /// Remembers the position of a mapping.
+    /// Saves the position of a mapping.
     ///
     /// # Errors
     ///
-    /// When the file cannot be written; the position is remembered until the stack ends.
+    /// When the file cannot be written. The position is then kept in memory until the stack ends.
     pub(super) fn set(&self, mapping: &str, position: Position) -> io::Result<()> {
         let mut by_mapping = self.by_mapping.lock().unwrap_or_else(PoisonError::into_inner);
         if by_mapping.get(mapping) == Some(&position) {
@@ -77,7 +77,7 @@ impl Positions {
             return Ok(());
         };
         let new = path.with_extension("json.new");
-        // A few hundred bytes into the page cache, which is faster than handing them to another thread.
+        // Writing a few hundred bytes into the page cache is faster than a change of threads.
         let mut file = private_file(&new)?;
         file.set_len(0)?;
         file.write_all(&serde_json::to_vec_pretty(&*by_mapping)?)?;
@@ -85,34 +85,34 @@ impl Positions {
     }
 }
 
-/// Which of the records that were read are done. Lanes finish out of order; the position is before the first record
-/// that is not done.
+/// The progress of a mapping: which of the records that it has read are done. Lanes finish out of order, so the
+/// position is before the first record that is not done.
 #[derive(Debug)]
 pub(super) struct Progress {
     /// The last record that was read.
     pub(super) read: Option<SequenceNumber>,
-    /// The last record before which, and with which, everything is done.
+    /// The last record up to which all records are done.
     pub(super) done: Option<SequenceNumber>,
-    /// Read and not done, or done and behind one that is not; in order.
+    /// Records that are not done, and records that are done after one that is not. They are in order.
     open: VecDeque<SequenceNumber>,
-    /// Those of `open` that are done.
+    /// The records of `open` that are done.
     early: BTreeSet<SequenceNumber>,
 }
 
 impl Progress {
-    /// Everything up to `position` is done.
+    /// Starts with all records up to `position` done.
     pub(super) fn new(position: Option<SequenceNumber>) -> Self {
         Self { read: position, done: position, open: VecDeque::new(), early: BTreeSet::new() }
     }
 
-    /// `records` are to be done, and the last record that was read, to be done or not, is `last`.
+    /// Adds records that have to be done. `last` is the last record that was read, even if the filter skips it.
     pub(super) fn read(&mut self, records: impl IntoIterator<Item = SequenceNumber>, last: SequenceNumber) {
         self.open.extend(records);
         self.read = Some(last);
         self.advance();
     }
 
-    /// These are done.
+    /// Marks records as done.
     pub(super) fn finish(&mut self, records: impl IntoIterator<Item = SequenceNumber>) {
         self.early.extend(records);
         self.advance();
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_holds_something_else_is_refused() {
+    fn a_file_in_another_form_is_refused() {
         let directory = tempfile::tempdir().unwrap();
         for text in ["", "[]", r#"{"publish/events":{"streamArn":"arn","sequenceNumber":"one"}}"#] {
             std::fs::write(directory.path().join(FILE), text).unwrap();

@@ -1,32 +1,33 @@
-//! What a function's response to a batch means.
+//! The meaning of a function's response to a batch.
 //!
-//! Implements ["Configuring partial batch response with DynamoDB and Lambda"](https://docs.aws.amazon.com/lambda/latest/dg/services-ddb-batchfailurereporting.html).
+//! Implements ["Configuring partial batch response with DynamoDB and
+//! Lambda"](https://docs.aws.amazon.com/lambda/latest/dg/services-ddb-batchfailurereporting.html).
 
 use serde_json::Value;
 
 use super::source::SequenceNumber;
 
-/// How an invocation ended.
+/// The end of an invocation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Answer {
     /// All records are done.
     Succeeded,
-    /// The records before this one are done; this one and those after it are not.
+    /// The records before this one are done. This one and the later ones are not.
     FailedFrom(SequenceNumber),
-    /// No record is done: the response says so, or is not one that AWS understands.
+    /// No record is done: the response says so, or AWS does not understand it.
     Failed,
     /// No record is done: the function reported an error, crashed or ran out of time.
     FunctionError,
-    /// Lambda had no room for the event, so no function has seen it: "throttles and service errors" are no attempts.
+    /// Lambda throttled the event, so no function has seen it. "Throttles and service errors" do not count as attempts.
     Throttled,
 }
 
 impl Answer {
-    /// What a function that ended well means by `response`. Unless it has `ReportBatchItemFailures` among its
-    /// `FunctionResponseTypes`, nobody looks at that.
+    /// Reads the response of a function that returned without an error. Without `ReportBatchItemFailures` among the
+    /// `FunctionResponseTypes`, the response does not matter.
     ///
-    /// That a response of any other type than an object or null is a failure is an assumption: AWS only says so of
-    /// invalid JSON, and only for SQS.
+    /// A response that is neither an object nor null counts as a failure. That is an assumption: AWS documents it for
+    /// invalid JSON only, and only for SQS.
     pub(super) fn parse(response: &[u8], report_batch_item_failures: bool) -> Self {
         if !report_batch_item_failures || response.is_empty() {
             return Self::Succeeded;
@@ -93,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_looks_at_the_response_of_a_function_that_does_not_report() {
+    fn the_response_of_a_function_that_does_not_report_is_ignored() {
         for response in [r#"{"batchItemFailures":[{"itemIdentifier":"7"}]}"#, "{", ""] {
             assert_eq!(Answer::parse(response.as_bytes(), false), Answer::Succeeded, "{response}");
         }

@@ -1,11 +1,12 @@
-//! One table's stream in the embedded engine, and its records in the form in which Lambda passes them on.
+//! One table's stream in the embedded engine, and its records in Lambda's form.
 //!
-//! It reads through the engine's own implementation of the
-//! [DynamoDB Streams API](https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_Operations_Amazon_DynamoDB_Streams.html),
-//! in which a stream has a single shard for ever. Records have the shape of "Process DynamoDB records with Lambda".
+//! This module reads through the engine's own implementation of the [DynamoDB Streams
+//! API](https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_Operations_Amazon_DynamoDB_Streams.html),
+//! where a stream has a single shard for ever. Records have the shape of "Process DynamoDB records with Lambda".
 //!
-//! The engine trims no records and writes one for an update that changes nothing. DynamoDB does trim and does not write
-//! that, so both kinds are passed over here (the second as far as the images show it: with `NEW_AND_OLD_IMAGES`).
+//! The engine does not trim records, and it writes a record for an update that changes nothing. DynamoDB trims records
+//! and does not write that one. So this module skips both kinds (the second only with `NEW_AND_OLD_IMAGES`, where the
+//! images show it).
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -24,20 +25,20 @@ use serde_json::Value;
 
 use super::filter::Filter;
 
-/// The most records of one read. GetRecords allows 1,000 and also ends a page at 1 MB, which the engine does not: a
-/// hundred records with two images of 400 KB each are 80 MB.
+/// The most records of one read. GetRecords allows 1,000 and also ends a page at 1 MB; the engine does not. A hundred
+/// records with two images of 400 KB each are 80 MB.
 const PAGE_SIZE: usize = 100;
 
 /// "Stream records have a lifetime of 24 hours", from "Change data capture for DynamoDB Streams".
 pub(super) const RETENTION: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Where a record stands in its shard: 21 to 40 decimal digits, as text in JSON.
+/// The position of a record in its shard: 21 to 40 decimal digits, a text in JSON.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub(super) struct SequenceNumber(u128);
 
 impl SequenceNumber {
-    /// The number in `text`, if it is one.
+    /// Parses a number.
     pub(super) fn parse(text: &str) -> Option<Self> {
         text.parse().ok().map(Self)
     }
@@ -74,29 +75,29 @@ pub(super) struct Record {
     pub(super) sequence_number: SequenceNumber,
     /// `ApproximateCreationDateTime`, since the epoch; in whole seconds.
     pub(super) created: Duration,
-    /// The same for all records of one item.
+    /// A hash that is the same for all records of one item.
     pub(super) key_hash: u64,
-    /// The element of `Records` in the event.
+    /// The record as an element of `Records` in the event.
     pub(super) json: String,
 }
 
-/// What one read found.
+/// The records of one read.
 #[derive(Debug, Default)]
 pub(super) struct Page {
-    /// In the order of their sequence numbers.
+    /// The records that pass the filter, in the order of their sequence numbers.
     pub(super) records: Vec<Record>,
-    /// How many more there were that DynamoDB would have removed by now.
+    /// The number of further records that DynamoDB would have removed by now.
     pub(super) trimmed: usize,
-    /// The last record that was read, be it in `records` or not; none at the end of the shard.
+    /// The last record that was read, even if it is not in `records`. There is none at the end of the shard.
     pub(super) last: Option<SequenceNumber>,
 }
 
 /// A table's stream.
 pub(super) struct Source {
     database: Database,
-    /// As the engine has it.
+    /// The stream's ARN in the engine.
     engine_arn: String,
-    /// As it is in events: in the service's region.
+    /// The stream's ARN in events, with the service's region.
     pub(super) stream_arn: String,
     pub(super) shard_id: String,
     region: String,
@@ -120,7 +121,7 @@ impl Source {
         Ok(Self { database, engine_arn, stream_arn, shard_id, region: region.to_owned() })
     }
 
-    /// The first and the last record in the stream; none when it is empty.
+    /// Returns the first and the last record in the stream, if there is one.
     ///
     /// # Errors
     ///
@@ -135,7 +136,8 @@ impl Source {
         }
     }
 
-    /// The records behind `after`, or from the first one on, that pass the filter; `now` is the time since the epoch.
+    /// Reads the records after `after`, or from the first one on, that pass the filter. `now` is the time since the
+    /// epoch.
     ///
     /// # Errors
     ///
@@ -171,11 +173,11 @@ impl Source {
         Ok(page)
     }
 
-    /// A record, and what is in its JSON.
+    /// Converts a record. Returns it with the value of its JSON.
     fn record(&self, record: &get_records::Record) -> Result<(Record, Value), DynoxideError> {
         let unreadable = |error: serde_json::Error| DynoxideError::InternalServerError(error.to_string());
         let mut event = serde_json::to_value(record).map_err(unreadable)?;
-        // The engine says whole seconds as a float.
+        // The engine has whole seconds as a float.
         let created = Duration::from_secs_f64(record.dynamodb.approximate_creation_date_time.max(0.0));
         event["dynamodb"]["ApproximateCreationDateTime"] = created.as_secs().into();
         event["awsRegion"] = self.region.as_str().into();
@@ -303,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn a_write_that_changes_nothing_and_a_record_over_24_h_old_are_passed_over() {
+    fn a_write_that_changes_nothing_and_a_record_over_24_h_old_are_skipped() {
         let database = database("NEW_AND_OLD_IMAGES");
         let source = Source::open(database.clone(), "birds", "eu-central-1").unwrap();
         put(&database, &json!({"id": {"S": "polly"}}));
@@ -319,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn reading_goes_on_behind_a_record() {
+    fn reading_continues_after_a_record() {
         let database = database("NEW_IMAGE");
         let source = Source::open(database.clone(), "birds", "eu-central-1").unwrap();
         assert_eq!(source.range().unwrap(), None);

@@ -1,25 +1,25 @@
-//! `--deflate negotiate`. Only one answer of AWS to one offer is recorded. RFC 7692 says how messages are compressed,
-//! and every close code is inferred.
+//! `--deflate negotiate`. One answer of AWS to one offer is recorded. RFC 7692 says how messages are compressed, and every
+//! close code is inferred.
 
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress};
 use switchboard_local::gateway::settings::Deflate;
 use switchboard_tests::wire::{BINARY, CONTINUATION, Client, Frame, PING, PONG, RSV1, TEXT};
 
-use crate::bed::{Bed, KIB, Script};
+use crate::scripted::{KIB, ScriptedApi, TestGateway};
 
 /// The offer of browsers and of npm's ws.
 const USUAL: &str = "permessage-deflate; client_max_window_bits";
 const ANSWER: &str = "permessage-deflate;server_max_window_bits=12";
 
-fn script() -> Script {
-    Script::new().behaviour(|behaviour| behaviour.deflate = Deflate::Negotiate)
+fn script() -> ScriptedApi {
+    ScriptedApi::new().behaviour(|behaviour| behaviour.deflate = Deflate::Negotiate)
 }
 
-async fn connect(bed: &mut Bed, offer: &str) -> (Client, Codec) {
-    (bed.connect_with(&[("Sec-WebSocket-Extensions", offer)]).await, Codec::new())
+async fn connect(gateway: &mut TestGateway, offer: &str) -> (Client, Codec) {
+    (gateway.connect_with(&[("Sec-WebSocket-Extensions", offer)]).await, Codec::new())
 }
 
-/// The side of a client: a compressor and a decompressor for all messages of a connection.
+/// The client's side: a compressor and a decompressor for all messages of a connection.
 struct Codec {
     deflate: Compress,
     inflate: Decompress,
@@ -45,14 +45,14 @@ impl Codec {
         String::from_utf8(message).unwrap()
     }
 
-    /// Returns the next message, which must be compressed, and the sizes of its frames.
+    /// The next message, which must be compressed, and the sizes of its frames.
     async fn message(&mut self, client: &mut Client) -> (String, Vec<usize>) {
         let (payload, sizes) = client.frames(RSV1 | TEXT).await;
         (self.inflated(&payload), sizes)
     }
 }
 
-/// Makes a text of three-byte characters that compression does not make much shorter.
+/// Text in characters of three bytes. Compression makes it little shorter.
 fn noise(length: usize) -> String {
     let mut random = fastrand::Rng::with_seed(7);
     std::iter::repeat_with(|| random.char('\u{800}'..='\u{ffff}')).take(length / 3).collect()
@@ -60,77 +60,77 @@ fn noise(length: usize) -> String {
 
 #[tokio::test]
 async fn an_offer_is_answered_as_recorded() {
-    let mut bed = script().start().await;
+    let mut gateway = script().start().await;
     for (offer, answer) in [
         ("permessage-deflate; server_max_window_bits=12; client_max_window_bits=12", Some(ANSWER)),
-        // The other answers are inferred.
+        // The answer to this offer is inferred.
         (USUAL, Some(ANSWER)),
         ("permessage-deflate; server_max_window_bits=7", None),
         ("permessage-bzip2", None),
     ] {
-        let (mut client, mut codec) = connect(&mut bed, offer).await;
+        let (mut client, mut codec) = connect(&mut gateway, offer).await;
         assert_eq!(client.reply.header("sec-websocket-extensions"), answer, "{offer}");
         client.text("not compressed").await;
-        assert_eq!(bed.event_of("$default").await["body"], "not compressed");
-        bed.call("POST", &client.id, b"hello").await;
+        assert_eq!(gateway.event_of("$default").await["body"], "not compressed");
+        gateway.call("POST", &client.id, b"hello").await;
         if answer.is_some() {
             assert_eq!(codec.message(&mut client).await.0, "hello");
         } else {
             assert_eq!(client.hears().await, "hello");
         }
         drop(client);
-        bed.event_of("$disconnect").await;
+        gateway.event_of("$disconnect").await;
     }
-    assert_eq!(bed.connect().await.reply.header("sec-websocket-extensions"), None);
+    assert_eq!(gateway.connect().await.reply.header("sec-websocket-extensions"), None);
 }
 
 #[tokio::test]
 async fn messages_refer_to_earlier_ones() {
-    let mut bed = script().start().await;
-    let (mut client, mut codec) = connect(&mut bed, USUAL).await;
+    let mut gateway = script().start().await;
+    let (mut client, mut codec) = connect(&mut gateway, USUAL).await;
     let message = format!("{} ěščřžýáíé 🐎 {}", noise(KIB), noise(KIB));
     let mut sizes = Vec::new();
     for _ in 0..3 {
         let compressed = codec.compressed(message.as_bytes());
         client.frame(true, RSV1 | TEXT, &compressed).await;
-        assert_eq!(bed.event_of("$default").await["body"], message);
-        assert_eq!(bed.call("POST", &client.id, message.as_bytes()).await.status, 200);
+        assert_eq!(gateway.event_of("$default").await["body"], message);
+        assert_eq!(gateway.call("POST", &client.id, message.as_bytes()).await.status, 200);
         let (received, frames) = codec.message(&mut client).await;
         assert_eq!(received, message);
         sizes.push((compressed.len(), frames[0]));
     }
     assert!(sizes[1].0 * 4 < sizes[0].0 && sizes[1].1 * 4 < sizes[0].1, "{sizes:?}");
-    // Messages with and without compression may alternate.
+    // The order of the kinds may change as well.
     client.text("not compressed").await;
-    assert_eq!(bed.event_of("$default").await["body"], "not compressed");
+    assert_eq!(gateway.event_of("$default").await["body"], "not compressed");
     client.frame(true, RSV1 | TEXT, &codec.compressed(message.as_bytes())).await;
-    assert_eq!(bed.event_of("$default").await["body"], message);
+    assert_eq!(gateway.event_of("$default").await["body"], message);
     client.frame(true, RSV1 | TEXT, b"\0").await;
-    assert_eq!(bed.event_of("$default").await["body"], "");
+    assert_eq!(gateway.event_of("$default").await["body"], "");
 }
 
 #[tokio::test]
-async fn the_gateway_keeps_to_the_parameters_that_a_client_asks_for() {
-    let mut bed = script().start().await;
+async fn the_gateway_keeps_to_the_options_that_a_client_asks_for() {
+    let mut gateway = script().start().await;
     let offer = "permessage-deflate; server_no_context_takeover; server_max_window_bits=9";
-    let (mut client, _) = connect(&mut bed, offer).await;
+    let (mut client, _) = connect(&mut gateway, offer).await;
     let answer = "permessage-deflate;server_max_window_bits=9;server_no_context_takeover";
     assert_eq!(client.reply.header("sec-websocket-extensions"), Some(answer));
     let message = noise(2 * KIB).repeat(40);
     for _ in 0..3 {
-        bed.call("POST", &client.id, message.as_bytes()).await;
-        // The codec is new, so it does not know earlier messages.
+        gateway.call("POST", &client.id, message.as_bytes()).await;
+        // This decompressor knows nothing about earlier messages.
         let (received, sizes) = Codec::new().message(&mut client).await;
         assert_eq!(received, message);
-        // The text does not repeat itself within a window of 512 bytes.
+        // Nothing repeats within a window of 512 bytes.
         assert!(sizes.iter().sum::<usize>() > message.len() / 2, "{sizes:?}");
     }
 }
 
 #[tokio::test]
 async fn a_compressed_message_comes_in_fragments_and_pings_between_them() {
-    let mut bed = script().start().await;
-    let (mut client, mut codec) = connect(&mut bed, USUAL).await;
+    let mut gateway = script().start().await;
+    let (mut client, mut codec) = connect(&mut gateway, USUAL).await;
     let message = noise(30 * KIB);
     for parts in [2, 7, 1000] {
         let compressed = codec.compressed(message.as_bytes());
@@ -142,17 +142,17 @@ async fn a_compressed_message_comes_in_fragments_and_pings_between_them() {
         client.frame(true, PING, b"are you there").await;
         assert_eq!(client.receive().await, Frame { fin: true, opcode: PONG, payload: b"are you there".to_vec() });
         client.frame(true, CONTINUATION, last).await;
-        assert_eq!(bed.event_of("$default").await["body"], message);
+        assert_eq!(gateway.event_of("$default").await["body"], message);
     }
 }
 
 #[tokio::test]
-async fn frames_are_measured_compressed_and_messages_inflated() {
-    let mut bed = script().start().await;
-    let (mut client, mut codec) = connect(&mut bed, USUAL).await;
+async fn the_limit_of_frames_counts_compressed_bytes_and_that_of_messages_inflated_ones() {
+    let mut gateway = script().start().await;
+    let (mut client, mut codec) = connect(&mut gateway, USUAL).await;
     let message = "x".repeat(128 * KIB);
     client.frame(true, RSV1 | TEXT, &codec.compressed(message.as_bytes())).await;
-    assert_eq!(bed.event_of("$default").await["body"], message);
+    assert_eq!(gateway.event_of("$default").await["body"], message);
 
     let compressed = codec.compressed(noise(128 * KIB).as_bytes());
     let (fits, rest) = compressed.split_at(32 * KIB);
@@ -160,25 +160,25 @@ async fn frames_are_measured_compressed_and_messages_inflated() {
     for (index, part) in rest.chunks(32 * KIB).enumerate() {
         client.frame(index == (rest.len() - 1) / (32 * KIB), CONTINUATION, part).await;
     }
-    assert_eq!(bed.event_of("$default").await["body"], noise(128 * KIB));
+    assert_eq!(gateway.event_of("$default").await["body"], noise(128 * KIB));
 
     for opcode in [RSV1 | TEXT, RSV1 | BINARY] {
-        let (mut client, mut codec) = connect(&mut bed, USUAL).await;
+        let (mut client, mut codec) = connect(&mut gateway, USUAL).await;
         client.frame(true, opcode, &codec.compressed(noise(128 * KIB).as_bytes())[..32 * KIB + 1]).await;
-        bed.assert_closes(&mut client, 1009, "a frame that is too long").await;
+        gateway.assert_closes(&mut client, 1009, "a frame that is too long").await;
     }
     for (length, what) in [(128 * KIB + 1, "a byte too many"), (30_000 * KIB, "a bomb")] {
-        let (mut client, mut codec) = connect(&mut bed, USUAL).await;
+        let (mut client, mut codec) = connect(&mut gateway, USUAL).await;
         let compressed = codec.compressed(&vec![b'x'; length]);
         assert!(compressed.len() < 32 * KIB, "{}", compressed.len());
         client.frame(true, RSV1 | TEXT, &compressed).await;
-        bed.assert_closes(&mut client, 1009, what).await;
+        gateway.assert_closes(&mut client, 1009, what).await;
     }
 }
 
 #[tokio::test]
-async fn a_message_that_is_compressed_wrongly_closes_the_connection_and_reaches_no_route() {
-    let mut bed = script().start().await;
+async fn a_message_that_is_compressed_wrongly_closes_with_its_code_and_reaches_no_route() {
+    let mut gateway = script().start().await;
     let mut codec = Codec::new();
     let mut fresh = |message: &[u8]| {
         codec.deflate.reset();
@@ -186,10 +186,10 @@ async fn a_message_that_is_compressed_wrongly_closes_the_connection_and_reaches_
     };
     let (whole, binary, broken) = (fresh(b"hello hello hello"), fresh(b"hello"), fresh(b"\xff\xfe"));
     for (frames, code, what) in [
-        (vec![(true, RSV1 | TEXT, b"hello".to_vec())], 1007, "not compressed data"),
+        (vec![(true, RSV1 | TEXT, b"hello".to_vec())], 1007, "no compressed data"),
         (vec![(true, RSV1 | TEXT, whole[..4].to_vec())], 1007, "half of a message"),
         (vec![(false, RSV1 | TEXT, whole[..4].to_vec()), (true, CONTINUATION, vec![])], 1007, "half, in fragments"),
-        (vec![(true, RSV1 | TEXT, broken)], 1007, "not UTF-8"),
+        (vec![(true, RSV1 | TEXT, broken)], 1007, "no UTF-8"),
         (vec![(true, RSV1 | BINARY, binary)], 1003, "bytes"),
         (vec![(false, RSV1 | TEXT, whole[..4].to_vec()), (true, RSV1, whole[4..].to_vec())], 1002, "RSV1 twice"),
         (vec![(false, RSV1 | TEXT, whole.clone()), (true, RSV1 | TEXT, whole.clone())], 1002, "two at once"),
@@ -198,40 +198,40 @@ async fn a_message_that_is_compressed_wrongly_closes_the_connection_and_reaches_
         (vec![(true, RSV1 | PING, b"hello".to_vec())], 1002, "a ping"),
         (vec![(true, RSV1 | CONTINUATION, whole.clone())], 1002, "a continuation of nothing"),
         (vec![(true, 0x60 | TEXT, whole.clone())], 1002, "RSV2"),
-        (vec![(true, RSV1 | 0x3, whole.clone())], 1002, "an unknown opcode"),
+        (vec![(true, RSV1 | 0x3, whole.clone())], 1002, "no opcode"),
     ] {
-        let (mut client, _) = connect(&mut bed, USUAL).await;
+        let (mut client, _) = connect(&mut gateway, USUAL).await;
         for (fin, opcode, payload) in frames {
             client.frame(fin, opcode, &payload).await;
         }
-        bed.assert_closes(&mut client, code, what).await;
+        gateway.assert_closes(&mut client, code, what).await;
     }
-    let (mut client, _) = connect(&mut bed, USUAL).await;
+    let (mut client, _) = connect(&mut gateway, USUAL).await;
     client.raw(b"\xc1\x05hello").await;
-    bed.assert_closes(&mut client, 1002, "an unmasked frame").await;
+    gateway.assert_closes(&mut client, 1002, "an unmasked frame").await;
 
-    // Compression is not negotiated: the setting is off, or the offer is another one.
-    for (mut bed, offer) in [(Script::new().start().await, USUAL), (bed, "permessage-bzip2")] {
-        let (mut client, _) = connect(&mut bed, offer).await;
+    // Compression was not negotiated, because of the flag or because of the offer.
+    for (mut gateway, offer) in [(ScriptedApi::new().start().await, USUAL), (gateway, "permessage-bzip2")] {
+        let (mut client, _) = connect(&mut gateway, offer).await;
         client.frame(true, RSV1 | TEXT, &whole).await;
         assert_eq!(client.closed_without_echo().await, Some(1002), "{offer}");
     }
 }
 
 #[tokio::test]
-async fn a_message_is_compressed_and_then_cut_into_frames() {
+async fn a_message_is_compressed_before_it_is_cut_into_frames() {
     for (fragment, most) in [(32 * KIB, 32 * KIB), (1000, 1000), (0, usize::MAX)] {
-        let mut bed = script().behaviour(|behaviour| behaviour.outbound_fragment = fragment).start().await;
-        let (mut client, mut codec) = connect(&mut bed, USUAL).await;
+        let mut gateway = script().behaviour(|behaviour| behaviour.outbound_fragment = fragment).start().await;
+        let (mut client, mut codec) = connect(&mut gateway, USUAL).await;
         for message in [noise(100 * KIB), "x".repeat(100 * KIB)] {
-            assert_eq!(bed.call("POST", &client.id, message.as_bytes()).await.status, 200);
+            assert_eq!(gateway.call("POST", &client.id, message.as_bytes()).await.status, 200);
             let (received, sizes) = codec.message(&mut client).await;
             assert_eq!(received, message);
             assert!(sizes.iter().all(|size| *size <= most), "{sizes:?}");
             let compressed: usize = sizes.iter().sum();
             assert_eq!(sizes.len(), compressed.div_ceil(most));
         }
-        bed.call("DELETE", &client.id, b"").await;
+        gateway.call("DELETE", &client.id, b"").await;
         assert_eq!(client.closed_without_echo().await, Some(1000));
     }
 }

@@ -1,80 +1,80 @@
-//! Settings for behaviour of AWS that is unknown. The tests show only that each setting has its effect.
+//! Flags for behaviour that nobody knows about AWS: each does what it says.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use switchboard_local::gateway::settings::{
-    AbortDuringConnect, IdValidation, MissingStatusCode, NonUtf8Post, NullStyle, OnewayErrorStatus, PostToPending,
-    Sigv4, ThrottleFrame,
+    IdValidation, MissingStatusCode, NonUtf8Post, NullStyle, OnewayErrorStatus, PostToPending, Sigv4, ThrottleFrame,
 };
 use switchboard_tests::keys::keys;
 use switchboard_tests::wire::{A_WHILE, CLOSE, PING, Reply, TEXT, masked};
 use tokio::sync::Semaphore;
 
-use crate::bed::{KIB, Script, connection_id, ok};
+use crate::scripted::{KIB, ScriptedApi, connection_id, ok};
 
 #[tokio::test]
 async fn sizes_are_settings() {
-    let script = Script::new().limits(|limits| {
+    let script = ScriptedApi::new().limits(|limits| {
         limits.frame_limit = 10;
         limits.message_limit = 12;
         limits.url_limit = 100;
     });
-    let mut bed = script.behaviour(|behaviour| behaviour.outbound_fragment = 5).start().await;
-    assert_eq!(bed.handshake(&format!("/dev?{}", "x".repeat(100)), &[]).await.reply.status, 414);
+    let mut gateway = script.behaviour(|behaviour| behaviour.outbound_fragment = 5).start().await;
+    assert_eq!(gateway.handshake(&format!("/dev?{}", "x".repeat(100)), &[]).await.reply.status, 414);
     for frames in [&[b"12345678901".as_slice()][..], &[b"1234567890", b"123"]] {
-        let mut client = bed.connect().await;
-        assert_eq!(bed.call("POST", &client.id, b"123456789012").await.status, 200);
+        let mut client = gateway.connect().await;
+        assert_eq!(gateway.call("POST", &client.id, b"123456789012").await.status, 200);
         assert_eq!(client.message().await, ("123456789012".to_owned(), vec![5, 5, 2]));
-        assert_eq!(bed.call("POST", &client.id, b"1234567890123").await.status, 413);
+        assert_eq!(gateway.call("POST", &client.id, b"1234567890123").await.status, 413);
         client.fragments(frames).await;
-        bed.assert_closes(&mut client, 1009, "too long").await;
+        gateway.assert_closes(&mut client, 1009, "too long").await;
     }
 
-    let (bed, mut client) = Script::new().behaviour(|behaviour| behaviour.outbound_fragment = 0).connected().await;
-    bed.call("POST", &client.id, &vec![b'x'; 100 * KIB]).await;
+    let (gateway, mut client) =
+        ScriptedApi::new().behaviour(|behaviour| behaviour.outbound_fragment = 0).connected().await;
+    gateway.call("POST", &client.id, &vec![b'x'; 100 * KIB]).await;
     assert_eq!(client.message().await.1, [100 * KIB]);
 }
 
 #[tokio::test]
-async fn a_post_that_is_not_utf8_is_repaired_or_refused() {
-    for (setting, status, received) in [(NonUtf8Post::Lossy, 200, "a\u{fffd}b"), (NonUtf8Post::Refuse, 400, "the next")]
-    {
-        let (bed, mut client) =
-            Script::new().behaviour(|behaviour| behaviour.non_utf8_post = setting).connected().await;
-        assert_eq!(bed.call("POST", &client.id, b"a\xffb").await.status, status);
-        bed.call("POST", &client.id, b"the next").await;
+async fn a_post_that_is_not_utf8_is_mended_or_refused() {
+    for (knob, status, received) in [(NonUtf8Post::Lossy, 200, "a\u{fffd}b"), (NonUtf8Post::Refuse, 400, "the next")] {
+        let (gateway, mut client) =
+            ScriptedApi::new().behaviour(|behaviour| behaviour.non_utf8_post = knob).connected().await;
+        assert_eq!(gateway.call("POST", &client.id, b"a\xffb").await.status, status);
+        gateway.call("POST", &client.id, b"the next").await;
         assert_eq!(client.hears().await, received);
     }
 }
 
 #[tokio::test]
-async fn a_malformed_id_can_be_gone_like_any_other() {
-    let bed = Script::new().behaviour(|behaviour| behaviour.id_validation = IdValidation::None).start().await;
-    bed.assert_gone("POST", "abc").await;
+async fn a_malformed_id_can_be_answered_as_gone() {
+    let gateway = ScriptedApi::new().behaviour(|behaviour| behaviour.id_validation = IdValidation::None).start().await;
+    gateway.assert_gone("POST", "abc").await;
 }
 
 #[tokio::test]
 async fn the_reasons_of_a_deletion_and_of_a_loss_can_be_chosen() {
-    let script = Script::new().behaviour(|behaviour| {
+    let script = ScriptedApi::new().behaviour(|behaviour| {
         behaviour.delete_close_reason = "bye".to_owned();
         behaviour.abnormal_reason = "lost".to_owned();
     });
-    let (mut bed, mut client) = script.connected().await;
-    bed.call("DELETE", &client.id, b"").await;
+    let (mut gateway, mut client) = script.connected().await;
+    gateway.call("DELETE", &client.id, b"").await;
     assert_eq!(client.close_frame().await, b"\x03\xe8bye");
     drop(client);
-    assert_eq!(bed.disconnected().await["disconnectReason"], "bye");
-    drop(bed.connect().await);
-    assert_eq!(bed.disconnected().await["disconnectReason"], "lost");
+    assert_eq!(gateway.disconnected().await["disconnectReason"], "bye");
+    drop(gateway.connect().await);
+    assert_eq!(gateway.disconnected().await["disconnectReason"], "lost");
 }
 
 #[tokio::test]
 async fn events_can_have_the_nulls_of_2020() {
-    let mut bed = Script::new().behaviour(|behaviour| behaviour.null_style = NullStyle::Explicit).start().await;
-    drop(bed.connect().await);
-    let event = bed.event_of("$disconnect").await;
+    let mut gateway =
+        ScriptedApi::new().behaviour(|behaviour| behaviour.null_style = NullStyle::Explicit).start().await;
+    drop(gateway.connect().await);
+    let event = gateway.event_of("$disconnect").await;
     let context = event["requestContext"].as_object().unwrap();
     assert_eq!((context.get("messageId"), context["disconnectStatusCode"].as_u64()), (Some(&Value::Null), Some(1006)));
     assert_eq!((keys(&event["requestContext"]).len(), keys(&context["identity"]).len()), (16, 12));
@@ -82,11 +82,11 @@ async fn events_can_have_the_nulls_of_2020() {
 
 #[tokio::test]
 async fn a_missing_status_code_can_be_a_200() {
-    let script = Script::new().on("$connect", "{}").on("sendMessage", "{}");
+    let script = ScriptedApi::new().on("$connect", "{}").on("sendMessage", "{}");
     let script = script.behaviour(|behaviour| behaviour.missing_status_code = MissingStatusCode::Ok);
-    let (mut bed, mut client) = script.connected().await;
-    bed.invoke(&mut client, "sendMessage").await;
-    bed.call("POST", &client.id, b"no error before this").await;
+    let (mut gateway, mut client) = script.connected().await;
+    gateway.invoke(&mut client, "sendMessage").await;
+    gateway.call("POST", &client.id, b"no error before this").await;
     assert_eq!(client.hears().await, "no error before this");
 }
 
@@ -94,31 +94,31 @@ async fn a_missing_status_code_can_be_a_200() {
 async fn a_message_that_is_not_strictly_json_can_be_routed_by_its_action() {
     let message = "{\"action\":\"sendMessage\", body:\"hello\" /* é */}";
     for (lenient_json, route_key) in [(false, "$default"), (true, "sendMessage")] {
-        let (mut bed, mut client) =
-            Script::new().behaviour(|behaviour| behaviour.lenient_json = lenient_json).connected().await;
+        let (mut gateway, mut client) =
+            ScriptedApi::new().behaviour(|behaviour| behaviour.lenient_json = lenient_json).connected().await;
         let deep = format!("{{action: 'sendMessage', deep: {}{}}}", "[".repeat(511), "]".repeat(511));
         for message in [message, &deep] {
             client.text(message).await;
-            assert_eq!(bed.event_of(route_key).await["body"], message);
+            assert_eq!(gateway.event_of(route_key).await["body"], message);
         }
     }
 }
 
 #[tokio::test]
-async fn an_error_status_of_a_one_way_route_can_be_an_error_frame() {
-    let script = Script::new().on("sendMessage", r#"{"statusCode":400,"body":"secret"}"#);
+async fn an_error_status_of_a_one_way_route_can_be_sent() {
+    let script = ScriptedApi::new().on("sendMessage", r#"{"statusCode":400,"body":"secret"}"#);
     let script = script.behaviour(|behaviour| behaviour.oneway_error_status = OnewayErrorStatus::ErrorFrame);
-    let (mut bed, mut client) = script.connected().await;
-    assert_eq!(bed.failure(&mut client, "sendMessage").await, "Internal server error");
+    let (mut gateway, mut client) = script.connected().await;
+    assert_eq!(gateway.failure(&mut client, "sendMessage").await, "Internal server error");
 }
 
 #[tokio::test]
 async fn pings_can_keep_a_connection_from_being_idle() {
     for (resets, survives) in [(false, false), (true, true)] {
-        let script = Script::new().limits(|limits| limits.idle_timeout = Duration::from_secs(1));
+        let script = ScriptedApi::new().limits(|limits| limits.idle_timeout = Duration::from_secs(1));
         let (_bed, mut client) = script.behaviour(|behaviour| behaviour.ping_resets_idle = resets).connected().await;
         let start = Instant::now();
-        // The client sends a ping after each answer. So no ping is late, even on a slow machine.
+        // Each ping goes out when the pong of the one before has come, so no ping is late on a slow machine.
         let closed = loop {
             client.frame(true, PING, b"").await;
             if client.receive().await.opcode == CLOSE {
@@ -134,30 +134,30 @@ async fn pings_can_keep_a_connection_from_being_idle() {
 
 #[tokio::test]
 async fn a_throttled_message_can_be_dropped_in_silence() {
-    let script = Script::new().limits(|limits| (limits.request_rate, limits.request_burst) = (0, 1));
-    let (mut bed, mut client) =
+    let script = ScriptedApi::new().limits(|limits| (limits.request_rate, limits.request_burst) = (0, 1));
+    let (mut gateway, mut client) =
         script.behaviour(|behaviour| behaviour.throttle_frame = ThrottleFrame::None).connected().await;
     client.text(r#"{"action":"sendMessage"}"#).await;
     client.text(r#"{"action":"boom"}"#).await;
-    bed.event_of("sendMessage").await;
+    gateway.event_of("sendMessage").await;
     client.frame(true, CLOSE, b"").await;
     assert_eq!(client.closed_without_echo().await, None);
-    bed.event_of("$disconnect").await;
+    gateway.event_of("$disconnect").await;
 }
 
-/// The rate above which AWS closes a connection is unknown.
+/// Nobody knows how many messages of one client are too many for AWS.
 #[tokio::test]
 async fn a_client_that_sends_too_many_messages_can_be_closed_with_1008() {
     for (rate, admitted) in [(Some(0), 0), (Some(5), 5)] {
-        let (mut bed, mut client) =
-            Script::new().behaviour(|behaviour| behaviour.client_message_rate = rate).connected().await;
+        let (mut gateway, mut client) =
+            ScriptedApi::new().behaviour(|behaviour| behaviour.client_message_rate = rate).connected().await;
         client.raw(&masked(true, TEXT, b"hello").repeat(200)).await;
         assert_eq!(client.close_frame().await, b"\x03\xf0Too many requests");
-        bed.assert_gone("POST", &client.id).await;
+        gateway.assert_gone("POST", &client.id).await;
         // The last messages and $disconnect run side by side.
         let (mut routed, mut code) = (0, Value::Null);
         while code.is_null() || routed < admitted {
-            let context = bed.event().await["requestContext"].take();
+            let context = gateway.event().await["requestContext"].take();
             match context["routeKey"].as_str() {
                 Some("$disconnect") => code = context["disconnectStatusCode"].clone(),
                 route_key => {
@@ -171,19 +171,19 @@ async fn a_client_that_sends_too_many_messages_can_be_closed_with_1008() {
 }
 
 #[tokio::test]
-async fn each_client_has_its_own_message_rate_and_none_without_the_setting() {
+async fn the_messages_of_a_client_are_counted_for_it_alone_and_not_without_a_rate() {
     for rate in [Some(1), None] {
-        let mut bed = Script::new().behaviour(|behaviour| behaviour.client_message_rate = rate).start().await;
+        let mut gateway = ScriptedApi::new().behaviour(|behaviour| behaviour.client_message_rate = rate).start().await;
         for _ in 0..3 {
-            let mut client = bed.connect().await;
+            let mut client = gateway.connect().await;
             let messages = if rate.is_some() { 1 } else { 200 };
             client.raw(&masked(true, TEXT, b"hello").repeat(messages)).await;
             for _ in 0..messages {
-                bed.event_of("$default").await;
+                gateway.event_of("$default").await;
             }
             client.frame(true, CLOSE, b"").await;
             assert_eq!(client.closed_without_echo().await, None);
-            bed.event_of("$disconnect").await;
+            gateway.event_of("$disconnect").await;
         }
     }
 }
@@ -191,11 +191,11 @@ async fn each_client_has_its_own_message_rate_and_none_without_the_setting() {
 #[tokio::test]
 async fn a_post_to_a_connection_that_is_being_made_can_hang() {
     let gate = Arc::new(Semaphore::new(0));
-    let script = Script::new().on_held("$connect", &gate, ok);
-    let mut bed = script.behaviour(|behaviour| behaviour.post_to_pending = PostToPending::Hang).start().await;
-    let mut tcp = bed.request("/dev", &[]).await;
-    let id = connection_id(&bed.event_of("$connect").await);
-    let mut post = std::pin::pin!(bed.call("POST", &id, b"hello"));
+    let script = ScriptedApi::new().on_held("$connect", &gate, ok);
+    let mut gateway = script.behaviour(|behaviour| behaviour.post_to_pending = PostToPending::Hang).start().await;
+    let mut tcp = gateway.request("/dev", &[]).await;
+    let id = connection_id(&gateway.event_of("$connect").await);
+    let mut post = std::pin::pin!(gateway.call("POST", &id, b"hello"));
     assert!(tokio::time::timeout(A_WHILE, &mut post).await.is_err(), "answered before $connect ended");
     gate.add_permits(1);
     assert_eq!(post.await.status, 200);
@@ -203,38 +203,22 @@ async fn a_post_to_a_connection_that_is_being_made_can_hang() {
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_during_connect_can_be_disconnected() {
-    let gate = Arc::new(Semaphore::new(0));
-    let script = Script::new().on_held("$connect", &gate, ok);
-    let setting = AbortDuringConnect::Disconnect;
-    let mut bed = script.behaviour(|behaviour| behaviour.abort_during_connect = setting).start().await;
-    let tcp = bed.request("/dev", &[]).await;
-    bed.event_of("$connect").await;
-    drop(tcp);
-    // No event shows when the gateway has noticed that the client left. If it notices later, the 101 fails, and the
-    // event is the same.
-    tokio::time::sleep(A_WHILE).await;
-    gate.add_permits(1);
-    assert_eq!(bed.disconnected().await["disconnectStatusCode"], 1006);
-}
-
-#[tokio::test]
 async fn signatures_can_be_left_out_or_verified() {
-    let (bed, client) = Script::new().behaviour(|behaviour| behaviour.sigv4 = Sigv4::Off).connected().await;
+    let (gateway, client) = ScriptedApi::new().behaviour(|behaviour| behaviour.sigv4 = Sigv4::Off).connected().await;
     let path = format!("/dev/@connections/{}", client.id);
-    assert_eq!(bed.call_path("POST", &path, None, b"hello").await.status, 200);
+    assert_eq!(gateway.call_path("POST", &path, None, b"hello").await.status, 200);
 
-    let bed = Script::new().behaviour(|behaviour| behaviour.verify_signatures = true).start().await;
-    assert_eq!(bed.call_path("POST", &path, None, b"hello").await.status, 403);
-    let reply = bed.call_path("POST", &path, Some("execute-api"), b"hello").await;
+    let gateway = ScriptedApi::new().behaviour(|behaviour| behaviour.verify_signatures = true).start().await;
+    assert_eq!(gateway.call_path("POST", &path, None, b"hello").await.status, 403);
+    let reply = gateway.call_path("POST", &path, Some("execute-api"), b"hello").await;
     assert_eq!(reply.error(), (403, Some("IncompleteSignatureException")));
 }
 
 #[tokio::test]
 async fn the_domain_name_can_be_fixed() {
     let domain_name = Some("ws.example.com".to_owned());
-    let mut bed = Script::new().behaviour(|behaviour| behaviour.domain_name = domain_name).start().await;
-    drop(bed.handshake("/dev", &[]).await);
-    assert_eq!(bed.event_of("$connect").await["requestContext"]["domainName"], "ws.example.com");
-    assert_eq!(bed.disconnected().await["domainName"], "ws.example.com");
+    let mut gateway = ScriptedApi::new().behaviour(|behaviour| behaviour.domain_name = domain_name).start().await;
+    drop(gateway.handshake("/dev", &[]).await);
+    assert_eq!(gateway.event_of("$connect").await["requestContext"]["domainName"], "ws.example.com");
+    assert_eq!(gateway.disconnected().await["domainName"], "ws.example.com");
 }

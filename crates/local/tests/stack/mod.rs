@@ -3,6 +3,8 @@
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 #![allow(unreachable_pub, reason = "in a test binary nothing is reachable, and `pub` is what its modules share")]
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -13,13 +15,36 @@ use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 use tokio::sync::watch;
 
-/// How long anything may take before a test calls it missing.
+/// The time after which a test fails because something is missing.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The functions of a service whose `$connect` is the fixture.
 pub const HELLO: &str = "  hello: {handler: fixture, events: [websocket: $connect]}\n";
 
-/// The folder of the functions' binaries: `cargo test` does not build those of other packages.
+/// Writes a custom runtime in Bash, as in AWS's tutorial, that runs one command at its start and another one at each
+/// event. Returns the functions of a service whose `$connect` is this script.
+pub fn bash(folder: &Path, start: &str, event: &str) -> String {
+    let text = format!(
+        r#"#!/bin/bash
+{start}
+api="http://$AWS_LAMBDA_RUNTIME_API/2018-06-01/runtime/invocation"
+while true; do
+  headers=$(mktemp)
+  event=$(curl -sS -LD "$headers" "$api/next")
+  id=$(grep -Fi Lambda-Runtime-Aws-Request-Id "$headers" | tr -d '[:space:]' | cut -d: -f2)
+  rm "$headers"
+  {event}
+  curl -sS -X POST "$api/$id/response" -d '{{"statusCode":200}}' > /dev/null
+done
+"#
+    );
+    let script = folder.join("script");
+    std::fs::write(&script, text).unwrap();
+    std::fs::set_permissions(&script, Permissions::from_mode(0o755)).unwrap();
+    format!("  script: {{handler: '{}', events: [websocket: $connect]}}\n", script.display())
+}
+
+/// Returns the folder of the functions' binaries. `cargo test` does not build the binaries of other packages.
 fn binaries() -> PathBuf {
     let test = std::env::current_exe().unwrap();
     let folder = test.ancestors().nth(2).unwrap().to_path_buf();
@@ -27,7 +52,7 @@ fn binaries() -> PathBuf {
     folder
 }
 
-/// A running service. Killed with the test.
+/// A running service. It is killed at the end of the test.
 pub struct Stack {
     pub process: Child,
     /// Host and port.
@@ -38,12 +63,12 @@ pub struct Stack {
 }
 
 impl Stack {
-    /// Runs the functions, of which one is behind `$connect`, from a serverless.yml in `folder`.
+    /// Runs these functions from a serverless.yml in `folder`. One of them is behind `$connect`.
     pub async fn serve(folder: &Path, arguments: &[&str], functions: &str) -> Self {
         Self::spawn(folder, arguments, &[], functions).await
     }
 
-    /// The same with variables for the stack itself.
+    /// Does the same with variables for the stack itself.
     pub async fn spawn(folder: &Path, arguments: &[&str], environment: &[(&str, &str)], functions: &str) -> Self {
         let service = format!(
             "service: birds
@@ -73,6 +98,7 @@ resources:
             .arg("--binaries")
             .arg(binaries())
             .args(arguments)
+            .args(if arguments.contains(&"--log-format") { &[][..] } else { &["--log-format", "json"] })
             .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -98,7 +124,7 @@ resources:
         Self { process, gateway, dynamodb, lines }
     }
 
-    /// Ctrl-C, and waits for the end.
+    /// Sends Ctrl-C and waits for the end.
     pub async fn interrupt(mut self) {
         let process_id = self.process.id().unwrap().to_string();
         assert!(Command::new("kill").args(["-INT", &process_id]).status().await.unwrap().success());
@@ -109,7 +135,7 @@ resources:
         self.call("PutItem", &json!({"TableName": "birds", "Item": item})).await;
     }
 
-    /// Calls DynamoDB as any SDK would.
+    /// Calls DynamoDB like an SDK.
     pub async fn call(&self, operation: &str, body: &Value) {
         let headers = format!("Host: {}\r\n{}", self.dynamodb, as_an_sdk(operation));
         let response = send(&self.dynamodb, "POST /", &headers, &body.to_string()).await;
@@ -128,7 +154,7 @@ resources:
     }
 }
 
-/// The headers of a call of DynamoDB.
+/// Returns the headers of a call of DynamoDB.
 pub fn as_an_sdk(operation: &str) -> String {
     format!(
         "Content-Type: application/x-amz-json-1.0\r\nX-Amz-Target: DynamoDB_20120810.{operation}\r\n\
@@ -138,7 +164,7 @@ pub fn as_an_sdk(operation: &str) -> String {
     )
 }
 
-/// Sends a request with these headers, whole lines each, and returns the whole response.
+/// Sends a request with these headers, which are whole lines. Returns the whole response.
 pub async fn send(address: &str, request: &str, headers: &str, body: &str) -> String {
     let length = body.len();
     let request = format!("{request} HTTP/1.1\r\n{headers}Connection: close\r\nContent-Length: {length}\r\n\r\n{body}");

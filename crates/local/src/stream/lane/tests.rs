@@ -1,4 +1,4 @@
-//! What a lane does with records, answers and the time: no clock runs here, and nobody waits.
+//! Tests of a lane with records, answers and times. They use no clock and do not wait.
 
 use std::collections::BTreeSet;
 
@@ -6,7 +6,7 @@ use super::*;
 use crate::service::StartingPosition;
 use crate::stream::Filter;
 
-/// When records are created and read, unless a test says otherwise.
+/// The time at which records are created and read, unless a test has another one.
 const START: Duration = Duration::from_secs(1_700_000_000);
 
 fn mapping() -> StreamMapping {
@@ -30,7 +30,7 @@ fn record(number: u128) -> Record {
     Record { sequence_number: SequenceNumber::of(number), created: START, key_hash: 0, json: number.to_string() }
 }
 
-/// A lane to which records with these numbers were read.
+/// Makes a lane that has records with these numbers.
 fn lane(mapping: StreamMapping, numbers: impl IntoIterator<Item = u128>) -> Lane {
     let mut lane = Lane::new(mapping);
     for number in numbers {
@@ -43,7 +43,7 @@ fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
-/// The records of the invocation that the lane asks for now.
+/// Returns the records of the invocation that the lane asks for now.
 #[track_caller]
 fn invoked(lane: &mut Lane, now: Duration) -> Vec<u128> {
     match lane.next(now) {
@@ -76,8 +76,8 @@ fn numbers(numbers: impl IntoIterator<Item = u128>) -> Vec<SequenceNumber> {
     numbers.into_iter().map(SequenceNumber::of).collect()
 }
 
-/// Plays a function that answers by the records it gets, until the lane is idle; waits are skipped. Returns the
-/// invocations and what was given up.
+/// Answers invocations by their records until the lane is idle, without waiting. Returns the invocations and the
+/// records that were given up.
 fn play(lane: &mut Lane, function: impl Fn(&[u128]) -> Answer) -> (Vec<Vec<u128>>, Vec<Vec<u128>>) {
     let (mut invocations, mut discards) = (Vec::new(), Vec::new());
     let mut now = START;
@@ -125,7 +125,7 @@ fn a_failed_batch_is_delivered_again_before_the_next_one() {
     assert_eq!(invoked(&mut lane, START), [1, 2]);
     let changes = lane.answered(Answer::FunctionError, START);
     assert_eq!(done(&changes), []);
-    assert_eq!(changes.note.unwrap(), "2 record(s) from 1 failed; delivering them again in 250ms");
+    assert_eq!(changes.note.unwrap(), "2 record(s) from 1 failed; they are delivered again in 250ms");
     assert_eq!(lane.next(START), Next::Wait(START + FIRST_RETRY_DELAY));
     assert_eq!(invoked(&mut lane, START + FIRST_RETRY_DELAY), [1, 2]);
     lane.answered(Answer::Succeeded, START);
@@ -181,7 +181,7 @@ fn a_partial_failure_continues_at_the_lowest_record_that_failed() {
 }
 
 #[test]
-fn partial_failures_use_up_the_attempts_of_what_is_left() {
+fn partial_failures_use_up_the_attempts_of_the_remaining_records() {
     let mut lane = lane(StreamMapping { maximum_retry_attempts: Some(2), ..mapping() }, 1..=3);
     let (invocations, discards) = play(&mut lane, |_| Answer::FailedFrom(SequenceNumber::of(2)));
     assert_eq!(invocations, [vec![1, 2, 3], vec![2, 3], vec![2, 3]]);
@@ -212,7 +212,7 @@ fn a_reported_number_that_is_not_in_the_batch_fails_all_of_it() {
 }
 
 #[test]
-fn a_batch_window_gathers_what_comes_in_its_time() {
+fn a_batch_window_collects_the_records_of_its_time() {
     let mut lane = Lane::new(StreamMapping { batch_window: seconds(2), ..mapping() });
     assert_eq!(lane.next(START), Next::Idle);
     for number in 1..=3 {
@@ -325,7 +325,7 @@ fn no_record_is_lost_or_overtaken_whatever_the_answers_are() {
 }
 
 #[test]
-fn a_throttled_batch_comes_again_and_uses_up_no_attempt() {
+fn a_throttled_batch_is_delivered_again_and_uses_up_no_attempt() {
     let mut lane = lane(StreamMapping { maximum_retry_attempts: Some(0), ..mapping() }, 1..=2);
     let mut now = START;
     for _ in 0..5 {

@@ -1,4 +1,4 @@
-//! The test bed: the API of `tests/fixture/conformance.yml`, on a stack of our own or wherever it has been deployed.
+//! The API that rows try: that of `tests/fixture/conformance.yml`, on a stack of our own or where somebody has deployed it.
 
 use std::path::Path;
 use std::sync::Mutex;
@@ -9,7 +9,7 @@ use aws_sigv4::http_request::{SignableBody, SignableRequest, SigningSettings, si
 use aws_sigv4::sign::v4;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
-use switchboard_tests::stack::{Stack, root};
+use switchboard_tests::stack::{Stack, matching, root};
 use switchboard_tests::wire::{Client, Reply};
 use tempfile::TempDir;
 use tokio::io::AsyncWriteExt;
@@ -32,7 +32,22 @@ pub fn echo_returns(response: &Value) -> Value {
     json!({"action": "echo", "do": "respond", "response": response})
 }
 
-pub struct Bed {
+tokio::task_local! {
+    /// The id of the row that is tried.
+    pub static ROW: &'static str;
+}
+
+/// A row's claim about the functions that get an event with a text in it. Only the log of a stack that has ended shows
+/// that no function got one later.
+#[derive(Debug)]
+struct Claim {
+    row: &'static str,
+    text: String,
+    /// The route keys of all events, sorted.
+    routes: Vec<String>,
+}
+
+pub struct Api {
     pub endpoint: Endpoint,
     /// For calls of `@connections`.
     pub credentials: Credentials,
@@ -41,9 +56,17 @@ pub struct Bed {
     /// The folder of a service that was written for one row.
     _folder: Option<TempDir>,
     serial: Mutex<u32>,
+    claims: Mutex<Vec<Claim>>,
 }
 
-impl Bed {
+impl Drop for Api {
+    fn drop(&mut self) {
+        let claims = self.claims.get_mut().unwrap();
+        assert!(claims.is_empty() || std::thread::panicking(), "the row does not call `end`, which checks {claims:?}");
+    }
+}
+
+impl Api {
     /// An API that somebody else runs.
     #[expect(clippy::disallowed_methods, reason = "credentials are where the AWS CLI looks for them, too")]
     pub fn elsewhere(endpoint: Endpoint) -> Self {
@@ -53,16 +76,19 @@ impl Bed {
         let credentials = Credentials::new(key, secret, variable("AWS_SESSION_TOKEN"), None, "environment");
         let of_host = endpoint.authority.split('.').nth(2).filter(|_| endpoint.authority.contains(".amazonaws."));
         let region = of_host.map(str::to_owned).or_else(|| variable("AWS_REGION"));
-        Self { credentials, region: region.unwrap_or_else(|| "us-east-1".to_owned()), ..Self::at(endpoint) }
+        let mut api = Self::at(endpoint);
+        (api.credentials, api.region) = (credentials, region.unwrap_or_else(|| "us-east-1".to_owned()));
+        api
     }
 
     fn at(endpoint: Endpoint) -> Self {
         let credentials = Credentials::new("local", "local", Some("local".to_owned()), None, "ours");
         let region = "us-east-1".to_owned();
-        Self { endpoint, credentials, region, stack: None, _folder: None, serial: Mutex::default() }
+        let (serial, claims) = (Mutex::default(), Mutex::default());
+        Self { endpoint, credentials, region, stack: None, _folder: None, serial, claims }
     }
 
-    /// The test bed on a stack of our own with these flags.
+    /// The API on a stack of our own with these flags.
     pub async fn ours(flags: &[&str]) -> Self {
         Self::of(&root().join(SERVICE), flags).await
     }
@@ -70,10 +96,12 @@ impl Bed {
     async fn of(service: &Path, flags: &[&str]) -> Self {
         let stack = Stack::with(&[&["--config", service.to_str().unwrap()], flags].concat()).await;
         let endpoint = Endpoint::parse(&format!("ws://{}/dev", stack.gateway)).unwrap();
-        Self { stack: Some(stack), ..Self::at(endpoint) }
+        let mut api = Self::at(endpoint);
+        api.stack = Some(stack);
+        api
     }
 
-    /// The test bed with each `(from, to)` replaced in its serverless.yml.
+    /// The API on a stack of our own, with each `(from, to)` replaced in its serverless.yml.
     pub async fn edited(edits: &[(&str, &str)], flags: &[&str]) -> Self {
         let mut text = std::fs::read_to_string(root().join(SERVICE)).unwrap();
         for (from, to) in edits {
@@ -83,10 +111,12 @@ impl Bed {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("conformance.yml");
         std::fs::write(&file, text).unwrap();
-        Self { _folder: Some(folder), ..Self::of(&file, flags).await }
+        let mut api = Self::of(&file, flags).await;
+        api._folder = Some(folder);
+        api
     }
 
-    /// Our own stack, when it is one: its log tells what functions were invoked with.
+    /// Our own stack. Its log shows the events of all functions.
     pub fn stack(&self) -> &Stack {
         self.stack.as_ref().expect("this row reads the log of our own stack")
     }
@@ -95,11 +125,26 @@ impl Bed {
         self.stack.is_some()
     }
 
-    /// Ctrl-C and its end, when it is ours.
-    pub async fn stop(self) {
-        if let Some(stack) = self.stack {
-            stack.interrupt().await;
-        }
+    /// Ends our own stack as Ctrl-C does, fails if it refutes a claim, and returns every event that a function got.
+    pub async fn end(self) -> Vec<Value> {
+        let (events, refuted) = self.finish().await;
+        assert!(refuted.is_empty(), "{refuted:#?}");
+        events
+    }
+
+    /// Ends the stack if it is ours. Returns every event that a function got, and each claim that its log refutes: the
+    /// row, and what the log shows.
+    pub async fn finish(mut self) -> (Vec<Value>, Vec<(&'static str, String)>) {
+        let claims = std::mem::take(self.claims.get_mut().unwrap());
+        let Some(stack) = self.stack.take() else { return (Vec::new(), Vec::new()) };
+        let lines = matching(&stack.whole_log().await, &[EVENT]);
+        let refuted = claims.into_iter().filter_map(|Claim { row, text, routes }| {
+            let mut invoked: Vec<_> = matching(&lines, &[&text]).iter().map(|line| route_key(&event(line))).collect();
+            invoked.sort_unstable();
+            (invoked != routes).then(|| (row, format!("{text} has reached {invoked:?} and not {routes:?}")))
+        });
+        let refuted = refuted.collect();
+        (lines.iter().map(|line| event(line)).collect(), refuted)
     }
 
     /// A text that nothing else in this run has.
@@ -109,7 +154,7 @@ impl Bed {
         format!("token{serial}x{}", std::process::id())
     }
 
-    /// A handshake with the stage, `query` being nothing or `?…`, whatever its outcome.
+    /// Makes a handshake with the stage, whatever its outcome. `query` is empty or `?…`.
     pub async fn handshake(&self, query: &str, headers: &[(&str, &str)]) -> Client {
         self.handshake_path(&format!("{}{query}", self.endpoint.stage_path), headers).await
     }
@@ -118,7 +163,7 @@ impl Bed {
         Client::accept(self.endpoint.request(path, headers).await).await
     }
 
-    /// A client that is connected and knows its connection's id.
+    /// Connects a client, which then knows its connection's id.
     pub async fn connect(&self) -> Client {
         self.connect_with("", &[]).await
     }
@@ -138,46 +183,38 @@ impl Bed {
 
     /// The event of a route of this connection, from the log.
     pub async fn event(&self, connection_id: &str, route_key: &str) -> Value {
-        let parts = [connection_id, &format!(r#""routeKey":"{route_key}""#), r#""fixture":"event""#];
+        let parts = [connection_id, &format!(r#""routeKey":"{route_key}""#), EVENT];
         event(&self.stack().logged(1, &parts).await[0])
     }
 
     /// The event with this token in it, from the log.
     pub async fn event_with(&self, token: &str) -> Value {
-        event(&self.stack().logged(1, &[token, r#""fixture":"event""#]).await[0])
+        event(&self.stack().logged(1, &[token, EVENT]).await[0])
     }
 
-    /// The events so far whose line in the log has this text, which may be none.
+    /// Waits until a function has got the event with this token, where that can be seen.
+    pub async fn wait_for_event(&self, token: &str) {
+        if self.is_ours() {
+            self.event_with(token).await;
+        }
+    }
+
+    /// The events so far whose line in the log has this text. There may be none.
     pub fn events(&self, text: &str) -> Vec<Value> {
-        self.stack().log(&[text, r#""fixture":"event""#]).iter().map(|line| event(line)).collect()
+        self.stack().log(&[text, EVENT]).iter().map(|line| event(line)).collect()
     }
 
-    /// The route keys of a client's messages so far, if there is a log to read them from. What it asked before this
-    /// call has been printed when it returns.
-    pub async fn invoked(&self, connection_id: &str) -> Option<Vec<String>> {
-        if !self.is_ours() {
-            return None;
-        }
-        let token = self.token();
-        let mut other = self.handshake(&format!("?{token}=1"), &[]).await;
-        self.event_with(&token).await;
-        tokio::time::sleep(Duration::from_millis(50)).await;
-        other.frame(true, switchboard_tests::wire::CLOSE, b"").await;
-        let key = |event: Value| event["requestContext"]["routeKey"].as_str().unwrap().to_owned();
-        Some(self.events(connection_id).into_iter().map(key).filter(|key| key != "$connect").collect())
-    }
-
-    /// That of a client's messages only those to these routes have been invoked, in any order, as far as can be told.
-    pub async fn assert_invoked(&self, connection_id: &str, routes: &[&str]) {
-        if let Some(mut invoked) = self.invoked(connection_id).await {
-            invoked.sort();
-            let mut routes = routes.to_vec();
+    /// Claims that exactly these routes, in any order, get an event with this text, such as a connection's id. `end`
+    /// checks the claim, so the `$disconnect` of a connection is always one of its routes.
+    pub fn claim_invoked(&self, text: &str, routes: &[&str]) {
+        if self.is_ours() {
+            let mut routes: Vec<_> = routes.iter().map(|route| (*route).to_owned()).collect();
             routes.sort_unstable();
-            assert_eq!(invoked, routes);
+            self.claims.lock().unwrap().push(Claim { row: ROW.get(), text: text.to_owned(), routes });
         }
     }
 
-    /// Calls `@connections`, signed.
+    /// Calls `@connections` with a signature.
     pub async fn call(&self, method: &str, connection_id: &str, body: &[u8]) -> Reply {
         let path = format!("{}/@connections/{}", self.endpoint.stage_path, connection_id.replace('=', "%3D"));
         self.call_path(method, &path, Some("execute-api"), body).await
@@ -187,7 +224,14 @@ impl Bed {
         self.call("POST", connection_id, body.as_bytes()).await.status
     }
 
-    /// Calls a path, signed for `service` if it is given.
+    /// Posts to an open connection and checks that its client has heard nothing before: posts arrive in order.
+    pub async fn assert_nothing_sent(&self, client: &mut Client) {
+        let text = self.token();
+        assert_eq!(self.post(&client.id, &text).await, 200);
+        assert_eq!(client.hears().await, text);
+    }
+
+    /// Calls a path with a signature for `service`, or without one.
     pub async fn call_path(&self, method: &str, path: &str, service: Option<&str>, body: &[u8]) -> Reply {
         let scheme = if self.endpoint.secure { "https" } else { "http" };
         let url = format!("{scheme}://{}{path}", self.endpoint.authority);
@@ -215,12 +259,12 @@ impl Bed {
         }
         head += "\r\n";
         let mut tcp = self.endpoint.dial().await;
-        // A refusal may come before the body has been read.
+        // The other side may refuse before it has read the body.
         let _ = tcp.write_all(&[head.as_bytes(), body].concat()).await;
         Reply::read(&mut tcp).await
     }
 
-    /// That a connection's id is answered as those of closed connections are.
+    /// Checks that a call to this id is answered like one to a closed connection.
     pub async fn assert_gone(&self, method: &str, connection_id: &str) {
         let reply = self.call(method, connection_id, b"hello").await;
         assert_eq!(reply.error(), (410, Some("GoneException")), "{method}");
@@ -235,6 +279,13 @@ impl Bed {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
+}
+
+/// Each line that the fixture prints for an event contains this.
+const EVENT: &str = r#""fixture":"event""#;
+
+pub fn route_key(event: &Value) -> String {
+    event["requestContext"]["routeKey"].as_str().unwrap().to_owned()
 }
 
 /// The event in a line that the fixture printed.

@@ -1,10 +1,11 @@
-//! The ways to DynamoDB. Strangers are refused (`access.rs`). On that of the functions their permissions are checked, and
-//! what is to go wrong goes wrong.
+//! The HTTP proxies of DynamoDB, one for functions and one for other callers. Both refuse strangers (`access.rs`).
+//! The functions' proxy also checks permissions and injects faults.
 //!
-//! A call that may pass is forwarded as it came to the HTTP server of the embedded engine. Which permissions a call needs
-//! is in "Actions, resources, and condition keys for Amazon DynamoDB" (Service Authorization Reference): the action of its
-//! name on each of its tables, and for a transaction the action of each of its parts. Not here: PartiQL, whose statements
-//! are checked as `ExecuteStatement` and the like on all resources, and the tables behind a stream's records.
+//! An allowed call is forwarded unchanged to the HTTP server of the embedded engine. "Actions, resources, and condition
+//! keys for Amazon DynamoDB" (Service Authorization Reference) defines the permissions: a call needs the action of its
+//! name on each of its tables, a transaction the action of each part. Not here: the single actions of PartiQL, whose
+//! statements are checked as `ExecuteStatement` and the like on all resources, and the tables behind a stream's
+//! records.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -34,15 +35,15 @@ use crate::iam::{Callers, Denial};
 use crate::signature;
 use crate::terminal;
 
-/// Of errors that DynamoDB shares with other services.
+/// The namespace of errors that DynamoDB shares with other services.
 const COMMON: &str = "com.amazon.coral.service";
 
-/// Of DynamoDB's own errors.
+/// The namespace of DynamoDB's own errors.
 const OWN: &str = "com.amazonaws.dynamodb.v20120810";
 
-/// What stands between callers and the engine.
+/// A proxy between callers and the engine.
 #[derive(Debug)]
-pub(crate) struct Front {
+pub(crate) struct DynamodbProxy {
     engine: SocketAddr,
     region: String,
     callers: Callers,
@@ -51,7 +52,7 @@ pub(crate) struct Front {
     client: Client<HttpConnector, Full<Bytes>>,
 }
 
-/// The parts of a call's body that say what permissions it needs.
+/// The parts of a call's body that decide which permissions it needs.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Call {
@@ -63,15 +64,15 @@ struct Call {
     transact_items: Vec<BTreeMap<String, Part>>,
 }
 
-/// One element of a transaction, below its kind.
+/// One part of a transaction, under the key of its kind.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Part {
     table_name: String,
 }
 
-impl Front {
-    /// In front of the engine's server at `engine`.
+impl DynamodbProxy {
+    /// Makes a proxy of the engine's server at `engine`.
     pub(crate) fn new(
         engine: SocketAddr,
         region: &str,
@@ -88,13 +89,13 @@ impl Front {
     /// Serves until the future is dropped.
     pub(crate) async fn serve(self, listener: TcpListener) {
         let router = Router::new().fallback(respond).with_state(Arc::new(self));
-        // Calls are small and somebody waits for each.
+        // Calls are small and a caller waits for each, so packets are sent at once.
         let listener = listener.tap_io(|stream| drop(stream.set_nodelay(true)));
-        // It never returns: axum tries again after a failed accept.
+        // This never returns: axum tries again after a failed accept.
         let _ = axum::serve(listener, router).await;
     }
 
-    /// Refuses what the caller may not do.
+    /// Refuses a call that the caller's role does not allow.
     fn check(&self, access_key_id: Option<&str>, operation: &str, call: &Call) -> Result<(), Denial> {
         needed(operation, call).into_iter().try_for_each(|(action, table)| {
             let resource = self.resource(table, call.index_name.as_deref());
@@ -102,7 +103,7 @@ impl Front {
         })
     }
 
-    /// The ARN of a table or of one of its indexes. A table may be named by its ARN, too.
+    /// Returns the ARN of a table or of one of its indexes. `table` may be an ARN already.
     fn resource(&self, table: Option<&str>, index: Option<&str>) -> String {
         let Some(table) = table else { return "*".to_owned() };
         let table = match table.starts_with("arn:") {
@@ -112,9 +113,9 @@ impl Front {
         index.map_or(table.clone(), |index| format!("{table}/index/{index}"))
     }
 
-    /// What goes wrong before the engine is asked, if anything does.
+    /// Returns the answer of a fault that happens before the engine gets the call, if one does.
     fn fault(&self, operation: &str, call: &Call) -> Option<Response> {
-        if self.faults.strikes(Chance::DynamodbThrottle) {
+        if self.faults.injects(Chance::DynamodbThrottle) {
             let message = "The level of configured provisioned throughput for the table was exceeded. Consider \
                            increasing your provisioning level with the UpdateTable API.";
             return Some(refusal(&json!({
@@ -122,7 +123,7 @@ impl Front {
                 "message": message,
             })));
         }
-        if operation.starts_with("Transact") && self.faults.strikes(Chance::TransactionConflict) {
+        if operation.starts_with("Transact") && self.faults.injects(Chance::TransactionConflict) {
             let mut codes = vec!["None"; call.transact_items.len()];
             codes.splice(0..codes.len().min(1), ["TransactionConflict"]);
             let reason = |code: &&str| match *code {
@@ -156,7 +157,7 @@ impl Front {
         })
     }
 
-    /// Forwards a `BatchWriteItem` without its last `count` writes and adds them to those that the engine did not do.
+    /// Forwards a `BatchWriteItem` without its last `count` writes. Adds these to the unprocessed items of the answer.
     async fn forward_without(&self, mut parts: axum::http::request::Parts, mut body: Value, count: usize) -> Response {
         let mut left: BTreeMap<String, Vec<Value>> = BTreeMap::new();
         let tables: Vec<_> = body["RequestItems"].as_object_mut().into_iter().flatten().collect();
@@ -188,17 +189,17 @@ impl Front {
                 nothing => *nothing = writes.into(),
             }
         }
-        // Both are those of the engine's answer.
+        // Both headers fit the engine's answer only.
         parts.headers.remove(HeaderName::from_static("x-amz-crc32"));
         parts.headers.remove(CONTENT_LENGTH);
         Response::from_parts(parts, Body::from(answer.to_string()))
     }
 }
 
-async fn respond(State(front): State<Arc<Front>>, request: Request) -> Response {
-    match front.access.check(request.headers(), request.uri()) {
+async fn respond(State(proxy): State<Arc<DynamodbProxy>>, request: Request) -> Response {
+    match proxy.access.check(request.headers(), request.uri()) {
         Ok(origin) => {
-            let mut response = serve(&front, request).await;
+            let mut response = serve(&proxy, request).await;
             access::share(response.headers_mut(), origin);
             response
         }
@@ -209,25 +210,25 @@ async fn respond(State(front): State<Arc<Front>>, request: Request) -> Response 
     }
 }
 
-async fn serve(front: &Front, request: Request) -> Response {
+async fn serve(proxy: &DynamodbProxy, request: Request) -> Response {
     let (parts, body) = request.into_parts();
     let body = match body.collect().await {
         Ok(body) => body.to_bytes(),
-        // The caller left; nobody will read the answer.
+        // The caller has gone, so nobody reads the answer.
         Err(_) => return Response::default(),
     };
     let target = parts.headers.get("x-amz-target").and_then(|target| target.to_str().ok()).unwrap_or_default();
     let operation = target.rsplit('.').next().unwrap_or_default().to_owned();
-    // What cannot be read is the engine's to refuse.
+    // If the body cannot be read, the engine refuses it.
     let call: Call = serde_json::from_slice(&body).unwrap_or_default();
     let access_key_id = signature::access_key_id(&parts.headers, parts.uri.query());
-    if let Err(denial) = front.check(access_key_id.as_deref(), &operation, &call) {
+    if let Err(denial) = proxy.check(access_key_id.as_deref(), &operation, &call) {
         return refusal(&json!({
             "__type": format!("{COMMON}#AccessDeniedException"),
             "Message": denial.to_string(),
         }));
     }
-    if let Some(response) = front.fault(&operation, &call) {
+    if let Some(response) = proxy.fault(&operation, &call) {
         return response;
     }
     if operation == "BatchWriteItem"
@@ -235,14 +236,14 @@ async fn serve(front: &Front, request: Request) -> Response {
         && let Some(tables) = whole["RequestItems"].as_object()
     {
         let writes = tables.values().filter_map(Value::as_array).map(Vec::len).sum();
-        if let Some(count) = front.faults.strikes_part(Chance::Unprocessed, writes) {
-            return front.forward_without(parts, whole, count).await;
+        if let Some(count) = proxy.faults.injects_part(Chance::Unprocessed, writes) {
+            return proxy.forward_without(parts, whole, count).await;
         }
     }
-    front.forward(parts, body).await
+    proxy.forward(parts, body).await
 }
 
-/// Actions and tables that a call must be allowed.
+/// Returns the actions that a call needs, each with its table.
 fn needed<'a>(operation: &'a str, call: &'a Call) -> Vec<(&'a str, Option<&'a str>)> {
     if !call.transact_items.is_empty() {
         let parts = call.transact_items.iter().flatten();
@@ -291,7 +292,7 @@ mod tests {
     use crate::service::Table;
     use crate::table::Tables;
 
-    /// A front before an engine with one table; `connect` may do what is written as `action table`.
+    /// Starts a proxy of an engine with one table. `connect` may do the actions given as `action table`.
     async fn start(allowed: &[(&str, &str)], faults: &[&str]) -> SocketAddr {
         let table = Table {
             logical_id: "Birds".to_owned(),
@@ -318,14 +319,15 @@ mod tests {
         let callers = Callers(HashMap::from([("local-connect".to_owned(), caller)]));
         let settings = Settings { faults: faults.iter().map(|fault| fault.parse().unwrap()).collect(), seed: 7 };
         let access = Arc::new(Access::new("dynamodb", access::Settings::default(), None));
-        let front = Front::new(engine_address, "eu-central-1", callers, Arc::new(Faults::new(&settings)), access);
+        let proxy =
+            DynamodbProxy::new(engine_address, "eu-central-1", callers, Arc::new(Faults::new(&settings)), access);
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
-        tokio::spawn(front.serve(listener));
+        tokio::spawn(proxy.serve(listener));
         address
     }
 
-    /// Calls as `connect`, and returns status and body.
+    /// Sends a call of `connect`. Returns status and body.
     async fn call(address: SocketAddr, operation: &str, body: &Value) -> (u16, Value) {
         let request = Request::post(format!("http://{address}/"))
             .header("content-type", "application/x-amz-json-1.0")
@@ -355,28 +357,28 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_the_role_allows_reaches_the_engine_and_nothing_else_does() {
-        let front = start(&[("PutItem", "birds"), ("Scan", "birds")], &[]).await;
+    async fn only_calls_that_the_role_allows_reach_the_engine() {
+        let proxy = start(&[("PutItem", "birds"), ("Scan", "birds")], &[]).await;
         let put = json!({"TableName": "birds", "Item": key(1)});
-        assert_eq!(call(front, "PutItem", &put).await.0, 200);
-        let (status, body) = call(front, "DeleteItem", &json!({"TableName": "birds", "Key": key(1)})).await;
+        assert_eq!(call(proxy, "PutItem", &put).await.0, 200);
+        let (status, body) = call(proxy, "DeleteItem", &json!({"TableName": "birds", "Key": key(1)})).await;
         assert_eq!((status, &body["__type"]), (400, &json!("com.amazon.coral.service#AccessDeniedException")));
         let message = body["Message"].as_str().unwrap();
         assert!(message.contains("assumed-role/Role/chat-connect is not authorized to perform: dynamodb:DeleteItem"));
         assert!(message.contains("arn:aws:dynamodb:eu-central-1:123456789012:table/birds because no"), "{message}");
-        assert_eq!(call(front, "BatchWriteItem", &batch(2)).await.0, 400);
-        assert_eq!(call(front, "Scan", &json!({"TableName": "birds"})).await.1["Count"], 1);
-        // An index is a resource of its own.
-        assert_eq!(call(front, "Scan", &json!({"TableName": "birds", "IndexName": "i"})).await.0, 400);
+        assert_eq!(call(proxy, "BatchWriteItem", &batch(2)).await.0, 400);
+        assert_eq!(call(proxy, "Scan", &json!({"TableName": "birds"})).await.1["Count"], 1);
+        // An index is a separate resource.
+        assert_eq!(call(proxy, "Scan", &json!({"TableName": "birds", "IndexName": "i"})).await.0, 400);
     }
 
     #[tokio::test]
-    async fn a_transaction_needs_what_each_of_its_parts_needs() {
+    async fn a_transaction_needs_the_permissions_of_all_its_parts() {
         let put = json!({"Put": {"TableName": "birds", "Item": key(1)}});
         let delete = json!({"Delete": {"TableName": "birds", "Key": key(2)}});
-        let front = start(&[("PutItem", "birds")], &[]).await;
-        assert_eq!(call(front, "TransactWriteItems", &json!({"TransactItems": [put]})).await.0, 200);
-        let (_, body) = call(front, "TransactWriteItems", &json!({"TransactItems": [put, delete]})).await;
+        let proxy = start(&[("PutItem", "birds")], &[]).await;
+        assert_eq!(call(proxy, "TransactWriteItems", &json!({"TransactItems": [put]})).await.0, 200);
+        let (_, body) = call(proxy, "TransactWriteItems", &json!({"TransactItems": [put, delete]})).await;
         assert!(body["Message"].as_str().unwrap().contains("dynamodb:DeleteItem"), "{body}");
     }
 
@@ -402,31 +404,31 @@ mod tests {
 
     #[tokio::test]
     async fn a_throttled_call_does_not_reach_the_engine() {
-        let front = start(&[("*", "birds")], &["dynamodb-throttle=1"]).await;
-        let (status, body) = call(front, "PutItem", &json!({"TableName": "birds", "Item": key(1)})).await;
+        let proxy = start(&[("*", "birds")], &["dynamodb-throttle=1"]).await;
+        let (status, body) = call(proxy, "PutItem", &json!({"TableName": "birds", "Item": key(1)})).await;
         assert_eq!(status, 400);
         assert!(body["__type"].as_str().unwrap().ends_with("#ProvisionedThroughputExceededException"), "{body}");
     }
 
     #[tokio::test]
     async fn unprocessed_writes_come_back_and_the_others_are_done() {
-        let front = start(&[("*", "birds")], &["unprocessed=1"]).await;
-        let (status, body) = call(front, "BatchWriteItem", &batch(10)).await;
+        let proxy = start(&[("*", "birds")], &["unprocessed=1"]).await;
+        let (status, body) = call(proxy, "BatchWriteItem", &batch(10)).await;
         assert_eq!(status, 200);
         let left = body["UnprocessedItems"]["birds"].as_array().unwrap();
         assert!((1..10).contains(&left.len()), "{body}");
         assert_eq!(left.last().unwrap()["PutRequest"]["Item"], key(9));
-        let done = call(front, "Scan", &json!({"TableName": "birds"})).await.1["Count"].as_u64().unwrap();
+        let done = call(proxy, "Scan", &json!({"TableName": "birds"})).await.1["Count"].as_u64().unwrap();
         assert_eq!(usize::try_from(done).unwrap() + left.len(), 10);
-        assert_eq!(call(front, "BatchWriteItem", &batch(1)).await.1["UnprocessedItems"], json!({}));
+        assert_eq!(call(proxy, "BatchWriteItem", &batch(1)).await.1["UnprocessedItems"], json!({}));
     }
 
     #[tokio::test]
     async fn a_conflict_cancels_a_transaction_and_spares_other_calls() {
-        let front = start(&[("*", "birds")], &["transaction-conflict=1"]).await;
+        let proxy = start(&[("*", "birds")], &["transaction-conflict=1"]).await;
         let put = json!({"TableName": "birds", "Item": key(1)});
-        assert_eq!(call(front, "PutItem", &put).await.0, 200);
-        let (status, body) = call(front, "TransactWriteItems", &json!({"TransactItems": [{"Put": put}]})).await;
+        assert_eq!(call(proxy, "PutItem", &put).await.0, 200);
+        let (status, body) = call(proxy, "TransactWriteItems", &json!({"TransactItems": [{"Put": put}]})).await;
         assert_eq!((status, &body["CancellationReasons"][0]["Code"]), (400, &json!("TransactionConflict")));
         assert!(body["__type"].as_str().unwrap().ends_with("#TransactionCanceledException"), "{body}");
     }

@@ -1,15 +1,17 @@
-//! Ends what this process leaves behind, however it ends itself.
+//! Kills the functions' processes when this process ends without doing so itself.
 //!
-//! A process that is killed cannot end its children, and one that they have lost does not always tell them: a function
-//! in the middle of an event runs on, and one that is being stopped in that moment stays stopped for ever. Linux can
-//! signal the death of a parent, but that has to be asked for between fork and exec, which is unsafe in Rust.
+//! If this process is killed, its children are not told. A function that is handling an event keeps running, and a
+//! function that is stopped at that moment stays stopped for ever. Linux can signal the death of a parent, but a child
+//! has to ask for that between fork and exec, and code there is unsafe in Rust. So a shell waits for the end of this
+//! process.
 
 use std::io::{self, Write};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Keeps a list of process groups as it is told, and kills them when there is nobody any more who could tell.
+/// The shell's script. It keeps a list of process groups, as standard input tells it, and kills them when the input
+/// ends.
 const SCRIPT: &str = r#"
 while read -r change group; do
     case $change in
@@ -25,37 +27,37 @@ for group; do
 done
 "#;
 
-/// A shell that outlives this process by the time that it needs to kill what is left. Started with the first group.
+/// The shell that kills the registered process groups when this process has ended. The first registration starts it.
 #[derive(Debug, Default)]
-pub struct Guard(Mutex<Option<Child>>);
+pub struct OrphanGuard(Mutex<Option<Child>>);
 
-/// A process group that would be killed. No longer once this is dropped, which is to be done when it has ended.
+/// A registered process group. Dropping this unregisters the group; drop it when the group has ended.
 #[derive(Debug)]
-pub(super) struct Guarded {
-    guard: Arc<Guard>,
+pub(super) struct Registration {
+    guard: Arc<OrphanGuard>,
     group: u32,
 }
 
-impl Guard {
-    /// Guards a process group, which is named like its leader.
+impl OrphanGuard {
+    /// Registers a process group, which has the id of its leader.
     ///
     /// # Errors
     ///
-    /// When there is no shell.
-    pub(super) fn guard(self: &Arc<Self>, group: u32) -> io::Result<Guarded> {
+    /// When the shell cannot be started.
+    pub(super) fn register(self: &Arc<Self>, group: u32) -> io::Result<Registration> {
         let mut shell = self.shell();
         if shell.is_none() {
             *shell = Some(start()?);
         }
         drop(shell);
         self.tell("starts", group);
-        Ok(Guarded { guard: self.clone(), group })
+        Ok(Registration { guard: self.clone(), group })
     }
 
-    /// Fails when somebody has ended the shell, and then there is no guard.
+    /// Tells the shell about a group. If someone has ended the shell, this does nothing: then there is no guard.
     fn tell(&self, change: &str, group: u32) {
         if let Some(stdin) = self.shell().as_mut().and_then(|shell| shell.stdin.as_mut()) {
-            // In one write, so that no half of a line is ever read.
+            // One write, so that the shell never reads half a line.
             let _ = stdin.write_all(format!("{change} {group}\n").as_bytes());
         }
     }
@@ -73,21 +75,22 @@ fn start() -> io::Result<Child> {
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
-        // A Ctrl-C in the terminal, and what else ends the process group of this process, is not for the guard.
+        // A group of its own, so that a Ctrl-C in the terminal, or another signal to the group of this process, does
+        // not end the guard.
         .process_group(0)
         .spawn()
 }
 
-impl Drop for Guarded {
+impl Drop for Registration {
     fn drop(&mut self) {
         self.guard.tell("ended", self.group);
     }
 }
 
-/// Waits until what is still on the list is killed, which takes milliseconds.
-impl Drop for Guard {
+/// Waits until the shell has killed the groups that are still registered. That takes milliseconds.
+impl Drop for OrphanGuard {
     fn drop(&mut self) {
-        // Its standard input is closed first.
+        // `wait` closes the standard input first, which ends the script.
         let _ = self.shell().as_mut().map(Child::wait);
     }
 }
@@ -103,13 +106,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_still_guarded_at_the_end_is_killed_and_nothing_else() {
-        let guard = Arc::new(Guard::default());
+    fn only_registered_groups_are_killed_at_the_end() {
+        let guard = Arc::new(OrphanGuard::default());
         let mut sleepers = [sleeper(), sleeper(), sleeper(), sleeper()];
-        let mut guarded: Vec<_> = sleepers.iter().map(|sleeper| guard.guard(sleeper.id()).unwrap()).collect();
-        drop(guarded.remove(1));
-        drop(guarded.remove(2));
-        // As if this process had ended without a word.
+        let mut registrations: Vec<_> = sleepers.iter().map(|sleeper| guard.register(sleeper.id()).unwrap()).collect();
+        drop(registrations.remove(1));
+        drop(registrations.remove(2));
+        // Closes the shell's input, as the end of this process does.
         let shell = guard.shell().take();
         shell.unwrap().wait().unwrap();
         for (sleeper, killed) in sleepers.iter_mut().zip([true, false, true, false]) {

@@ -1,32 +1,14 @@
-//! The stack's terminal: whole lines, most of them with the name of who says it.
+//! Escapes for characters that a terminal obeys.
 //!
-//! Much of what is printed comes from outside: paths, ids, what functions say. A terminal obeys control characters, some
-//! up to the clipboard, and a newline makes a line that nobody has said. So every line is escaped here, and printed
-//! nowhere else. The escapes are those of JSON, so that a function's line of JSON stays JSON with the same meaning.
+//! Much of what is printed comes from outside: paths, ids, the lines of functions. A terminal obeys control characters;
+//! some of them reach the clipboard, and a newline forges a line. The escapes are those of JSON, so that a function's
+//! line of JSON stays JSON with the same meaning.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
-use std::io::Write;
 
-/// Prints `name | text` to standard output, as one line and in one write.
-///
-/// A terminal that has gone away is not worth dying for, so a failed write is ignored.
-pub fn line(name: &str, text: &str) {
-    plain(&format!("{name} | {text}"));
-}
-
-/// Prints a line to standard output that is of the stack as a whole.
-pub fn plain(text: &str) {
-    let _ = std::io::stdout().lock().write_all(format!("{}\n", escaped(text)).as_bytes());
-}
-
-/// Prints a line to standard error: why the program ends.
-pub fn error(text: &str) {
-    let _ = std::io::stderr().lock().write_all(format!("{}\n", escaped(text)).as_bytes());
-}
-
-/// The text without characters that a terminal would obey.
-fn escaped(text: &str) -> Cow<'_, str> {
+/// Returns the text without characters that a terminal obeys.
+pub(super) fn escaped(text: &str) -> Cow<'_, str> {
     if !text.contains(is_obeyed) {
         return Cow::Borrowed(text);
     }
@@ -44,8 +26,8 @@ fn escaped(text: &str) -> Cow<'_, str> {
     Cow::Owned(escaped)
 }
 
-/// The control characters (C0, DEL and C1), what ends lines elsewhere, and what turns the order of characters around. All
-/// of them have at most four hexadecimal digits.
+/// Tells whether a terminal obeys the character: control characters (C0, DEL and C1), line separators of Unicode, and
+/// characters that change the direction of text. All of them have at most four hexadecimal digits.
 fn is_obeyed(character: char) -> bool {
     character.is_control()
         || matches!(character, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
@@ -56,7 +38,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_that_a_terminal_obeys_is_printed() {
+    fn characters_that_a_terminal_obeys_are_escaped() {
         let controls = (0..0x20).chain(0x7f..0xa0).filter_map(char::from_u32);
         for character in
             controls.chain("\u{61c}\u{200e}\u{200f}\u{2028}\u{2029}\u{202a}\u{202e}\u{2066}\u{2069}".chars())

@@ -1,4 +1,4 @@
-//! The test bed: a gateway with scripted functions, and helpers for its clients and callers.
+//! The test gateway: a gateway with scripted functions, and helpers for its clients and callers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -20,10 +20,6 @@ use tokio::task::JoinHandle;
 pub const OK: &str = r#"{"statusCode":200}"#;
 pub const KIB: usize = 1024;
 
-/// The handshake key of the RFC's example (section 1.3), and the answer to it.
-pub const RFC_6455_KEY: (&str, &str) = ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ==");
-pub const RFC_6455_ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
-
 /// The answer of a function.
 pub type Answer = Result<Bytes, FunctionError>;
 
@@ -35,8 +31,11 @@ pub fn error() -> Answer {
     Err(FunctionError { error_type: "Runtime.ExitError".to_owned(), error_message: "exit status 1".to_owned() })
 }
 
+/// The handshake key of the RFC's example (section 1.3).
+pub const RFC_6455_KEY: (&str, &str) = ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ==");
+
 /// An API whose functions answer by a script and record their events.
-pub struct Script {
+pub struct ScriptedApi {
     settings: Settings,
     pub faults: faults::Settings,
     api: Definition,
@@ -45,7 +44,7 @@ pub struct Script {
     events: mpsc::UnboundedReceiver<Value>,
 }
 
-impl Script {
+impl ScriptedApi {
     /// Makes an API with the usual routes, which answer 200, and the route `boom`, which fails.
     pub fn new() -> Self {
         let (record, events) = mpsc::unbounded_channel();
@@ -73,11 +72,6 @@ impl Script {
         };
         let script = script.on("$connect", OK).on("$disconnect", OK).on("$default", OK).on("sendMessage", OK);
         script.on_async("boom", |_| async { error() })
-    }
-
-    pub fn expression(mut self, expression: &str) -> Self {
-        self.api.route_selection_expression = expression.to_owned();
-        self
     }
 
     pub fn limits(mut self, set: impl FnOnce(&mut Limits)) -> Self {
@@ -111,11 +105,6 @@ impl Script {
 
     pub fn two_way(mut self, route_key: &str) -> Self {
         self.api.two_way_routes.insert(route_key.to_owned());
-        self
-    }
-
-    pub fn without(mut self, route_key: &str) -> Self {
-        self.api.routes.remove(route_key);
         self
     }
 
@@ -160,13 +149,13 @@ impl Script {
     }
 
     /// Starts a gateway with this API and connects a client to it.
-    pub async fn connected(self) -> (Bed, Client) {
-        let mut bed = self.start().await;
-        let client = bed.connect().await;
-        (bed, client)
+    pub async fn connected(self) -> (TestGateway, Client) {
+        let mut gateway = self.start().await;
+        let client = gateway.connect().await;
+        (gateway, client)
     }
 
-    pub async fn start(self) -> Bed {
+    pub async fn start(self) -> TestGateway {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let faults = Arc::new(Faults::new(&self.faults));
@@ -175,12 +164,12 @@ impl Script {
         let server = tokio::spawn(gateway.serve(listener, async {
             let _ = stopped.await;
         }));
-        Bed { address, events: self.events, stop: Some(stop), server }
+        TestGateway { address, events: self.events, stop: Some(stop), server }
     }
 }
 
 /// A running gateway.
-pub struct Bed {
+pub struct TestGateway {
     pub address: SocketAddr,
     /// The events of invocations that the test has not consumed.
     pub events: mpsc::UnboundedReceiver<Value>,
@@ -188,7 +177,7 @@ pub struct Bed {
     server: JoinHandle<std::io::Result<()>>,
 }
 
-impl Bed {
+impl TestGateway {
     /// Returns the event of the next invocation.
     pub async fn event(&mut self) -> Value {
         tokio::time::timeout(SOON, self.events.recv()).await.expect("no invocation").unwrap()
