@@ -66,7 +66,7 @@ pub fn rows() -> Vec<Row> {
             },
         ),
         row("OR-06", "D", "D-connect", "where $disconnect is lost the next post gets a 410").proved(&[
-            "tests/e2e/failures.rs::a_receiver_that_vanished_without_disconnect_is_forgotten_at_the_next_message",
+            "tests/e2e/failures.rs::a_receiver_that_vanished_without_disconnect_is_forgotten_at_the_second_410",
         ]),
         row("OR-07", "I", "D-connect", "a close causes one $disconnect").ours(LOG, |api| async move {
             let mut client = api.connect().await;
