@@ -230,7 +230,7 @@ pub fn rows() -> Vec<Row> {
                 client.ask(&json!({"action": "echo"})).await;
                 client.send(&json!({"action": "echo"})).await;
                 if knob == "none" {
-                    api.stack().logged(1, &[&client.id, "sent too many messages"]).await;
+                    api.stack().logged(1, &[&client.id, "sent a message above the request rate"]).await;
                     // Nothing can come later to prove it: posts count as requests, too.
                     let frame = tokio::time::timeout(A_WHILE, client.receive()).await;
                     assert!(frame.is_err(), "{frame:?}");
