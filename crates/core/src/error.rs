@@ -62,7 +62,7 @@ pub enum ClientError {
         /// The sentence that says which of the two it is.
         reason: &'static str,
     },
-    /// DynamoDB or the gateway was too busy for this frame. Nothing was done.
+    /// DynamoDB was too busy for this frame. Nothing was posted.
     #[error("too much is going on at once; send this frame again in a moment")]
     Busy,
     /// No connection of the destination user took the message.

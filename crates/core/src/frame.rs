@@ -84,9 +84,9 @@ pub enum Request<'a> {
     },
     /// `{"type":"history","topic":"room.7"}`, with an optional `after` or `before`, and an optional `limit`.
     History {
-        /// Whose history.
+        /// The topic.
         topic: Topic,
-        /// Which part of it.
+        /// The part of its history.
         range: Range,
         /// How many messages at most.
         limit: usize,

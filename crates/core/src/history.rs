@@ -1,4 +1,4 @@
-//! The table of messages: what topics with history keep, and which number each message has.
+//! The table of messages. Topics with history keep their messages in it, each under a number.
 //!
 //! | item | `p` | `s` | attributes |
 //! |---|---|---|---|
@@ -55,25 +55,25 @@ const IN_FLIGHT_MS: i64 = 10_000;
 /// A message that expires within this time may be gone already, because the clocks of environments differ.
 const MARGIN_S: i64 = 60;
 
-/// How many messages a subscriber can catch up with at once. More than that is left to queries.
+/// The most messages that one subscribe frame catches up with. A client queries for more.
 pub const MAX_RESUMED: usize = 1000;
 
-/// How many of the newest messages a subscriber can ask for.
+/// The most of the newest messages that a subscriber can ask for.
 pub const MAX_NEWEST: u64 = 100;
 
-/// How many messages a reader of history gets at once, unless it says how many, and at most.
+/// The number of messages that a query returns without a `limit`, and the most that it returns.
 pub const DEFAULT_LIMIT: u64 = 100;
 /// See [`DEFAULT_LIMIT`].
 pub const MAX_LIMIT: u64 = 1000;
 
-/// How many of the newest items are looked at for numbers that may still get their message.
+/// The number of newest items that are checked for numbers without a message.
 const LOOKED_AT: u64 = 100;
 
 /// A write that DynamoDB puts off is tried this often, and for this long.
 const MAX_ATTEMPTS: u32 = 5;
 const MAX_TIME: Duration = Duration::from_secs(3);
 
-/// How many numbers one append may take. It needs a second one only when a reader gave up waiting for the first one.
+/// The most numbers that one append takes. It needs a second one only when a reader gave up waiting for the first one.
 const MAX_NUMBERS: usize = 5;
 
 /// The greatest number that keys have digits for.
@@ -93,22 +93,22 @@ const CLIENT_ID: &str = "cid";
 const WRITER: &str = "w";
 const HOLE: &str = "hole";
 
-/// Where a message is in its topic: the number `seq` of an epoch. Numbers rise by one within an epoch. A new epoch begins
-/// only when a topic's head was lost, and its name is greater than that of the one before.
+/// The place of a message in its topic: the number `seq` of an epoch. Numbers rise by one within an epoch. A new epoch
+/// begins only when a topic's head was lost, and its name is greater than the name of the epoch before.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Stamp {
-    /// 8 characters.
+    /// The name of the epoch, 8 characters.
     pub epoch: String,
-    /// From 1.
+    /// The number, from 1.
     pub seq: u64,
 }
 
-/// Who may repeat a message with the same id.
+/// The owner of an id: only the same writer repeats a message with it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Writer {
     /// A user, from any of its connections.
     User(UserId),
-    /// A connection without a user. After a reconnect it is somebody else.
+    /// A connection without a user. After a reconnect it is another writer.
     Connection(ConnectionId),
 }
 
@@ -122,25 +122,25 @@ impl Writer {
     }
 }
 
-/// A message that is to be kept.
+/// A message that has to be kept.
 #[derive(Debug, Clone)]
 pub struct Draft<'a> {
-    /// What receivers get.
+    /// The payload that receivers get.
     pub json: &'a RawValue,
     /// The user that sent it.
     pub sender: Option<&'a UserId>,
-    /// Who may repeat it and with which id. Without it, each call keeps one more message.
+    /// The writer and its id. Without them, each call keeps one more message.
     pub id: Option<(Writer, &'a str)>,
-    /// Whether the writer says that this is a repetition. Then a number is taken only if there is none.
+    /// Whether the writer calls this a repetition. Then the append takes a number only if the id has none.
     pub again: bool,
     /// Lambda's id of this invocation.
     pub invocation_id: &'a str,
 }
 
-/// What an append came to.
+/// The result of an append.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Appended {
-    /// Where the message is.
+    /// The place of the message.
     pub stamp: Stamp,
     /// Whether it was there before.
     pub duplicate: bool,
@@ -153,7 +153,7 @@ pub struct Entry {
     pub seq: u64,
     /// Its message, or `None` for a tombstone.
     pub message: Option<KeptMessage>,
-    /// When it was taken, in epoch milliseconds.
+    /// The time when the number was taken, in epoch milliseconds.
     pub at_ms: i64,
     /// When the number before it was taken, and until when that is kept.
     prev: Option<(i64, i64)>,
@@ -163,49 +163,49 @@ pub struct Entry {
 /// A message that was kept.
 #[derive(Debug, Clone)]
 pub struct KeptMessage {
-    /// What receivers got.
+    /// The payload that receivers got.
     pub json: Box<RawValue>,
     /// The user that sent it.
     pub sender: Option<UserId>,
 }
 
-/// What a subscriber has to know of a topic.
+/// The part of a topic's history that a subscriber asked for.
 #[derive(Debug, Clone)]
 pub struct Resumed {
     /// The position from which the subscriber goes on. Everything behind it reaches the subscriber live.
     pub stamp: Stamp,
-    /// What is before that and was asked for, in order.
+    /// The entries before that position that the subscriber asked for, in order.
     pub entries: Vec<Entry>,
-    /// For a subscriber that names its last position: whether `entries` are all that was behind it.
+    /// For a subscriber that names its last position: whether `entries` has everything behind it.
     pub recovered: Option<bool>,
 }
 
-/// Where a subscriber's history begins.
+/// The place where a subscriber's history begins.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum From {
     /// Behind a position.
     After(Stamp),
-    /// With so many of the newest messages.
+    /// At this many of the newest messages.
     Newest(u64),
 }
 
-/// What a reader of history asks for.
+/// The part of the history that a query asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Range {
-    /// What is behind a position, in order.
+    /// The entries behind a position, in order.
     After(Stamp),
-    /// What is before a position, newest first.
+    /// The entries before a position, newest first.
     Before(Stamp),
     /// The newest messages, newest first.
     Newest,
 }
 
-/// Some of a topic's history.
+/// A part of a topic's history.
 #[derive(Debug, Clone)]
 pub struct Page {
     /// The epoch of all numbers.
     pub epoch: String,
-    /// What was found.
+    /// The entries.
     pub entries: Vec<Entry>,
     /// Whether there is more in the same direction.
     pub more: bool,
@@ -217,7 +217,7 @@ struct Walk {
     end: End,
 }
 
-/// Why a walk ended.
+/// The reason why a walk ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
     /// It came to the last number.
@@ -226,7 +226,7 @@ enum End {
     InFlight,
     /// The next number may have expired.
     Lost,
-    /// There were as many as were wanted, and there are more.
+    /// It has as many entries as were wanted, and there are more.
     Full,
 }
 
@@ -239,7 +239,7 @@ struct Head {
     kept_until_s: i64,
 }
 
-/// The table of messages, and the rules that say which topics have any.
+/// The table of messages, and the rules that give topics a history.
 #[derive(Debug, Clone)]
 pub struct History {
     dynamodb: Client,
@@ -264,7 +264,7 @@ struct Number {
     prev: Option<(i64, i64)>,
 }
 
-/// What is under a number after an attempt to write it.
+/// The item under a number after an attempt to write it.
 enum Written {
     /// This message, written now or by this invocation.
     Now,
@@ -290,8 +290,8 @@ impl History {
 }
 
 impl History {
-    /// Which of these topics have gone on since a client was there: one eventually consistent `BatchGetItem` of their
-    /// heads. What it does not read in time, the next call will.
+    /// Returns the topics that have gone on since a client was there: one eventually consistent `BatchGetItem` of their
+    /// heads. A head that DynamoDB puts off is left to the next call.
     ///
     /// # Errors
     ///
@@ -525,7 +525,7 @@ impl Log<'_> {
         page.await.map_err(|_| Error::OutOfTime { topic: self.topic.to_string() })?
     }
 
-    /// Goes from number to number, and settles what is missing. It ends at a number that may still come and, unless they
+    /// Goes from number to number, and settles the missing ones. It ends at a number that may still come and, unless they
     /// are to be skipped, at numbers that may have expired.
     async fn walk(
         &self,
@@ -611,7 +611,7 @@ impl Log<'_> {
         Ok(Resumed { stamp: Stamp { epoch, seq: top }, entries, recovered: None })
     }
 
-    /// The head, which is made if there is none: a subscriber of a new topic needs a position, too.
+    /// Returns the head, and makes it if there is none: a subscriber of a new topic needs a position, too.
     async fn head(&self, deadline: Deadline) -> Result<Head, Failure> {
         let head = self.get(&self.head_key(), deadline).await?;
         let head = match head.as_ref().and_then(head_of) {
@@ -697,7 +697,7 @@ impl Log<'_> {
         }
     }
 
-    /// Says of a number that nobody wrote in time that it will never have a message, and returns what is there then.
+    /// Writes a tombstone under a number that nobody wrote in time, and returns the item that is there then.
     async fn give_up(
         &self,
         stamp: Stamp,
@@ -725,8 +725,8 @@ impl Log<'_> {
         .await
     }
 
-    /// Says of a number that it will never have a message. That saves readers the wait, and they can do it as well; so a
-    /// failure is only logged.
+    /// Writes a tombstone under a number that will never have a message. It saves readers the wait. They can write it as
+    /// well, so a failure is only logged.
     async fn bury(&self, taken: &Number, deadline: Deadline) {
         let mut item = self.item(taken);
         item.insert(HOLE.to_owned(), AttributeValue::Bool(true));
@@ -771,7 +771,7 @@ impl Log<'_> {
         .await
     }
 
-    /// What messages and tombstones have in common.
+    /// The attributes that messages and tombstones have in common.
     fn item(&self, number: &Number) -> Item {
         let Stamp { epoch, seq } = &number.stamp;
         let ttl_s = (number.at_ms / 1000 + self.kept_s).max(number.prev.map_or(0, |(_, ttl_s)| ttl_s));

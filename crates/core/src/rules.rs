@@ -1,10 +1,10 @@
-//! Topic rules: what a topic can do besides delivering to whoever listens. The variable `TOPIC_RULES` lists them as JSON:
+//! Topic rules give topics abilities besides delivery. The variable `TOPIC_RULES` lists them as JSON:
 //!
 //! ```json
 //! [{"topic": "room.*", "history": {"hours": 24}}, {"topic": "@*", "history": {"hours": 72}}]
 //! ```
 //!
-//! The first rule that matches a topic applies. A topic without a rule has none of what rules give.
+//! The first rule that matches a topic applies. A topic without a rule has none of these abilities.
 
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ struct Rule {
     kept: Option<Duration>,
 }
 
-/// Which topics a rule is for.
+/// The topics that a rule is for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Topics {
     Exact(String),
@@ -53,7 +53,7 @@ impl Rules {
     ///
     /// # Errors
     ///
-    /// What is wrong with each wrong rule, as the end of a sentence that begins with the variable's name. Rules count
+    /// Returns the problem of each wrong rule, as the end of a sentence that begins with the variable's name. Rules count
     /// from 1.
     pub fn parse(text: &str) -> Result<Self, String> {
         let written: Vec<&RawValue> =
@@ -70,7 +70,7 @@ impl Rules {
         Err(format!("has wrong rules: {}", problems.join("; ")))
     }
 
-    /// How long the messages of this topic are kept. `None` means that they are not.
+    /// Returns the time that messages of this topic are kept. `None` means that they are not kept.
     #[must_use]
     pub fn kept(&self, topic: &Topic) -> Option<Duration> {
         self.0.iter().find(|rule| rule.topics.contain(topic.as_str()))?.kept

@@ -34,7 +34,7 @@ pub(crate) async fn handle(
     .await
 }
 
-/// What a subscribe frame asks for.
+/// The contents of a subscribe frame.
 struct Subscription {
     topic: Topic,
     id: Option<String>,
@@ -63,7 +63,7 @@ async fn subscribe(backend: &Backend, caller: &Caller, asked: Subscription) -> R
     };
     backend.store.subscribe(&topic, &subscriber, ttl_s, caller.deadline).await?;
     let Some(log) = log.filter(|_| positions) else { return Ok(Served::Done) };
-    // Who asks for positions only learns where the topic is.
+    // A client that asks only for positions gets the topic's position.
     let resumed = log.resume(&from.unwrap_or(From::Newest(0)), caller.deadline).await?;
     let frames = frame::histories(id.as_deref(), &topic, &resumed.stamp.epoch, &resumed.entries);
     if !backend.publisher.send_all(&caller.gateway, &caller.connection_id, frames, caller.deadline).await? {
@@ -91,7 +91,7 @@ async fn history(
 }
 
 /// A topic without subscribers is no mistake; the acknowledgement says `"delivered":0`. On a topic with history the message
-/// is kept before its first post, and the subscribers are read after that. So whoever subscribes meanwhile and reads the
+/// is kept before its first post, and the subscribers are read after that. A client that subscribes meanwhile and reads the
 /// history misses nothing.
 async fn publish(
     backend: &Backend,
@@ -112,7 +112,8 @@ async fn publish(
     Ok(Served::Published { delivered: fanout.delivered, continued: fanout.continued, kept })
 }
 
-/// Keeps a message, and says who sent it. The sender is read from the connection's row, so that nobody can repeat a message of somebody else.
+/// Keeps a message, and returns its sender. The sender is read from the connection's row, so that nobody can repeat a
+/// message of another user.
 async fn keep(
     backend: &Backend,
     caller: &Caller,
