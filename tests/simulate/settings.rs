@@ -79,6 +79,13 @@ pub const BUGS: [(Bug, &str, &str); 19] = [
     ),
 ];
 
+impl Bug {
+    /// It breaks nothing: it only makes `recovered` false more often.
+    pub fn is_harmless(self) -> bool {
+        self == Self::BindingWithoutBefore
+    }
+}
+
 impl FromStr for Bug {
     type Err = String;
 
