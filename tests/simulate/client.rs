@@ -1,0 +1,310 @@
+//! A client as the library will be: it resumes from its position, puts frames into order, drops repetitions, asks when it
+//! meets a gap, and pings.
+
+use std::collections::BTreeMap;
+
+use crate::frame::{Frame, Invocation};
+use crate::table::{Content, Ms, Position, Socket};
+use crate::world::World;
+
+/// How often a subscribe frame is sent before the client connects again.
+const SUBSCRIBES: u32 = 2;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Away { until: Ms },
+    Connecting,
+    Subscribing { socket: Socket, request: u32, tries: u32, until: Ms },
+    Live { socket: Socket },
+}
+
+/// What has been asked, and how long the answer is waited for.
+#[derive(Debug, Clone, Copy)]
+struct Question {
+    request: u32,
+    until: Ms,
+}
+
+#[derive(Debug)]
+pub struct Client {
+    index: usize,
+    phase: Phase,
+    /// Everything up to here was applied. It outlives connections.
+    position: Option<Position>,
+    /// Frames that cannot be applied yet.
+    held: BTreeMap<Position, Option<Content>>,
+    /// Known to exist.
+    target: Option<Position>,
+    /// Since when something is missing.
+    gap_since: Option<Ms>,
+    question: Option<Question>,
+    ping: Option<Question>,
+    next_ping: Ms,
+    leaves: Ms,
+    requests: u32,
+    /// Only the latest timer counts.
+    timer: u64,
+}
+
+impl Client {
+    pub fn new(index: usize) -> Self {
+        Self {
+            index,
+            phase: Phase::Away { until: 0 },
+            position: None,
+            held: BTreeMap::new(),
+            target: None,
+            gap_since: None,
+            question: None,
+            ping: None,
+            next_ping: 0,
+            leaves: 0,
+            requests: 0,
+            timer: 0,
+        }
+    }
+
+    pub fn position(&self) -> Option<Position> {
+        self.position
+    }
+
+    /// The connection on which it has subscribed.
+    pub fn live(&self) -> Option<Socket> {
+        match self.phase {
+            Phase::Live { socket } => Some(socket),
+            _ => None,
+        }
+    }
+
+    fn socket(&self) -> Option<Socket> {
+        match self.phase {
+            Phase::Live { socket } | Phase::Subscribing { socket, .. } => Some(socket),
+            _ => None,
+        }
+    }
+
+    fn request(&mut self) -> u32 {
+        self.requests += 1;
+        self.requests
+    }
+
+    /// The faults are over: it comes back and stays.
+    pub fn settle(&mut self, world: &mut World) {
+        self.leaves = Ms::MAX;
+        if let Phase::Away { until } = &mut self.phase {
+            *until = world.now;
+        }
+        self.rest(world);
+    }
+
+    /// The handshake has succeeded.
+    pub fn opened(&mut self, socket: Socket, world: &mut World) {
+        if self.phase != Phase::Connecting {
+            return world.leave(socket, true);
+        }
+        let stays = world.random.spread(world.settings.online);
+        if !world.settling() {
+            self.leaves = world.now + stays;
+        }
+        self.next_ping = world.now + world.settings.ping;
+        self.subscribe(socket, 1, world);
+        self.rest(world);
+    }
+
+    /// The handshake was refused, or the gateway has closed the connection.
+    pub fn closed(&mut self, socket: Option<Socket>, world: &mut World) {
+        if socket.is_none() || self.socket() == socket {
+            self.go_away(world.settings.call.1, world);
+            self.rest(world);
+        }
+    }
+
+    /// Everything but the position is of this connection.
+    fn go_away(&mut self, pause: Ms, world: &World) {
+        self.phase = Phase::Away { until: world.now + pause };
+        self.held.clear();
+        self.target = None;
+        self.gap_since = None;
+        self.question = None;
+        self.ping = None;
+    }
+
+    fn leave(&mut self, pause: Ms, world: &mut World) {
+        if let Some(socket) = self.socket() {
+            let clean = !world.leaves_half_open();
+            world.leave(socket, clean);
+        }
+        self.go_away(pause, world);
+    }
+
+    fn subscribe(&mut self, socket: Socket, tries: u32, world: &mut World) {
+        let request = self.request();
+        let until = world.now + world.settings.patience;
+        self.phase = Phase::Subscribing { socket, request, tries, until };
+        world.invoke(Invocation::Subscribe { socket, request, after: self.position });
+    }
+
+    pub fn receive(&mut self, socket: Socket, frame: Frame, world: &mut World) {
+        if self.socket() != Some(socket) {
+            return;
+        }
+        match frame {
+            Frame::Data { position, content } => drop(self.held.insert(position, Some(content))),
+            Frame::History { entries } => self.held.extend(entries),
+            Frame::Empty { request } => {
+                self.answered(request, world);
+                world.promised(self.index);
+            }
+            Frame::Answer { request, recovered, start, end } => {
+                self.answered(request, world);
+                match self.position {
+                    None => self.begin(start, world),
+                    // Live frames may have brought it further in the meantime.
+                    Some(position) if !recovered && start > position => {
+                        world.ledger.moved(self.index, position, start);
+                        self.position = Some(start);
+                    }
+                    Some(_) => {}
+                }
+                self.target = self.target.max(Some(end));
+            }
+            Frame::Pong { request, behind } => {
+                if self.ping.is_some_and(|ping| ping.request == request) {
+                    self.ping = None;
+                }
+                self.target = self.target.max(behind);
+            }
+            Frame::Unidentified => {
+                world.leave(socket, true);
+                self.go_away(world.settings.call.1, world);
+            }
+        }
+        self.rest(world);
+    }
+
+    fn begin(&mut self, position: Position, world: &mut World) {
+        self.position = Some(position);
+        world.begins(self.index, position);
+    }
+
+    fn answered(&mut self, request: u32, world: &mut World) {
+        if let Phase::Subscribing { socket, request: asked, .. } = self.phase
+            && asked == request
+        {
+            self.phase = Phase::Live { socket };
+            world.is_live(socket);
+        }
+        if self.question.is_some_and(|question| question.request == request) {
+            self.question = None;
+            // What is still missing may be under way.
+            self.gap_since = None;
+        }
+    }
+
+    /// Applies what is next, and holds what is not.
+    fn apply(&mut self, world: &mut World) {
+        let Some(mut position) = self.position else {
+            // Without a position only a frame can tell where to begin, once the ack did not.
+            if let (Phase::Live { .. }, Some((first, _))) = (self.phase, self.held.first_key_value()) {
+                self.begin(Position { seq: first.seq - 1, ..*first }, world);
+                self.apply(world);
+            }
+            return;
+        };
+        while let Some((next, content)) = self.held.pop_first() {
+            if next <= position {
+                continue;
+            }
+            if next != position.next() {
+                self.held.insert(next, content);
+                break;
+            }
+            world.applied(self.index, position, next, content);
+            position = next;
+        }
+        self.position = Some(position);
+    }
+
+    fn misses_something(&self) -> bool {
+        let known = self.target.max(self.held.last_key_value().map(|(position, _)| *position));
+        self.position.is_some() && known > self.position
+    }
+
+    /// The timer has rung.
+    pub fn wake(&mut self, timer: u64, world: &mut World) {
+        if timer == self.timer {
+            self.rest(world);
+        }
+    }
+
+    /// Does what is due, and sets the timer for what is not.
+    fn rest(&mut self, world: &mut World) {
+        let now = world.now;
+        match self.phase {
+            Phase::Connecting => {}
+            Phase::Away { until } if until <= now => {
+                self.phase = Phase::Connecting;
+                world.open(self.index);
+            }
+            Phase::Away { .. } => {}
+            _ if self.leaves <= now => {
+                let pause = world.random.spread(world.settings.offline);
+                self.leave(pause, world);
+            }
+            Phase::Subscribing { until, tries: SUBSCRIBES, .. } if until <= now => {
+                self.leave(world.settings.call.1, world);
+            }
+            Phase::Subscribing { socket, until, tries, .. } if until <= now => self.subscribe(socket, tries + 1, world),
+            Phase::Subscribing { .. } => {}
+            Phase::Live { socket } => self.listen(socket, world),
+        }
+        self.set_timer(world);
+    }
+
+    fn listen(&mut self, socket: Socket, world: &mut World) {
+        let now = world.now;
+        self.apply(world);
+        if self.ping.is_some_and(|ping| ping.until <= now) {
+            return self.leave(world.settings.call.1, world);
+        }
+        if self.question.is_some_and(|question| question.until <= now) {
+            self.question = None;
+        }
+        if !self.misses_something() {
+            self.gap_since = None;
+        } else if self.gap_since.is_none() {
+            self.gap_since = Some(now);
+        }
+        if let (None, Some(since), Some(after)) = (self.question, self.gap_since, self.position)
+            && since + world.settings.hold <= now
+        {
+            let request = self.request();
+            self.question = Some(Question { request, until: now + world.settings.patience });
+            world.invoke(Invocation::History { socket, request, after });
+        }
+        if self.ping.is_none() && self.next_ping <= now {
+            let request = self.request();
+            self.ping = Some(Question { request, until: now + world.settings.patience });
+            self.next_ping = now + world.settings.ping;
+            world.invoke(Invocation::Ping { socket, request, position: self.position });
+        }
+    }
+
+    fn set_timer(&mut self, world: &mut World) {
+        let due = match self.phase {
+            Phase::Connecting => return,
+            Phase::Away { until } => until,
+            Phase::Subscribing { until, .. } => until.min(self.leaves),
+            Phase::Live { .. } => {
+                let until = |question: &Question| question.until;
+                let question = self.question.as_ref().map(until);
+                // Only without a question under way a gap is something to wait for.
+                let gap = self.gap_since.filter(|_| question.is_none()).map(|since| since + world.settings.hold);
+                let ping = self.ping.as_ref().map_or(self.next_ping, until);
+                [question, gap, Some(ping), Some(self.leaves)].into_iter().flatten().min().unwrap_or(Ms::MAX)
+            }
+        };
+        self.timer += 1;
+        world.wake_client(self.index, self.timer, due.max(world.now + 1));
+    }
+}

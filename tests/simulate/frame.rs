@@ -1,0 +1,119 @@
+//! What is sent and invoked: frames to clients, publications, records of the stream, and why a function runs.
+
+use std::fmt;
+
+use crate::table::{Author, Content, Position, Socket};
+
+/// What a client receives.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Frame {
+    /// A live message.
+    Data { position: Position, content: Content },
+    /// What the log has; a hole has no content.
+    History { entries: Vec<(Position, Option<Content>)> },
+    /// The ack of a subscription, or the end of a history.
+    Answer { request: u32, recovered: bool, start: Position, end: Position },
+    /// An ack without a position.
+    Empty { request: u32 },
+    /// `behind` is where the topic is, if the client is not.
+    Pong { request: u32, behind: Option<Position> },
+    /// The connection has no row.
+    Unidentified,
+}
+
+impl fmt::Display for Frame {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Data { position, content } => write!(f, "data {position} {content}"),
+            Self::History { entries } => {
+                write!(f, "history")?;
+                entries.iter().try_for_each(|(position, content)| match content {
+                    Some(content) => write!(f, " {position} {content}"),
+                    None => write!(f, " {position} hole"),
+                })
+            }
+            Self::Answer { request, recovered, start, end } => {
+                write!(f, "ack of request {request}, recovered: {recovered}, from {start} to {end}")
+            }
+            Self::Empty { request } => write!(f, "ack of request {request}, no position"),
+            Self::Pong { request, behind: None } => write!(f, "pong of request {request}"),
+            Self::Pong { request, behind: Some(behind) } => write!(f, "pong of request {request}, behind {behind}"),
+            Self::Unidentified => write!(f, "error unidentified"),
+        }
+    }
+}
+
+/// A message that a client or a backend wants published.
+#[derive(Debug, Clone, Copy, Hash)]
+pub struct Publication {
+    /// Nobody, if the frame has no `id`.
+    pub author: Option<Author>,
+    pub content: Content,
+    pub again: bool,
+}
+
+/// A record of the events table's stream.
+#[derive(Debug, Clone, Copy, Hash)]
+pub enum Record {
+    Event { id: u32, content: Content },
+    Range { position: Position, content: Content, after: Socket },
+}
+
+/// Why a function runs.
+#[derive(Debug, Clone, Copy, Hash)]
+pub enum Invocation {
+    Connect(Socket),
+    Disconnect(Socket),
+    Subscribe {
+        socket: Socket,
+        request: u32,
+        after: Option<Position>,
+    },
+    History {
+        socket: Socket,
+        request: u32,
+        after: Position,
+    },
+    Ping {
+        socket: Socket,
+        request: u32,
+        position: Option<Position>,
+    },
+    Publish(Publication),
+    Record {
+        index: usize,
+        record: Record,
+    },
+    /// A reader that goes through the whole log when everything is over.
+    Audit,
+}
+
+impl Invocation {
+    /// The connection whose rows the function writes first.
+    pub fn socket(&self) -> Option<Socket> {
+        match self {
+            Self::Connect(socket) | Self::Disconnect(socket) | Self::Subscribe { socket, .. } => Some(*socket),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Invocation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Connect(socket) => write!(f, "connect c{socket}"),
+            Self::Disconnect(socket) => write!(f, "disconnect c{socket}"),
+            Self::Subscribe { socket, after: None, .. } => write!(f, "subscribe c{socket}"),
+            Self::Subscribe { socket, after: Some(after), .. } => write!(f, "subscribe c{socket} after {after}"),
+            Self::History { socket, after, .. } => write!(f, "history c{socket} after {after}"),
+            Self::Ping { socket, .. } => write!(f, "ping c{socket}"),
+            Self::Publish(Publication { author: None, .. }) => write!(f, "publish without id"),
+            Self::Publish(Publication { author: Some(author), again, .. }) => {
+                write!(f, "publish {author}{}", if *again { " again" } else { "" })
+            }
+            Self::Record { record: Record::Event { id, .. }, .. } => write!(f, "stream event{id}"),
+            Self::Record { record: Record::Range { position, .. }, .. } => write!(f, "stream range of {position}"),
+            Self::Audit => write!(f, "audit"),
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! Those who publish: clients that repeat a frame until it is acknowledged, and a backend that puts events.
+
+use crate::frame::Publication;
+use crate::table::{Author, Content, Ms};
+use crate::world::World;
+
+/// A frame that is not acknowledged yet.
+#[derive(Debug, Clone, Copy)]
+struct Pending {
+    author: Author,
+    content: Content,
+    sent_at: Ms,
+}
+
+#[derive(Debug)]
+pub struct Sender {
+    user: u32,
+    /// How many messages it has begun.
+    begun: u32,
+    pending: Option<Pending>,
+    next: Ms,
+    timer: u64,
+}
+
+impl Sender {
+    pub fn new(user: u32) -> Self {
+        Self { user, begun: 0, pending: None, next: 0, timer: 0 }
+    }
+
+    pub fn is_done(&self, world: &World) -> bool {
+        self.pending.is_none() && self.begun >= world.settings.messages
+    }
+
+    /// Waits before the next message; now and then everybody waits.
+    pub fn pause(&mut self, world: &mut World) {
+        world.quiet_spell();
+        let gap = world.random.spread(world.settings.gap);
+        self.next = (world.now + gap).max(world.quiet_until + world.random.between(world.settings.call));
+        self.set_timer(self.next, world);
+    }
+
+    fn set_timer(&mut self, due: Ms, world: &mut World) {
+        self.timer += 1;
+        world.wake_sender(self.user, self.timer, due);
+    }
+
+    pub fn wake(&mut self, timer: u64, world: &mut World) {
+        if timer != self.timer {
+            return;
+        }
+        match self.pending {
+            Some(pending) => self.repeat(pending, world),
+            None if self.begun < world.settings.messages => self.begin(world),
+            None => {}
+        }
+    }
+
+    fn begin(&mut self, world: &mut World) {
+        self.begun += 1;
+        let content = world.new_content();
+        if world.sends_without_id() {
+            world.publish(Publication { author: None, content, again: false });
+            return self.pause(world);
+        }
+        let author = Author::Frame { user: self.user, id: self.begun };
+        let pending = Pending { author, content, sent_at: world.now };
+        world.publish(Publication { author: Some(author), content, again: false });
+        self.pending = Some(pending);
+        self.wait(world);
+    }
+
+    /// For an ack: sometimes not as long as a function may take.
+    fn wait(&mut self, world: &mut World) {
+        let (soon, late) = (world.settings.patience / 4, 2 * world.settings.patience);
+        let mut due = world.now + world.random.between((soon, late));
+        if let Some(pending) = self.pending
+            && world.waits_too_long()
+        {
+            due = due.max(pending.sent_at + world.late_repetition());
+        }
+        self.set_timer(due, world);
+    }
+
+    /// The same frame again. A sender should do that only while its binding is sure to be there. One that does it later may
+    /// have two messages, and must do no other harm.
+    fn repeat(&mut self, pending: Pending, world: &mut World) {
+        if world.now > pending.sent_at + world.settings.repeats() && !world.waits_too_long() {
+            self.pending = None;
+            return self.pause(world);
+        }
+        let content = if world.reuses_id() { world.new_content() } else { pending.content };
+        // A client that has forgotten what it sent does not say so.
+        let again = !world.repeats_needlessly();
+        world.publish(Publication { author: Some(pending.author), content, again });
+        self.wait(world);
+    }
+
+    pub fn acknowledged(&mut self, author: Author, world: &mut World) {
+        if let Some(pending) = self.pending
+            && pending.author == author
+        {
+            self.pending = None;
+            if world.repeats_needlessly() {
+                world.publish(Publication { author: Some(author), content: pending.content, again: true });
+            }
+            self.pause(world);
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! What `cargo test` runs: the protocol holds, every planted bug is found, and a seed is the same run twice.
+
+use std::process::ExitCode;
+use std::rc::Rc;
+
+use libtest_mimic::{Arguments, Failed, Trial};
+
+use crate::explore::{self, Failure, Summary};
+use crate::invariants::Violation;
+use crate::run;
+use crate::settings::{BUGS, Bug, Settings};
+
+/// How many seeds the protocol must withstand here. `make simulate` runs as many as one likes.
+const SEEDS: u64 = 2_000;
+
+/// Within how many seeds a planted bug must be found. It ends at the first.
+const ENOUGH: u64 = 10_000;
+
+pub fn run(arguments: Vec<String>) -> ExitCode {
+    let mut arguments = Arguments::from_iter(std::iter::once("simulate".to_owned()).chain(arguments));
+    // Each trial uses every processor.
+    arguments.test_threads.get_or_insert(1);
+    let mut trials = vec![
+        Trial::test("the protocol holds", || holds(SEEDS, &Settings::short(), "").map(drop)),
+        Trial::test("the protocol holds at the times of a deployment", real_times),
+        Trial::test("without faults nobody is told that something is missing", without_faults),
+        Trial::test("a seed is the same run twice", same_run),
+    ];
+    for (bug, name, _) in BUGS {
+        trials.push(if bug.is_harmless() {
+            let arguments = format!("--bug {name}");
+            let trial = move || holds(SEEDS / 4, &Settings::planted(bug), &arguments).map(drop);
+            Trial::test(format!("the planted bug {name} breaks nothing"), trial)
+        } else {
+            Trial::test(format!("the planted bug {name} is found"), move || is_found(bug))
+        });
+    }
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+/// `arguments` are those with which `make simulate` has the same settings.
+fn holds(seeds: u64, settings: &Settings, arguments: &str) -> Result<Summary, Failed> {
+    let summary = explore::run_all(0..seeds, settings, true);
+    match summary.failures.first() {
+        None => Ok(summary),
+        Some(Failure { seed, violation, .. }) => {
+            let Violation { invariant, text } = violation;
+            Err(format!("{invariant}: {text}. `make simulate SEED={seed} ARGS='{arguments}'` shows it.").into())
+        }
+    }
+}
+
+fn real_times() -> Result<(), Failed> {
+    let summary = holds(200, &Settings::real(24, 0.02), "--real")?;
+    let resumes = summary.counts.resumes;
+    if resumes.all < 1_000 || resumes.needless * 1_000 > resumes.all {
+        return Err(format!("too often told without reason that something is missing: {resumes:?}").into());
+    }
+    Ok(())
+}
+
+fn without_faults() -> Result<(), Failed> {
+    let summary = holds(SEEDS / 2, &Settings::short().without_faults(), "--without-faults")?;
+    let counts = summary.counts;
+    if counts.resumes.all == 0 || counts.resumes.needless + counts.questions.needless > 0 {
+        return Err(format!("told without reason that something is missing: {counts:?}").into());
+    }
+    Ok(())
+}
+
+fn is_found(bug: Bug) -> Result<(), Failed> {
+    let summary = explore::run_all(0..ENOUGH, &Settings::planted(bug), true);
+    if summary.failures.is_empty() { Err("no invariant noticed".into()) } else { Ok(()) }
+}
+
+fn same_run() -> Result<(), Failed> {
+    let settings = Rc::new(Settings::short());
+    for seed in 0..20 {
+        let one = run::run(seed, &settings, Vec::new(), false);
+        let two = run::run(seed, &settings, Vec::new(), true);
+        if one.hash != two.hash
+            || one.counts != two.counts
+            || one.hash == run::run(seed + 1, &settings, Vec::new(), false).hash
+        {
+            return Err(format!("seed {seed}: {:016x} and {:016x}", one.hash, two.hash).into());
+        }
+    }
+    Ok(())
+}

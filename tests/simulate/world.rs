@@ -1,0 +1,787 @@
+//! The world of one run: virtual time, a random schedule, faults, the gateway and the stream.
+//!
+//! A run has two phases. In the first, senders send and faults happen. When every sender has its acks, or has given up, the
+//! faults end; a while later everything must be in order.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::hash::{Hash, Hasher};
+use std::rc::Rc;
+
+use crate::calls::Call;
+use crate::client::Client;
+use crate::faults::{Faults, Kept};
+use crate::frame::{Frame, Invocation, Publication, Record};
+use crate::invariants::{Answered, Invariant, Ledger};
+use crate::random::{Random, Trail};
+use crate::run::Outcome;
+use crate::sender::Sender;
+use crate::settings::Settings;
+use crate::table::{Author, Connection, Content, Entry, Key, Ms, Position, Socket, Table};
+
+/// One invocation.
+struct Process {
+    invocation: Invocation,
+    deadline: Ms,
+    running: bool,
+    /// The connection whose rows it wrote last.
+    touches: Option<Socket>,
+    writes: u32,
+}
+
+/// A connection as the gateway sees it.
+struct Connected {
+    client: usize,
+    open: bool,
+    /// The client is still there.
+    attached: bool,
+    opened_at: Ms,
+    /// A fault met a function that writes its rows, so they may be wrong until they expire.
+    touched: bool,
+}
+
+struct Put {
+    record: Record,
+    at: Ms,
+    done: bool,
+}
+
+/// What may happen next.
+pub enum Event {
+    /// A function goes on.
+    Wake(usize),
+    /// A call that timed out takes effect.
+    Late(Box<dyn FnOnce(&mut World)>),
+    Expire(Key),
+    Arrive {
+        socket: Socket,
+        frame: Frame,
+    },
+    Closed {
+        client: usize,
+        socket: Socket,
+    },
+    Client {
+        index: usize,
+        timer: u64,
+    },
+    Sender {
+        user: u32,
+        timer: u64,
+    },
+    Acknowledged {
+        user: u32,
+        author: Author,
+    },
+    Backend,
+    Stream(usize),
+    Cut(Socket),
+    /// A live connection has had no row for too long, unless it has one by now.
+    Rowless(Socket),
+    /// A closed connection must have no rows left.
+    Forgotten(Socket),
+}
+
+struct Timed {
+    at: Ms,
+    /// What was planned first comes first.
+    order: u64,
+    event: Event,
+}
+
+impl PartialEq for Timed {
+    fn eq(&self, other: &Self) -> bool {
+        self.order == other.order
+    }
+}
+
+impl Eq for Timed {}
+
+impl PartialOrd for Timed {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Timed {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.at, self.order).cmp(&(other.at, other.order))
+    }
+}
+
+pub struct World {
+    pub settings: Rc<Settings>,
+    pub now: Ms,
+    pub random: Random,
+    pub table: Table,
+    pub ledger: Ledger,
+    /// Until when nobody begins a message.
+    pub quiet_until: Ms,
+    faults: Faults,
+    kept: Kept,
+    queue: BinaryHeap<Reverse<Timed>>,
+    order: u64,
+    sockets: Vec<Connected>,
+    clients: Vec<Option<Client>>,
+    /// On which connection each client has been live, and since when.
+    live: Vec<Option<(Socket, Ms)>>,
+    /// Since when each client is subscribed without a position.
+    promised: Vec<Option<Ms>>,
+    senders: Vec<Option<Sender>>,
+    records: Vec<Put>,
+    events: u32,
+    contents: u32,
+    processes: Vec<Process>,
+    starting: Vec<usize>,
+    old_head_until: Ms,
+    old_connections: Vec<(Socket, Connection, Ms)>,
+    settles: Option<Ms>,
+    end: Ms,
+    trail: Trail,
+    trace: Option<Vec<String>>,
+}
+
+// ---- What the calls of functions do ----
+
+impl World {
+    pub fn changed_head(&mut self) {
+        self.old_head_until = self.now + self.settings.stale;
+        self.expires(Key::Head);
+    }
+
+    pub fn reads_old_head(&mut self) -> bool {
+        self.now < self.old_head_until && self.random.chance(0.5)
+    }
+
+    pub fn reads_old_connection(&mut self, socket: Socket) -> Option<Connection> {
+        let now = self.now;
+        let old = self.old_connections.iter().find(|(it, _, until)| *it == socket && now < *until);
+        let row = old.map(|(_, row, _)| *row)?;
+        self.random.chance(0.5).then_some(row)
+    }
+
+    pub fn written(&mut self, entry: &Entry) {
+        let Settings { binding_gap, margin, life, settled, .. } = *self.settings;
+        self.ledger.written(entry, &self.table, binding_gap + margin + life, settled, self.now);
+        self.expires(Key::Entry(entry.number.position));
+    }
+
+    /// An item was written: it is removed at some time after its `ttl`.
+    pub fn expires(&mut self, key: Key) {
+        let Some(ttl) = self.table.ttl(key) else { return };
+        let late = if self.random.chance(0.5) { self.settings.flight } else { 2 * self.settings.kept };
+        let at = ttl.max(self.now) + self.random.between((1, late));
+        self.plan(at, Event::Expire(key));
+    }
+
+    fn expire(&mut self, key: Key) {
+        if self.table.ttl(key).is_none_or(|ttl| ttl > self.now) {
+            return;
+        }
+        if let Key::Connection(socket) = key {
+            self.removes_connection(socket);
+        } else {
+            self.table.remove(key);
+        }
+        self.tell(|| ("DynamoDB".to_owned(), format!("removes the expired {key}")));
+    }
+
+    pub fn removes_connection(&mut self, socket: Socket) {
+        let Some(row) = self.table.connections.get(&socket).copied() else { return };
+        self.table.remove(Key::Connection(socket));
+        self.old_connections.retain(|(it, ..)| *it != socket);
+        self.old_connections.push((socket, row, self.now + self.settings.stale));
+        let connected = &self.sockets[socket];
+        if connected.open && connected.attached {
+            let Settings { ping, patience, stale, call, .. } = *self.settings;
+            self.plan(self.now + ping + 2 * patience + stale + 4 * call.1, Event::Rowless(socket));
+        }
+    }
+
+    pub fn put_record(&mut self, record: Record) {
+        self.records.push(Put { record, at: self.now, done: false });
+        self.stream(self.records.len() - 1);
+    }
+
+    /// The stream delivers a record, for the first time or again.
+    fn stream(&mut self, index: usize) {
+        let at = self.now + self.random.spread((1, 4 * self.settings.call.1));
+        self.plan(at, Event::Stream(index));
+    }
+
+    pub fn post(&mut self, socket: Socket, frame: &Frame) -> bool {
+        let connected = &self.sockets[socket];
+        if !connected.open {
+            return false;
+        }
+        let attached = connected.attached;
+        if self.faults.hit(self.settings.false_gone) {
+            self.tell(|| ("fault".to_owned(), format!("c{socket} is said to be gone")));
+            return false;
+        }
+        if attached && !self.faults.hit(self.settings.lost_post) {
+            let at = self.now + self.random.between(self.settings.call);
+            self.plan(at, Event::Arrive { socket, frame: frame.clone() });
+        } else {
+            self.tell(|| ("fault".to_owned(), format!("the frame to c{socket} never arrives")));
+        }
+        true
+    }
+
+    pub fn close(&mut self, socket: Socket) -> bool {
+        let Connected { client, open, attached, .. } = self.sockets[socket];
+        if !open {
+            return false;
+        }
+        self.sockets[socket].open = false;
+        self.sockets[socket].attached = false;
+        if attached {
+            let at = self.now + self.random.between(self.settings.call);
+            self.plan(at, Event::Closed { client, socket });
+        }
+        self.disconnected(socket);
+        true
+    }
+
+    fn disconnected(&mut self, socket: Socket) {
+        if self.faults.hit(self.settings.lost_disconnect) {
+            self.sockets[socket].touched = true;
+            self.tell(|| ("fault".to_owned(), format!("$disconnect of c{socket} is lost")));
+            return;
+        }
+        self.invoke(Invocation::Disconnect(socket));
+        // By then every function that was running has ended.
+        self.plan(self.now + 2 * self.settings.life, Event::Forgotten(socket));
+    }
+
+    pub fn acknowledge(&mut self, author: Author, position: Position) {
+        let now = self.now;
+        self.ledger.acknowledged(author, position, now, &self.table);
+        if let Author::Frame { user, .. } = author {
+            let at = self.now + self.random.between(self.settings.call);
+            self.plan(at, Event::Acknowledged { user, author });
+        }
+    }
+
+    /// Judges what a function is about to answer.
+    pub fn judge(&mut self, socket: Socket, answered: &Answered<'_>) {
+        let client = self.sockets[socket].client;
+        let healthy = match (self.settles, self.live[client]) {
+            (Some(settles), Some((live, since))) if live == socket => Some(since.max(settles)),
+            _ => None,
+        };
+        let grace = self.grace();
+        self.ledger.answered(client, answered, healthy, grace);
+    }
+
+    /// A client is about to begin at this position.
+    pub fn is_given(&mut self, position: Position) {
+        self.ledger.given.push((position, self.now));
+    }
+
+    /// Judges a pong.
+    pub fn is_behind(&mut self, socket: Socket, position: Position, behind: Option<Position>) {
+        if let Some(behind) = behind {
+            let client = self.sockets[socket].client;
+            self.ledger.is_behind(client, position, behind);
+        }
+    }
+
+    /// How long after the faults a live client may need: a ping, a question, and the answer.
+    fn grace(&self) -> Ms {
+        let Settings { ping, patience, hold, flight, call, .. } = *self.settings;
+        ping + patience + 2 * hold + flight + 20 * call.1
+    }
+}
+
+// ---- What clients and senders do ----
+
+impl World {
+    pub fn settling(&self) -> bool {
+        self.settles.is_some()
+    }
+
+    pub fn invoke(&mut self, invocation: Invocation) {
+        self.processes.push(Process { invocation, deadline: Ms::MAX, running: true, touches: None, writes: 0 });
+        self.starting.push(self.processes.len() - 1);
+    }
+
+    pub fn publish(&mut self, publication: Publication) {
+        self.invoke(Invocation::Publish(publication));
+    }
+
+    /// Begins a handshake.
+    pub fn open(&mut self, client: usize) {
+        let socket = self.sockets.len();
+        self.sockets.push(Connected { client, open: false, attached: true, opened_at: self.now, touched: false });
+        self.tell(|| (format!("client {client}"), format!("opens c{socket}")));
+        self.invoke(Invocation::Connect(socket));
+    }
+
+    /// A client goes away; the gateway notices if it says so.
+    pub fn leave(&mut self, socket: Socket, clean: bool) {
+        self.tell(|| {
+            let connected = if clean { "leaves" } else { "vanishes from" };
+            (format!("client of c{socket}"), format!("{connected} c{socket}"))
+        });
+        self.sockets[socket].attached = false;
+        if !clean {
+            self.sockets[socket].touched = true;
+        } else if self.sockets[socket].open {
+            self.sockets[socket].open = false;
+            self.disconnected(socket);
+        }
+    }
+
+    pub fn leaves_half_open(&mut self) -> bool {
+        self.faults.hit(self.settings.half_open)
+    }
+
+    pub fn is_live(&mut self, socket: Socket) {
+        let client = self.sockets[socket].client;
+        self.live[client] = Some((socket, self.now));
+    }
+
+    /// A client is subscribed, and was told no position.
+    pub fn promised(&mut self, client: usize) {
+        self.promised[client].get_or_insert(self.now);
+    }
+
+    /// A client without a position has got one.
+    pub fn begins(&mut self, client: usize, start: Position) {
+        if let Some(since) = self.promised[client] {
+            self.ledger.begins(client, start, since);
+        }
+    }
+
+    pub fn applied(&mut self, client: usize, last: Position, position: Position, content: Option<Content>) {
+        (client, position, content).hash(&mut self.trail);
+        self.ledger.applied(client, last, position, content);
+        self.tell(|| {
+            let content = content.map_or("hole".to_owned(), |content| content.to_string());
+            (format!("client {client}"), format!("applies {position} {content}"))
+        });
+    }
+
+    pub fn wake_client(&mut self, index: usize, timer: u64, at: Ms) {
+        if at < Ms::MAX {
+            self.plan(at, Event::Client { index, timer });
+        }
+    }
+
+    pub fn wake_sender(&mut self, user: u32, timer: u64, at: Ms) {
+        self.plan(at, Event::Sender { user, timer });
+    }
+
+    pub fn new_content(&mut self) -> Content {
+        self.contents += 1;
+        Content(self.contents)
+    }
+
+    pub fn sends_without_id(&mut self) -> bool {
+        self.random.chance(self.settings.without_id)
+    }
+
+    pub fn reuses_id(&mut self) -> bool {
+        self.faults.hit(self.settings.reused_id)
+    }
+
+    pub fn waits_too_long(&mut self) -> bool {
+        self.faults.hit(self.settings.stubborn)
+    }
+
+    /// When after its first try a frame is repeated that should not be repeated any more: about when its binding ends, or its
+    /// message.
+    pub fn late_repetition(&mut self) -> Ms {
+        let Settings { kept, other_kept, binding_gap, life, .. } = *self.settings;
+        let kept = if self.random.chance(0.7) { kept } else { other_kept };
+        let gap = if self.random.chance(0.5) { binding_gap } else { 0 };
+        kept - gap - self.random.between((-life / 2, life / 2))
+    }
+
+    pub fn repeats_needlessly(&mut self) -> bool {
+        self.faults.hit(self.settings.needless_repetition)
+    }
+
+    /// Now and then everybody is silent for about as long as messages are kept, or as the head is.
+    pub fn quiet_spell(&mut self) {
+        let Settings { kept, head_extra, quiet, very_quiet, .. } = *self.settings;
+        if self.random.chance(quiet) {
+            self.quiet_until = self.now + self.random.spread((kept / 4, 2 * kept));
+        }
+        if self.random.chance(very_quiet) {
+            self.quiet_until = self.now + kept + head_extra + self.random.between((0, 3 * kept));
+        }
+    }
+
+    /// The kept time that a function starts with.
+    pub fn kept_time(&mut self) -> Ms {
+        self.kept.at(self.now, &mut self.random)
+    }
+}
+
+// ---- Time ----
+
+impl World {
+    pub fn new(seed: u64, settings: &Rc<Settings>, left_out: Vec<u64>, trace: bool) -> Self {
+        let mut random = Random::new(seed);
+        let kept = Kept::new(&mut random, settings);
+        let clients = settings.clients;
+        let mut world = Self {
+            settings: settings.clone(),
+            now: 0,
+            random,
+            table: Table::default(),
+            ledger: Ledger::default(),
+            quiet_until: 0,
+            faults: Faults::new(seed, left_out),
+            kept,
+            queue: BinaryHeap::new(),
+            order: 0,
+            sockets: Vec::new(),
+            clients: (0..clients).map(|index| Some(Client::new(index))).collect(),
+            live: vec![None; clients],
+            promised: vec![None; clients],
+            senders: (0..settings.senders).map(|user| Some(Sender::new(user))).collect(),
+            records: Vec::new(),
+            events: settings.events,
+            contents: 0,
+            processes: Vec::new(),
+            starting: Vec::new(),
+            old_head_until: 0,
+            old_connections: Vec::new(),
+            settles: None,
+            end: Ms::MAX,
+            trail: Trail::default(),
+            trace: trace.then(Vec::new),
+        };
+        for index in 0..clients {
+            // Timer 0 is the one that a new client has.
+            let at = world.random.between((1, world.settings.online.0));
+            world.plan(at, Event::Client { index, timer: 0 });
+        }
+        for user in 0..world.settings.senders {
+            world.with_sender(user, Sender::pause);
+        }
+        let at = world.random.spread(world.settings.gap);
+        world.plan(at, Event::Backend);
+        world
+    }
+
+    fn plan(&mut self, at: Ms, event: Event) {
+        self.order += 1;
+        self.queue.push(Reverse(Timed { at, order: self.order, event }));
+    }
+
+    fn tell(&mut self, line: impl FnOnce() -> (String, String)) {
+        if let Some(trace) = &mut self.trace {
+            let (actor, what) = line();
+            trace.push(format!("{:>7} ms  {actor:<26} {what}", self.now));
+        }
+    }
+
+    /// What happens next, or nothing when the run is over.
+    pub fn next(&mut self) -> Option<Event> {
+        if self.queue.peek().is_none_or(|Reverse(timed)| timed.at > self.end) {
+            return None;
+        }
+        let Reverse(timed) = self.queue.pop()?;
+        self.now = timed.at;
+        Some(timed.event)
+    }
+
+    pub fn handle(&mut self, event: Event) {
+        match event {
+            Event::Wake(_) => {}
+            Event::Late(call) => call(self),
+            Event::Expire(key) => self.expire(key),
+            Event::Arrive { socket, frame } => {
+                if self.sockets[socket].attached {
+                    let client = self.sockets[socket].client;
+                    self.with_client(client, |client, world| client.receive(socket, frame, world));
+                }
+            }
+            Event::Closed { client, socket } => {
+                self.with_client(client, |client, world| client.closed(Some(socket), world));
+            }
+            Event::Client { index, timer } => self.with_client(index, |client, world| client.wake(timer, world)),
+            Event::Sender { user, timer } => self.with_sender(user, |sender, world| sender.wake(timer, world)),
+            Event::Acknowledged { user, author } => {
+                self.with_sender(user, |sender, world| sender.acknowledged(author, world));
+            }
+            Event::Backend => self.put_event(),
+            Event::Stream(index) => {
+                let record = self.records[index].record;
+                self.invoke(Invocation::Record { index, record });
+            }
+            Event::Cut(socket) => {
+                self.close(socket);
+            }
+            Event::Rowless(socket) => {
+                let Connected { open, attached, .. } = self.sockets[socket];
+                if open && attached && !self.table.connections.contains_key(&socket) {
+                    self.ledger.broken(Invariant::I9, format!("c{socket} lives and has no row"));
+                }
+            }
+            Event::Forgotten(socket) => self.check_forgotten(socket),
+        }
+    }
+
+    fn with_client(&mut self, index: usize, act: impl FnOnce(&mut Client, &mut Self)) {
+        if let Some(mut client) = self.clients[index].take() {
+            act(&mut client, self);
+            self.clients[index] = Some(client);
+        }
+    }
+
+    fn with_sender(&mut self, user: u32, act: impl FnOnce(&mut Sender, &mut Self)) {
+        let index = user as usize;
+        if let Some(mut sender) = self.senders[index].take() {
+            act(&mut sender, self);
+            self.senders[index] = Some(sender);
+        }
+    }
+
+    fn put_event(&mut self) {
+        if self.events == 0 {
+            return;
+        }
+        if self.now < self.quiet_until {
+            return self.plan(self.quiet_until + 1, Event::Backend);
+        }
+        let content = self.new_content();
+        self.put_record(Record::Event { id: self.events, content });
+        self.events -= 1;
+        let at = self.now + self.random.spread(self.settings.gap);
+        self.plan(at, Event::Backend);
+    }
+
+    /// Once everybody has said everything, the faults end and the rest is given time.
+    pub fn settle_when_done(&mut self) {
+        let is_done = |sender: &Option<Sender>| sender.as_ref().is_some_and(|sender| sender.is_done(self));
+        if self.settles.is_some() || self.events > 0 || !self.senders.iter().all(is_done) {
+            return;
+        }
+        self.settles = Some(self.now);
+        self.faults.on = false;
+        let Settings { patience, life, call, cut, .. } = *self.settings;
+        self.end = self.now + 4 * patience + 2 * life + 2 * self.grace() + 40 * call.1;
+        self.tell(|| ("the faults end".to_owned(), String::new()));
+        // A connection that would be cut on the way goes now.
+        for socket in 0..self.sockets.len() {
+            if self.sockets[socket].open && self.sockets[socket].opened_at + cut <= self.end {
+                self.close(socket);
+            }
+        }
+        for index in 0..self.clients.len() {
+            self.with_client(index, Client::settle);
+        }
+    }
+}
+
+// ---- Processes ----
+
+impl World {
+    /// The functions that were invoked and have not started.
+    pub fn starting(&mut self) -> Vec<usize> {
+        std::mem::take(&mut self.starting)
+    }
+
+    /// Starts a function. It makes its first call later.
+    pub fn starts(&mut self, process: usize) -> Invocation {
+        self.processes[process].deadline = self.now + self.settings.life;
+        let at = self.now + self.random.between(self.settings.call);
+        self.plan(at, Event::Wake(process));
+        self.processes[process].invocation
+    }
+
+    /// Lets a last reader go through the whole log, and nothing else happen.
+    pub fn audit(&mut self) {
+        self.end = Ms::MAX;
+        self.queue.clear();
+        self.invoke(Invocation::Audit);
+    }
+
+    pub fn outcome(&mut self) -> Outcome {
+        self.ledger.counts.faults = self.faults.fired;
+        Outcome {
+            violation: self.ledger.violation.take(),
+            counts: self.ledger.counts,
+            hash: self.trail.finish(),
+            steps: self.order,
+            trace: self.trace.take().unwrap_or_default(),
+        }
+    }
+
+    /// The function's call travels, or its answer.
+    pub fn wake_after_travel(&mut self, process: usize) {
+        let stalls = self.faults.hit(self.settings.stalls);
+        let time = if stalls { self.settings.stall } else { self.settings.call };
+        let at = self.now + self.random.between(time);
+        self.plan(at, Event::Wake(process));
+    }
+
+    /// A call takes effect, or seems to. Nothing: it times out.
+    pub fn perform<C: Call>(&mut self, process: usize, call: &C) -> Option<C::Answer> {
+        self.ledger.counts.calls += 1;
+        self.processes[process].writes += C::WRITES;
+        if call.socket().is_some() {
+            self.processes[process].touches = call.socket();
+        }
+        let mut answer = None;
+        let mut fault = "";
+        if self.faults.hit(self.settings.lost_request) {
+            fault = "times out, and did nothing";
+        } else if self.faults.hit(self.settings.late) {
+            fault = "times out, and takes effect later";
+            let at = self.now + self.random.between((1, self.settings.life));
+            let call = call.clone();
+            let late = move |world: &mut Self| {
+                let answer = call.apply(world);
+                world.tell(|| ("late".to_owned(), format!("{} -> {}", call.text(), call.outcome(&answer))));
+            };
+            self.plan(at, Event::Late(Box::new(late)));
+        } else {
+            let effect = call.apply(self);
+            if self.faults.hit(self.settings.lost_response) {
+                fault = "takes effect, and times out";
+            } else {
+                answer = Some(effect);
+            }
+        }
+        if answer.is_none()
+            && let Some(socket) = call.socket()
+        {
+            self.sockets[socket].touched = true;
+        }
+        (self.now, process, call, &answer).hash(&mut self.trail);
+        let invocation = self.processes[process].invocation;
+        self.tell(|| {
+            let outcome = answer.as_ref().map_or(fault.to_owned(), |answer| call.outcome(answer));
+            (format!("{invocation} ({process})"), format!("{} -> {outcome}", call.text()))
+        });
+        answer
+    }
+
+    /// Whether a function that is about to go on is dead instead.
+    pub fn dies(&mut self, process: usize) -> Option<&'static str> {
+        if self.now > self.processes[process].deadline {
+            return Some("runs out of time");
+        }
+        // Each call has two such points.
+        self.faults.hit(self.settings.kill / 2.0).then_some("is killed")
+    }
+
+    /// A function has ended: well, or with a fault.
+    pub fn ended(&mut self, process: usize, fault: Option<&str>) {
+        let Process { invocation, touches, writes, .. } = self.processes[process];
+        self.processes[process].running = false;
+        if let Some(fault) = fault {
+            self.tell(|| (format!("{invocation} ({process})"), fault.to_owned()));
+            for socket in [touches, invocation.socket()].into_iter().flatten() {
+                self.sockets[socket].touched = true;
+            }
+        } else {
+            self.check_writes(&invocation, writes);
+        }
+        match invocation {
+            Invocation::Connect(socket) => self.handshake(socket, fault.is_none()),
+            Invocation::Record { index, .. } => self.served(index, fault.is_none()),
+            _ => {}
+        }
+        if self.settling() && self.is_over() {
+            self.end = self.now - 1;
+        }
+    }
+
+    /// Every client has everything, and nothing is under way that could change that.
+    fn is_over(&self) -> bool {
+        let head = self.table.head.map(|head| head.position());
+        let arrived = |client: &Option<Client>| {
+            let live = client.as_ref().filter(|client| client.live().is_some_and(|socket| self.sockets[socket].open));
+            live.is_some_and(|client| client.position() == head)
+        };
+        let running = |process: &Process| process.running && !matches!(process.invocation, Invocation::Ping { .. });
+        let records = self.records.iter().all(|put| put.done);
+        // The last reader must not take the last number for one that may still be written.
+        let Settings { flight, skew, .. } = *self.settings;
+        let settled = self.table.head.is_none_or(|head| head.span.at + flight + 2 * skew < self.now);
+        settled && records && self.clients.iter().all(arrived) && !self.processes.iter().any(running)
+    }
+
+    fn check_writes(&mut self, invocation: &Invocation, writes: u32) {
+        let Settings { kill, lost_request, lost_response, late, stalls, .. } = *self.settings;
+        let Invocation::Publish(Publication { author, again: false, .. }) = invocation else { return };
+        if kill + lost_request + lost_response + late + stalls > 0.0 {
+            return;
+        }
+        let expected = if author.is_some() { 3 } else { 2 };
+        // The first message of an epoch tries the head in vain, and makes it.
+        if writes != expected && writes != expected + 2 {
+            self.ledger.broken(Invariant::I14, format!("{invocation} took {writes} writes"));
+        }
+    }
+
+    fn handshake(&mut self, socket: Socket, accepted: bool) {
+        let client = self.sockets[socket].client;
+        if accepted {
+            self.sockets[socket].open = true;
+            self.plan(self.now + self.settings.cut, Event::Cut(socket));
+            self.with_client(client, |client, world| client.opened(socket, world));
+        } else {
+            self.sockets[socket].attached = false;
+            self.with_client(client, |client, world| client.closed(None, world));
+        }
+    }
+
+    /// The stream goes on, or repeats the record.
+    fn served(&mut self, index: usize, served: bool) {
+        self.records[index].done |= served;
+        let again = if served { self.faults.hit(self.settings.duplicate_record) } else { true };
+        if again && self.now < self.records[index].at + self.settings.repeats() {
+            self.stream(index);
+        } else if !served {
+            // Given up: it is in the failure store.
+            self.records[index].done = true;
+        }
+    }
+
+    fn check_forgotten(&mut self, socket: Socket) {
+        let rows = [Key::Connection(socket), Key::Subscription(socket)];
+        if !self.sockets[socket].touched && rows.iter().any(|key| self.table.ttl(*key).is_some()) {
+            self.ledger.broken(Invariant::I10, format!("c{socket} is closed and has a row"));
+        }
+    }
+
+    /// What must be true when everything is over.
+    pub fn account(&mut self) {
+        let mut broken = Vec::new();
+        for (index, client) in self.clients.iter().enumerate() {
+            let client = client.as_ref();
+            let position = client.and_then(Client::position);
+            let head = self.table.head.map(|head| head.position());
+            match client.and_then(Client::live) {
+                None => broken.push((Invariant::I8, format!("client {index} is not connected"))),
+                Some(socket) => {
+                    // A head that has expired says that nothing has come for long.
+                    if head.is_some() && position != head {
+                        broken
+                            .push((Invariant::I8, format!("client {index} is at {position:?}, the topic at {head:?}")));
+                    }
+                    let rows = self.table.connections.contains_key(&socket);
+                    if !rows || !self.table.subscriptions.contains_key(&socket) {
+                        broken.push((Invariant::I9, format!("client {index} on c{socket} lacks a row")));
+                    }
+                }
+            }
+        }
+        for put in self.records.iter().filter(|put| !put.done) {
+            broken.push((Invariant::I12, format!("{:?} has not ended", put.record)));
+        }
+        for (invariant, text) in broken {
+            self.ledger.broken(invariant, text);
+        }
+        let fresh_after = self.now - self.settings.shortest() + self.settings.settled + 2 * self.settings.margin;
+        self.ledger.account(&self.table, self.now, fresh_after);
+    }
+}
