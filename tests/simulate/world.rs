@@ -84,7 +84,7 @@ pub enum Event {
 
 struct Timed {
     at: Ms,
-    /// What was planned first comes first.
+    /// At the same time, the event that was planned first comes first.
     order: u64,
     event: Event,
 }
@@ -250,7 +250,7 @@ impl World {
             return;
         }
         self.invoke(Invocation::Disconnect(socket));
-        // By then every function that was running has ended.
+        // Every function that is running now has ended by then.
         self.plan(self.now + 2 * self.settings.life, Event::Forgotten(socket));
     }
 
@@ -390,8 +390,8 @@ impl World {
         self.faults.hit(self.settings.stubborn)
     }
 
-    /// When after its first try a frame is repeated that should not be repeated any more: about when its binding ends, or its
-    /// message.
+    /// A frame that should not be repeated any more is repeated so long after its first try: about when its binding ends, or
+    /// its message.
     pub fn late_repetition(&mut self) -> Ms {
         let Settings { kept, other_kept, binding_gap, life, .. } = *self.settings;
         let kept = if self.random.chance(0.7) { kept } else { other_kept };
