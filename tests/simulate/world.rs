@@ -390,8 +390,8 @@ impl World {
         self.faults.hit(self.settings.stubborn)
     }
 
-    /// A frame that should not be repeated any more is repeated so long after its first try: about when its binding ends, or
-    /// its message.
+    /// So long after its first try a frame is repeated that should not be repeated any more: about when its binding or its
+    /// message ends.
     pub fn late_repetition(&mut self) -> Ms {
         let Settings { kept, other_kept, binding_gap, life, .. } = *self.settings;
         let kept = if self.random.chance(0.7) { kept } else { other_kept };
