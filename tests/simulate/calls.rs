@@ -1,6 +1,6 @@
 //! Every call that a function makes: to DynamoDB, to the gateway's `@connections`, and the reply to a sender.
 //!
-//! A call takes effect in one step. What it says and what it is answered stand beside each other, for the trace.
+//! A call takes effect in one step. Its text and that of its answer stand beside each other, for the trace.
 
 use std::hash::Hash;
 
@@ -24,7 +24,7 @@ pub trait Call: Clone + Hash + 'static {
 
     fn outcome(&self, answer: &Self::Answer) -> String;
 
-    /// The connection whose rows it writes, if it does.
+    /// The connection whose rows it writes, if it writes any.
     fn socket(&self) -> Option<Socket> {
         None
     }
@@ -34,7 +34,7 @@ fn yes(done: bool, yes: &str, no: &str) -> String {
     if done { yes.to_owned() } else { no.to_owned() }
 }
 
-/// Number 1 of the epoch, or the next one.
+/// Takes the next number, if there is a head.
 #[derive(Debug, Clone, Copy, Hash)]
 pub struct TakeNumber {
     pub span: Span,

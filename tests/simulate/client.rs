@@ -1,5 +1,5 @@
-//! A client as the library will be: it resumes from its position, puts frames into order, drops repetitions, asks when it
-//! meets a gap, and pings.
+//! A client behaves as the library will. It resumes from its position, orders frames and drops repetitions. It asks when
+//! something is missing, and it pings.
 
 use std::collections::BTreeMap;
 
@@ -18,7 +18,7 @@ enum Phase {
     Live { socket: Socket },
 }
 
-/// What has been asked, and how long the answer is waited for.
+/// A question, and until when its answer is waited for.
 #[derive(Debug, Clone, Copy)]
 struct Question {
     request: u32,
@@ -33,7 +33,7 @@ pub struct Client {
     position: Option<Position>,
     /// Frames that cannot be applied yet.
     held: BTreeMap<Position, Option<Content>>,
-    /// Known to exist.
+    /// A position that is known to exist.
     target: Option<Position>,
     /// Since when something is missing.
     gap_since: Option<Ms>,
@@ -119,7 +119,7 @@ impl Client {
         }
     }
 
-    /// Everything but the position is of this connection.
+    /// Forgets everything but the position, which outlives the connection.
     fn go_away(&mut self, pause: Ms, world: &World) {
         self.phase = Phase::Away { until: world.now + pause };
         self.held.clear();
@@ -204,7 +204,7 @@ impl Client {
     /// Applies what is next, and holds what is not.
     fn apply(&mut self, world: &mut World) {
         let Some(mut position) = self.position else {
-            // Without a position only a frame can tell where to begin, once the ack did not.
+            // If the ack told no position, the first frame has to.
             if let (Phase::Live { .. }, Some((first, _))) = (self.phase, self.held.first_key_value()) {
                 self.begin(Position { seq: first.seq - 1, ..*first }, world);
                 self.apply(world);
@@ -298,7 +298,7 @@ impl Client {
             Phase::Live { .. } => {
                 let until = |question: &Question| question.until;
                 let question = self.question.as_ref().map(until);
-                // Only without a question under way a gap is something to wait for.
+                // While a question is under way, its answer is waited for, and not the end of the gap.
                 let gap = self.gap_since.filter(|_| question.is_none()).map(|since| since + world.settings.hold);
                 let ping = self.ping.as_ref().map_or(self.next_ping, until);
                 [question, gap, Some(ping), Some(self.leaves)].into_iter().flatten().min().unwrap_or(Ms::MAX)

@@ -11,7 +11,7 @@ use crate::invariants::{Answers, Counts, Violation};
 use crate::run::{self, Outcome};
 use crate::settings::Settings;
 
-/// Lines of pings are only shown if they have one of these: most pings find nothing.
+/// Most pings find nothing. Their lines are shown only if they contain one of these.
 const TELLING: [&str; 8] =
     ["behind", "is killed", "out of time", "times out", "unidentified", "DELETE", "410", "fails"];
 
@@ -31,7 +31,7 @@ pub struct Failure {
 pub struct Summary {
     pub seeds: u64,
     pub counts: Counts,
-    /// In the order of seeds.
+    /// The failures are in the order of their seeds.
     pub failures: Vec<Failure>,
 }
 
@@ -55,7 +55,7 @@ pub fn run_all(seeds: Range<u64>, settings: &Settings, until_found: bool) -> Sum
                 if let Some(violation) = violation {
                     mine.failures.push(Failure { seed, violation, steps });
                     if until_found {
-                        // Chunks before this one are still run, so that the first seed is found whoever is faster.
+                        // Chunks before this one still run, so the first seed is found even if its thread is slow.
                         end.fetch_min(chunk, Ordering::Relaxed);
                         break;
                     }

@@ -1,4 +1,4 @@
-//! What goes wrong, and an operator who changes the kept time.
+//! The faults of a run, and the change of the kept time by an operator.
 
 use crate::random::Random;
 use crate::settings::Settings;
@@ -8,7 +8,7 @@ use crate::table::Ms;
 pub struct Faults {
     random: Random,
     pub on: bool,
-    /// How many there were.
+    /// The number of faults so far.
     pub fired: u64,
     left_out: Vec<u64>,
 }

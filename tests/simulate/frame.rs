@@ -1,4 +1,4 @@
-//! What is sent and invoked: frames to clients, publications, records of the stream, and why a function runs.
+//! The frames to clients, the publications, the records of the stream, and the reasons why a function runs.
 
 use std::fmt;
 
@@ -46,7 +46,7 @@ impl fmt::Display for Frame {
 /// A message that a client or a backend wants published.
 #[derive(Debug, Clone, Copy, Hash)]
 pub struct Publication {
-    /// Nobody, if the frame has no `id`.
+    /// A frame without `id` has no author.
     pub author: Option<Author>,
     pub content: Content,
     pub again: bool,

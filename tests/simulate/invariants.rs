@@ -1,5 +1,5 @@
-//! What must hold, whatever happens. The ledger remembers everything that was ever true, which no table does, and every
-//! step is compared with it.
+//! The invariants hold whatever happens. The ledger remembers everything that was ever true, which no table does, and
+//! compares every step with it.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -114,12 +114,12 @@ impl Answers {
     }
 }
 
-/// What a client is answered, with what it asked.
+/// An answer to a client, with its question.
 #[derive(Debug)]
 pub struct Answered<'a> {
     pub after: Position,
     pub recovered: bool,
-    /// Behind which position the client goes on.
+    /// The client goes on behind this position.
     pub start: Position,
     pub end: Position,
     pub entries: &'a [(Position, Option<Content>)],
@@ -163,12 +163,12 @@ impl Ledger {
         }
     }
 
-    /// `gap`: so much earlier than its message a binding may count as ended, by some clock.
+    /// `gap`: how much earlier than its message a binding may end, by any clock.
     /// `settled`: how old a number is when it can no longer be written.
     pub fn written(&mut self, entry: &Entry, table: &Table, gap: Ms, settled: Ms, now: Ms) {
         let position = entry.number.position;
         if entry.ttl <= now {
-            // A request that was so late that every reader takes the item for expired.
+            // The request was so late that every reader takes the item for expired.
             return;
         }
         let Some(fate) = self.numbers.get_mut(&position) else {
@@ -186,7 +186,7 @@ impl Ledger {
         if self.sent_to.is_some_and(|sent| sent.epoch == position.epoch && sent >= position) {
             self.broken(Invariant::I6, format!("{entry} is written behind a position that a client was sent to"));
         }
-        // Who begins while a message is being published may miss it, but not one that is repeated later.
+        // A client that begins during a publish may miss its message. It must not miss one that is repeated later.
         let older = |(given, at): &(Position, Ms)| *given >= position && taken_at + settled < *at;
         if self.given.iter().any(|it| it.0.epoch == position.epoch && older(it)) {
             self.broken(Invariant::I6, format!("{entry} is written long before where a client began"));
@@ -233,7 +233,7 @@ impl Ledger {
         }
     }
 
-    /// A client, which was at `last`, takes this as what comes next.
+    /// A client was at `last` and applies this next.
     pub fn applied(&mut self, client: usize, last: Position, position: Position, content: Option<Content>) {
         self.counts.applied += 1;
         if position != last.next() {

@@ -18,7 +18,7 @@ const ATTEMPTS: usize = 3;
 pub enum Failed {
     /// A call has timed out too often.
     TimedOut,
-    /// The gateway did not take a reply. Nothing is wrong with that but that nobody is there.
+    /// The gateway did not take a reply, because the client has gone. Nothing else is wrong.
     NobodyThere,
 }
 
@@ -56,7 +56,7 @@ impl Lambda {
         self.settings.has(bug)
     }
 
-    /// What only the model does, and no function.
+    /// Looks at the world as no function can.
     pub fn model<T>(&self, look: impl FnOnce(&mut World) -> T) -> T {
         look(&mut self.world.borrow_mut())
     }

@@ -160,9 +160,9 @@ fn entry(lambda: &Lambda, number: Number, what: What) -> Entry {
 
 /// Step 3: writes the message under its number.
 ///
-/// Only the invocation that took a number writes a message under it, so that a number which is older than an invocation
-/// can be is settled. A repetition closes the number that it finds, and takes a new one if nothing was there. An
-/// invocation whose number was closed does the same.
+/// Only the invocation that took a number writes a message under it. So a number is settled once it is older than an
+/// invocation can be. A repetition closes the number that it finds, and takes a new one if nothing was there. An invocation
+/// whose number was closed takes a new one, too.
 async fn write(lambda: &Lambda, author: Author, content: Content, mut numbers: Numbers) -> Result<Stored, Failed> {
     let stored = loop {
         let mine = numbers.mine || lambda.has(Bug::RepetitionWritesOldNumber);
@@ -285,7 +285,8 @@ async fn forget(lambda: &Lambda, socket: Socket) -> Result<(), Failed> {
     Ok(())
 }
 
-/// The set before the row, so that a `$disconnect` that comes later finds the topic; then a look whether one came earlier.
+/// The set is written before the row, so that a later `$disconnect` finds the topic. A look at the connection tells whether
+/// an earlier one did not.
 async fn subscribe(lambda: &Lambda, socket: Socket, request: u32, after: Option<Position>) -> Result<(), Failed> {
     if !lambda.call(AddTopic(socket)).await? {
         return unidentified(lambda, socket).await;
@@ -377,12 +378,12 @@ async fn audit(lambda: &Lambda) -> Result<(), Failed> {
     Ok(())
 }
 
-/// What is behind a position.
+/// The log behind a position.
 struct Read {
     recovered: bool,
-    /// Behind which position nothing is missing.
+    /// Nothing is missing behind this position …
     start: Position,
-    /// Up to which position nothing is missing.
+    /// … up to this one.
     end: Position,
     entries: Vec<(Position, Option<Content>)>,
 }
@@ -401,7 +402,7 @@ enum Missing {
 /// Reads the log behind `after`. The head was read before, so a number up to its last that is not in the log now had not
 /// been written when the head was read.
 async fn read(lambda: &Lambda, head: Head, after: Position) -> Result<Read, Failed> {
-    // From `after` itself on: while its item is there, nothing behind it has expired.
+    // The item of `after` itself is read, too, because it says how old the numbers behind it can be.
     let known = after.epoch == head.epoch && after.seq <= head.last;
     let from = Position { epoch: head.epoch, seq: if known { after.seq } else { 0 } };
     let mut found = Vec::new();
@@ -415,7 +416,7 @@ async fn read(lambda: &Lambda, head: Head, after: Position) -> Result<Read, Fail
             _ => break,
         }
     }
-    // A little early, because clocks differ.
+    // Items expire a little early here, because clocks differ.
     let now = lambda.now() + lambda.settings.margin;
     found.retain(|entry| entry.ttl > now);
     let mut read = Read { recovered: known, start: from, end: from, entries: Vec::new() };
@@ -449,9 +450,10 @@ fn take(read: &mut Read, entry: &Entry) {
     read.entries.push((read.end, content));
 }
 
-/// Missing numbers: those behind what was read so far, up to one of which more is known.
+/// The numbers between what was read so far and what comes next are missing.
 #[derive(Debug, Clone, Copy)]
 struct Gap {
+    /// The last missing number.
     to: Position,
     /// The span of the last missing number, as its successor or the head tells it.
     before: Option<Span>,
@@ -459,7 +461,7 @@ struct Gap {
     later: Span,
 }
 
-/// Decides on the numbers between what was read and what comes next. False: the rest may still be written.
+/// Decides on the missing numbers. It returns false if they may still be written.
 async fn close_gap(lambda: &Lambda, read: &mut Read, base: Option<Entry>, gap: Gap) -> Result<bool, Failed> {
     if read.end >= gap.to {
         return Ok(true);
@@ -499,7 +501,7 @@ async fn close_gap(lambda: &Lambda, read: &mut Read, base: Option<Entry>, gap: G
     Ok(true)
 }
 
-/// What it means that the numbers behind `end` are missing.
+/// Says why the numbers behind `end` are missing.
 fn judge(lambda: &Lambda, end: Position, base: Option<Entry>, gap: Gap) -> Missing {
     let age = lambda.now() - gap.before.unwrap_or(gap.later).at;
     if age < lambda.settings.flight {
@@ -520,14 +522,14 @@ fn was_never_written(lambda: &Lambda, end: Position, base: Option<Entry>, gap: G
     let Settings { margin, settled, .. } = *lambda.settings;
     let now = lambda.now() + margin;
     let by_reader = lambda.has(Bug::KeptTimeOfTheReader);
-    // One missing number: its successor knows until when it would be kept.
+    // If one number is missing, its successor knows until when it would be kept.
     if let Some(span) = gap.before
         && end.next() == gap.to
     {
         return now < if by_reader { span.at + lambda.kept } else { span.until };
     }
-    // Several: each was taken after the one that is still there, or hardly earlier, since a call that was repeated or late
-    // brings an old time with it. How long each would be kept nobody knows, only what the shortest kept time is.
+    // If several are missing, each was taken after the one that is still there, or hardly earlier: a call that was repeated
+    // or late brings an old time with it. Nobody knows how long each would be kept, so the shortest kept time counts.
     let Some(base) = base else { return false };
     let kept = if by_reader { lambda.kept } else { lambda.settings.shortest() };
     if lambda.has(Bug::AtIsTheWrite) || lambda.has(Bug::FreshByTtl) {

@@ -1,4 +1,4 @@
-//! Those who publish: clients that repeat a frame until it is acknowledged, and a backend that puts events.
+//! Clients that publish. Each repeats a frame until it is acknowledged.
 
 use crate::frame::Publication;
 use crate::table::{Author, Content, Ms};
@@ -69,7 +69,7 @@ impl Sender {
         self.wait(world);
     }
 
-    /// For an ack: sometimes not as long as a function may take.
+    /// Waits for an ack, sometimes for less time than a function may take.
     fn wait(&mut self, world: &mut World) {
         let (soon, late) = (world.settings.patience / 4, 2 * world.settings.patience);
         let mut due = world.now + world.random.between((soon, late));

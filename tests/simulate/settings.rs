@@ -1,4 +1,4 @@
-//! What a run consists of: numbers, times, rates of faults, and perhaps a planted bug.
+//! The settings of a run: numbers, times, rates of faults, and perhaps a planted bug.
 
 use std::str::FromStr;
 
@@ -107,9 +107,9 @@ pub struct Settings {
     /// How many events the backend puts.
     pub events: u32,
 
-    /// Half of a call: until it takes effect, and from then until its caller knows.
+    /// A call takes effect after this time, and its caller knows after this time again.
     pub call: (Ms, Ms),
-    /// Half of a call that stalls.
+    /// The same for a call that stalls.
     pub stall: (Ms, Ms),
     /// How long messages are kept.
     pub kept: Ms,
@@ -123,8 +123,8 @@ pub struct Settings {
     pub flight: Ms,
     /// What may have expired so soon counts as expired.
     pub margin: Ms,
-    /// A number is settled if it was taken before another one that is so old. In between lie a function's time-out, its last
-    /// call, which may take effect late, and the call that took the other one, whose time may be old for the same reason.
+    /// A number is settled once a later number is so old. This covers a function's time-out, its last call, which may take
+    /// effect late, and the call that took the later number, which may have been late as well.
     pub settled: Ms,
     /// How far a function's clock may be off.
     pub skew: Ms,

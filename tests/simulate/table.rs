@@ -28,7 +28,7 @@ impl fmt::Display for Position {
     }
 }
 
-/// When a number was taken, and until when what is written under it is kept.
+/// A number was taken at one time, and its item is kept until the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Span {
     pub at: Ms,
@@ -154,7 +154,7 @@ pub enum Rebound {
     Gone,
 }
 
-/// What the removal of expired items goes by.
+/// Names an item that can expire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Key {
     Head,

@@ -84,7 +84,7 @@ pub enum Event {
 
 struct Timed {
     at: Ms,
-    /// What was planned first comes first.
+    /// At the same time, the event that was planned first comes first.
     order: u64,
     event: Event,
 }
@@ -250,7 +250,7 @@ impl World {
             return;
         }
         self.invoke(Invocation::Disconnect(socket));
-        // By then every function that was running has ended.
+        // Every function that is running now has ended by then.
         self.plan(self.now + 2 * self.settings.life, Event::Forgotten(socket));
     }
 
@@ -390,8 +390,8 @@ impl World {
         self.faults.hit(self.settings.stubborn)
     }
 
-    /// When after its first try a frame is repeated that should not be repeated any more: about when its binding ends, or its
-    /// message.
+    /// So long after its first try a frame is repeated that should not be repeated any more: about when its binding or its
+    /// message ends.
     pub fn late_repetition(&mut self) -> Ms {
         let Settings { kept, other_kept, binding_gap, life, .. } = *self.settings;
         let kept = if self.random.chance(0.7) { kept } else { other_kept };
@@ -698,7 +698,8 @@ impl World {
     fn is_over(&self) -> bool {
         let head = self.table.head.map(|head| head.position());
         let arrived = |client: &Option<Client>| {
-            let live = client.as_ref().filter(|client| client.live().is_some_and(|socket| self.sockets[socket].open));
+            let in_order = |socket: Socket| self.sockets[socket].open && self.has_rows(socket);
+            let live = client.as_ref().filter(|client| client.live().is_some_and(in_order));
             live.is_some_and(|client| client.position() == head)
         };
         let running = |process: &Process| process.running && !matches!(process.invocation, Invocation::Ping { .. });
@@ -753,6 +754,10 @@ impl World {
         }
     }
 
+    fn has_rows(&self, socket: Socket) -> bool {
+        self.table.connections.contains_key(&socket) && self.table.subscriptions.contains_key(&socket)
+    }
+
     /// What must be true when everything is over.
     pub fn account(&mut self) {
         let mut broken = Vec::new();
@@ -768,8 +773,7 @@ impl World {
                         broken
                             .push((Invariant::I8, format!("client {index} is at {position:?}, the topic at {head:?}")));
                     }
-                    let rows = self.table.connections.contains_key(&socket);
-                    if !rows || !self.table.subscriptions.contains_key(&socket) {
+                    if !self.has_rows(socket) {
                         broken.push((Invariant::I9, format!("client {index} on c{socket} lacks a row")));
                     }
                 }
