@@ -22,6 +22,6 @@ for zip in "$packaged"/*.zip; do
 done
 chmod +x "$unpacked"/*
 (cd "$packaged" && sha256sum ./*.zip) > "$unpacked/digests"
-SWITCHBOARD_BINARIES=$unpacked cargo test -p switchboard-tests --test e2e
+SWITCHBOARD_BINARIES=$unpacked cargo test --workspace --test e2e
 mv "$unpacked/digests" "$packaged/tested.sha256"
 cat "$packaged/tested.sha256"
