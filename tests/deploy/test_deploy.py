@@ -131,7 +131,7 @@ def test_every_function_has_a_role_that_stays_within_its_stage(aws, deployed, st
         own_log = f"arn:aws:logs:{REGION}:{ACCOUNT}:log-group:/aws/lambda/{name}"
         allowed = {
             "logs": re.escape(own_log) + r"(:\*)?",
-            "dynamodb": rf"arn:aws:dynamodb:{REGION}:{ACCOUNT}:table/switchboard-{stage}-(connections|topics|events)(/stream/.+)?",
+            "dynamodb": rf"arn:aws:dynamodb:{REGION}:{ACCOUNT}:table/switchboard-{stage}-(connections|topics|events|messages)(/stream/.+)?",
             "sqs": rf"arn:aws:sqs:{REGION}:{ACCOUNT}:switchboard-{stage}-publish-failures",
             "execute-api": re.escape(f"arn:aws:execute-api:{REGION}:{ACCOUNT}:{api}/{stage}/")
             + r"(POST|DELETE)/@connections/\*",
