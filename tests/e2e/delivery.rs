@@ -319,3 +319,21 @@ async fn no_error_brings_a_body_into_the_log() {
     let lines = stack.log(&["TOP-SECRET"]);
     assert!(lines.is_empty(), "{lines:?}");
 }
+
+/// One execution environment serves both clients, and each reply goes to the address that its client came through. Nothing
+/// speaks TLS there, so that a reply ends as a connection of TCP.
+#[tokio::test]
+async fn a_reply_goes_to_the_address_of_its_own_event() {
+    let stack = Stack::with(&["--env", "AWS_ENDPOINT_URL_APIGATEWAYMANAGEMENTAPI="]).await;
+    for count in 1..=2 {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let host = format!("localhost:{}", listener.local_addr().unwrap().port());
+        let tcp = tokio::net::TcpStream::connect(&stack.gateway).await.unwrap();
+        let tcp = tokio::io::BufReader::new(Box::new(tcp) as Box<dyn wire::Stream>);
+        let mut client = wire::Client::accept(wire::request(tcp, &host, "/dev", &[]).await).await;
+        client.send(&json!({"type": "dance"})).await;
+        tokio::time::timeout(switchboard_tests::stack::PATIENCE, listener.accept()).await.unwrap().unwrap();
+        drop(listener);
+        stack.logged(count, &["default |", "the sender did not get its reply"]).await;
+    }
+}

@@ -142,3 +142,40 @@ impl Fanout {
         self.delivered + self.stale + self.suspect + self.pending + self.dropped + self.failed
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::value::to_raw_value;
+
+    use super::*;
+
+    #[test]
+    fn each_receiver_gets_the_frame_of_its_audience() {
+        let topic = || Audience::Topic(Topic::parse("t").unwrap());
+        let sender = UserId::parse("userId", "1").unwrap();
+        let to = Subscriber {
+            connection_id: ConnectionId::new("c=".to_owned()),
+            subscription_id: Some("s".to_owned()),
+            connected_at_ms: 0,
+            positions: false,
+        };
+        let payload = || to_raw_value("x").unwrap();
+        for (audience, content, expected) in [
+            (topic(), Content::Data(payload()), r#"{"id":"s","payload":{"data":"x"},"type":"data"}"#),
+            (
+                Audience::Everybody { segment: 1 },
+                Content::Data(payload()),
+                r#"{"id":"INITIAL_CONNECTION","payload":{"data":"x"},"type":"data"}"#,
+            ),
+            (
+                Audience::Topic(Topic::address(&sender)),
+                Content::DirectMessage { sender: sender.clone(), body: payload() },
+                r#"{"senderId":"1","body":"x"}"#,
+            ),
+        ] {
+            let publication = Publication::new(audience, content, "request");
+            assert_eq!(String::from_utf8(publication.frame(&to)).unwrap(), expected);
+            assert!(!publication.is_continuation());
+        }
+    }
+}

@@ -482,7 +482,6 @@ async fn positions_survive_a_continuation() {
 
 #[test]
 fn a_continuation_has_a_key_of_its_own_and_names_are_not_parsed() {
-    let (_aws, _backend) = Aws::backend(|call| tables(call, 0));
     for id in ["deploy after lunch", &"x".repeat(1024), "", " after "] {
         let mut rest = message();
         rest.id = id.to_owned();
