@@ -15,7 +15,11 @@ use switchboard_core::topic::Topic;
 use switchboard_core::{ClientError, Error, Failure};
 
 /// Reads the frame and does what it asks for.
-pub(crate) async fn handle(
+///
+/// # Errors
+///
+/// A fault, which fails the invocation.
+pub async fn handle(
     backend: &Backend,
     event: LambdaEvent<ApiGatewayWebsocketProxyRequest>,
 ) -> Result<ApiGatewayProxyResponse, Error> {
