@@ -26,7 +26,8 @@ pub async fn handle(
     message(backend, event, async |caller, frame| match frame.request()? {
         Request::Subscribe { topic, ttl_s, positions, from } => {
             let subscription = Subscription { topic, id: frame.id()?, ttl_s, positions, from };
-            subscribe(backend, caller, subscription).await
+            // Without the box, the futures inside each other are more than the compiler takes.
+            Box::pin(subscribe(backend, caller, subscription)).await
         }
         Request::Unsubscribe { topic } => {
             backend.store.unsubscribe(&topic, &caller.connection_id, caller.deadline).await?;
