@@ -11,7 +11,7 @@ const DEFAULT_MAX_LIFETIME_S: u32 = 24 * 60 * 60;
 
 /// Read once per execution environment.
 #[derive(Debug)]
-pub(crate) struct Config {
+pub struct Config {
     /// `IDENTITY_MODE`: `verified` (the default), `open` or `open-with-tokens`.
     pub(crate) identity_mode: IdentityMode,
     /// Checks tokens with `TOKEN_KEYS`, the keys that sign them, as a JWK Set (RFC 7517). Every token must have the `aud`
@@ -38,7 +38,7 @@ impl Config {
     /// # Errors
     ///
     /// [`Error::Config`], naming every variable that is wrong, not only the first.
-    pub(crate) fn from_env() -> Result<Self, Error> {
+    pub fn from_env() -> Result<Self, Error> {
         Self::read(variable)
     }
 
@@ -96,7 +96,11 @@ impl Config {
 }
 
 /// Joins two results, and the problems of both, so that an operator hears of all of them at the first deployment.
-pub(crate) fn both<A, B>(one: Result<A, Error>, two: Result<B, Error>) -> Result<(A, B), Error> {
+///
+/// # Errors
+///
+/// The error of either, or one that has the problems of both.
+pub fn both<A, B>(one: Result<A, Error>, two: Result<B, Error>) -> Result<(A, B), Error> {
     match (one, two) {
         (Ok(one), Ok(two)) => Ok((one, two)),
         (Err(Error::Config { problems: one }), Err(Error::Config { problems: two })) => {

@@ -22,14 +22,15 @@ const BEARER: &[u8] = b"bearer";
 
 /// Decides which user a client is.
 #[derive(Debug)]
-pub(crate) struct Identity {
+pub struct Identity {
     mode: IdentityMode,
     verifier: Option<Verifier>,
 }
 
 impl Identity {
     /// As configured. Says once per execution environment what an operator should know.
-    pub(crate) fn new(config: Config) -> Self {
+    #[must_use]
+    pub fn new(config: Config) -> Self {
         for warning in config.warnings {
             tracing::warn!("{warning}");
         }
@@ -101,7 +102,11 @@ fn bearer(event: &ApiGatewayWebsocketProxyRequest) -> Result<Option<&str>, Clien
 }
 
 /// Stores the connection before the socket opens, so that the client's first message finds it.
-pub(crate) async fn handle(
+///
+/// # Errors
+///
+/// A fault, which fails the invocation.
+pub async fn handle(
     backend: &Backend,
     identity: &Identity,
     event: LambdaEvent<ApiGatewayWebsocketProxyRequest>,

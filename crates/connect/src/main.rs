@@ -1,13 +1,6 @@
-//! The function behind the route `$connect`: says who connects, stores the connection, or refuses the handshake.
+//! The binary: it builds what lives as long as its execution environment, and serves events.
 
-mod config;
-#[cfg(test)]
-mod example_keys;
-mod handler;
-mod keys;
-mod token;
-
-use config::{Config, both};
+use connect::{Config, Identity, both};
 use switchboard_core::backend::Backend;
 use switchboard_core::function::{log_start_failure, run, start_log};
 
@@ -20,6 +13,6 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 async fn main() -> Result<(), lambda_runtime::Error> {
     start_log();
     let (backend, config) = both(Backend::from_env().await, Config::from_env()).inspect_err(log_start_failure)?;
-    let identity = handler::Identity::new(config);
-    run(|event| handler::handle(&backend, &identity, event)).await
+    let identity = Identity::new(config);
+    run(|event| connect::handle(&backend, &identity, event)).await
 }

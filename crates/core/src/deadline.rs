@@ -1,10 +1,12 @@
 //! The time that an invocation still has, and its waits between attempts.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBuilder};
 use lambda_runtime::Context;
 use tokio::time::Instant;
+
+use crate::clock;
 
 /// The end of an invocation's time that is reserved for writing a continuation and for answering the sender.
 pub(crate) const RESERVE: Duration = Duration::from_secs(1);
@@ -20,7 +22,7 @@ impl Deadline {
     /// Returns the invocation's own deadline, less the reserve.
     #[must_use]
     pub fn of(context: &Context) -> Self {
-        let left = context.deadline().duration_since(SystemTime::now()).unwrap_or_default();
+        let left = context.deadline().duration_since(clock::now()).unwrap_or_default();
         Self::after(left.saturating_sub(RESERVE))
     }
 

@@ -24,7 +24,6 @@
 //! expired, and the reader says honestly that something may be missing.
 
 use std::collections::{BTreeMap, HashMap};
-use std::time::Duration;
 
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
@@ -37,9 +36,9 @@ use serde_json::value::RawValue;
 use crate::clock::{now_ms, now_s};
 use crate::config::Config;
 use crate::connection::{ConnectionId, UserId};
-use crate::deadline::{Backoff, Deadline};
+use crate::deadline::Deadline;
 use crate::rules::Rules;
-use crate::store::{Item, TTL, number, string, text};
+use crate::store::{self, Item, TTL, number, string, text};
 use crate::topic::Topic;
 use crate::{ClientError, Error, Failure};
 
@@ -68,10 +67,6 @@ pub const MAX_LIMIT: u64 = 1000;
 
 /// The number of newest items that are checked for numbers without a message.
 const LOOKED_AT: u64 = 100;
-
-/// A write that DynamoDB puts off is tried this often, and for this long.
-const MAX_ATTEMPTS: u32 = 5;
-const MAX_TIME: Duration = Duration::from_secs(3);
 
 /// The most numbers that one append takes. It needs a second one only when a reader gave up waiting for the first one.
 const MAX_NUMBERS: usize = 5;
@@ -803,18 +798,7 @@ impl Log<'_> {
 
     /// Repeats a call while DynamoDB puts it off.
     async fn patiently<T>(&self, deadline: Deadline, call: impl AsyncFn() -> Result<T, Error>) -> Result<T, Failure> {
-        let mut backoff = Backoff::default();
-        let bound = deadline.at_most(MAX_TIME);
-        for _ in 0..MAX_ATTEMPTS {
-            match call().await {
-                Err(Error::Store { throttled: true, .. }) => {}
-                result => return Ok(result?),
-            }
-            if !backoff.wait(bound).await {
-                break;
-            }
-        }
-        Err(ClientError::Busy.into())
+        store::patiently(deadline, call).await
     }
 
     fn fault<E>(&self, operation: &'static str, error: &SdkError<E>) -> Error

@@ -8,7 +8,11 @@ use switchboard_core::backend::Backend;
 use switchboard_core::function::lifecycle;
 
 /// Turns the connection's row into a tombstone and removes every topic row that it lists.
-pub(crate) async fn handle(
+///
+/// # Errors
+///
+/// A fault, which fails the invocation.
+pub async fn handle(
     backend: &Backend,
     event: LambdaEvent<ApiGatewayWebsocketProxyRequest>,
 ) -> Result<ApiGatewayProxyResponse, Error> {

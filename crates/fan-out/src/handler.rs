@@ -13,7 +13,11 @@ use switchboard_core::event::continuation;
 use switchboard_core::gateway::Gateway;
 
 /// Serves the continuations of a batch at the same time.
-pub(crate) async fn handle(
+///
+/// # Errors
+///
+/// None. The response names the records that come again.
+pub async fn handle(
     backend: &Backend,
     gateway: &Gateway,
     event: LambdaEvent<Event>,

@@ -1,6 +1,4 @@
-//! The function behind the continuations in the events table: it goes on where a publish ended early.
-
-mod handler;
+//! The binary: it builds what lives as long as its execution environment, and serves events.
 
 use switchboard_core::backend::Backend;
 use switchboard_core::function::{log_start_failure, run, start_log};
@@ -15,5 +13,5 @@ async fn main() -> Result<(), lambda_runtime::Error> {
     start_log();
     let backend = Backend::from_env().await.inspect_err(log_start_failure)?;
     let gateway = backend.gateways.configured().inspect_err(log_start_failure)?;
-    run(|event| handler::handle(&backend, &gateway, event)).await
+    run(|event| fan_out::handle(&backend, &gateway, event)).await
 }

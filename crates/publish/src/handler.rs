@@ -15,7 +15,11 @@ use switchboard_core::{Error, event};
 use crate::record;
 
 /// Serves the topics of a batch at the same time, and the events of one topic in their order.
-pub(crate) async fn handle(
+///
+/// # Errors
+///
+/// None. The response names the records that come again.
+pub async fn handle(
     backend: &Backend,
     gateway: &Gateway,
     event: LambdaEvent<Event>,

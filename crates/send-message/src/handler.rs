@@ -10,7 +10,11 @@ use switchboard_core::topic::Topic;
 use switchboard_core::{ClientError, Error, Failure};
 
 /// The sender is read from the connection's row, never from the frame.
-pub(crate) async fn handle(
+///
+/// # Errors
+///
+/// A fault, which fails the invocation.
+pub async fn handle(
     backend: &Backend,
     event: LambdaEvent<ApiGatewayWebsocketProxyRequest>,
 ) -> Result<ApiGatewayProxyResponse, Error> {

@@ -1,6 +1,4 @@
-//! The function behind the route `sendMessage`: a direct message to every connection of a user.
-
-mod handler;
+//! The binary: it builds what lives as long as its execution environment, and serves events.
 
 use switchboard_core::backend::Backend;
 use switchboard_core::function::{log_start_failure, run, start_log};
@@ -14,5 +12,5 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 async fn main() -> Result<(), lambda_runtime::Error> {
     start_log();
     let backend = Backend::from_env().await.inspect_err(log_start_failure)?;
-    run(|event| handler::handle(&backend, event)).await
+    run(|event| send_message::handle(&backend, event)).await
 }
