@@ -17,7 +17,7 @@ use serde::de::DeserializeOwned;
 use crate::backend::Backend;
 use crate::connection::ConnectionId;
 use crate::deadline::Deadline;
-use crate::frame::{Frame, Reply};
+use crate::frame::{Frame, Reply, TopicAck};
 use crate::gateway::Gateway;
 use crate::history::{Appended, Stamp};
 use crate::{ClientError, Error, Failure};
@@ -108,6 +108,8 @@ pub enum Served {
         /// Whether it missed nothing, if it named its last position.
         recovered: Option<bool>,
     },
+    /// The sender has sent a list of topics.
+    Topics(Vec<TopicAck>),
     /// The handler has answered by itself.
     Answered,
     /// The sender wants to hear a pong.
@@ -193,6 +195,11 @@ pub async fn message(
             let (delivered, continued, recovered) = (Some(*delivered), *continued, None);
             let ack = |id| Reply::Ack { id, delivered, continued, stamp, recovered, duplicate };
             (id.as_deref().map(ack), "ok")
+        }
+        Ok(Served::Topics(topics)) => {
+            // A client must hear of a topic that it does not listen to, even if it asked for no answer.
+            let is_due = id.is_some() || topics.iter().any(TopicAck::is_mistake);
+            (is_due.then_some(Reply::Acks { id: id.as_deref(), topics }), "ok")
         }
         Ok(Served::Answered) => (None, "ok"),
         Ok(Served::Subscribed { stamp, recovered }) => {

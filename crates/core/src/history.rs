@@ -41,6 +41,7 @@ use crate::rules::Rules;
 use crate::store::{self, Item, TTL, number, string, text};
 use crate::topic::Topic;
 use crate::{ClientError, Error, Failure};
+use futures_util::stream::{self, StreamExt};
 
 /// A head is kept this much longer than its last message, so that a quiet topic goes on counting where it stopped.
 const HEAD_KEPT_S: i64 = 30 * 24 * 3600;
@@ -54,8 +55,11 @@ const IN_FLIGHT_MS: i64 = 10_000;
 /// A message that expires within this time may be gone already, because the clocks of environments differ.
 const MARGIN_S: i64 = 60;
 
-/// The most messages that one subscribe frame catches up with. A client queries for more.
-pub const MAX_RESUMED: usize = 1000;
+/// The most messages that one subscribe frame catches up with, in all its topics together.
+pub const MAX_RESUMED: u64 = 1000;
+
+/// The number of topics of one subscribe frame that are read at the same time.
+const RESUMED_AT_ONCE: usize = 8;
 
 /// The most of the newest messages that a subscriber can ask for.
 pub const MAX_NEWEST: u64 = 100;
@@ -313,6 +317,64 @@ impl History {
     }
 }
 
+impl History {
+    /// Reads what a subscriber of several topics needs: one `BatchGetItem` of all heads, and a `Query` for each topic that has
+    /// gone on. The rows of the subscriber must have been written before, so that nothing falls between what is read here and
+    /// what it receives live. All reads are strongly consistent.
+    ///
+    /// `None` stands for a topic that could not be read now. The reason is that DynamoDB puts off calls, that the time is over,
+    /// or that the topics before it have taken the messages of this frame, [`MAX_RESUMED`]. The first topic that has any is
+    /// always read, so a client that asks again for those that are left comes to an end.
+    ///
+    /// # Errors
+    ///
+    /// When DynamoDB fails.
+    pub async fn resume(&self, wanted: &[(Log<'_>, From)], deadline: Deadline) -> Result<Vec<Option<Resumed>>, Error> {
+        let keys = wanted.iter().map(|(log, _)| log.head_key()).collect();
+        let heads = match store::batch_get(&self.dynamodb, &self.table, keys, deadline).await {
+            Ok(items) => items,
+            Err(Failure::Mistake(_)) => return Ok(wanted.iter().map(|_| None).collect()),
+            Err(Failure::Fault(fault)) => return Err(fault),
+        };
+        let heads: HashMap<_, _> =
+            heads.iter().filter_map(|item| Some((text(item, P)?.to_owned(), head_of(item)?))).collect();
+        let mut left = MAX_RESUMED;
+        let reads = wanted.iter().map(|(log, from)| {
+            let head = heads.get(&format!("h:{}", log.topic)).cloned();
+            let count = head.as_ref().map_or(0, |head| from.count(head));
+            let fits = left.checked_sub(count);
+            left = fits.unwrap_or(left);
+            async move {
+                match fits {
+                    Some(_) => log.resume(from, head, deadline).await.map(Some),
+                    None => Ok(None),
+                }
+            }
+        });
+        let reads: Vec<_> = reads.collect();
+        let resumed: Vec<_> = stream::iter(reads).buffered(RESUMED_AT_ONCE).collect().await;
+        let put_off = |failure| match failure {
+            Failure::Mistake(_) | Failure::Fault(Error::OutOfTime { .. }) => Ok(None),
+            Failure::Fault(fault) => Err(fault),
+        };
+        resumed.into_iter().map(|resumed| resumed.or_else(put_off)).collect()
+    }
+}
+
+impl From {
+    /// How many messages a subscriber gets at most. One that has missed too many gets none.
+    fn count(&self, head: &Head) -> u64 {
+        let Stamp { epoch, seq: last } = &head.stamp;
+        match self {
+            Self::After(after) if after.epoch == *epoch => {
+                last.checked_sub(after.seq).filter(|count| *count <= MAX_RESUMED).unwrap_or(0)
+            }
+            Self::After(_) => 0,
+            Self::Newest(count) => *last.min(count),
+        }
+    }
+}
+
 impl Log<'_> {
     /// Keeps a message: an `UpdateItem`, a `PutItem` for the id if there is one, and a `PutItem`. A repetition that
     /// says so costs a `GetItem` in the place of the first two, if its first try got that far.
@@ -455,15 +517,13 @@ impl Log<'_> {
         Ok(if text(&there, WRITER) == Some(draft.invocation_id) { Written::Now } else { Written::Before })
     }
 
-    /// Reads what a subscriber needs. Its row must have been written before, so that nothing falls between what is read
-    /// here and what it receives live. All reads are strongly consistent.
-    ///
-    /// # Errors
-    ///
-    /// [`ClientError::Busy`], or a fault.
-    pub async fn resume(&self, from: &From, deadline: Deadline) -> Result<Resumed, Failure> {
+    /// Reads what a subscriber needs, from a head that was read after the subscriber's row was written.
+    async fn resume(&self, from: &From, head: Option<Head>, deadline: Deadline) -> Result<Resumed, Failure> {
         let resume = tokio::time::timeout(deadline.left(), async {
-            let head = self.head(deadline).await?;
+            let head = match head {
+                Some(head) => head,
+                None => self.head(deadline).await?,
+            };
             match from {
                 From::After(after) => self.behind(after, &head, deadline).await,
                 From::Newest(count) => self.newest(*count, &head, deadline).await,
@@ -474,9 +534,14 @@ impl Log<'_> {
 
     async fn behind(&self, after: &Stamp, head: &Head, deadline: Deadline) -> Result<Resumed, Failure> {
         let Stamp { epoch, seq: last } = &head.stamp;
-        if after.epoch == *epoch && after.seq <= *last {
-            let walk = self.walk(after.seq, head, MAX_RESUMED, false, deadline).await?;
-            if matches!(walk.end, End::Settled | End::InFlight) {
+        if after.epoch == *epoch && after.seq == *last {
+            return Ok(Resumed { stamp: after.clone(), entries: Vec::new(), recovered: Some(true) });
+        }
+        if after.epoch == *epoch && after.seq < *last && last - after.seq <= MAX_RESUMED {
+            let most = usize::try_from(last - after.seq).unwrap_or(usize::MAX);
+            let walk = self.walk(after.seq, head, most, false, deadline).await?;
+            // A walk is full when it has come to the last number, and newer ones have been taken since.
+            if walk.end != End::Lost {
                 let seq = walk.entries.last().map_or(after.seq, |entry| entry.seq);
                 let stamp = Stamp { epoch: epoch.clone(), seq };
                 return Ok(Resumed { stamp, entries: walk.entries, recovered: Some(true) });
