@@ -15,7 +15,7 @@ use serde_json::value::RawValue;
 
 use crate::ClientError;
 use crate::connection::{UserId, is_printable};
-use crate::history::{DEFAULT_LIMIT, Entry, From, MAX_LIMIT, MAX_NEWEST, MAX_SEQ, Range, Stamp};
+use crate::history::{DEFAULT_LIMIT, Entry, From, MAX_LIMIT, MAX_NEWEST, MAX_SEQ, Page, Range, Stamp};
 use crate::publication::Kept;
 use crate::topic::Topic;
 
@@ -529,8 +529,7 @@ pub fn kept_data(id: Option<&str>, message: &RawValue, topic: &str, kept: &Kept)
 }
 
 /// How many of these entries fit one frame of history: those with at most [`MAX_KEPT_BYTES`] together, or one.
-#[must_use]
-pub fn fitting(entries: &[Entry]) -> usize {
+fn fitting(entries: &[Entry]) -> usize {
     let mut left = MAX_KEPT_BYTES;
     let fits = |entry: &&Entry| {
         let message = entry.message.as_ref().map_or(0, |message| {
@@ -549,17 +548,24 @@ pub fn histories(id: Option<&str>, topic: &Topic, epoch: &str, mut entries: &[En
     let mut frames = Vec::new();
     while !entries.is_empty() {
         let (now, later) = entries.split_at(fitting(entries));
-        frames.push(history(id, topic, epoch, now, false));
+        frames.push(history(id, topic, epoch, now, None));
         entries = later;
     }
     frames
 }
 
+/// The frame that answers a query: as much of the page as fits. If the reader named its last position, `seq` is the position
+/// from which it goes on, and `recovered` says whether nothing is missing in between.
+#[must_use]
+pub fn page(id: Option<&str>, topic: &Topic, mut page: Page) -> Vec<u8> {
+    page.truncate(fitting(&page.entries));
+    history(id, topic, &page.epoch, &page.entries, Some(&page))
+}
+
 /// A frame of history:
 /// `{"type":"history","id":"s1","topic":"room.7","epoch":"k3f9xq2a","messages":[{"seq":40,"data":"a","senderId":"1","at":…}]}`.
 /// A number that has no message says `"hole":true`. In the history of a user's address, `body` stands in the place of `data`.
-#[must_use]
-pub fn history(id: Option<&str>, topic: &Topic, epoch: &str, entries: &[Entry], more: bool) -> Vec<u8> {
+fn history(id: Option<&str>, topic: &Topic, epoch: &str, entries: &[Entry], page: Option<&Page>) -> Vec<u8> {
     #[derive(Serialize)]
     struct History<'a> {
         r#type: &'static str,
@@ -570,6 +576,10 @@ pub fn history(id: Option<&str>, topic: &Topic, epoch: &str, entries: &[Entry], 
         messages: Vec<Number<'a>>,
         #[serde(skip_serializing_if = "std::ops::Not::not")]
         more: bool,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        seq: Option<u64>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        recovered: Option<bool>,
     }
     #[derive(Serialize)]
     #[serde(rename_all = "camelCase")]
@@ -600,7 +610,17 @@ pub fn history(id: Option<&str>, topic: &Topic, epoch: &str, entries: &[Entry], 
         }
     };
     let messages = entries.iter().map(number).collect();
-    to_bytes(&History { r#type: "history", id, topic: topic.as_str(), epoch, messages, more })
+    let reached = page.and_then(|page| page.reached);
+    to_bytes(&History {
+        r#type: "history",
+        id,
+        topic: topic.as_str(),
+        epoch,
+        messages,
+        more: page.is_some_and(|page| page.more),
+        seq: reached.map(|reached| reached.seq),
+        recovered: reached.map(|reached| reached.recovered()),
+    })
 }
 
 /// How many bytes a message has in a frame of history besides its payload and its sender, at most.

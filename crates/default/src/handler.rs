@@ -87,9 +87,7 @@ async fn history(
 ) -> Result<Served, Failure> {
     let log = backend.history.of(topic).ok_or_else(|| ClientError::NoHistory { topic: topic.to_string() })?;
     let page = log.page(range, limit, caller.deadline).await?;
-    let count = frame::fitting(&page.entries);
-    let more = page.more || count < page.entries.len();
-    let answer = frame::history(frame.id()?.as_deref(), topic, &page.epoch, &page.entries[..count], more);
+    let answer = frame::page(frame.id()?.as_deref(), topic, page);
     backend.publisher.reply(&caller.gateway, &caller.connection_id, answer, caller.deadline).await?;
     Ok(Served::Answered)
 }
