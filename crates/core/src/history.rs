@@ -3,7 +3,7 @@
 //! | item | `p` | `s` | attributes |
 //! |---|---|---|---|
 //! | head | `h:<topic>` | `-` | `epoch` S · `last` N, the number that was taken last · `at` N, ms: when · `ttl` N, s |
-//! | message | `m:<topic>` | `<epoch>/<number, 12 digits>` | `json` S · `senderId?` S · `cid?` S, writer and id · `w` S, the invocation · `at` N, ms: when its number was taken · `prev?` N, ms: when the number before it was taken · `prevTtl?` N, s: until when that is kept · `ttl` N, s |
+//! | message | `m:<topic>` | `<epoch>/<number, 12 digits>` | `json` S · `senderId?` S · `cid?` S, writer and id · `w` S, the invocation · `n?` N, how many messages its frame had · `at` N, ms: when its number was taken · `prev?` N, ms: when the number before it was taken · `prevTtl?` N, s: until when that is kept · `ttl` N, s |
 //! | tombstone | as a message | | `hole` BOOL · `at` N · `prev?` N · `prevTtl?` N · `ttl` N |
 //! | binding | `i:<topic>⏎<writer>` | `<id>` | `epoch` S · `seq`, `at`, `prev?`, `prevTtl?`, `ttl` N |
 //!
@@ -18,6 +18,7 @@
 //! older than an invocation can be. A repetition that finds its id bound writes a tombstone under the bound number. If
 //! the message is there already, the repetition is done; otherwise it takes another number and binds the id to that.
 //! An append that is interrupted leaves a number without a message, and the writer's repetition finishes it like that.
+//! Several messages of one frame take their numbers in one step, and one transaction writes all of them or none.
 //!
 //! **What a missing number means** to a reader depends on when it was taken, which the next item says in `prev`, or the
 //! head in `at`. It may still come, for [`IN_FLIGHT_MS`]. Later it never was written, if its message would still be kept.

@@ -14,7 +14,7 @@ pub struct Publication {
     pub audience: Audience,
     /// What they receive.
     pub content: Content,
-    /// Where the message is kept, on a topic with history. Only subscribers that asked for positions hear of it.
+    /// Where the last message is kept, on a topic with history. Only subscribers that asked for positions hear of it.
     pub kept: Option<Kept>,
     /// The id of the event, or of the client's request, that asked for it. Logs and continuations carry it.
     pub id: String,
@@ -53,8 +53,8 @@ pub const SEGMENTS: u8 = 4;
 /// What receivers get.
 #[derive(Debug, Clone)]
 pub enum Content {
-    /// A frame of type `data`, with each subscriber's own id.
-    Data(Box<RawValue>),
+    /// Frames of type `data` in their order, with each subscriber's own id.
+    Data(Vec<Box<RawValue>>),
     /// A direct message.
     DirectMessage {
         /// The sender.
@@ -64,7 +64,7 @@ pub enum Content {
     },
 }
 
-/// A message that is kept.
+/// A message that is kept. If there are several, it is the last one, and the others have the numbers before it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Kept {
     /// Where it is.
@@ -95,22 +95,27 @@ impl Publication {
         }
     }
 
-    /// The frame for one receiver. Its `id` is the receiver's subscription, or `INITIAL_CONNECTION` for everybody.
+    /// The frames for one receiver. Their `id` is the receiver's subscription, or `INITIAL_CONNECTION` for everybody.
     #[must_use]
-    pub fn frame(&self, to: &Subscriber) -> Vec<u8> {
-        match &self.content {
-            Content::Data(data) => {
-                let id = match self.audience {
-                    Audience::Topic(_) => to.subscription_id.as_deref(),
-                    Audience::Everybody { .. } => Some(Topic::INITIAL_CONNECTION),
-                };
-                match self.kept.as_ref().filter(|_| to.positions) {
-                    Some(kept) => frame::kept_data(id, data, self.topic(), kept),
-                    None => frame::data(id, data),
-                }
+    pub fn frames(&self, to: &Subscriber) -> Vec<Vec<u8>> {
+        let kept = self.kept.as_ref().filter(|_| to.positions);
+        let data = match &self.content {
+            Content::Data(data) => data,
+            Content::DirectMessage { sender, body } => return vec![frame::direct_message(sender, body)],
+        };
+        let id = match self.audience {
+            Audience::Topic(_) => to.subscription_id.as_deref(),
+            Audience::Everybody { .. } => Some(Topic::INITIAL_CONNECTION),
+        };
+        let behind = (0..data.len() as u64).rev();
+        let frame = |(data, behind): (&Box<RawValue>, u64)| match kept {
+            Some(Kept { stamp, sender }) => {
+                let stamp = Stamp { epoch: stamp.epoch.clone(), seq: stamp.seq.saturating_sub(behind) };
+                frame::kept_data(id, data, self.topic(), &Kept { stamp, sender: sender.clone() })
             }
-            Content::DirectMessage { sender, body } => frame::direct_message(sender, body),
-        }
+            None => frame::data(id, data),
+        };
+        data.iter().zip(behind).map(frame).collect()
     }
 }
 
@@ -161,10 +166,10 @@ mod tests {
         };
         let payload = || to_raw_value("x").unwrap();
         for (audience, content, expected) in [
-            (topic(), Content::Data(payload()), r#"{"id":"s","payload":{"data":"x"},"type":"data"}"#),
+            (topic(), Content::Data(vec![payload()]), r#"{"id":"s","payload":{"data":"x"},"type":"data"}"#),
             (
                 Audience::Everybody { segment: 1 },
-                Content::Data(payload()),
+                Content::Data(vec![payload()]),
                 r#"{"id":"INITIAL_CONNECTION","payload":{"data":"x"},"type":"data"}"#,
             ),
             (
@@ -174,7 +179,8 @@ mod tests {
             ),
         ] {
             let publication = Publication::new(audience, content, "request");
-            assert_eq!(String::from_utf8(publication.frame(&to)).unwrap(), expected);
+            let frames = publication.frames(&to).into_iter().map(|frame| String::from_utf8(frame).unwrap());
+            assert_eq!(frames.collect::<Vec<_>>(), [expected]);
             assert!(!publication.is_continuation());
         }
     }

@@ -37,12 +37,12 @@ impl Writer {
     }
 }
 
-/// A message that has to be kept.
+/// Messages that have to be kept, one behind the other.
 #[derive(Debug, Clone)]
 pub struct Draft<'a> {
-    /// The payload that receivers get.
-    pub json: &'a RawValue,
-    /// The user that sent it.
+    /// The payloads that receivers get: at least one, and at most [`crate::frame::MAX_MESSAGES`].
+    pub jsons: &'a [&'a RawValue],
+    /// The user that sent them.
     pub sender: Option<&'a UserId>,
     /// The writer and its id. Without them, each call keeps one more message.
     pub id: Option<(Writer, &'a str)>,
@@ -53,6 +53,10 @@ pub struct Draft<'a> {
 }
 
 impl Draft<'_> {
+    fn count(&self) -> u64 {
+        u64::try_from(self.jsons.len()).unwrap_or(u64::MAX)
+    }
+
     /// The writer and its id, as messages carry them.
     pub(super) fn client_id(&self) -> Option<String> {
         self.id.as_ref().map(|(writer, id)| format!("{}\n{id}", writer.key()))
@@ -62,13 +66,13 @@ impl Draft<'_> {
 /// The result of an append.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Appended {
-    /// The place of the message.
+    /// The place of the last message. The others have the numbers before it.
     pub stamp: Stamp,
-    /// Whether it was there before.
+    /// Whether they were there before.
     pub duplicate: bool,
 }
 
-/// A number that was taken.
+/// A number that was taken. For several messages it is the first one, and the others follow.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Number {
     pub(super) stamp: Stamp,
@@ -95,7 +99,8 @@ impl Claim {
 
 impl Log<'_> {
     /// Keeps a message: an `UpdateItem`, a `PutItem` for the id if there is one, and a `PutItem`. A repetition that
-    /// says so costs a `GetItem` and a `PutItem` if its first try was kept.
+    /// says so costs a `GetItem` and a `PutItem` if its first try was kept. Several messages are written in one transaction,
+    /// which costs 2 write units for each: all of them are there, or none.
     ///
     /// # Errors
     ///
@@ -107,6 +112,7 @@ impl Log<'_> {
     }
 
     async fn append_in_time(&self, draft: &Draft<'_>, deadline: Deadline) -> Result<Appended, Failure> {
+        let count = draft.count();
         let binding = draft.id.as_ref().map(|(writer, id)| self.binding_key(writer, id));
         let bound = match &binding {
             Some(key) if draft.again => self.bound(key, deadline).await?,
@@ -114,21 +120,22 @@ impl Log<'_> {
         };
         let mut claim = match (bound, &binding) {
             (Some(number), _) => Claim { number, is_own: false, spare: None },
-            (None, Some(key)) => self.bind(key, self.take(deadline).await?, deadline).await?,
-            (None, None) => Claim::own(self.take(deadline).await?),
+            (None, Some(key)) => self.bind(key, self.take(count, deadline).await?, deadline).await?,
+            (None, None) => Claim::own(self.take(count, deadline).await?),
         };
         for _ in 0..MAX_NUMBERS {
             let written = self.write(&claim, draft, deadline).await;
             let Ok(None) = written else {
                 if let Some(spare) = &claim.spare {
-                    self.bury(spare, deadline).await;
+                    self.bury(spare, 0..count, deadline).await;
                 }
                 let duplicate = written?.unwrap_or_default();
-                return Ok(Appended { stamp: claim.number.stamp, duplicate });
+                let Stamp { epoch, seq } = claim.number.stamp;
+                return Ok(Appended { stamp: Stamp { epoch, seq: seq + count - 1 }, duplicate });
             };
             let next = match claim.spare.take() {
                 Some(spare) => spare,
-                None => self.take(deadline).await?,
+                None => self.take(count, deadline).await?,
             };
             claim = match &binding {
                 Some(key) => self.rebind(key, &claim.number, next, deadline).await?,
@@ -139,8 +146,9 @@ impl Log<'_> {
         Err(ClientError::Busy.into())
     }
 
-    /// Takes the next number. The first one of a topic makes its head and its epoch in the same write.
-    async fn take(&self, deadline: Deadline) -> Result<Number, Failure> {
+    /// Takes the next numbers, and returns the first of them. The first one of a topic makes its head and its epoch in the
+    /// same write.
+    async fn take(&self, count: u64, deadline: Deadline) -> Result<Number, Failure> {
         let at_ms = now_ms();
         let fresh = epoch(at_ms);
         let ttl_s = at_ms / 1000 + self.kept_s + HEAD_KEPT_S;
@@ -153,7 +161,7 @@ impl Log<'_> {
                     .table_name(&self.history.table)
                     .set_key(Some(self.head_key()))
                     .update_expression(
-                        "SET epoch = if_not_exists(epoch, :fresh), #at = :at, #ttl = :ttl ADD #last :one",
+                        "SET epoch = if_not_exists(epoch, :fresh), #at = :at, #ttl = :ttl ADD #last :count",
                     )
                     .expression_attribute_names("#at", AT)
                     .expression_attribute_names("#ttl", TTL)
@@ -161,7 +169,7 @@ impl Log<'_> {
                     .expression_attribute_values(":fresh", string(&fresh))
                     .expression_attribute_values(":at", numeric(at_ms))
                     .expression_attribute_values(":ttl", numeric(ttl_s))
-                    .expression_attribute_values(":one", numeric(1))
+                    .expression_attribute_values(":count", AttributeValue::N(count.to_string()))
                     .return_values(ReturnValue::AllOld);
                 let output = update.send().await.map_err(|error| self.fault("UpdateItem", &error))?;
                 Ok(output.attributes.unwrap_or_default())
@@ -242,16 +250,27 @@ impl Log<'_> {
         })
     }
 
-    /// Writes the message under its number, or a tombstone if another invocation took the number. Returns whether the
-    /// message was there before, or `None` when it will never be there.
+    /// Writes the messages under their numbers, or tombstones if another invocation took the numbers. Returns whether the
+    /// messages were there before, or `None` when they will never be there.
     async fn write(&self, claim: &Claim, draft: &Draft<'_>, deadline: Deadline) -> Result<Option<bool>, Failure> {
         let Claim { number, is_own, .. } = claim;
-        let item = if *is_own { self.message(number, draft) } else { self.tombstone(number) };
-        let Some(there) = self.put_once(item, deadline).await? else { return Ok(is_own.then_some(false)) };
-        match Found::of(&there, draft) {
+        let there = match is_own {
+            true if draft.jsons.len() == 1 => self.put_once(self.message(number, draft, 0), deadline).await?,
+            true => self.put_all_once(number, draft, deadline).await?,
+            false => self.put_once(self.tombstone(number, 0), deadline).await?,
+        };
+        if *is_own && there.is_none() {
+            return Ok(Some(false));
+        }
+        // All messages are written or none, so the tombstone under the first number decides for the others.
+        let there = there.unwrap_or_default();
+        match self.compare(&there, number, draft, deadline).await? {
             Found::Own => Ok(Some(false)),
             Found::Same => Ok(Some(true)),
-            Found::Other => Ok(None),
+            Found::Other => {
+                self.bury(number, 1..draft.count(), deadline).await;
+                Ok(None)
+            }
             Found::OtherBody => {
                 let expected = "one that this sender has not used for another message of the topic".to_owned();
                 Err(ClientError::InvalidField { field: "id", expected }.into())
@@ -259,12 +278,35 @@ impl Log<'_> {
         }
     }
 
-    /// Writes a tombstone under a number that will never have a message. It saves readers the wait. They can write it as
-    /// well, so a failure is only logged.
-    async fn bury(&self, taken: &Number, deadline: Deadline) {
-        if let Err(error) = self.put_once(self.tombstone(taken), deadline).await {
-            let (epoch, seq) = (&taken.stamp.epoch, taken.stamp.seq);
-            warn!(topic.name = %self.topic, epoch, seq, %error, "a number that is not used got no tombstone");
+    /// Compares what is under the first number with the draft, and for several messages the others, too.
+    async fn compare(
+        &self,
+        first: &Item,
+        number: &Number,
+        draft: &Draft<'_>,
+        deadline: Deadline,
+    ) -> Result<Found, Failure> {
+        let found = Found::of(first, draft);
+        let count = draft.jsons.len();
+        if count == 1 || !matches!(found, Found::Own | Found::Same) {
+            return Ok(found);
+        }
+        let Stamp { epoch, seq } = &number.stamp;
+        let entries = self.query(epoch, *seq, seq + draft.count() - 1, true, count, deadline).await?;
+        let kept = entries.iter().map(|entry| entry.message.as_ref().map(|message| message.json.get()));
+        let is_same = kept.eq(draft.jsons.iter().map(|json| Some(json.get())));
+        Ok(if is_same { found } else { Found::OtherBody })
+    }
+
+    /// Writes tombstones under numbers that will never have a message: those at `offsets` from the first one. They save
+    /// readers the wait. Readers can write them as well, so a failure is only logged.
+    async fn bury(&self, taken: &Number, offsets: std::ops::Range<u64>, deadline: Deadline) {
+        for offset in offsets {
+            if let Err(error) = self.put_once(self.tombstone(taken, offset), deadline).await {
+                let (epoch, seq) = (&taken.stamp.epoch, taken.stamp.seq + offset);
+                warn!(topic.name = %self.topic, epoch, seq, %error, "a number that is not used got no tombstone");
+                return;
+            }
         }
     }
 }

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_dynamodb::operation::put_item::PutItemError;
-use aws_sdk_dynamodb::types::{AttributeValue, ReturnValuesOnConditionCheckFailure};
+use aws_sdk_dynamodb::operation::transact_write_items::TransactWriteItemsError;
+use aws_sdk_dynamodb::types::error::TransactionCanceledException;
+use aws_sdk_dynamodb::types::{AttributeValue, Put, ReturnValuesOnConditionCheckFailure, TransactWriteItem};
 use serde_json::value::RawValue;
 
 use super::append::{Draft, Number, Writer};
@@ -41,6 +43,7 @@ const JSON: &str = "json";
 const SENDER_ID: &str = "senderId";
 const CLIENT_ID: &str = "cid";
 const WRITER: &str = "w";
+const COUNT: &str = "n";
 const HOLE: &str = "hole";
 
 impl Log<'_> {
@@ -57,13 +60,14 @@ impl Log<'_> {
         item.insert(EPOCH.to_owned(), string(&number.stamp.epoch));
         item.insert(SEQ.to_owned(), AttributeValue::N(number.stamp.seq.to_string()));
         item.insert(TTL.to_owned(), numeric(number.at_ms / 1000 + self.kept_s - BINDING_ENDS_EARLIER_S));
-        number.write(&mut item);
+        write_span(&mut item, number.at_ms, number.prev);
         item
     }
 
-    pub(super) fn message(&self, number: &Number, draft: &Draft<'_>) -> Item {
-        let mut item = self.item(number, number.at_ms / 1000 + self.kept_s);
-        item.insert(JSON.to_owned(), string(draft.json.get()));
+    /// The message at `index` of the draft. `first` is the number of the first one.
+    pub(super) fn message(&self, first: &Number, draft: &Draft<'_>, index: usize) -> Item {
+        let mut item = self.item(first, u64::try_from(index).unwrap_or(u64::MAX), first.at_ms / 1000 + self.kept_s);
+        item.insert(JSON.to_owned(), string(draft.jsons[index].get()));
         item.insert(WRITER.to_owned(), string(draft.invocation_id));
         if let Some(sender) = draft.sender {
             item.insert(SENDER_ID.to_owned(), string(sender.as_str()));
@@ -71,23 +75,30 @@ impl Log<'_> {
         if let Some(client_id) = draft.client_id() {
             item.insert(CLIENT_ID.to_owned(), string(&client_id));
         }
+        if draft.jsons.len() > 1 {
+            item.insert(COUNT.to_owned(), AttributeValue::N(draft.jsons.len().to_string()));
+        }
         item
     }
 
-    /// A tombstone is kept as long as a message that is written now.
-    pub(super) fn tombstone(&self, number: &Number) -> Item {
-        let mut item = self.item(number, now_s() + self.kept_s);
+    /// The tombstone under the number that is `offset` behind `first`. It is kept as long as a message that is written now.
+    pub(super) fn tombstone(&self, first: &Number, offset: u64) -> Item {
+        let mut item = self.item(first, offset, now_s() + self.kept_s);
         item.insert(HOLE.to_owned(), AttributeValue::Bool(true));
         item
     }
 
     /// The attributes that messages and tombstones have in common. A message is kept at least as long as the one before it,
     /// so that a shorter rule does not make a gap.
-    fn item(&self, number: &Number, until_s: i64) -> Item {
-        let ttl_s = until_s.max(number.prev.map_or(0, |prev| prev.until_s));
-        let mut item = key(&format!("m:{}", self.topic), &sort_key(&number.stamp.epoch, number.stamp.seq));
-        item.insert(TTL.to_owned(), numeric(ttl_s));
-        number.write(&mut item);
+    fn item(&self, first: &Number, offset: u64, until_s: i64) -> Item {
+        let prev = match offset {
+            0 => first.prev,
+            _ => Some(Span { at_ms: first.at_ms, until_s: first.at_ms / 1000 + self.kept_s }),
+        };
+        let Stamp { epoch, seq } = &first.stamp;
+        let mut item = key(&format!("m:{}", self.topic), &sort_key(epoch, seq + offset));
+        item.insert(TTL.to_owned(), numeric(until_s.max(prev.map_or(0, |prev| prev.until_s))));
+        write_span(&mut item, first.at_ms, prev);
         item
     }
 
@@ -135,6 +146,49 @@ impl Log<'_> {
         .await
     }
 
+    /// Puts all messages of a draft unless something is under one of their numbers. Returns what is under the first one,
+    /// or a tombstone for it.
+    pub(super) async fn put_all_once(
+        &self,
+        first: &Number,
+        draft: &Draft<'_>,
+        deadline: Deadline,
+    ) -> Result<Option<Item>, Failure> {
+        let put = |index| {
+            let put = Put::builder().table_name(&self.history.table).set_item(Some(self.message(first, draft, index)));
+            let put = put.condition_expression("attribute_not_exists(p)").build().expect("table and item are set");
+            TransactWriteItem::builder().put(put).build()
+        };
+        let is_written = self
+            .patiently(deadline, async || {
+                let items = (0..draft.jsons.len()).map(put).collect();
+                let write = self.history.dynamodb.transact_write_items().set_transact_items(Some(items)).send().await;
+                let Err(error) = write else { return Ok(true) };
+                let fault = self.fault("TransactWriteItems", &error);
+                match (error.as_service_error(), fault) {
+                    (Some(TransactWriteItemsError::TransactionCanceledException(cancelled)), _)
+                        if has_failed(cancelled) =>
+                    {
+                        Ok(false)
+                    }
+                    // Another transaction was in the way, or the table's rate.
+                    (
+                        Some(TransactWriteItemsError::TransactionCanceledException(_)),
+                        Error::Store { operation, table, detail, .. },
+                    ) => Err(Error::Store { operation, table, detail, throttled: true }),
+                    (_, fault) => Err(fault),
+                }
+            })
+            .await?;
+        if is_written {
+            return Ok(None);
+        }
+        let key = key(&format!("m:{}", self.topic), &sort_key(&first.stamp.epoch, first.stamp.seq));
+        let there = self.get(&key, deadline).await?;
+        // Another of the numbers was closed, so this one is closed as well.
+        Ok(Some(there.unwrap_or_default()))
+    }
+
     /// Repeats a call while DynamoDB puts it off.
     pub(super) async fn patiently<T>(
         &self,
@@ -170,14 +224,14 @@ impl Number {
         let stamp = Stamp { epoch: text(binding, EPOCH)?.to_owned(), seq };
         Some(Self { stamp, at_ms: number(binding, AT)?, prev: prev_of(binding) })
     }
+}
 
-    /// The attributes that messages, tombstones and bindings share.
-    fn write(&self, item: &mut Item) {
-        item.insert(AT.to_owned(), numeric(self.at_ms));
-        if let Some(prev) = self.prev {
-            item.insert(PREV.to_owned(), numeric(prev.at_ms));
-            item.insert(PREV_TTL.to_owned(), numeric(prev.until_s));
-        }
+/// The attributes that messages, tombstones and bindings share.
+fn write_span(item: &mut Item, at_ms: i64, prev: Option<Span>) {
+    item.insert(AT.to_owned(), numeric(at_ms));
+    if let Some(prev) = prev {
+        item.insert(PREV.to_owned(), numeric(prev.at_ms));
+        item.insert(PREV_TTL.to_owned(), numeric(prev.until_s));
     }
 }
 
@@ -231,13 +285,19 @@ impl Found {
             Some(client_id) => text(item, CLIENT_ID) == Some(&client_id),
             None => is_own,
         };
+        let has_count = number(item, COUNT).unwrap_or(1) == i64::try_from(draft.jsons.len()).unwrap_or(0);
         match text(item, JSON) {
-            Some(json) if is_same && json != draft.json.get() => Self::OtherBody,
+            Some(json) if is_same && (json != draft.jsons[0].get() || !has_count) => Self::OtherBody,
             Some(_) if is_same && is_own => Self::Own,
             Some(_) if is_same => Self::Same,
             _ => Self::Other,
         }
     }
+}
+
+/// Whether a condition failed, and not only another transaction was in the way.
+fn has_failed(cancelled: &TransactionCanceledException) -> bool {
+    cancelled.cancellation_reasons().iter().any(|reason| reason.code() == Some("ConditionalCheckFailed"))
 }
 
 fn prev_of(item: &Item) -> Option<Span> {

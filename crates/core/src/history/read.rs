@@ -342,14 +342,14 @@ impl Log<'_> {
         let at_ms = span.map_or(gap.at_ms, |span| span.at_ms);
         let prev = base.filter(|base| base.seq + 1 == seq).map(|base| base.span);
         let stamp = Stamp { epoch: head.stamp.epoch.clone(), seq };
-        let tombstone = self.tombstone(&Number { stamp, at_ms, prev });
+        let tombstone = self.tombstone(&Number { stamp, at_ms, prev }, 0);
         // A late writer may have been faster.
         let there = self.put_once(tombstone.clone(), deadline).await?.unwrap_or(tombstone);
         Ok(Entry::of(&there).ok_or(ClientError::Busy)?)
     }
 
     /// The items of an epoch from one number to another, at most so many. Rows that this code did not write are skipped.
-    async fn query(
+    pub(super) async fn query(
         &self,
         epoch: &str,
         first: u64,

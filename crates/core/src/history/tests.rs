@@ -48,7 +48,8 @@ impl Table {
             return page(&items, call);
         }
         let from = if call.operation == "PutItem" { &call.body["Item"] } else { &call.body["Key"] };
-        let key = (text_of(&from["p"]), text_of(&from["s"]));
+        let name = |name: &str| from[name]["S"].as_str().unwrap_or_default().to_owned();
+        let key = (name("p"), name("s"));
         let old = items.get(&key).cloned();
         let values = &call.body["ExpressionAttributeValues"];
         match call.operation.as_str() {
@@ -59,7 +60,7 @@ impl Table {
                     head["epoch"] = values[":fresh"].clone();
                 }
                 // A reader makes a head, and changes none.
-                if values[":one"].is_null() {
+                let Some(count) = number_in(&values[":count"]) else {
                     if old.is_none() {
                         head["at"] = values[":at"].clone();
                         head["ttl"] = values[":ttl"].clone();
@@ -67,12 +68,24 @@ impl Table {
                         items.insert(key, head.clone());
                     }
                     return answer(200, json!({"Attributes": head}));
-                }
+                };
                 head["at"] = values[":at"].clone();
                 head["ttl"] = values[":ttl"].clone();
-                head["last"] = json!({"N": (number_in(&head["last"]).unwrap_or(0) + 1).to_string()});
+                head["last"] = json!({"N": (number_in(&head["last"]).unwrap_or(0) + count).to_string()});
                 items.insert(key, head);
                 answer(200, old.map_or(json!({}), |item| json!({"Attributes": item})))
+            }
+            "TransactWriteItems" => {
+                let puts = call.body["TransactItems"].as_array().unwrap().iter().map(|item| &item["Put"]["Item"]);
+                let puts: Vec<_> = puts.map(|item| ((text_of(&item["p"]), text_of(&item["s"])), item)).collect();
+                let code = |key| if items.contains_key(key) { "ConditionalCheckFailed" } else { "None" };
+                let reasons: Vec<_> = puts.iter().map(|(key, _)| json!({"Code": code(key)})).collect();
+                if reasons.iter().any(|reason| reason["Code"] != "None") {
+                    let name = "com.amazonaws.dynamodb.v20120810#TransactionCanceledException";
+                    return answer(400, json!({"__type": name, "CancellationReasons": reasons}));
+                }
+                items.extend(puts.into_iter().map(|(key, item)| (key, item.clone())));
+                answer(200, json!({}))
             }
             "PutItem" => {
                 let is_free = match (&old, call.body["ConditionExpression"].as_str().unwrap()) {
@@ -177,7 +190,7 @@ async fn append(
     let user = UserId::parse("userId", "1").unwrap();
     let json = RawValue::from_string(json.to_owned()).unwrap();
     let draft = Draft {
-        json: &json,
+        jsons: &[&json],
         sender: Some(&user),
         id: id.map(|id| (Writer::User(user.clone()), id)),
         again,
@@ -430,7 +443,7 @@ async fn an_append_ends_with_its_invocation() {
     let (_aws, backend) = Aws::backend(|_| Answer::Hang);
     let (start, topic) = (Instant::now(), topic());
     let json = RawValue::from_string("1".to_owned()).unwrap();
-    let draft = Draft { json: &json, sender: None, id: None, again: false, invocation_id: "w" };
+    let draft = Draft { jsons: &[&json], sender: None, id: None, again: false, invocation_id: "w" };
     let log = backend.history.of(&topic).unwrap();
     let error = log.append(&draft, Deadline::after(Duration::from_secs(1))).await;
     assert_eq!(outcome(error), Err("Publish.OutOfTime"));
@@ -695,5 +708,75 @@ async fn only_the_invocation_that_took_a_number_writes_under_it() {
         assert_eq!(outcome(append(&backend, "1", Some("a"), again, "w2").await), Ok((2, true)));
         let log = table.log().into_iter().take(2).collect::<Vec<_>>();
         assert_eq!(log, [(1, "hole".to_owned()), (2, "1".to_owned())]);
+    }
+}
+
+/// Several messages of one frame.
+async fn append_all(backend: &Backend, texts: &[&str], again: bool, invocation: &str) -> Result<Appended, Failure> {
+    let user = UserId::parse("userId", "1").unwrap();
+    let jsons: Vec<_> = texts.iter().map(|text| RawValue::from_string((*text).to_owned()).unwrap()).collect();
+    let jsons: Vec<_> = jsons.iter().map(|json| &**json).collect();
+    let id = Some((Writer::User(user.clone()), "a"));
+    let draft = Draft { jsons: &jsons, sender: Some(&user), id, again, invocation_id: invocation };
+    backend.history.of(&topic()).unwrap().append(&draft, Deadline::after(TIME)).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn several_messages_are_kept_together_under_numbers_that_follow_each_other() {
+    let table = Table::default();
+    let (aws, backend) = table.backend();
+    append(&backend, "0", None, false, "w0").await.unwrap();
+    let all = ["1", "2", "3"];
+    assert_eq!(outcome(append_all(&backend, &all, false, "w1").await), Ok((4, false)));
+    assert_eq!(operations(&aws)[2..], ["UpdateItem", "PutItem", "TransactWriteItems"]);
+    let log = table.log();
+    assert_eq!(log.iter().map(|(_, json)| json.as_str()).collect::<Vec<_>>(), ["0", "1", "2", "3"]);
+    // The same frame again, with and without saying so, and then with other messages.
+    assert_eq!(outcome(append_all(&backend, &all, true, "w2").await), Ok((4, true)));
+    assert_eq!(outcome(append_all(&backend, &all, false, "w3").await), Ok((4, true)));
+    for others in [&["1", "2", "9"][..], &["1", "2"], &["1"], &["1", "2", "3", "4"]] {
+        assert_eq!(outcome(append_all(&backend, others, true, "w4").await), Err("invalid_field"), "{others:?}");
+    }
+    // The numbers that the second repetition took in vain have tombstones.
+    assert_eq!(table.log()[4..], [5, 6, 7].map(|seq| (seq, "hole".to_owned())));
+    table.age(11);
+    let epoch = text_of(&table.item("h:room.7", "-").unwrap()["epoch"]);
+    let (seq, recovered, entries) = resume(&table, after(&epoch, 1)).await;
+    assert_eq!((seq, recovered, entries.len()), (7, Some(true), 6));
+}
+
+/// Wherever the function was killed, and if a reader closes one of the numbers: all messages are there once, or none is.
+#[tokio::test(start_paused = true)]
+async fn several_messages_are_kept_all_or_none() {
+    for done in 0..=3 {
+        for again in [false, true] {
+            let table = Table::default();
+            let count = Mutex::new(0);
+            let (_aws, killed) = table.faulty(move |_| {
+                let mut count = count.lock().unwrap();
+                *count += 1;
+                (*count > done).then(|| failure("AccessDeniedException"))
+            });
+            assert_eq!(append_all(&killed, &["1", "2"], false, "w1").await.is_ok(), done == 3);
+            let (_aws, backend) = table.backend();
+            append_all(&backend, &["1", "2"], again, "w2").await.unwrap();
+            let messages = table.log().into_iter().map(|(_, json)| json).filter(|json| json != "hole");
+            assert_eq!(messages.collect::<Vec<_>>(), ["1", "2"], "{done} {again}");
+        }
+    }
+    for closed in ["/000000000001", "/000000000002", "/000000000003"] {
+        let table = Table::default();
+        let log = table.clone();
+        let (_aws, backend) = table.faulty(move |call| {
+            let items = call.body["TransactItems"].as_array().into_iter().flatten().map(|item| &item["Put"]["Item"]);
+            for item in items.filter(|item| text_of(&item["s"]).ends_with(closed)) {
+                let key = (text_of(&item["p"]), text_of(&item["s"]));
+                log.0.lock().unwrap().insert(key, json!({"hole": {"BOOL": true}}));
+            }
+            None
+        });
+        assert_eq!(outcome(append_all(&backend, &["1", "2", "3"], false, "w1").await), Ok((6, false)));
+        let log: Vec<_> = table.log().into_iter().filter(|(_, json)| json != "hole").collect();
+        assert_eq!(log, [4, 5, 6].map(|seq| (seq, (seq - 3).to_string())), "{closed}");
     }
 }
