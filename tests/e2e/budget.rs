@@ -79,18 +79,32 @@ async fn a_direct_message_costs_a_get_a_query_and_a_post_per_device() {
 }
 
 #[tokio::test]
-async fn subscribe_and_unsubscribe_cost_one_transaction_and_an_ack_one_post() {
+async fn subscribe_costs_three_calls_and_unsubscribe_two_and_an_ack_one_post() {
     let (proxy, stack) = counted().await;
     let mut one = stack.connect("").await;
     proxy.take();
-    for (count, kind) in ["subscribe", "unsubscribe"].into_iter().enumerate() {
+    let costs: [(_, &[_]); 2] =
+        [("subscribe", &["UpdateItem", "BatchWriteItem", "GetItem"]), ("unsubscribe", &["GetItem", "DeleteItem"])];
+    for (count, (kind, calls)) in costs.into_iter().enumerate() {
         one.send(json!({"type": kind, "topic": "t"})).await;
         stack.logged(2 * count + 1, &["default |", "served"]).await;
-        assert_eq!(proxy.take(), ["TransactWriteItems"]);
+        assert_eq!(proxy.take(), calls);
         one.ask(json!({"type": kind, "topic": "t", "id": "a"})).await;
         stack.logged(2 * count + 2, &["default |", "served"]).await;
-        assert_eq!(proxy.take(), ["TransactWriteItems", "POST"]);
+        assert_eq!(proxy.take(), [calls, &["POST"]].concat());
     }
+}
+
+/// One unit is for the connection's row. Rows and sets of usual names have less than 1 KB.
+#[tokio::test]
+async fn subscribe_costs_a_write_unit_and_one_for_each_topic_and_unsubscribe_one() {
+    let (proxy, stack) = counted().await;
+    let mut one = stack.connect("?userId=1").await;
+    proxy.take_write_units();
+    one.ask(json!({"type": "subscribe", "topic": "t", "id": "s"})).await;
+    assert_eq!(proxy.take_write_units(), 2.0);
+    one.ask(json!({"type": "unsubscribe", "topic": "t", "id": "u"})).await;
+    assert_eq!(proxy.take_write_units(), 1.0);
 }
 
 #[tokio::test]

@@ -186,7 +186,6 @@ fn allowed(template: &Value, function: &str) -> BTreeSet<String> {
 
 /// The permission that a call needs, in the same form.
 fn needed(call: &Call) -> Vec<String> {
-    let on = |action: &str, table: &Value| format!("dynamodb:{action} {}", text(table));
     match call.operation.as_str() {
         "POST" | "DELETE" => vec![format!("execute-api:ManageConnections /dev/{}/@connections/*", call.operation)],
         "BatchGetItem" => {
@@ -197,13 +196,7 @@ fn needed(call: &Call) -> Vec<String> {
             let tables = call.body["RequestItems"].as_object().unwrap().keys();
             tables.map(|table| format!("dynamodb:BatchWriteItem {table}")).collect()
         }
-        // A transaction needs the permissions of all its parts.
-        "TransactWriteItems" => {
-            let parts = call.body["TransactItems"].as_array().unwrap().iter();
-            let parts = parts.flat_map(|part| part.as_object().unwrap());
-            parts.map(|(kind, part)| on(&format!("{kind}Item"), &part["TableName"])).collect()
-        }
-        operation => vec![on(operation, &call.body["TableName"])],
+        operation => vec![format!("dynamodb:{operation} {}", text(&call.body["TableName"]))],
     }
 }
 

@@ -311,29 +311,41 @@ async fn a_throttled_batch_is_written_in_the_end() {
 }
 
 #[tokio::test]
-async fn a_transaction_that_conflicts_with_another_is_tried_again() {
-    let conflict = json!({
-        "__type": "com.amazonaws.dynamodb.v20120810#TransactionCanceledException",
-        "message": "Transaction cancelled, please refer cancellation reasons for specific reasons [TransactionConflict, None]",
-        "CancellationReasons": [{"Code": "TransactionConflict", "Message": "Transaction is ongoing for the item"}, {"Code": "None"}],
-    });
-    let rule = at_first("TransactWriteItems", 3, move |_| answer(400, "", &conflict.to_string()));
-    let (proxy, stack) = Proxy::in_front(&[], rule).await;
-    let mut one = stack.connect("").await;
-    let ack = one.ask(json!({"type": "subscribe", "topic": "t", "id": "s"})).await;
-    assert_eq!(ack, json!({"type": "ack", "id": "s"}));
-    assert_eq!(proxy.take().iter().filter(|operation| *operation == "TransactWriteItems").count(), 4);
+async fn a_subscribe_that_is_put_off_is_tried_again_and_ends_as_busy() {
+    let name = "ProvisionedThroughputExceededException";
+    let throttled = json!({"__type": format!("com.amazonaws.dynamodb.v20120810#{name}")});
+    for (times, expected) in [(4, "ack"), (usize::MAX, "error")] {
+        let throttled = throttled.clone();
+        let rule = at_first("UpdateItem", times, move |_| answer(400, "", &throttled.to_string()));
+        let (_proxy, stack) = Proxy::in_front(&[], rule).await;
+        let mut one = stack.connect("").await;
+        let start = std::time::Instant::now();
+        let reply = one.ask(json!({"type": "subscribe", "topic": "t", "id": "s"})).await;
+        assert_eq!((&reply["type"], &reply["id"]), (&json!(expected), &json!("s")));
+        if expected == "error" {
+            assert_eq!((&reply["code"], &reply["temporary"]), (&json!("busy"), &json!(true)));
+        }
+        assert!(start.elapsed() < std::time::Duration::from_secs(10), "{:?}", start.elapsed());
+        one.hears_nothing().await;
+    }
 }
 
+/// `$disconnect` deletes the rows before the subscribe writes them.
 #[tokio::test]
-async fn a_subscribe_that_keeps_conflicting_ends_as_busy() {
-    let stack = Stack::with(&["--fault", "transaction-conflict=1"]).await;
-    let mut one = stack.connect("").await;
-    let start = std::time::Instant::now();
-    let error = one.ask(json!({"type": "subscribe", "topic": "t", "id": "s"})).await;
-    assert_eq!((&error["code"], &error["id"], &error["temporary"]), (&json!("busy"), &json!("s"), &json!(true)));
-    assert!(start.elapsed() < std::time::Duration::from_secs(10), "{:?}", start.elapsed());
-    one.hears_nothing().await;
+async fn a_row_that_is_written_after_its_connection_ended_does_not_stay() {
+    let (proxy, stack) = Proxy::in_front(&[], |_| None).await;
+    let mut one = stack.connect("?userId=1").await;
+    proxy.take();
+    proxy.delay("BatchWriteItem", std::time::Duration::from_secs(1));
+    one.send(json!({"type": "subscribe", "topic": "t"})).await;
+    proxy.called("BatchWriteItem").await;
+    proxy.delay("BatchWriteItem", std::time::Duration::ZERO);
+    one.close().await;
+    stack.logged(1, &["disconnect |", "served"]).await;
+    stack.logged(1, &["default |", "served", "unidentified"]).await;
+    assert!(stack.rows("topics").await.is_empty());
+    let calls = proxy.take();
+    assert_eq!(calls.iter().filter(|call| *call == "BatchWriteItem").count(), 3, "{calls:?}");
 }
 
 #[tokio::test]

@@ -335,8 +335,8 @@ async fn a_resume_costs_two_reads_more_than_a_subscribe() {
     one.next().await;
     let calls = proxy.take_calls();
     let operations: Vec<_> = calls.iter().map(|call| call.operation.as_str()).collect();
-    assert_eq!(operations, ["TransactWriteItems", "GetItem", "Query", "POST", "POST"]);
-    assert!(calls[1..3].iter().all(|call| call.body["ConsistentRead"] == true));
+    assert_eq!(operations, ["UpdateItem", "BatchWriteItem", "GetItem", "GetItem", "Query", "POST", "POST"]);
+    assert!(calls[2..5].iter().all(|call| call.body["ConsistentRead"] == true));
 }
 
 #[tokio::test]

@@ -49,7 +49,7 @@ const EVENT_PATIENCE: Duration = Duration::from_secs(10);
 /// How long healing may take. Posts do not forget a connection in its first 30 s.
 const HEALING: Duration = Duration::from_secs(120);
 
-const FAULTS: [&str; 10] = [
+const FAULTS: [&str; 9] = [
     "lost-disconnect=0.1",
     "gone=0.002",
     "throttle=0.02",
@@ -57,7 +57,6 @@ const FAULTS: [&str; 10] = [
     "kill=0.005",
     "dynamodb-throttle=0.02",
     "unprocessed=0.05",
-    "transaction-conflict=0.05",
     "duplicate-stream-record=0.05",
     "stream-delay=50ms",
 ];

@@ -46,6 +46,8 @@ struct Shared {
     calls: watch::Sender<Vec<Call>>,
     /// The length of all bodies, there and back.
     bytes: AtomicUsize,
+    /// The capacity units that the writes have consumed, once somebody asks for them.
+    write_units: Mutex<Option<f64>>,
     /// How long an operation waits before it is passed on.
     delays: Mutex<HashMap<String, Duration>>,
     rule: Box<Rule>,
@@ -72,6 +74,7 @@ impl Proxy {
         let shared = Shared {
             calls: watch::Sender::default(),
             bytes: AtomicUsize::default(),
+            write_units: Mutex::default(),
             delays: Mutex::default(),
             rule: Box::new(rule),
             upstream: OnceLock::new(),
@@ -101,6 +104,12 @@ impl Proxy {
     /// How many bytes the bodies of calls and of AWS's answers had since the last time.
     pub fn take_bytes(&self) -> usize {
         self.shared.bytes.swap(0, Ordering::Relaxed)
+    }
+
+    /// The capacity units that writes have consumed since the last time, as DynamoDB counts them. The first call begins to
+    /// count.
+    pub fn take_write_units(&self) -> f64 {
+        self.shared.write_units.lock().unwrap().replace(0.0).unwrap_or_default()
     }
 
     /// Makes an operation slow from now on.
@@ -138,13 +147,33 @@ async fn serve(State(shared): State<Arc<Shared>>, request: Request) -> Response<
     let upstream = if target.is_some() { dynamodb } else { gateway };
     parts.uri = format!("http://{upstream}{}", parts.uri).parse().unwrap();
     shared.bytes.fetch_add(body.len(), Ordering::Relaxed);
+    let is_write = ["BatchWriteItem", "UpdateItem", "PutItem", "DeleteItem"].contains(&call.operation.as_str());
+    let is_counted = is_write && shared.write_units.lock().unwrap().is_some();
+    let body = match is_counted {
+        true => {
+            let mut call = call.body;
+            call["ReturnConsumedCapacity"] = "TOTAL".into();
+            Bytes::from(call.to_string())
+        }
+        false => body,
+    };
+    parts.headers.insert("content-length", body.len().into());
     let Ok(answer) = shared.client.request(axum::http::Request::from_parts(parts, Full::new(body))).await else {
         // The stack has ended, and its functions are about to.
         return Response::builder().status(502).body(Body::empty()).unwrap();
     };
     let length = answer.headers().get("content-length").and_then(|length| length.to_str().ok()?.parse().ok());
     shared.bytes.fetch_add(length.unwrap_or(0), Ordering::Relaxed);
-    answer.map(Body::new)
+    if !is_counted {
+        return answer.map(Body::new);
+    }
+    let (parts, body) = answer.into_parts();
+    let body = body.collect().await.unwrap().to_bytes();
+    let consumed = serde_json::from_slice::<Value>(&body).unwrap_or_default()["ConsumedCapacity"].take();
+    let tables = if consumed.is_object() { vec![consumed] } else { consumed.as_array().cloned().unwrap_or_default() };
+    let units: f64 = tables.iter().map(|table| table["CapacityUnits"].as_f64().unwrap()).sum();
+    *shared.write_units.lock().unwrap().get_or_insert_default() += units;
+    Response::from_parts(parts, Body::from(body))
 }
 
 /// An answer with a status, a body, and the header `x-amzn-errortype` unless it is empty.

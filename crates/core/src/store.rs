@@ -6,8 +6,9 @@
 //! | topics | `topic`, `connectionId` | `subscriptionId?` S · `connectedAt` N · `ttl` N · `positions?` BOOL: it asked for positions |
 //!
 //! A connection's `topics` name every row that it has in the topics table, its user's address included. No index is
-//! needed for that reason. Rows outlive their connection by [`TTL_MARGIN`] at most, and DynamoDB deletes expired items
-//! late, so readers drop what has expired.
+//! needed for that reason. They may also name topics whose row has gone: [`ConnectionStore::subscribe`] says how both come
+//! about. Rows outlive their connection by [`TTL_MARGIN`] at most, and DynamoDB deletes expired items late, so readers drop
+//! what has expired.
 //!
 //! A connection that ended leaves a **tombstone** for [`TOMBSTONE_TTL_S`]: its last frames may still be on their way,
 //! and they need their sender. Nobody delivers to a tombstone.
@@ -17,13 +18,12 @@ use std::time::Duration;
 
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::error::SdkError;
-use aws_sdk_dynamodb::operation::transact_write_items::TransactWriteItemsError;
 use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
-use aws_sdk_dynamodb::types::builders::UpdateBuilder;
 use aws_sdk_dynamodb::types::{
-    AttributeValue, CancellationReason, Delete, DeleteRequest, KeysAndAttributes, Put, PutRequest, ReturnValue,
-    ReturnValuesOnConditionCheckFailure, TransactWriteItem, Update, WriteRequest,
+    AttributeValue, DeleteRequest, KeysAndAttributes, PutRequest, ReturnValue, ReturnValuesOnConditionCheckFailure,
+    WriteRequest,
 };
+use futures_util::future;
 use lambda_runtime::tracing::error;
 
 use crate::clock::{now_ms, now_s};
@@ -32,10 +32,10 @@ use crate::connection::{Connection, ConnectionId, UserId};
 use crate::deadline::{Backoff, Deadline};
 use crate::publication::{Audience, Position};
 use crate::receivers::Receivers;
-use crate::topic::{Subscriber, Topic};
+use crate::topic::Topic;
 use crate::{ClientError, Error, Failure};
 
-/// How many topics a connection may listen to, its own address included.
+/// How many topics a connection may listen to, its own address included. `BatchGetItem` reads as many items at once.
 pub const MAX_TOPICS: usize = 100;
 
 /// How long rows of a live connection outlast the longest life that the gateway gives it.
@@ -81,6 +81,19 @@ pub struct ConnectionStore {
     connection_ttl: Duration,
 }
 
+/// A subscription that a connection asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Subscription {
+    /// What it listens to.
+    pub topic: Topic,
+    /// The `id` of its data frames. A subscription to the user's own address has none.
+    pub id: Option<String>,
+    /// The epoch second after which it no longer counts. It cannot outlast the connection.
+    pub ttl_s: Option<i64>,
+    /// Whether it asks where each message is in the history of the topic.
+    pub positions: bool,
+}
+
 /// What a 410 says about a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Gone {
@@ -115,10 +128,10 @@ impl ConnectionStore {
         let mut row = self.row(&connection.id, connection.connected_at_ms, None);
         let mut writes = HashMap::new();
         if let Some(address) = connection.user_id.as_ref().map(Topic::address) {
-            let mut address_row = row.clone();
-            address_row.insert(TOPIC.to_owned(), string(address.as_str()));
-            writes.insert(self.topics.clone(), vec![put(address_row)]);
             row.insert(TOPICS.to_owned(), AttributeValue::Ss(vec![address.as_str().to_owned()]));
+            let address = Subscription { topic: address, id: None, ttl_s: None, positions: false };
+            let address_row = self.topic_row(&connection.id, connection.connected_at_ms, &address);
+            writes.insert(self.topics.clone(), vec![put(address_row)]);
         }
         if let Some(user_id) = &connection.user_id {
             row.insert(USER_ID.to_owned(), string(user_id.as_str()));
@@ -188,9 +201,7 @@ impl ConnectionStore {
         let listed = old.get(TOPICS).and_then(|topics| topics.as_ss().ok()).map_or(&[][..], Vec::as_slice);
         let topics: BTreeSet<&str> = listed.iter().map(String::as_str).chain(also.map(Topic::as_str)).collect();
         let deletes: Vec<_> = topics.iter().map(|topic| delete(topic_key(topic, id))).collect();
-        for batch in deletes.chunks(MAX_BATCH) {
-            self.batch_write(HashMap::from([(self.topics.clone(), batch.to_vec())]), deadline).await?;
-        }
+        self.write_topics(&deletes, deadline).await?;
         Ok(topics.len())
     }
 
@@ -226,64 +237,70 @@ impl ConnectionStore {
         })
     }
 
-    /// Subscribes a connection to a topic, or changes the id of its subscription: one `TransactWriteItems`, which
-    /// leaves nothing behind when the connection has been removed meanwhile. `ttl_s` shortens the subscription's
-    /// life but cannot outlast the connection's. Subscriptions that have expired stop counting when the list is full:
-    /// that costs a `BatchGetItem`, an `UpdateItem` and a second transaction.
+    /// Subscribes a connection to topics, or changes its subscriptions: one `UpdateItem`, a `BatchWriteItem` for each 25 topics,
+    /// and one strongly consistent `GetItem`. These are one write unit, and one more for each topic. Subscriptions that have
+    /// expired or ended stop counting when the list is full: that costs a few calls more.
+    ///
+    /// The order of the three steps keeps a promise without a transaction: the set in the connection's row names every row in
+    /// the table of topics.
+    ///
+    /// 1. The set comes first, and only while the connection is open. A function that is killed after this step leaves a name
+    ///    without a row, which does no harm.
+    /// 2. Then the rows are written.
+    /// 3. Then the connection's row is read again. [`Self::close`] takes the set before it deletes the rows that the set names.
+    ///    If it took the set before step 1, step 1 fails. If it took the set later, it knows the names, but it may have deleted
+    ///    the rows before step 2 wrote them. Step 3 then finds the tombstone and deletes them again.
+    ///
+    /// Step 3 also finds names that another frame of this connection has dropped as expired before step 2. The three steps then
+    /// begin anew. [`Self::drop_expired`] does its part for the case that it drops a name after step 3.
+    ///
+    /// One gap is left: a function that is killed between the steps 2 and 3 while its connection ends leaves rows. They expire
+    /// with the connection, or go when the gateway has called it gone twice.
     ///
     /// # Errors
     ///
-    /// [`ClientError::TooManyTopics`], [`ClientError::Unidentified`] when the connection is not stored,
-    /// [`ClientError::Busy`], or a fault.
+    /// [`ClientError::TooManyTopics`] and [`ClientError::Unidentified`] when the connection is not stored; then nothing was
+    /// subscribed. [`ClientError::Busy`] or a fault; then some of the topics may be.
     pub async fn subscribe(
         &self,
-        topic: &Topic,
-        subscriber: &Subscriber,
-        ttl_s: Option<i64>,
+        id: &ConnectionId,
+        connected_at_ms: i64,
+        subscriptions: &[Subscription],
         deadline: Deadline,
     ) -> Result<(), Failure> {
-        let mut row = self.row(&subscriber.connection_id, subscriber.connected_at_ms, ttl_s);
-        row.insert(TOPIC.to_owned(), string(topic.as_str()));
-        if let Some(id) = &subscriber.subscription_id {
-            row.insert(SUBSCRIPTION_ID.to_owned(), string(id));
+        let names: Vec<_> = subscriptions.iter().map(|wanted| wanted.topic.as_str().to_owned()).collect();
+        let rows: Vec<_> =
+            subscriptions.iter().map(|wanted| put(self.topic_row(id, connected_at_ms, wanted))).collect();
+        for _ in 0..MAX_ATTEMPTS {
+            self.list(id, &names, deadline).await?;
+            self.write_topics(&rows, deadline).await.map_err(busy)?;
+            let Some(listed) = self.listed(id, deadline).await? else {
+                let deletes: Vec<_> = names.iter().map(|name| delete(topic_key(name, id))).collect();
+                self.write_topics(&deletes, deadline).await?;
+                return Err(ClientError::unregistered().into());
+            };
+            if names.iter().all(|name| listed.contains(name)) {
+                return Ok(());
+            }
         }
-        if subscriber.positions {
-            row.insert(POSITIONS.to_owned(), AttributeValue::Bool(true));
-        }
-        let put = Put::builder().table_name(&self.topics).set_item(Some(row)).build().expect("table and item are set");
-        let update = self
-            .update_topics("ADD", topic, &subscriber.connection_id)
-            .condition_expression(
-                "attribute_exists(connectionId) AND attribute_not_exists(closedAt) AND \
-                 (attribute_not_exists(topics) OR contains(topics, :topic) OR size(topics) < :most)",
-            )
-            .expression_attribute_values(":topic", string(topic.as_str()))
-            .expression_attribute_values(":most", AttributeValue::N(MAX_TOPICS.to_string()));
-        let put = TransactWriteItem::builder().put(put).build();
-        let Err(refused) = self.transact(update.clone(), put.clone(), deadline).await? else { return Ok(()) };
-        if self.drop_expired_topics(&subscriber.connection_id, &refused).await? == 0 {
-            return Err(ClientError::TooManyTopics { limit: MAX_TOPICS }.into());
-        }
-        match self.transact(update, put, deadline).await? {
-            Ok(()) => Ok(()),
-            Err(_) => Err(ClientError::TooManyTopics { limit: MAX_TOPICS }.into()),
-        }
+        Err(ClientError::Busy.into())
     }
 
-    /// Ends a subscription, if there is one: one `TransactWriteItems`.
+    /// Ends a subscription, if there is one: a `GetItem`, and a `DeleteItem` of the topic's row. The name stays in the
+    /// connection's row until the list is full, because a row that is written at the same moment needs it.
     ///
     /// # Errors
     ///
     /// [`ClientError::Unidentified`] when the connection is not stored, [`ClientError::Busy`], or a fault.
     pub async fn unsubscribe(&self, topic: &Topic, id: &ConnectionId, deadline: Deadline) -> Result<(), Failure> {
-        let key = topic_key(topic.as_str(), id);
-        let delete =
-            Delete::builder().table_name(&self.topics).set_key(Some(key)).build().expect("table and key are set");
-        let update = self
-            .update_topics("DELETE", topic, id)
-            .condition_expression("attribute_exists(connectionId) AND attribute_not_exists(closedAt)");
-        let refused = self.transact(update, TransactWriteItem::builder().delete(delete).build(), deadline).await?;
-        refused.map_err(|_| ClientError::unregistered().into())
+        let connection = self.get(id).await?;
+        connection.filter(|connection| connection.is_open).ok_or_else(ClientError::unregistered)?;
+        patiently(deadline, async || {
+            let delete = self.dynamodb.delete_item().table_name(&self.topics);
+            let deleted = delete.set_key(Some(topic_key(topic.as_str(), id))).send().await;
+            deleted.map(drop).map_err(|error| Error::store("DeleteItem", &self.topics, &error))
+        })
+        .await
     }
 
     /// The live receivers of an audience from a position on.
@@ -296,37 +313,162 @@ impl ConnectionStore {
         Receivers::new(self.dynamodb.clone(), table.clone(), audience, position)
     }
 
-    /// Takes the names of subscriptions that have expired out of a connection's row, and returns how many there were.
-    async fn drop_expired_topics(&self, id: &ConnectionId, connection: &Item) -> Result<usize, Error> {
-        let listed = connection.get(TOPICS).and_then(|topics| topics.as_ss().ok()).cloned().unwrap_or_default();
-        // `BatchGetItem` reads at most 100 items, which is as many as a connection may have topics.
-        let keys = listed.iter().take(MAX_TOPICS).map(|topic| topic_key(topic, id)).collect();
-        let keys = KeysAndAttributes::builder()
-            .set_keys(Some(keys))
-            .consistent_read(true)
-            .projection_expression("topic, #ttl")
-            .expression_attribute_names("#ttl", TTL)
-            .build()
-            .expect("the keys are set");
-        let output = self.dynamodb.batch_get_item().request_items(&self.topics, keys).send().await;
-        let output = output.map_err(|error| Error::store("BatchGetItem", &self.topics, &error))?;
-        if output.unprocessed_keys.is_some_and(|keys| !keys.is_empty()) {
-            return Ok(0);
+    /// Adds names to the set of an open connection, and makes room for them if the list is full.
+    async fn list(&self, id: &ConnectionId, names: &[String], deadline: Deadline) -> Result<(), Failure> {
+        // At first all names count as new. Only a list that is nearly full shows whether they are.
+        let mut most_listed = MAX_TOPICS.saturating_sub(names.len());
+        for _ in 0..MAX_ATTEMPTS {
+            let Some(listed) = self.add_names(id, names, most_listed, deadline).await? else { return Ok(()) };
+            let (known, mut others): (Vec<_>, Vec<_>) = listed.into_iter().partition(|name| names.contains(name));
+            if others.len() + names.len() > MAX_TOPICS {
+                others = self.drop_expired(id, others, deadline).await?;
+            }
+            if others.len() + names.len() > MAX_TOPICS {
+                return Err(ClientError::TooManyTopics { limit: MAX_TOPICS }.into());
+            }
+            most_listed = MAX_TOPICS.saturating_sub(names.len() - known.len());
         }
-        let rows = output.responses.unwrap_or_default().remove(&self.topics).unwrap_or_default();
-        let is_live = |row: &&Item| number(row, TTL).is_some_and(|ttl_s| ttl_s > now_s());
-        let live: BTreeSet<_> = rows.iter().filter(is_live).filter_map(|row| text(row, TOPIC)).collect();
-        let expired: Vec<_> = listed.iter().filter(|topic| !live.contains(topic.as_str())).cloned().collect();
-        let count = expired.len();
-        if count > 0 {
+        Err(ClientError::Busy.into())
+    }
+
+    /// Adds names to the set of an open connection, unless it has more than `most_listed`. Then it returns the set.
+    async fn add_names(
+        &self,
+        id: &ConnectionId,
+        names: &[String],
+        most_listed: usize,
+        deadline: Deadline,
+    ) -> Result<Option<BTreeSet<String>>, Failure> {
+        let refused = patiently(deadline, async || {
             let update = self.dynamodb.update_item().table_name(&self.connections).set_key(Some(connection_key(id)));
             let update = update
-                .update_expression("DELETE topics :expired")
-                .condition_expression("attribute_exists(connectionId)")
-                .expression_attribute_values(":expired", AttributeValue::Ss(expired));
-            update.send().await.map_err(|error| Error::store("UpdateItem", &self.connections, &error))?;
+                .update_expression("ADD topics :names")
+                .condition_expression(
+                    "attribute_exists(connectionId) AND attribute_not_exists(closedAt) AND \
+                     (attribute_not_exists(topics) OR size(topics) <= :most)",
+                )
+                .expression_attribute_values(":names", AttributeValue::Ss(names.to_vec()))
+                .expression_attribute_values(":most", AttributeValue::N(most_listed.to_string()))
+                .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
+            let Err(error) = update.send().await else { return Ok(None) };
+            let row = failed_condition(&error).cloned();
+            row.map(Some).ok_or_else(|| Error::store("UpdateItem", &self.connections, &error))
+        });
+        match refused.await? {
+            None => Ok(None),
+            Some(row) if row.is_empty() || row.contains_key(CLOSED_AT) => Err(ClientError::unregistered().into()),
+            Some(row) => Ok(Some(names_of(&row))),
         }
-        Ok(count)
+    }
+
+    /// Reads the names in an open connection's row. `None` means that the connection has ended.
+    async fn listed(&self, id: &ConnectionId, deadline: Deadline) -> Result<Option<BTreeSet<String>>, Failure> {
+        let row = patiently(deadline, async || {
+            let get = self.dynamodb.get_item().table_name(&self.connections).set_key(Some(connection_key(id)));
+            let get = get.consistent_read(true).projection_expression("connectionId, topics, closedAt");
+            let output = get.send().await;
+            Ok(output.map_err(|error| Error::store("GetItem", &self.connections, &error))?.item)
+        });
+        let row = row.await?.filter(|row| !row.is_empty() && !row.contains_key(CLOSED_AT));
+        Ok(row.as_ref().map(names_of))
+    }
+
+    /// Takes names out of a connection's row that have no row in the table of topics, or one that has expired. Returns the
+    /// others. A subscribe may write such a row at the same moment, after this looked for it and with its name still there.
+    /// So this looks again after the name is gone, and puts it back.
+    async fn drop_expired(
+        &self,
+        id: &ConnectionId,
+        names: Vec<String>,
+        deadline: Deadline,
+    ) -> Result<Vec<String>, Failure> {
+        let live = self.live(id, &names, deadline).await?;
+        let (mut kept, expired): (Vec<_>, Vec<_>) = names.into_iter().partition(|name| live.contains(name));
+        if expired.is_empty() {
+            return Ok(kept);
+        }
+        self.change_names("DELETE", id, &expired, deadline).await?;
+        let back: Vec<_> = self.live(id, &expired, deadline).await?.into_iter().collect();
+        if !back.is_empty() {
+            self.change_names("ADD", id, &back, deadline).await?;
+            kept.extend(back);
+        }
+        Ok(kept)
+    }
+
+    /// Adds names to the set of an open connection, or deletes some.
+    async fn change_names(
+        &self,
+        action: &str,
+        id: &ConnectionId,
+        names: &[String],
+        deadline: Deadline,
+    ) -> Result<(), Failure> {
+        patiently(deadline, async || {
+            let update = self.dynamodb.update_item().table_name(&self.connections).set_key(Some(connection_key(id)));
+            let update = update
+                .update_expression(format!("{action} topics :names"))
+                .condition_expression("attribute_exists(connectionId) AND attribute_not_exists(closedAt)")
+                .expression_attribute_values(":names", AttributeValue::Ss(names.to_vec()));
+            match update.send().await {
+                Err(error) if failed_condition(&error).is_none() => {
+                    Err(Error::store("UpdateItem", &self.connections, &error))
+                }
+                // A connection that has ended needs no names.
+                _ => Ok(()),
+            }
+        })
+        .await
+    }
+
+    /// Returns those of the topics to which a connection is subscribed: one strongly consistent `BatchGetItem`.
+    async fn live(&self, id: &ConnectionId, names: &[String], deadline: Deadline) -> Result<BTreeSet<String>, Failure> {
+        let mut keys: Vec<_> = names.iter().map(|topic| topic_key(topic, id)).collect();
+        let mut live = BTreeSet::new();
+        let mut backoff = Backoff::default();
+        let bound = deadline.at_most(MAX_TIME);
+        loop {
+            let later = keys.split_off(keys.len().min(MAX_TOPICS));
+            let (rows, left) = patiently(bound, async || {
+                let wanted = KeysAndAttributes::builder()
+                    .set_keys(Some(keys.clone()))
+                    .consistent_read(true)
+                    .projection_expression("topic, #ttl")
+                    .expression_attribute_names("#ttl", TTL)
+                    .build()
+                    .expect("the keys are set");
+                let output = self.dynamodb.batch_get_item().request_items(&self.topics, wanted).send().await;
+                let output = output.map_err(|error| Error::store("BatchGetItem", &self.topics, &error))?;
+                let left = output.unprocessed_keys.unwrap_or_default().remove(&self.topics);
+                let rows = output.responses.unwrap_or_default().remove(&self.topics).unwrap_or_default();
+                Ok((rows, left.map(|left| left.keys).unwrap_or_default()))
+            })
+            .await?;
+            let is_live = |row: &&Item| number(row, TTL).is_some_and(|ttl_s| ttl_s > now_s());
+            live.extend(rows.iter().filter(is_live).filter_map(|row| text(row, TOPIC)).map(str::to_owned));
+            let is_put_off = !left.is_empty();
+            keys = left;
+            keys.extend(later);
+            if keys.is_empty() {
+                return Ok(live);
+            }
+            if is_put_off && !backoff.wait(bound).await {
+                return Err(ClientError::Busy.into());
+            }
+        }
+    }
+
+    /// The row of a subscription. The row of a user's address is the one that [`Self::put`] has written.
+    fn topic_row(&self, id: &ConnectionId, connected_at_ms: i64, subscription: &Subscription) -> Item {
+        let mut row = self.row(id, connected_at_ms, subscription.ttl_s);
+        row.insert(TOPIC.to_owned(), string(subscription.topic.as_str()));
+        if let Some(id) = &subscription.id {
+            row.insert(SUBSCRIPTION_ID.to_owned(), string(id));
+        }
+        if subscription.positions {
+            row.insert(POSITIONS.to_owned(), AttributeValue::Bool(true));
+        }
+        row
     }
 
     /// What rows of both tables have in common.
@@ -340,53 +482,12 @@ impl ConnectionStore {
         ])
     }
 
-    fn update_topics(&self, action: &str, topic: &Topic, id: &ConnectionId) -> UpdateBuilder {
-        Update::builder()
-            .table_name(&self.connections)
-            .set_key(Some(connection_key(id)))
-            .update_expression(format!("{action} topics :topics"))
-            .expression_attribute_values(":topics", AttributeValue::Ss(vec![topic.as_str().to_owned()]))
-            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
-    }
-
-    /// Runs a transaction that begins with the conditional update of a connection. Two frames of one connection that
-    /// change its topics at the same moment conflict, and the loser tries again for a while. The inner error is the
-    /// connection's row, when it exists and the condition does not hold.
-    async fn transact(
-        &self,
-        update: UpdateBuilder,
-        other: TransactWriteItem,
-        deadline: Deadline,
-    ) -> Result<Result<(), Item>, Failure> {
-        let update = update.build().expect("table, key and expression are set");
-        let items = vec![TransactWriteItem::builder().update(update).build(), other];
-        let mut backoff = Backoff::default();
-        let bound = deadline.at_most(MAX_TIME);
-        for _ in 0..MAX_ATTEMPTS {
-            let call = self.dynamodb.transact_write_items().set_transact_items(Some(items.clone())).send();
-            let Err(error) = call.await else { return Ok(Ok(())) };
-            let reasons = cancellation_reasons(&error);
-            if let Some(refused) = reasons.iter().find(|reason| reason.code() == Some("ConditionalCheckFailed")) {
-                return match refused.item() {
-                    Some(item) if !item.is_empty() && !item.contains_key(CLOSED_AT) => Ok(Err(item.clone())),
-                    _ => Err(ClientError::unregistered().into()),
-                };
-            }
-            let busy = |reason: &CancellationReason| {
-                matches!(
-                    reason.code(),
-                    Some("TransactionConflict" | "ThrottlingError" | "ProvisionedThroughputExceeded")
-                )
-            };
-            let fault = Error::store("TransactWriteItems", &self.connections, &error);
-            if !reasons.iter().any(busy) && !matches!(fault, Error::Store { throttled: true, .. }) {
-                return Err(fault.into());
-            }
-            if !backoff.wait(bound).await {
-                break;
-            }
-        }
-        Err(ClientError::Busy.into())
+    /// Writes or deletes topic rows, 25 at a time, and a few batches at once.
+    async fn write_topics(&self, writes: &[WriteRequest], deadline: Deadline) -> Result<(), Error> {
+        let batch = async |batch: &[WriteRequest]| {
+            self.batch_write(HashMap::from([(self.topics.clone(), batch.to_vec())]), deadline).await
+        };
+        future::try_join_all(writes.chunks(MAX_BATCH).map(batch)).await.map(drop)
     }
 
     /// Writes at most 25 items. DynamoDB returns items as unprocessed, maybe all of them, and they are written again.
@@ -456,11 +557,33 @@ fn failed_condition(error: &SdkError<UpdateItemError>) -> Option<&Item> {
     }
 }
 
-fn cancellation_reasons(error: &SdkError<TransactWriteItemsError>) -> &[CancellationReason] {
-    match error.as_service_error() {
-        Some(TransactWriteItemsError::TransactionCanceledException(canceled)) => canceled.cancellation_reasons(),
-        _ => &[],
+/// The names in a connection's row.
+fn names_of(row: &Item) -> BTreeSet<String> {
+    row.get(TOPICS).and_then(|topics| topics.as_ss().ok()).into_iter().flatten().cloned().collect()
+}
+
+/// A client can repeat a write that DynamoDB put off for too long.
+fn busy(error: Error) -> Failure {
+    match error {
+        Error::Unfinished { .. } => ClientError::Busy.into(),
+        error => error.into(),
     }
+}
+
+/// Repeats a call while DynamoDB puts it off.
+pub(crate) async fn patiently<T>(deadline: Deadline, call: impl AsyncFn() -> Result<T, Error>) -> Result<T, Failure> {
+    let mut backoff = Backoff::default();
+    let bound = deadline.at_most(MAX_TIME);
+    for _ in 0..MAX_ATTEMPTS {
+        match call().await {
+            Err(Error::Store { throttled: true, .. }) => {}
+            result => return Ok(result?),
+        }
+        if !backoff.wait(bound).await {
+            break;
+        }
+    }
+    Err(ClientError::Busy.into())
 }
 
 #[cfg(test)]

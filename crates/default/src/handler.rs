@@ -9,7 +9,8 @@ use switchboard_core::frame::{self, Frame, Request};
 use switchboard_core::function::{Caller, Served, message};
 use switchboard_core::history::{From, Range, Stamp};
 use switchboard_core::publication::{Audience, Content, Kept, Publication};
-use switchboard_core::topic::{Subscriber, Topic};
+use switchboard_core::store;
+use switchboard_core::topic::Topic;
 use switchboard_core::{ClientError, Error, Failure};
 
 /// Reads the frame and does what it asks for.
@@ -24,7 +25,8 @@ pub async fn handle(
     message(backend, event, async |caller, frame| match frame.request()? {
         Request::Subscribe { topic, ttl_s, positions, from } => {
             let subscription = Subscription { topic, id: frame.id()?, ttl_s, positions, from };
-            subscribe(backend, caller, subscription).await
+            // Without the box, the futures inside each other are more than the compiler takes.
+            Box::pin(subscribe(backend, caller, subscription)).await
         }
         Request::Unsubscribe { topic } => {
             backend.store.unsubscribe(&topic, &caller.connection_id, caller.deadline).await?;
@@ -58,13 +60,9 @@ async fn subscribe(backend: &Backend, caller: &Caller, asked: Subscription) -> R
     if from.is_some() && log.is_none() {
         return Err(ClientError::NoHistory { topic: topic.to_string() }.into());
     }
-    let subscriber = Subscriber {
-        connection_id: caller.connection_id.clone(),
-        subscription_id: Some(id.clone().unwrap_or_else(|| caller.request_id.clone())),
-        connected_at_ms: caller.connected_at_ms,
-        positions,
-    };
-    backend.store.subscribe(&topic, &subscriber, ttl_s, caller.deadline).await?;
+    let row_id = Some(id.clone().unwrap_or_else(|| caller.request_id.clone()));
+    let row = store::Subscription { topic: topic.clone(), id: row_id, ttl_s, positions };
+    backend.store.subscribe(&caller.connection_id, caller.connected_at_ms, &[row], caller.deadline).await?;
     let Some(log) = log.filter(|_| positions) else { return Ok(Served::Done) };
     // A client that asks only for positions gets the topic's position.
     let resumed = log.resume(&from.unwrap_or(From::Newest(0)), caller.deadline).await?;

@@ -9,7 +9,7 @@ use super::{Head, Log, Span, Stamp};
 use crate::clock::{now_ms, now_s};
 use crate::connection::{ConnectionId, UserId};
 use crate::deadline::Deadline;
-use crate::store::{Item, TTL, number, string, text};
+use crate::store::{Item, TTL, number, patiently, string, text};
 use crate::{ClientError, Error, Failure};
 
 /// The most numbers that one append tries. It needs a second one only when a reader or a repetition closed the first one.
@@ -152,29 +152,26 @@ impl Log<'_> {
         let at_ms = now_ms();
         let fresh = epoch(at_ms);
         let ttl_s = at_ms / 1000 + self.kept_s + HEAD_KEPT_S;
-        let old = self
-            .patiently(deadline, async || {
-                let update = self
-                    .history
-                    .dynamodb
-                    .update_item()
-                    .table_name(&self.history.table)
-                    .set_key(Some(self.head_key()))
-                    .update_expression(
-                        "SET epoch = if_not_exists(epoch, :fresh), #at = :at, #ttl = :ttl ADD #last :count",
-                    )
-                    .expression_attribute_names("#at", AT)
-                    .expression_attribute_names("#ttl", TTL)
-                    .expression_attribute_names("#last", LAST)
-                    .expression_attribute_values(":fresh", string(&fresh))
-                    .expression_attribute_values(":at", numeric(at_ms))
-                    .expression_attribute_values(":ttl", numeric(ttl_s))
-                    .expression_attribute_values(":count", AttributeValue::N(count.to_string()))
-                    .return_values(ReturnValue::AllOld);
-                let output = update.send().await.map_err(|error| self.fault("UpdateItem", &error))?;
-                Ok(output.attributes.unwrap_or_default())
-            })
-            .await?;
+        let old = patiently(deadline, async || {
+            let update = self
+                .history
+                .dynamodb
+                .update_item()
+                .table_name(&self.history.table)
+                .set_key(Some(self.head_key()))
+                .update_expression("SET epoch = if_not_exists(epoch, :fresh), #at = :at, #ttl = :ttl ADD #last :count")
+                .expression_attribute_names("#at", AT)
+                .expression_attribute_names("#ttl", TTL)
+                .expression_attribute_names("#last", LAST)
+                .expression_attribute_values(":fresh", string(&fresh))
+                .expression_attribute_values(":at", numeric(at_ms))
+                .expression_attribute_values(":ttl", numeric(ttl_s))
+                .expression_attribute_values(":count", AttributeValue::N(count.to_string()))
+                .return_values(ReturnValue::AllOld);
+            let output = update.send().await.map_err(|error| self.fault("UpdateItem", &error))?;
+            Ok(output.attributes.unwrap_or_default())
+        })
+        .await?;
         let last = number(&old, LAST).and_then(|last| u64::try_from(last).ok()).unwrap_or(0);
         let stamp = Stamp { epoch: text(&old, EPOCH).map_or(fresh, str::to_owned), seq: last + 1 };
         let prev = Head::of(&old).filter(|_| last > 0).map(|head| head.span);
@@ -187,30 +184,29 @@ impl Log<'_> {
             return Ok(head);
         }
         let at_ms = now_ms();
-        let made = self
-            .patiently(deadline, async || {
-                let update = self
-                    .history
-                    .dynamodb
-                    .update_item()
-                    .table_name(&self.history.table)
-                    .set_key(Some(self.head_key()))
-                    .update_expression(
-                        "SET epoch = if_not_exists(epoch, :fresh), #last = if_not_exists(#last, :none), \
+        let made = patiently(deadline, async || {
+            let update = self
+                .history
+                .dynamodb
+                .update_item()
+                .table_name(&self.history.table)
+                .set_key(Some(self.head_key()))
+                .update_expression(
+                    "SET epoch = if_not_exists(epoch, :fresh), #last = if_not_exists(#last, :none), \
                          #at = if_not_exists(#at, :at), #ttl = if_not_exists(#ttl, :ttl)",
-                    )
-                    .expression_attribute_names("#at", AT)
-                    .expression_attribute_names("#ttl", TTL)
-                    .expression_attribute_names("#last", LAST)
-                    .expression_attribute_values(":fresh", string(&epoch(at_ms)))
-                    .expression_attribute_values(":none", numeric(0))
-                    .expression_attribute_values(":at", numeric(at_ms))
-                    .expression_attribute_values(":ttl", numeric(at_ms / 1000 + self.kept_s + HEAD_KEPT_S))
-                    .return_values(ReturnValue::AllNew);
-                let output = update.send().await.map_err(|error| self.fault("UpdateItem", &error))?;
-                Ok(output.attributes.unwrap_or_default())
-            })
-            .await?;
+                )
+                .expression_attribute_names("#at", AT)
+                .expression_attribute_names("#ttl", TTL)
+                .expression_attribute_names("#last", LAST)
+                .expression_attribute_values(":fresh", string(&epoch(at_ms)))
+                .expression_attribute_values(":none", numeric(0))
+                .expression_attribute_values(":at", numeric(at_ms))
+                .expression_attribute_values(":ttl", numeric(at_ms / 1000 + self.kept_s + HEAD_KEPT_S))
+                .return_values(ReturnValue::AllNew);
+            let output = update.send().await.map_err(|error| self.fault("UpdateItem", &error))?;
+            Ok(output.attributes.unwrap_or_default())
+        })
+        .await?;
         Ok(Head::of(&made).ok_or(ClientError::Busy)?)
     }
 

@@ -1,7 +1,6 @@
 //! The items of the table of messages, and the calls that read and write one of them.
 
 use std::collections::HashMap;
-use std::time::Duration;
 
 use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_dynamodb::operation::put_item::PutItemError;
@@ -14,19 +13,15 @@ use super::append::{Draft, Number, Writer};
 use super::{Entry, Head, KeptMessage, Log, Span, Stamp};
 use crate::clock::now_s;
 use crate::connection::UserId;
-use crate::deadline::{Backoff, Deadline};
-use crate::store::{Item, TTL, number, string, text};
-use crate::{ClientError, Error, Failure};
+use crate::deadline::Deadline;
+use crate::store::{Item, TTL, number, patiently, string, text};
+use crate::{Error, Failure};
 
 /// A head is kept this much longer than its last message, so that a quiet topic goes on counting where it stopped.
 pub(super) const HEAD_KEPT_S: i64 = 30 * 24 * 3600;
 
 /// A binding ends this much earlier than its message, so that it never names a message that is gone.
 pub(super) const BINDING_ENDS_EARLIER_S: i64 = 10 * 60;
-
-/// A write that DynamoDB puts off is tried this often, and for this long.
-const MAX_ATTEMPTS: u32 = 5;
-const MAX_TIME: Duration = Duration::from_secs(3);
 
 /// Keys have numbers with this many digits, so that they sort.
 const SEQ_DIGITS: usize = 12;
@@ -103,7 +98,7 @@ impl Log<'_> {
     }
 
     pub(super) async fn get(&self, key: &Item, deadline: Deadline) -> Result<Option<Item>, Failure> {
-        self.patiently(deadline, async || {
+        patiently(deadline, async || {
             let get = self.history.dynamodb.get_item().table_name(&self.history.table);
             let get = get.set_key(Some(key.clone())).consistent_read(true).send().await;
             Ok(get.map_err(|error| self.fault("GetItem", &error))?.item)
@@ -124,7 +119,7 @@ impl Log<'_> {
         item: Item,
         deadline: Deadline,
     ) -> Result<Option<Item>, Failure> {
-        self.patiently(deadline, async || {
+        patiently(deadline, async || {
             let put = self.history.dynamodb.put_item().table_name(&self.history.table).set_item(Some(item.clone()));
             let mut put = put
                 .condition_expression(condition)
@@ -159,27 +154,26 @@ impl Log<'_> {
             let put = put.condition_expression("attribute_not_exists(p)").build().expect("table and item are set");
             TransactWriteItem::builder().put(put).build()
         };
-        let is_written = self
-            .patiently(deadline, async || {
-                let items = (0..draft.jsons.len()).map(put).collect();
-                let write = self.history.dynamodb.transact_write_items().set_transact_items(Some(items)).send().await;
-                let Err(error) = write else { return Ok(true) };
-                let fault = self.fault("TransactWriteItems", &error);
-                match (error.as_service_error(), fault) {
-                    (Some(TransactWriteItemsError::TransactionCanceledException(cancelled)), _)
-                        if has_failed(cancelled) =>
-                    {
-                        Ok(false)
-                    }
-                    // Another transaction was in the way, or the table's rate.
-                    (
-                        Some(TransactWriteItemsError::TransactionCanceledException(_)),
-                        Error::Store { operation, table, detail, .. },
-                    ) => Err(Error::Store { operation, table, detail, throttled: true }),
-                    (_, fault) => Err(fault),
+        let is_written = patiently(deadline, async || {
+            let items = (0..draft.jsons.len()).map(put).collect();
+            let write = self.history.dynamodb.transact_write_items().set_transact_items(Some(items)).send().await;
+            let Err(error) = write else { return Ok(true) };
+            let fault = self.fault("TransactWriteItems", &error);
+            match (error.as_service_error(), fault) {
+                (Some(TransactWriteItemsError::TransactionCanceledException(cancelled)), _)
+                    if has_failed(cancelled) =>
+                {
+                    Ok(false)
                 }
-            })
-            .await?;
+                // Another transaction was in the way, or the table's rate.
+                (
+                    Some(TransactWriteItemsError::TransactionCanceledException(_)),
+                    Error::Store { operation, table, detail, .. },
+                ) => Err(Error::Store { operation, table, detail, throttled: true }),
+                (_, fault) => Err(fault),
+            }
+        })
+        .await?;
         if is_written {
             return Ok(None);
         }
@@ -187,26 +181,6 @@ impl Log<'_> {
         let there = self.get(&key, deadline).await?;
         // Another of the numbers was closed, so this one is closed as well.
         Ok(Some(there.unwrap_or_default()))
-    }
-
-    /// Repeats a call while DynamoDB puts it off.
-    pub(super) async fn patiently<T>(
-        &self,
-        deadline: Deadline,
-        call: impl AsyncFn() -> Result<T, Error>,
-    ) -> Result<T, Failure> {
-        let mut backoff = Backoff::default();
-        let bound = deadline.at_most(MAX_TIME);
-        for _ in 0..MAX_ATTEMPTS {
-            match call().await {
-                Err(Error::Store { throttled: true, .. }) => {}
-                result => return Ok(result?),
-            }
-            if !backoff.wait(bound).await {
-                break;
-            }
-        }
-        Err(ClientError::Busy.into())
     }
 
     pub(super) fn fault<E>(&self, operation: &'static str, error: &SdkError<E>) -> Error

@@ -8,7 +8,7 @@ use super::{Entry, Head, IN_FLIGHT_MS, Log, MAX_SEQ, SETTLED_MS, Span, Stamp};
 use crate::clock::now_ms;
 use crate::deadline::Deadline;
 use crate::rules::MIN_HOURS;
-use crate::store::{string, text};
+use crate::store::{patiently, string, text};
 use crate::{ClientError, Error, Failure};
 
 /// The most messages that one subscribe frame catches up with. A client queries for more.
@@ -362,25 +362,24 @@ impl Log<'_> {
         let mut start = None;
         loop {
             let limit = i32::try_from(most - entries.len()).unwrap_or(i32::MAX);
-            let (items, next) = self
-                .patiently(deadline, async || {
-                    let query = self
-                        .history
-                        .dynamodb
-                        .query()
-                        .table_name(&self.history.table)
-                        .consistent_read(true)
-                        .key_condition_expression("p = :p AND s BETWEEN :first AND :last")
-                        .expression_attribute_values(":p", string(&format!("m:{}", self.topic)))
-                        .expression_attribute_values(":first", string(&sort_key(epoch, first)))
-                        .expression_attribute_values(":last", string(&sort_key(epoch, last)))
-                        .scan_index_forward(is_ascending)
-                        .limit(limit)
-                        .set_exclusive_start_key(start.clone());
-                    let page = query.send().await.map_err(|error| self.fault("Query", &error))?;
-                    Ok((page.items.unwrap_or_default(), page.last_evaluated_key))
-                })
-                .await?;
+            let (items, next) = patiently(deadline, async || {
+                let query = self
+                    .history
+                    .dynamodb
+                    .query()
+                    .table_name(&self.history.table)
+                    .consistent_read(true)
+                    .key_condition_expression("p = :p AND s BETWEEN :first AND :last")
+                    .expression_attribute_values(":p", string(&format!("m:{}", self.topic)))
+                    .expression_attribute_values(":first", string(&sort_key(epoch, first)))
+                    .expression_attribute_values(":last", string(&sort_key(epoch, last)))
+                    .scan_index_forward(is_ascending)
+                    .limit(limit)
+                    .set_exclusive_start_key(start.clone());
+                let page = query.send().await.map_err(|error| self.fault("Query", &error))?;
+                Ok((page.items.unwrap_or_default(), page.last_evaluated_key))
+            })
+            .await?;
             for item in items {
                 match Entry::of(&item) {
                     Some(entry) => entries.push(entry),

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::*;
+use crate::backend::Backend;
 use crate::scripted::{Answer, Aws, answer, failure};
 
 const TIME: Duration = Duration::from_secs(28);
@@ -12,28 +13,24 @@ fn id() -> ConnectionId {
     ConnectionId::new("c=".to_owned())
 }
 
-fn subscriber() -> Subscriber {
-    Subscriber {
-        connection_id: id(),
-        subscription_id: Some("s".to_owned()),
-        connected_at_ms: now_ms(),
-        positions: false,
-    }
+fn subscription(topic: &str) -> Subscription {
+    Subscription { topic: Topic::parse(topic).unwrap(), id: Some("s".to_owned()), ttl_s: None, positions: false }
 }
 
-/// DynamoDB's answer to a transaction that is cancelled because of its first part.
-fn cancelled(code: &str, item: &Value) -> Answer {
-    let mut reason = json!({"Code": code});
+/// Subscribes connection `c=` to topics.
+async fn subscribe(store: &ConnectionStore, topics: &[&str]) -> Result<(), Failure> {
+    let subscriptions: Vec<_> = topics.iter().map(|topic| subscription(topic)).collect();
+    store.subscribe(&id(), now_ms(), &subscriptions, Deadline::after(TIME)).await
+}
+
+/// DynamoDB's answer to a write whose condition does not hold for this item.
+fn refused(item: &Value) -> Answer {
+    let name = "com.amazonaws.dynamodb.v20120810#ConditionalCheckFailedException";
+    let mut body = json!({"__type": name, "message": "The conditional request failed"});
     if *item != Value::Null {
-        reason["Item"] = item.clone();
+        body["Item"] = item.clone();
     }
-    answer(
-        400,
-        json!({
-            "__type": "com.amazonaws.dynamodb.v20120810#TransactionCanceledException",
-            "CancellationReasons": [reason, {"Code": "None"}],
-        }),
-    )
+    answer(400, body)
 }
 
 fn code<T>(result: Result<T, Failure>) -> &'static str {
@@ -70,82 +67,249 @@ async fn a_row_is_read_eventually_consistent_and_again_strongly_when_it_is_missi
     }
 }
 
+/// The row of an open connection that listens to these topics.
+fn listening(topics: &[&str]) -> Value {
+    json!({"connectionId": {"S": "c="}, "topics": {"SS": topics}})
+}
+
 #[tokio::test(start_paused = true)]
-async fn a_transaction_that_keeps_conflicting_ends_as_busy() {
-    for (answer_with, calls, expected) in [
-        ("TransactionConflict", 5, "busy"),
-        ("ThrottlingError", 5, "busy"),
-        ("ProvisionedThroughputExceeded", 5, "busy"),
-        ("ValidationError", 1, "Store.Failed"),
-    ] {
-        let (aws, backend) = Aws::backend(move |_| cancelled(answer_with, &Value::Null));
-        let start = Instant::now();
-        let topic = Topic::parse("t").unwrap();
-        let result = backend.store.subscribe(&topic, &subscriber(), None, Deadline::after(TIME)).await;
-        assert_eq!((code(result), aws.calls().len()), (expected, calls), "{answer_with}");
-        assert!(start.elapsed() <= MAX_TIME);
+async fn the_set_comes_before_the_rows_and_is_read_after_them() {
+    let topics: Vec<_> = (0..60).map(|number| format!("t{number:02}")).collect();
+    let topics: Vec<_> = topics.iter().map(String::as_str).collect();
+    let row = listening(&topics);
+    let (aws, backend) = Aws::backend(move |call| match call.operation.as_str() {
+        "GetItem" => answer(200, json!({"Item": row})),
+        _ => answer(200, json!({})),
+    });
+    subscribe(&backend.store, &topics).await.unwrap();
+    let calls = aws.calls();
+    let operations: Vec<_> = calls.iter().map(|call| call.operation.as_str()).collect();
+    assert_eq!(operations, ["UpdateItem", "BatchWriteItem", "BatchWriteItem", "BatchWriteItem", "GetItem"]);
+    assert_eq!(calls[0].body["UpdateExpression"], "ADD topics :names");
+    assert_eq!(calls[0].body["ExpressionAttributeValues"][":names"], json!({"SS": topics}));
+    let mut written = Vec::new();
+    for call in &calls[1..4] {
+        let writes = call.body["RequestItems"]["TOPICS_TABLE"].as_array().unwrap();
+        assert!(writes.len() <= 25);
+        written.extend(writes.iter().map(|write| write["PutRequest"]["Item"]["topic"]["S"].as_str().unwrap()));
     }
-    // The whole call may be throttled, too, and the SDK tries each one three times.
-    let (aws, backend) = Aws::backend(|_| failure("ThrottlingException"));
-    let result = backend.store.unsubscribe(&Topic::parse("t").unwrap(), &id(), Deadline::after(TIME)).await;
-    assert_eq!(code(result), "busy");
-    assert!(aws.calls().len() <= 15, "{}", aws.calls().len());
+    assert_eq!(written, topics);
+    assert_eq!(calls[4].body["ConsistentRead"], true);
+}
+
+/// The connection ended after its set was written and before its rows were. `close` may have been faster than the rows.
+#[tokio::test(start_paused = true)]
+async fn a_subscribe_that_loses_against_the_end_of_its_connection_removes_its_rows() {
+    for row in [json!({}), json!({"Item": {"connectionId": {"S": "c="}, "closedAt": {"N": "1"}}})] {
+        let (aws, backend) = Aws::backend(move |call| match call.operation.as_str() {
+            "GetItem" => answer(200, row.clone()),
+            _ => answer(200, json!({})),
+        });
+        assert_eq!(code(subscribe(&backend.store, &["a", "b"]).await), "unidentified");
+        let calls = aws.calls();
+        let deletes = &calls.last().unwrap().body["RequestItems"]["TOPICS_TABLE"];
+        let deleted: Vec<_> = deletes
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|write| write["DeleteRequest"]["Key"]["topic"]["S"].as_str().unwrap())
+            .collect();
+        assert_eq!(deleted, ["a", "b"]);
+    }
+}
+
+/// Another frame of the connection took the name out, because it found no row yet.
+#[tokio::test(start_paused = true)]
+async fn a_name_that_is_gone_after_its_row_was_written_is_added_again() {
+    let (reads, reads_to_lose) = (Mutex::new(0), 2);
+    let (aws, backend) = Aws::backend(move |call| match call.operation.as_str() {
+        "GetItem" => {
+            let mut reads = reads.lock().unwrap();
+            *reads += 1;
+            let names: &[_] = if *reads <= reads_to_lose { &["other"] } else { &["other", "t"] };
+            answer(200, json!({"Item": listening(names)}))
+        }
+        _ => answer(200, json!({})),
+    });
+    subscribe(&backend.store, &["t"]).await.unwrap();
+    assert_eq!((aws.count("UpdateItem"), aws.count("BatchWriteItem"), aws.count("GetItem")), (3, 3, 3));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_subscribe_that_is_put_off_ends_as_busy() {
+    for operation in ["UpdateItem", "BatchWriteItem", "GetItem"] {
+        for name in ["ThrottlingException", "ProvisionedThroughputExceededException", "ValidationException"] {
+            let (aws, backend) = Aws::backend(move |call| match &call.operation {
+                called if called == operation => failure(name),
+                _ => answer(200, json!({"Item": listening(&["t"])})),
+            });
+            let start = Instant::now();
+            let result = subscribe(&backend.store, &["t"]).await;
+            match name {
+                "ValidationException" => assert_eq!((code(result), aws.count(operation)), ("Store.Failed", 1)),
+                _ => {
+                    assert_eq!(code(result), "busy", "{operation} {name}");
+                    // The SDK tries each call three times.
+                    assert!(aws.count(operation) <= 15, "{}", aws.count(operation));
+                }
+            }
+            assert!(start.elapsed() <= 2 * MAX_TIME, "{:?}", start.elapsed());
+        }
+    }
+    let (aws, backend) = Aws::backend(|call| answer(200, json!({"UnprocessedItems": call.body["RequestItems"]})));
+    assert_eq!(code(subscribe(&backend.store, &["t"]).await), "busy");
+    assert_eq!(aws.count("BatchWriteItem"), 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unsubscribe_deletes_the_row_of_an_open_connection() {
+    let open = json!({"connectedAt": {"N": "7"}, "ttl": {"N": "9999999999"}});
+    let mut closed = open.clone();
+    closed["closedAt"] = json!({"N": "8"});
+    for (row, delete, expected) in [
+        (open.clone(), answer(200, json!({})), "ok"),
+        (open, failure("ThrottlingException"), "busy"),
+        (closed, answer(200, json!({})), "unidentified"),
+    ] {
+        let delete = Mutex::new(Some(delete));
+        let (aws, backend) = Aws::backend(move |call| match call.operation.as_str() {
+            "GetItem" => answer(200, json!({"Item": row})),
+            _ => delete.lock().unwrap().take().unwrap_or_else(|| failure("ThrottlingException")),
+        });
+        let result = backend.store.unsubscribe(&Topic::parse("t").unwrap(), &id(), Deadline::after(TIME)).await;
+        assert_eq!(code(result), expected);
+        assert_eq!(aws.count("DeleteItem") > 0, expected != "unidentified");
+    }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_call_that_hangs_is_given_up() {
     let (_aws, backend) = Aws::backend(|_| Answer::Hang);
     let start = Instant::now();
-    let topic = Topic::parse("t").unwrap();
-    let result = backend.store.subscribe(&topic, &subscriber(), None, Deadline::after(TIME)).await;
-    assert_eq!(code(result), "Store.Failed");
+    assert_eq!(code(subscribe(&backend.store, &["t"]).await), "Store.Failed");
     assert!(backend.store.get(&id()).await.is_err());
     assert!(start.elapsed() <= Duration::from_secs(10), "{:?}", start.elapsed());
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_connection_without_a_row_or_with_a_tombstone_cannot_subscribe() {
-    for (item, expected) in [
-        (Value::Null, "unidentified"),
-        (json!({}), "unidentified"),
-        (json!({"connectionId": {"S": "c="}, "closedAt": {"N": "1"}}), "unidentified"),
-        (json!({"connectionId": {"S": "c="}, "topics": {"SS": ["t1"]}}), "too_many_topics"),
-    ] {
+    for item in [Value::Null, json!({}), json!({"connectionId": {"S": "c="}, "closedAt": {"N": "1"}})] {
         let row = item.clone();
-        let (_aws, backend) = Aws::backend(move |call| match call.operation.as_str() {
-            "TransactWriteItems" => cancelled("ConditionalCheckFailed", &row),
-            _ => answer(
-                200,
-                json!({"Responses": {"TOPICS_TABLE": [{"topic": {"S": "t1"}, "ttl": {"N": "9999999999"}}]}}),
-            ),
-        });
-        let topic = Topic::parse("t").unwrap();
-        let result = backend.store.subscribe(&topic, &subscriber(), None, Deadline::after(TIME)).await;
-        assert_eq!(code(result), expected, "{item}");
+        let (aws, backend) = Aws::backend(move |_| refused(&row));
+        assert_eq!(code(subscribe(&backend.store, &["t"]).await), "unidentified", "{item}");
+        assert_eq!(aws.calls().len(), 1);
     }
 }
 
+/// A table of one connection and its topic rows, as far as the list of topics needs it.
+fn full(names: usize, live: usize) -> (Aws, Backend, std::sync::Arc<Mutex<BTreeSet<String>>>) {
+    let all: Vec<_> = (0..names).map(|number| format!("t{number:02}")).collect();
+    let set: BTreeSet<_> = all.iter().cloned().collect();
+    let set = std::sync::Arc::new(Mutex::new(set));
+    let shared = std::sync::Arc::clone(&set);
+    let (aws, backend) = Aws::backend(move |call| {
+        let mut set = shared.lock().unwrap();
+        let row = |set: &BTreeSet<String>| json!({"connectionId": {"S": "c="}, "topics": {"SS": set}});
+        match call.operation.as_str() {
+            "UpdateItem" => {
+                let values = &call.body["ExpressionAttributeValues"];
+                let names: Vec<String> = serde_json::from_value(values[":names"]["SS"].clone()).unwrap();
+                let most = values[":most"]["N"].as_str().map_or(usize::MAX, |most| most.parse().unwrap());
+                if set.len() > most {
+                    return refused(&row(&set));
+                }
+                match call.body["UpdateExpression"].as_str().unwrap().starts_with("ADD") {
+                    true => set.extend(names),
+                    false => set.retain(|name| !names.contains(name)),
+                }
+                answer(200, json!({}))
+            }
+            "BatchGetItem" => {
+                let keys = call.body["RequestItems"]["TOPICS_TABLE"]["Keys"].as_array().unwrap();
+                assert!((1..=100).contains(&keys.len()));
+                let rows = keys.iter().filter_map(|key| {
+                    let number = all.iter().position(|name| key["topic"]["S"] == **name)?;
+                    let ttl = if number < live { "9999999999" } else { "1" };
+                    (number % 2 == 0 || number < live).then(|| json!({"topic": key["topic"], "ttl": {"N": ttl}}))
+                });
+                answer(200, json!({"Responses": {"TOPICS_TABLE": rows.collect::<Vec<_>>()}}))
+            }
+            "GetItem" => answer(200, json!({"Item": row(&set)})),
+            _ => answer(200, json!({})),
+        }
+    });
+    (aws, backend, set)
+}
+
 #[tokio::test(start_paused = true)]
-async fn expired_names_make_room_for_a_new_one() {
-    let row = json!({"connectionId": {"S": "c="}, "topics": {"SS": ["live", "expired", "lost"]}});
-    let refused = Mutex::new(false);
+async fn a_list_counts_only_what_is_live_and_new() {
+    let new: Vec<_> = (0..100).map(|number| format!("n{number:02}")).collect();
+    let new = |count: usize| new[..count].iter().map(String::as_str);
+    for (names, live, topics, expected) in [
+        // There is room for as many new names as there are.
+        (0, 0, new(100).collect::<Vec<_>>(), "ok"),
+        (50, 50, new(50).collect(), "ok"),
+        (50, 50, new(51).collect(), "too_many_topics"),
+        (1, 1, new(100).collect(), "too_many_topics"),
+        // Known names do not count twice, in a full list neither.
+        (100, 100, vec!["t07"], "ok"),
+        (99, 99, vec!["t07", "t08", "new"], "ok"),
+        (99, 99, vec!["t07", "new", "newer"], "too_many_topics"),
+        // Those whose rows have expired or gone make room, but not if they are wanted themselves.
+        (100, 99, vec!["new"], "ok"),
+        (100, 99, vec!["new", "newer"], "too_many_topics"),
+        (100, 0, new(100).collect(), "ok"),
+        (100, 98, vec!["t98", "t99"], "ok"),
+        (100, 98, vec!["t98", "t99", "new"], "too_many_topics"),
+    ] {
+        let (aws, backend, set) = full(names, live);
+        assert_eq!(code(subscribe(&backend.store, &topics).await), expected, "{names} {live} {topics:?}");
+        let set = set.lock().unwrap();
+        assert!(set.len() <= 100);
+        assert_eq!(topics.iter().all(|topic| set.contains(*topic)), expected == "ok", "{set:?}");
+        assert_eq!(aws.count("BatchWriteItem") > 0, expected == "ok", "nothing else is written");
+        let live = (0..live).map(|number| format!("t{number:02}"));
+        assert!(live.into_iter().all(|name| set.contains(&name)));
+    }
+}
+
+/// A row that is written between the two looks keeps its name.
+#[tokio::test(start_paused = true)]
+async fn a_name_that_seems_expired_comes_back_if_its_row_does() {
+    let looks = Mutex::new(0);
+    let names: Vec<_> = (0..100).map(|number| format!("t{number:02}")).collect();
     let (aws, backend) = Aws::backend(move |call| match call.operation.as_str() {
-        "TransactWriteItems" if !std::mem::replace(&mut *refused.lock().unwrap(), true) => {
-            cancelled("ConditionalCheckFailed", &row)
+        "UpdateItem" if call.body["ExpressionAttributeValues"][":most"]["N"] == "99" && *looks.lock().unwrap() == 0 => {
+            refused(&json!({"connectionId": {"S": "c="}, "topics": {"SS": names}}))
         }
         "BatchGetItem" => {
-            let rows = json!([{"topic": {"S": "live"}, "ttl": {"N": "9999999999"}},
-                              {"topic": {"S": "expired"}, "ttl": {"N": "1"}}]);
+            *looks.lock().unwrap() += 1;
+            let keys = call.body["RequestItems"]["TOPICS_TABLE"]["Keys"].as_array().unwrap().clone();
+            // At first the rows of two are missing, and then one of them is there.
+            let late = *looks.lock().unwrap() > 1;
+            let rows = keys.into_iter().map(|key| key["topic"].clone());
+            let rows = rows.filter(|topic| topic["S"] != "t98" && (late || topic["S"] != "t99"));
+            let rows: Vec<_> = rows.map(|topic| json!({"topic": topic, "ttl": {"N": "9999999999"}})).collect();
             answer(200, json!({"Responses": {"TOPICS_TABLE": rows}}))
         }
+        "GetItem" => answer(200, json!({"Item": listening(&["new"])})),
         _ => answer(200, json!({})),
     });
-    let topic = Topic::parse("t").unwrap();
-    backend.store.subscribe(&topic, &subscriber(), None, Deadline::after(TIME)).await.unwrap();
-    let calls = aws.calls();
-    let operations: Vec<_> = calls.iter().map(|call| call.operation.as_str()).collect();
-    assert_eq!(operations, ["TransactWriteItems", "BatchGetItem", "UpdateItem", "TransactWriteItems"]);
-    assert_eq!(calls[2].body["ExpressionAttributeValues"][":expired"], json!({"SS": ["expired", "lost"]}));
+    subscribe(&backend.store, &["new"]).await.unwrap();
+    let updates = aws.calls().into_iter().filter(|call| call.operation == "UpdateItem");
+    let updates: Vec<_> = updates
+        .map(|call| {
+            let names = call.body["ExpressionAttributeValues"][":names"]["SS"].to_string();
+            format!("{} {names}", call.body["UpdateExpression"].as_str().unwrap())
+        })
+        .collect();
+    let expected = [
+        r#"ADD topics :names ["new"]"#,
+        r#"DELETE topics :names ["t98","t99"]"#,
+        r#"ADD topics :names ["t99"]"#,
+        r#"ADD topics :names ["new"]"#,
+    ];
+    assert_eq!(updates, expected);
 }
 
 #[tokio::test(start_paused = true)]
