@@ -335,8 +335,9 @@ async fn a_resume_costs_two_reads_more_than_a_subscribe() {
     one.next().await;
     let calls = proxy.take_calls();
     let operations: Vec<_> = calls.iter().map(|call| call.operation.as_str()).collect();
-    assert_eq!(operations, ["UpdateItem", "BatchWriteItem", "GetItem", "GetItem", "Query", "POST", "POST"]);
-    assert!(calls[2..5].iter().all(|call| call.body["ConsistentRead"] == true));
+    assert_eq!(operations, ["UpdateItem", "BatchWriteItem", "GetItem", "BatchGetItem", "Query", "POST", "POST"]);
+    assert!([&calls[2], &calls[4]].iter().all(|call| call.body["ConsistentRead"] == true));
+    assert_eq!(calls[3].body["RequestItems"]["switchboard-dev-messages"]["ConsistentRead"], true);
 }
 
 #[tokio::test]

@@ -21,6 +21,7 @@ mod mistakes;
 mod publish;
 mod readme;
 mod signatures;
+mod subscribe;
 mod tidy;
 mod tokens;
 mod topics;

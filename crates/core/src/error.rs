@@ -38,6 +38,14 @@ pub enum ClientError {
         /// What it must be, as the end of a sentence.
         expected: String,
     },
+    /// One entry of a list of topics is wrong.
+    #[error("in `topics[{index}]`, {mistake}")]
+    Entry {
+        /// Its place in the list, from 0.
+        index: usize,
+        /// What is wrong with it.
+        mistake: Box<ClientError>,
+    },
     /// The topic's name is reserved.
     #[error("the topic `{topic}` is reserved: names that begin with `@` and `INITIAL_CONNECTION` are not for clients")]
     ForbiddenTopic {
@@ -82,6 +90,7 @@ impl ClientError {
             Self::UnknownType { .. } => "unknown_type",
             Self::MissingField { .. } => "missing_field",
             Self::InvalidField { .. } => "invalid_field",
+            Self::Entry { mistake, .. } => mistake.code(),
             Self::ForbiddenTopic { .. } => "forbidden_topic",
             Self::NoHistory { .. } => "no_history",
             Self::TooManyTopics { .. } => "too_many_topics",

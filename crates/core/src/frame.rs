@@ -17,7 +17,8 @@ use crate::ClientError;
 use crate::connection::{Connection, UserId, is_printable};
 use crate::history::{DEFAULT_LIMIT, Draft, Entry, From, MAX_LIMIT, MAX_NEWEST, MAX_SEQ, Page, Range, Stamp, Writer};
 use crate::publication::Kept;
-use crate::topic::Topic;
+use crate::store::MAX_TOPICS;
+use crate::topic::{Name, Topic};
 
 /// Longest `id` of a frame, in characters, which are at most 512 bytes of UTF-8.
 pub const MAX_ID_CHARS: usize = 128;
@@ -62,16 +63,13 @@ pub struct Frame<'a> {
 /// A frame for `$default`, read.
 #[derive(Debug)]
 pub enum Request<'a> {
-    /// `{"type":"subscribe","topic":"general"}`, with an optional `ttl`. An `id` becomes the subscription's.
+    /// `{"type":"subscribe","topic":"general"}`, or a list of such objects in `topics`. An `id` becomes that of each
+    /// subscription.
     Subscribe {
-        /// What to listen to.
-        topic: Topic,
-        /// Epoch seconds after which the subscription no longer counts.
-        ttl_s: Option<i64>,
-        /// Whether its data frames say where each message is in the topic's history.
-        positions: bool,
-        /// Where its history begins, if it asks for any.
-        from: Option<From>,
+        /// What to listen to: each topic once.
+        topics: Vec<Wanted>,
+        /// Whether the frame has a list.
+        is_list: bool,
     },
     /// `{"type":"unsubscribe","topic":"general"}`, or `stop`.
     Unsubscribe {
@@ -88,7 +86,7 @@ pub enum Request<'a> {
     /// `{"type":"history","topic":"room.7"}`, with an optional `after` or `before`, and an optional `limit`.
     History {
         /// The topic.
-        topic: Topic,
+        topic: Name,
         /// The part of its history.
         range: Range,
         /// How many messages at most.
@@ -97,10 +95,23 @@ pub enum Request<'a> {
     /// `{"type":"ping"}`.
     Ping {
         /// Where the client is in topics that have been silent.
-        positions: Vec<(Topic, Stamp)>,
+        positions: Vec<(Name, Stamp)>,
         /// Whether a pong is wanted only when there is something to say.
         is_quiet: bool,
     },
+}
+
+/// A topic that a client wants to listen to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wanted {
+    /// What to listen to.
+    pub name: Name,
+    /// Epoch seconds after which the subscription no longer counts.
+    pub ttl_s: Option<i64>,
+    /// Whether its data frames say where each message is in the topic's history.
+    pub positions: bool,
+    /// Where its history begins, if it asks for any.
+    pub from: Option<From>,
 }
 
 /// A frame for `sendMessage`, read.
@@ -169,15 +180,19 @@ impl<'a> Frame<'a> {
         let tag = tag.ok_or(ClientError::MissingField { field: "action` or `type" })?;
         let kind = self.string(tag)?;
         match kind.as_str() {
-            "subscribe" => {
-                let (topic, ttl_s) = (self.topic()?, self.ttl_s()?);
-                let from = self.from()?;
-                let positions = self.flag("positions")? || from.is_some();
-                Ok(Request::Subscribe { topic, ttl_s, positions, from })
-            }
-            "unsubscribe" | "stop" => Ok(Request::Unsubscribe { topic: self.topic()? }),
+            "subscribe" => match self.fields.get("topics") {
+                Some(list) => Ok(Request::Subscribe { topics: self.list(list)?, is_list: true }),
+                None => Ok(Request::Subscribe { topics: vec![self.wanted()?], is_list: false }),
+            },
+            "unsubscribe" | "stop" => match self.name()? {
+                Name::Topic(topic) => Ok(Request::Unsubscribe { topic }),
+                Name::Own => {
+                    let expected = "another one than `@me`: a connection always hears its direct messages".to_owned();
+                    Err(ClientError::InvalidField { field: "topic", expected })
+                }
+            },
             "message" => Ok(Request::Message { topic: self.topic()?, messages: self.messages()? }),
-            "history" => Ok(Request::History { topic: self.topic()?, range: self.range()?, limit: self.limit()? }),
+            "history" => Ok(Request::History { topic: self.name()?, range: self.range()?, limit: self.limit()? }),
             "ping" => Ok(Request::Ping { positions: self.positions()?, is_quiet: self.flag("quiet")? }),
             _ => Err(ClientError::UnknownType { kind: kind.chars().take(QUOTED_CHARS).collect() }),
         }
@@ -224,6 +239,50 @@ impl<'a> Frame<'a> {
         Topic::parse(&self.string("topic")?)
     }
 
+    fn name(&self) -> Result<Name, ClientError> {
+        Name::parse(&self.string("topic")?)
+    }
+
+    /// A topic of a subscribe frame, or of an entry of its list.
+    fn wanted(&self) -> Result<Wanted, ClientError> {
+        let (name, ttl_s, from) = (self.name()?, self.ttl_s()?, self.from()?);
+        if ttl_s.is_some() && name == Name::Own {
+            let expected = "absent with `@me`: a connection hears its direct messages until it ends".to_owned();
+            return Err(ClientError::InvalidField { field: "ttl", expected });
+        }
+        let positions = self.flag("positions")? || from.is_some();
+        Ok(Wanted { name, ttl_s, positions, from })
+    }
+
+    fn list(&self, list: &'a RawValue) -> Result<Vec<Wanted>, ClientError> {
+        for field in ["topic", "after", "last", "positions", "ttl"] {
+            if self.fields.get(field).is_some() {
+                let expected = "absent when there is `topics`, whose entries have it".to_owned();
+                return Err(ClientError::InvalidField { field, expected });
+            }
+        }
+        let wrong = |expected| ClientError::InvalidField { field: "topics", expected };
+        let entries = serde_json::from_str::<Vec<&RawValue>>(list.get()).unwrap_or_default();
+        if !(1..=MAX_TOPICS).contains(&entries.len()) {
+            return Err(wrong(format!("a list of 1 to {MAX_TOPICS} objects")));
+        }
+        let mut topics: Vec<Wanted> = Vec::new();
+        for (index, entry) in entries.into_iter().enumerate() {
+            let mut fields = Fields::default();
+            if !entry.get().starts_with('{') || fields.read(entry.get()).is_err() {
+                return Err(wrong(format!("a list of objects, and `topics[{index}]` is {}", kind_of(entry))));
+            }
+            let in_entry = |mistake| ClientError::Entry { index, mistake: Box::new(mistake) };
+            let wanted = Self { fields, id: Ok(None) }.wanted().map_err(in_entry)?;
+            if topics.iter().any(|other| other.name == wanted.name) {
+                let expected = "one that no other entry has".to_owned();
+                return Err(in_entry(ClientError::InvalidField { field: "topic", expected }));
+            }
+            topics.push(wanted);
+        }
+        Ok(topics)
+    }
+
     fn ttl_s(&self) -> Result<Option<i64>, ClientError> {
         let Some(raw) = self.fields.get("ttl") else { return Ok(None) };
         match serde_json::from_str::<f64>(raw.get()) {
@@ -253,11 +312,11 @@ impl<'a> Frame<'a> {
         }
     }
 
-    fn positions(&self) -> Result<Vec<(Topic, Stamp)>, ClientError> {
+    fn positions(&self) -> Result<Vec<(Name, Stamp)>, ClientError> {
         let Some(raw) = self.fields.get("positions") else { return Ok(Vec::new()) };
         match serde_json::from_str::<BTreeMap<String, Stamp>>(raw.get()) {
             Ok(positions) if positions.len() <= MAX_POSITIONS => {
-                positions.into_iter().map(|(topic, stamp)| Ok((Topic::parse(&topic)?, stamp))).collect()
+                positions.into_iter().map(|(topic, stamp)| Ok((Name::parse(&topic)?, stamp))).collect()
             }
             _ => {
                 let expected = format!("an object of at most {MAX_POSITIONS} topics, each with its position");
@@ -476,6 +535,15 @@ fn kind_of(value: &RawValue) -> &'static str {
 pub enum Reply<'a> {
     /// Acknowledges a frame that carried an `id`.
     Ack(Ack<'a>),
+    /// Acknowledges a subscribe frame with a list of topics, in the order of the list.
+    #[serde(rename = "ack")]
+    Acks {
+        /// The frame's. A frame without one hears only of topics that went wrong.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        id: Option<&'a str>,
+        /// What became of each topic.
+        topics: &'a [TopicAck],
+    },
     /// Answers a ping.
     Pong {
         /// The ping's, when it had one.
@@ -527,6 +595,51 @@ pub struct Ack<'a> {
     pub duplicate: bool,
 }
 
+/// What became of one topic in a subscribe frame with a list.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct TopicAck {
+    topic: String,
+    #[serde(flatten)]
+    stamp: Option<Stamp>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    recovered: Option<bool>,
+    #[serde(flatten)]
+    mistake: Option<TopicMistake>,
+}
+
+/// The part of an error frame that stands in an entry.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+struct TopicMistake {
+    code: &'static str,
+    message: String,
+    temporary: bool,
+}
+
+impl TopicAck {
+    /// The entry of a topic: its position and whether its subscriber missed nothing, as far as both are known, or a mistake
+    /// that concerns this topic alone.
+    #[must_use]
+    pub fn new(name: &Name, result: Result<Option<(Stamp, Option<bool>)>, ClientError>) -> Self {
+        let (topic, mut entry) = (name.as_str().to_owned(), (None, None, None));
+        match result {
+            Ok(None) => {}
+            Ok(Some((stamp, recovered))) => entry = (Some(stamp), recovered, None),
+            Err(mistake) => {
+                let (code, temporary) = (mistake.code(), mistake.is_temporary());
+                entry.2 = Some(TopicMistake { code, message: mistake.to_string(), temporary });
+            }
+        }
+        let (stamp, recovered, mistake) = entry;
+        Self { topic, stamp, recovered, mistake }
+    }
+
+    /// Whether something went wrong.
+    #[must_use]
+    pub fn is_mistake(&self) -> bool {
+        self.mistake.is_some()
+    }
+}
+
 impl Reply<'_> {
     /// The frame's bytes.
     #[must_use]
@@ -545,6 +658,21 @@ pub fn direct_message(sender: &UserId, body: &RawValue) -> Vec<u8> {
         body: &'a RawValue,
     }
     to_bytes(&Delivery { sender_id: sender.as_str(), body })
+}
+
+/// The same for a connection that asked for positions of its own address, which keeps messages:
+/// `{"senderId":"1","body":"hello there!","epoch":"p0a11c7z","seq":7}`.
+#[must_use]
+pub fn kept_direct_message(sender: &UserId, body: &RawValue, stamp: &Stamp) -> Vec<u8> {
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct KeptDelivery<'a> {
+        sender_id: &'a str,
+        body: &'a RawValue,
+        #[serde(flatten)]
+        stamp: &'a Stamp,
+    }
+    to_bytes(&KeptDelivery { sender_id: sender.as_str(), body, stamp })
 }
 
 /// The frame in which a subscriber receives what was published to its topic; `id` is its subscription's:
@@ -589,7 +717,7 @@ fn fitting(entries: &[Entry]) -> usize {
 
 /// The frames in which a subscriber gets what it missed, each with as many entries as fit.
 #[must_use]
-pub fn histories(id: Option<&str>, topic: &Topic, epoch: &str, mut entries: &[Entry]) -> Vec<Vec<u8>> {
+pub fn histories(id: Option<&str>, topic: &Name, epoch: &str, mut entries: &[Entry]) -> Vec<Vec<u8>> {
     let mut frames = Vec::new();
     while !entries.is_empty() {
         let (now, later) = entries.split_at(fitting(entries));
@@ -602,15 +730,15 @@ pub fn histories(id: Option<&str>, topic: &Topic, epoch: &str, mut entries: &[En
 /// The frame that answers a query: as much of the page as fits. If the reader named its last position, `seq` is the position
 /// from which it goes on, and `recovered` says whether nothing is missing in between.
 #[must_use]
-pub fn page(id: Option<&str>, topic: &Topic, mut page: Page) -> Vec<u8> {
+pub fn page(id: Option<&str>, topic: &Name, mut page: Page) -> Vec<u8> {
     page.truncate(fitting(&page.entries));
     history(id, topic, &page.epoch, &page.entries, Some(&page))
 }
 
 /// A frame of history:
 /// `{"type":"history","id":"s1","topic":"room.7","epoch":"k3f9xq2a","messages":[{"seq":40,"data":"a","senderId":"1","at":…}]}`.
-/// A number that has no message says `"hole":true`. In the history of a user's address, `body` stands in the place of `data`.
-fn history(id: Option<&str>, topic: &Topic, epoch: &str, entries: &[Entry], page: Option<&Page>) -> Vec<u8> {
+/// A number that has no message says `"hole":true`. In the history of a user's address, `data` is the `body` of a message.
+fn history(id: Option<&str>, topic: &Name, epoch: &str, entries: &[Entry], page: Option<&Page>) -> Vec<u8> {
     #[derive(Serialize)]
     struct History<'a> {
         r#type: &'static str,
@@ -633,22 +761,17 @@ fn history(id: Option<&str>, topic: &Topic, epoch: &str, entries: &[Entry], page
         #[serde(skip_serializing_if = "Option::is_none")]
         data: Option<&'a RawValue>,
         #[serde(skip_serializing_if = "Option::is_none")]
-        body: Option<&'a RawValue>,
-        #[serde(skip_serializing_if = "Option::is_none")]
         sender_id: Option<&'a str>,
         #[serde(skip_serializing_if = "Option::is_none")]
         at: Option<i64>,
         #[serde(skip_serializing_if = "std::ops::Not::not")]
         hole: bool,
     }
-    let is_address = topic.is_address();
     let number = |entry| {
         let Entry { seq, message, at_ms, .. }: &Entry = entry;
-        let json = message.as_ref().map(|message| &*message.json);
         Number {
             seq: *seq,
-            data: json.filter(|_| !is_address),
-            body: json.filter(|_| is_address),
+            data: message.as_ref().map(|message| &*message.json),
             sender_id: message.as_ref().and_then(|message| message.sender.as_ref()).map(UserId::as_str),
             at: message.as_ref().map(|_| *at_ms),
             hole: message.is_none(),
@@ -717,6 +840,11 @@ mod tests {
         format!(r#"{{"action":"sendMessage","destinationUserId":"2","body":{body}}}"#)
     }
 
+    /// A topic of a subscribe frame that asks for nothing more.
+    fn plain(name: &str) -> Wanted {
+        Wanted { name: Name::parse(name).unwrap(), ttl_s: None, positions: false, from: None }
+    }
+
     fn text(frame: Vec<u8>) -> String {
         String::from_utf8(frame).unwrap()
     }
@@ -782,7 +910,7 @@ mod tests {
 
         let frame = Frame::parse(r#"{"type":"subscribe","topic":"general"}"#).unwrap();
         assert!(
-            matches!(frame.request().unwrap(), Request::Subscribe { topic, ttl_s: None, positions: false, from: None } if topic.as_str() == "general")
+            matches!(frame.request().unwrap(), Request::Subscribe { topics, is_list: false } if topics == [plain("general")])
         );
         let frame = Frame::parse(r#"{"type":"message","topic":"general","message":"count is 0"}"#).unwrap();
         assert!(
@@ -864,6 +992,10 @@ mod tests {
                 "\"message\":",
                 "\"body\":",
                 "\"ttl\":",
+                "\"topics\":",
+                "\"type\":\"subscribe\"",
+                "[{\"topic\":\"t\"}]",
+                "\"after\":",
                 "\"destinationUserId\":\"2\"",
                 "\u{feff}",
                 "\0",
@@ -912,7 +1044,7 @@ mod tests {
         assert!(matches!(ping.request(), Ok(Request::Ping { .. })));
         assert_eq!(ping.id().unwrap(), None);
         let subscribe = Frame::parse(r#"{"type":"subscribe","topic":"t","ttl":null}"#).unwrap();
-        assert!(matches!(subscribe.request(), Ok(Request::Subscribe { ttl_s: None, from: None, .. })));
+        assert!(matches!(subscribe.request(), Ok(Request::Subscribe { topics, .. }) if topics == [plain("t")]));
         for (text, names) in [
             (r#"{"action":null}"#, "`action` or `type`"),
             (r#"{"action":null,"type":null}"#, "`action` or `type`"),
@@ -938,6 +1070,8 @@ mod tests {
             ("false", "it is a boolean"),
             ("[1]", "it is an array"),
             (r#""\ud800""#, "it is a string"),
+            (r#""""#, "it is a string"),
+            (r#"{"action":""#, "line 1 column 11"),
             ("secret", "line 1 column 1"),
             ("\u{feff}{}", "line 1 column 1"),
             ("[1", "line 1 column 2"),
@@ -1007,6 +1141,23 @@ mod tests {
             (r#"{"body":"hello!"}"#, "missing_field", "`action` or `type`"),
             (r#"{"action":7}"#, "invalid_field", "`action`"),
             (r#"{"type":"dance"}"#, "unknown_type", "`dance`"),
+            (r#"{"type":"$connect"}"#, "unknown_type", "`$connect`"),
+            (r#"{"action":"$disconnect"}"#, "unknown_type", "`$disconnect`"),
+            (r#"{"type":"sendMessage","destinationUserId":"2","body":1}"#, "unknown_type", "`sendMessage`"),
+            (
+                r#"{"type":"message","topic":"INITIAL_CONNECTION","message":1}"#,
+                "forbidden_topic",
+                "`INITIAL_CONNECTION`",
+            ),
+            (r#"{"type":"message","topic":"@1","message":1}"#, "forbidden_topic", "`@1`"),
+            (r#"{"type":"message","topic":"@me","message":1}"#, "forbidden_topic", "`@me`"),
+            (r#"{"type":"history","topic":"@1"}"#, "forbidden_topic", "`@1`"),
+            (r#"{"type":"unsubscribe","topic":"@1"}"#, "forbidden_topic", "`@1`"),
+            (r#"{"type":"unsubscribe","topic":"@me"}"#, "invalid_field", "`topic` must be another one than `@me`"),
+            (r#"{"type":"stop","topic":"@me"}"#, "invalid_field", "a connection always hears its direct messages"),
+            (r#"{"type":"subscribe","topic":"@me","ttl":1}"#, "invalid_field", "`ttl` must be absent with `@me`"),
+            (r#"{"type":"ping","positions":{"@1":{"epoch":"k3f9xq2a","seq":1}}}"#, "forbidden_topic", "`@1`"),
+            (r#"{"type":"ping","positions":{"":{"epoch":"k3f9xq2a","seq":1}}}"#, "invalid_field", "`topic`"),
             (r#"{"type":"subscribe"}"#, "missing_field", "`topic`"),
             (r#"{"type":"subscribe","topic":["a"]}"#, "invalid_field", "`topic`"),
             (r#"{"type":"subscribe","topic":""}"#, "invalid_field", "`topic`"),
@@ -1041,6 +1192,145 @@ mod tests {
     }
 
     #[test]
+    fn a_direct_message_needs_a_destination_and_a_body() {
+        for (fields, code, names) in [
+            (r#""body":"hi""#, "missing_field", "`destinationUserId` is missing"),
+            (r#""destinationUserId":null,"body":"hi""#, "missing_field", "`destinationUserId` is missing"),
+            (r#""destinationUserId":2,"body":"hi""#, "invalid_field", "`destinationUserId` must be a string"),
+            (
+                r#""destinationUserId":"","body":"hi""#,
+                "invalid_field",
+                "`destinationUserId` must be a string of 1 to 256",
+            ),
+            (r#""destinationUserId":"2""#, "missing_field", "`body` is missing"),
+        ] {
+            let text = format!(r#"{{"action":"sendMessage",{fields}}}"#);
+            let error = Frame::parse(&text).unwrap().direct_message().map(|_| ()).unwrap_err();
+            assert_eq!(error.code(), code, "{text}");
+            assert!(error.to_string().contains(names), "{text}: {error}");
+        }
+    }
+
+    /// What a subscribe frame with a list asks for.
+    fn list(topics: &str) -> Result<Vec<Wanted>, ClientError> {
+        let text = format!(r#"{{"type":"subscribe","topics":{topics}}}"#);
+        match Frame::parse(&text).unwrap().request()? {
+            Request::Subscribe { topics, is_list: true } => Ok(topics),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_list_of_topics_has_what_single_topics_have() {
+        let stamp = Stamp { epoch: "k3f9xq2a".to_owned(), seq: 39 };
+        let wanted = |name: &str, ttl_s, positions, from| Wanted { ttl_s, positions, from, ..plain(name) };
+        let topics = r#"[
+            {"topic":"room.7","after":{"epoch":"k3f9xq2a","seq":39}},
+            {"topic":"@me","positions":true,"ttl":null},
+            {"to\u0070ic":"news","id":7,"x":[{}]},
+            {"topic":"room.8","last":20,"ttl":1795650067.9}
+        ]"#;
+        let expected = vec![
+            wanted("room.7", None, true, Some(From::After(stamp))),
+            wanted("@me", None, true, None),
+            plain("news"),
+            wanted("room.8", Some(1_795_650_067), true, Some(From::Newest(20))),
+        ];
+        assert_eq!(list(topics), Ok(expected));
+        let entries = |count: usize| {
+            let entries: Vec<_> = (0..count).map(|number| format!(r#"{{"topic":"{number}"}}"#)).collect();
+            format!("[{}]", entries.join(","))
+        };
+        assert_eq!(list(&entries(100)).unwrap().len(), 100);
+        for count in [0, 101, 10_000] {
+            let error = list(&entries(count)).unwrap_err().to_string();
+            assert_eq!(error, "the field `topics` must be a list of 1 to 100 objects", "{count}");
+        }
+        // `null` means that there is no list.
+        let text = r#"{"type":"subscribe","topic":"t","topics":null}"#;
+        assert!(matches!(Frame::parse(text).unwrap().request(), Ok(Request::Subscribe { is_list: false, .. })));
+    }
+
+    #[test]
+    fn a_mistake_in_a_list_names_the_entry() {
+        let after = |after: &str| format!(r#"[{{"topic":"a"}},{{"topic":"b","after":{after}}}]"#);
+        let last = |last: &str| format!(r#"[{{"topic":"a"}},{{"topic":"b","last":{last}}}]"#);
+        let position = "in `topics[1]`, the field `after` must be a position";
+        let number = "in `topics[1]`, the field `last` must be a whole number from 1 to 100";
+        let rows = [
+            (r#"{"topic":"a"}"#.to_owned(), "invalid_field", "`topics` must be a list of 1 to 100 objects"),
+            (r#""a""#.to_owned(), "invalid_field", "`topics` must be a list of 1 to 100 objects"),
+            ("7".to_owned(), "invalid_field", "`topics` must be a list of 1 to 100 objects"),
+            (r#"["a"]"#.to_owned(), "invalid_field", "`topics` must be a list of objects, and `topics[0]` is a string"),
+            (r#"[{"topic":"a"},null]"#.to_owned(), "invalid_field", "`topics[1]` is null"),
+            (r#"[{"topic":"a"},[]]"#.to_owned(), "invalid_field", "`topics[1]` is an array"),
+            ("[{}]".to_owned(), "missing_field", "in `topics[0]`, the field `topic` is missing"),
+            (r#"[{"topic":7}]"#.to_owned(), "invalid_field", "in `topics[0]`, the field `topic` must be a string"),
+            (r#"[{"topic":"@1"}]"#.to_owned(), "forbidden_topic", "in `topics[0]`, the topic `@1` is reserved"),
+            (
+                r#"[{"topic":"a"},{"topic":"b"},{"topic":"a"}]"#.to_owned(),
+                "invalid_field",
+                "in `topics[2]`, the field `topic` must be one that no other entry has",
+            ),
+            (
+                r#"[{"topic":"@me"},{"topic":"@me","last":1}]"#.to_owned(),
+                "invalid_field",
+                "in `topics[1]`, the field `topic`",
+            ),
+            (
+                r#"[{"topic":"a","positions":1}]"#.to_owned(),
+                "invalid_field",
+                "in `topics[0]`, the field `positions` must be",
+            ),
+            (r#"[{"topic":"a","ttl":"x"}]"#.to_owned(), "invalid_field", "in `topics[0]`, the field `ttl` must be"),
+            (after(r#"{"epoch":"no epoch","seq":1}"#), "invalid_field", position),
+            (after(r#"{"epoch":"k3f9xq2a","seq":-1}"#), "invalid_field", position),
+            (after(r#"{"epoch":"k3f9xq2a","seq":1.5}"#), "invalid_field", position),
+            (after(r#"{"epoch":"k3f9xq2a","seq":1e3}"#), "invalid_field", position),
+            (after(r#"{"epoch":"k3f9xq2a","seq":"1"}"#), "invalid_field", position),
+            (after(r#""k3f9xq2a/1""#), "invalid_field", position),
+            (last("0"), "invalid_field", number),
+            (last("-1"), "invalid_field", number),
+            (last("1000000000"), "invalid_field", number),
+            (last("1e9"), "invalid_field", number),
+            (last("101"), "invalid_field", number),
+            (
+                last(r#"1,"after":{"epoch":"k3f9xq2a","seq":1}"#),
+                "invalid_field",
+                "`last` must be absent when there is `after`",
+            ),
+        ];
+        for (topics, code, names) in rows {
+            let error = list(&topics).unwrap_err();
+            assert_eq!(error.code(), code, "{topics}");
+            assert!(error.to_string().contains(names), "{topics}: {error}");
+        }
+        for field in ["topic", "after", "last", "positions", "ttl"] {
+            let text = format!(r#"{{"type":"subscribe","topics":[{{"topic":"a"}}],"{field}":0}}"#);
+            let error = mistake(&text);
+            assert_eq!(error.code(), "invalid_field");
+            let names = format!("the field `{field}` must be absent when there is `topics`");
+            assert!(error.to_string().starts_with(&names), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_largest_ack_of_a_list_fits_a_post() {
+        let name = Name::parse(&"\"".repeat(Topic::MAX_BYTES)).unwrap();
+        let stamp = Stamp { epoch: "k3f9xq2a".to_owned(), seq: MAX_SEQ };
+        let entries = [
+            TopicAck::new(&name, Ok(Some((stamp, Some(false))))),
+            TopicAck::new(&name, Err(ClientError::NoHistory { topic: name.as_str().to_owned() })),
+            TopicAck::new(&name, Err(ClientError::Busy)),
+        ];
+        for entry in entries {
+            let topics = vec![entry; MAX_TOPICS];
+            let ack = Reply::Acks { id: Some(&"\u{10ffff}".repeat(MAX_ID_CHARS)), topics: &topics }.to_bytes();
+            assert!(ack.len() <= 128 * 1024, "{}", ack.len());
+        }
+    }
+
+    #[test]
     fn a_repetition_says_so_with_an_id() {
         for (fields, expected) in [
             ("", Ok(false)),
@@ -1065,7 +1355,10 @@ mod tests {
         let from = |fields: &str| {
             let text = format!(r#"{{"type":"subscribe","topic":"room.7",{fields}}}"#);
             match Frame::parse(&text).unwrap().request() {
-                Ok(Request::Subscribe { positions, from, .. }) => Ok((positions, from)),
+                Ok(Request::Subscribe { mut topics, is_list: false }) => {
+                    let Wanted { positions, from, .. } = topics.remove(0);
+                    Ok((positions, from))
+                }
                 Ok(other) => panic!("{other:?}"),
                 Err(error) => Err(error.to_string()),
             }
@@ -1178,6 +1471,22 @@ mod tests {
             text(Reply::Pong { id: Some("p"), behind: &behind }),
             r#"{"type":"pong","id":"p","behind":{"room.7":{"epoch":"k3f9xq2a","seq":42}}}"#
         );
+        let entry = |name: &str, result| TopicAck::new(&Name::parse(name).unwrap(), result);
+        let topics = [
+            entry("room.7", Ok(Some((stamp.clone(), Some(true))))),
+            entry("@me", Ok(Some((stamp.clone(), None)))),
+            entry("news", Ok(None)),
+            entry("log", Err(ClientError::NoHistory { topic: "log".to_owned() })),
+            entry("t", Err(ClientError::Busy)),
+        ];
+        let expected = [
+            r#"{"type":"ack","id":"s","topics":[{"topic":"room.7","epoch":"k3f9xq2a","seq":42,"recovered":true},"#,
+            r#"{"topic":"@me","epoch":"k3f9xq2a","seq":42},{"topic":"news"},"#,
+            r#"{"topic":"log","code":"no_history","message":"the topic `log` keeps no history","temporary":false},"#,
+            r#"{"topic":"t","code":"busy","message":"too much is going on at once; send this frame again in a moment","temporary":true}]}"#,
+        ];
+        assert_eq!(text(Reply::Acks { id: Some("s"), topics: &topics }), expected.concat());
+        assert_eq!(text(Reply::Acks { id: None, topics: &[] }), r#"{"type":"ack","topics":[]}"#);
         let error = Reply::Error { code: "c", message: "m".to_owned(), temporary: false, request_id: "r=", id: None };
         assert_eq!(text(error), r#"{"type":"error","code":"c","message":"m","temporary":false,"requestId":"r="}"#);
     }

@@ -17,7 +17,7 @@ use serde::de::DeserializeOwned;
 use crate::backend::Backend;
 use crate::connection::ConnectionId;
 use crate::deadline::Deadline;
-use crate::frame::{Ack, Frame, Reply};
+use crate::frame::{Ack, Frame, Reply, TopicAck};
 use crate::gateway::Gateway;
 use crate::history::{Appended, Stamp};
 use crate::{ClientError, Error, Failure};
@@ -108,6 +108,8 @@ pub enum Served {
         /// Whether it missed nothing, if it named its last position.
         recovered: Option<bool>,
     },
+    /// The sender has sent a list of topics.
+    Topics(Vec<TopicAck>),
     /// The handler has answered by itself.
     Answered,
     /// The sender wants to hear a pong.
@@ -185,6 +187,11 @@ pub async fn message(
             let duplicate = kept.as_ref().is_some_and(|kept| kept.duplicate);
             let (delivered, continued) = (Some(*delivered), *continued);
             (ack(Ack { delivered, continued, stored, stamp, duplicate, ..Ack::default() }), "ok")
+        }
+        Ok(Served::Topics(topics)) => {
+            // A client must hear of a topic that it does not listen to, even if it asked for no answer.
+            let is_due = id.is_some() || topics.iter().any(TopicAck::is_mistake);
+            (is_due.then_some(Reply::Acks { id: id.as_deref(), topics }), "ok")
         }
         Ok(Served::Subscribed { stamp, recovered }) => {
             (ack(Ack { stamp: Some(stamp), recovered: *recovered, ..Ack::default() }), "ok")

@@ -101,7 +101,12 @@ impl Publication {
         let kept = self.kept.as_ref().filter(|_| to.positions);
         let data = match &self.content {
             Content::Data(data) => data,
-            Content::DirectMessage { sender, body } => return vec![frame::direct_message(sender, body)],
+            Content::DirectMessage { sender, body } => {
+                return vec![match kept {
+                    Some(kept) => frame::kept_direct_message(sender, body, &kept.stamp),
+                    None => frame::direct_message(sender, body),
+                }];
+            }
         };
         let id = match self.audience {
             Audience::Topic(_) => to.subscription_id.as_deref(),
@@ -153,6 +158,28 @@ mod tests {
     use serde_json::value::to_raw_value;
 
     use super::*;
+
+    #[test]
+    fn a_direct_message_that_is_kept_has_a_position_for_those_that_asked() {
+        let user = |name| UserId::parse("userId", name).unwrap();
+        let stamp = Stamp { epoch: "p0a11c7z".to_owned(), seq: 7 };
+        let content = Content::DirectMessage { sender: user("1"), body: to_raw_value("hello there!").unwrap() };
+        let mut publication = Publication::new(Audience::Topic(Topic::address(&user("2"))), content, "request");
+        let plain = r#"{"senderId":"1","body":"hello there!"}"#;
+        let kept = r#"{"senderId":"1","body":"hello there!","epoch":"p0a11c7z","seq":7}"#;
+        for (is_kept, positions, expected) in
+            [(false, false, plain), (false, true, plain), (true, false, plain), (true, true, kept)]
+        {
+            publication.kept = is_kept.then(|| Kept { stamp: stamp.clone(), sender: Some(user("1")) });
+            let to = Subscriber {
+                connection_id: ConnectionId::new("c=".to_owned()),
+                subscription_id: None,
+                connected_at_ms: 0,
+                positions,
+            };
+            assert_eq!(String::from_utf8(publication.frames(&to).remove(0)).unwrap(), expected);
+        }
+    }
 
     #[test]
     fn each_receiver_gets_the_frame_of_its_audience() {

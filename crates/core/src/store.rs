@@ -35,7 +35,7 @@ use crate::receivers::Receivers;
 use crate::topic::Topic;
 use crate::{ClientError, Error, Failure};
 
-/// How many topics a connection may listen to, its own address included. `BatchGetItem` reads as many items at once.
+/// How many topics a connection may listen to, its own address included.
 pub const MAX_TOPICS: usize = 100;
 
 /// How long rows of a live connection outlast the longest life that the gateway gives it.
@@ -58,6 +58,9 @@ const MAX_TIME: Duration = Duration::from_secs(3);
 
 /// `BatchWriteItem` takes at most 25 put and delete requests (Amazon DynamoDB API Reference).
 const MAX_BATCH: usize = 25;
+
+/// `BatchGetItem` reads at most 100 items (Amazon DynamoDB API Reference).
+const MAX_BATCH_GET: usize = 100;
 
 pub(crate) const CONNECTION_ID: &str = "connectionId";
 const USER_ID: &str = "userId";
@@ -423,39 +426,10 @@ impl ConnectionStore {
 
     /// Returns those of the topics to which a connection is subscribed: one strongly consistent `BatchGetItem`.
     async fn live(&self, id: &ConnectionId, names: &[String], deadline: Deadline) -> Result<BTreeSet<String>, Failure> {
-        let mut keys: Vec<_> = names.iter().map(|topic| topic_key(topic, id)).collect();
-        let mut live = BTreeSet::new();
-        let mut backoff = Backoff::default();
-        let bound = deadline.at_most(MAX_TIME);
-        loop {
-            let later = keys.split_off(keys.len().min(MAX_TOPICS));
-            let (rows, left) = patiently(bound, async || {
-                let wanted = KeysAndAttributes::builder()
-                    .set_keys(Some(keys.clone()))
-                    .consistent_read(true)
-                    .projection_expression("topic, #ttl")
-                    .expression_attribute_names("#ttl", TTL)
-                    .build()
-                    .expect("the keys are set");
-                let output = self.dynamodb.batch_get_item().request_items(&self.topics, wanted).send().await;
-                let output = output.map_err(|error| Error::store("BatchGetItem", &self.topics, &error))?;
-                let left = output.unprocessed_keys.unwrap_or_default().remove(&self.topics);
-                let rows = output.responses.unwrap_or_default().remove(&self.topics).unwrap_or_default();
-                Ok((rows, left.map(|left| left.keys).unwrap_or_default()))
-            })
-            .await?;
-            let is_live = |row: &&Item| number(row, TTL).is_some_and(|ttl_s| ttl_s > now_s());
-            live.extend(rows.iter().filter(is_live).filter_map(|row| text(row, TOPIC)).map(str::to_owned));
-            let is_put_off = !left.is_empty();
-            keys = left;
-            keys.extend(later);
-            if keys.is_empty() {
-                return Ok(live);
-            }
-            if is_put_off && !backoff.wait(bound).await {
-                return Err(ClientError::Busy.into());
-            }
-        }
+        let keys = names.iter().map(|topic| topic_key(topic, id)).collect();
+        let rows = batch_get(&self.dynamodb, &self.topics, keys, deadline).await?;
+        let is_live = |row: &&Item| number(row, TTL).is_some_and(|ttl_s| ttl_s > now_s());
+        Ok(rows.iter().filter(is_live).filter_map(|row| text(row, TOPIC)).map(str::to_owned).collect())
     }
 
     /// The row of a subscription. The row of a user's address is the one that [`Self::put`] has written.
@@ -568,6 +542,38 @@ fn busy(error: Error) -> Failure {
         Error::Unfinished { .. } => ClientError::Busy.into(),
         error => error.into(),
     }
+}
+
+/// Reads items strongly consistent, as many at once as `BatchGetItem` takes. Keys that DynamoDB puts off are read again.
+pub(crate) async fn batch_get(
+    dynamodb: &Client,
+    table: &str,
+    mut keys: Vec<Item>,
+    deadline: Deadline,
+) -> Result<Vec<Item>, Failure> {
+    let mut items = Vec::new();
+    let mut backoff = Backoff::default();
+    let bound = deadline.at_most(MAX_TIME);
+    while !keys.is_empty() {
+        let later = keys.split_off(keys.len().min(MAX_BATCH_GET));
+        let (found, left) = patiently(bound, async || {
+            let wanted = KeysAndAttributes::builder().set_keys(Some(keys.clone())).consistent_read(true).build();
+            let wanted = wanted.expect("the keys are set");
+            let output = dynamodb.batch_get_item().request_items(table, wanted).send().await;
+            let output = output.map_err(|error| Error::store("BatchGetItem", table, &error))?;
+            let left = output.unprocessed_keys.unwrap_or_default().remove(table);
+            let found = output.responses.unwrap_or_default().remove(table).unwrap_or_default();
+            Ok((found, left.map(|left| left.keys).unwrap_or_default()))
+        })
+        .await?;
+        items.extend(found);
+        if !left.is_empty() && !backoff.wait(bound).await {
+            return Err(ClientError::Busy.into());
+        }
+        keys = left;
+        keys.extend(later);
+    }
+    Ok(items)
 }
 
 /// Repeats a call while DynamoDB puts it off.

@@ -69,6 +69,51 @@ impl fmt::Display for Topic {
     }
 }
 
+/// A topic as a client names it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Name {
+    /// `@me`: the address of the connection's own user.
+    Own,
+    /// Any other topic.
+    Topic(Topic),
+}
+
+impl Name {
+    /// The name of the connection's own address.
+    pub const OWN: &str = "@me";
+
+    /// Checks a name as [`Topic::parse`] does, and knows `@me`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Topic::parse`].
+    pub fn parse(text: &str) -> Result<Self, ClientError> {
+        if text == Self::OWN { Ok(Self::Own) } else { Topic::parse(text).map(Self::Topic) }
+    }
+
+    /// The topic that a user means by the name.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::Unidentified`] for `@me` of a connection without a user.
+    pub fn of(&self, user: Option<&UserId>) -> Result<Topic, ClientError> {
+        let reason = "this connection has no user, so it has no address `@me`";
+        match self {
+            Self::Topic(topic) => Ok(topic.clone()),
+            Self::Own => user.map(Topic::address).ok_or(ClientError::Unidentified { reason }),
+        }
+    }
+
+    /// The name as the client wrote it.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Own => Self::OWN,
+            Self::Topic(topic) => topic.as_str(),
+        }
+    }
+}
+
 /// A connection that listens to a topic.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Subscriber {
@@ -93,6 +138,19 @@ mod tests {
         }
         for free in ["general", "a@b", "initial_connection", "с пробелом"] {
             assert_eq!(Topic::parse(free).unwrap().as_str(), free);
+        }
+    }
+
+    #[test]
+    fn a_client_calls_its_own_address_me_and_names_no_other() {
+        let user = UserId::parse("userId", "7").unwrap();
+        let own = Name::parse("@me").unwrap();
+        assert_eq!((own.as_str(), own.of(Some(&user)).unwrap().as_str()), ("@me", "@7"));
+        assert_eq!(own.of(None).unwrap_err().code(), "unidentified");
+        let topic = Name::parse("me").unwrap();
+        assert_eq!((topic.as_str(), topic.of(Some(&user)).unwrap().as_str()), ("me", "me"));
+        for other in ["@7", "@", "@me ", "@ME", "INITIAL_CONNECTION"] {
+            assert_eq!(Name::parse(other).unwrap_err().code(), "forbidden_topic", "{other}");
         }
     }
 

@@ -1,17 +1,22 @@
 //! Frames without a route of their own: subscribe, unsubscribe, message, ping.
 
 use aws_lambda_events::apigw::{ApiGatewayProxyResponse, ApiGatewayWebsocketProxyRequest};
+use futures_util::stream::{self, StreamExt, TryStreamExt};
 use lambda_runtime::LambdaEvent;
 use serde_json::value::RawValue;
 use switchboard_core::backend::Backend;
 use switchboard_core::clock::now_s;
-use switchboard_core::frame::{self, Frame, Request};
+use switchboard_core::connection::{Connection, UserId};
+use switchboard_core::frame::{self, Frame, Request, TopicAck, Wanted};
 use switchboard_core::function::{Caller, Served, message};
-use switchboard_core::history::{From, Range, Stamp};
+use switchboard_core::history::{From, Range, Resumed, Stamp};
 use switchboard_core::publication::{Audience, Content, Kept, Publication};
-use switchboard_core::store;
-use switchboard_core::topic::Topic;
+use switchboard_core::store::Subscription;
+use switchboard_core::topic::{Name, Topic};
 use switchboard_core::{ClientError, Error, Failure};
+
+/// The number of topics whose history is posted to one client at the same time.
+const POSTED_AT_ONCE: usize = 8;
 
 /// Reads the frame and does what it asks for.
 ///
@@ -23,10 +28,9 @@ pub async fn handle(
     event: LambdaEvent<ApiGatewayWebsocketProxyRequest>,
 ) -> Result<ApiGatewayProxyResponse, Error> {
     message(backend, event, async |caller, frame| match frame.request()? {
-        Request::Subscribe { topic, ttl_s, positions, from } => {
-            let subscription = Subscription { topic, id: frame.id()?, ttl_s, positions, from };
+        Request::Subscribe { topics, is_list } => {
             // Without the box, the futures inside each other are more than the compiler takes.
-            Box::pin(subscribe(backend, caller, subscription)).await
+            Box::pin(subscribe(backend, caller, frame.id()?, topics, is_list)).await
         }
         Request::Unsubscribe { topic } => {
             backend.store.unsubscribe(&topic, &caller.connection_id, caller.deadline).await?;
@@ -39,38 +43,104 @@ pub async fn handle(
     .await
 }
 
-/// The contents of a subscribe frame.
-struct Subscription {
-    topic: Topic,
+/// What a subscriber hears of one topic: its position, and whether it missed nothing, as far as both are known.
+type Subscribed = Option<(Stamp, Option<bool>)>;
+
+/// Subscribes to the topics of a frame. A mistake that concerns one topic alone leaves the others as they are. The rows come
+/// first and then the history, so that nothing falls between what is read and what arrives live.
+async fn subscribe(
+    backend: &Backend,
+    caller: &Caller,
     id: Option<String>,
-    ttl_s: Option<i64>,
-    positions: bool,
-    from: Option<From>,
+    topics: Vec<Wanted>,
+    is_list: bool,
+) -> Result<Served, Failure> {
+    check_ends(&topics, is_list)?;
+    let is_own_wanted = topics.iter().any(|wanted| wanted.name == Name::Own);
+    let user = if is_own_wanted { sender(backend, caller).await?.user_id } else { None };
+    let found: Vec<_> = topics.iter().map(|wanted| find(backend, wanted, user.as_ref())).collect();
+
+    // A frame without an `id` gets its subscriptions named after its request, which is unique as well.
+    let row_id = id.clone().unwrap_or_else(|| caller.request_id.clone());
+    let row = |(wanted, topic): (&Wanted, &Topic)| Subscription {
+        topic: topic.clone(),
+        id: (!topic.is_address()).then(|| row_id.clone()),
+        ttl_s: wanted.ttl_s,
+        positions: wanted.positions,
+    };
+    let both = topics.iter().zip(&found).filter_map(|(wanted, topic)| Some((wanted, topic.as_ref().ok()?)));
+    // The connection listens to its own address already, so only positions change anything.
+    let rows: Vec<_> = both.filter(|(wanted, _)| wanted.name != Name::Own || wanted.positions).map(row).collect();
+    if !rows.is_empty() {
+        backend.store.subscribe(&caller.connection_id, caller.connected_at_ms, &rows, caller.deadline).await?;
+    }
+
+    let caught_up = catch_up(backend, caller, id.as_deref(), &topics, &found).await?;
+    let mut results = found.into_iter().zip(caught_up).map(|(topic, caught_up)| topic.and(caught_up));
+    if is_list {
+        let acks = topics.iter().zip(results).map(|(wanted, result)| TopicAck::new(&wanted.name, result));
+        return Ok(Served::Topics(acks.collect()));
+    }
+    match results.next().unwrap_or(Ok(None))? {
+        Some((stamp, recovered)) => Ok(Served::Subscribed { stamp, recovered }),
+        None => Ok(Served::Done),
+    }
 }
 
-/// A frame without an `id` gets its subscription named after its request, which is unique as well. The row comes first and
-/// then the history, so that nothing falls between what is read and what arrives live.
-async fn subscribe(backend: &Backend, caller: &Caller, asked: Subscription) -> Result<Served, Failure> {
-    let Subscription { topic, id, ttl_s, positions, from } = asked;
-    if ttl_s.is_some_and(|ttl_s| ttl_s <= now_s()) {
-        let expected = "an epoch second in the future".to_owned();
-        return Err(ClientError::InvalidField { field: "ttl", expected }.into());
+/// Checks that no subscription ends before it begins.
+fn check_ends(topics: &[Wanted], is_list: bool) -> Result<(), ClientError> {
+    let now_s = now_s();
+    let Some(index) = topics.iter().position(|wanted| wanted.ttl_s.is_some_and(|ttl_s| ttl_s <= now_s)) else {
+        return Ok(());
+    };
+    let mistake = ClientError::InvalidField { field: "ttl", expected: "an epoch second in the future".to_owned() };
+    Err(if is_list { ClientError::Entry { index, mistake: Box::new(mistake) } } else { mistake })
+}
+
+/// The topic that a client means, unless it asks for something that the topic does not have.
+fn find(backend: &Backend, wanted: &Wanted, user: Option<&UserId>) -> Result<Topic, ClientError> {
+    let topic = wanted.name.of(user)?;
+    if wanted.from.is_some() && backend.history.of(&topic).is_none() {
+        return Err(ClientError::NoHistory { topic: wanted.name.as_str().to_owned() });
     }
-    let log = backend.history.of(&topic);
-    if from.is_some() && log.is_none() {
-        return Err(ClientError::NoHistory { topic: topic.to_string() }.into());
-    }
-    let row_id = Some(id.clone().unwrap_or_else(|| caller.request_id.clone()));
-    let row = store::Subscription { topic: topic.clone(), id: row_id, ttl_s, positions };
-    backend.store.subscribe(&caller.connection_id, caller.connected_at_ms, &[row], caller.deadline).await?;
-    let Some(log) = log.filter(|_| positions) else { return Ok(Served::Done) };
+    Ok(topic)
+}
+
+/// Sends a subscriber what it missed, and returns its positions. A topic that could not be read, or whose frames the
+/// gateway did not take, is busy.
+async fn catch_up(
+    backend: &Backend,
+    caller: &Caller,
+    id: Option<&str>,
+    topics: &[Wanted],
+    found: &[Result<Topic, ClientError>],
+) -> Result<Vec<Result<Subscribed, ClientError>>, Failure> {
+    let logs = found.iter().map(|topic| backend.history.of(topic.as_ref().ok()?));
+    let logs: Vec<_> = logs.zip(topics).map(|(log, wanted)| log.filter(|_| wanted.positions)).collect();
     // A client that asks only for positions gets the topic's position.
-    let resumed = log.resume(&from.unwrap_or(From::Newest(0)), caller.deadline).await?;
-    let frames = frame::histories(id.as_deref(), &topic, &resumed.stamp.epoch, &resumed.entries);
-    if !backend.publisher.send_all(&caller.gateway, &caller.connection_id, frames, caller.deadline).await? {
-        return Err(ClientError::Busy.into());
-    }
-    Ok(Served::Subscribed { stamp: resumed.stamp, recovered: resumed.recovered })
+    let from = |wanted: &Wanted| wanted.from.clone().unwrap_or(From::Newest(0));
+    let asked: Vec<_> =
+        logs.iter().zip(topics).filter_map(|(log, wanted)| Some((log.clone()?, from(wanted)))).collect();
+    let mut resumed = backend.history.resume(&asked, caller.deadline).await?.into_iter();
+    let posts = logs.iter().zip(topics).map(|(log, wanted)| {
+        // Topics without a log were not asked for.
+        let resumed = log.as_ref().map(|_| resumed.next().flatten());
+        async move {
+            let Some(resumed) = resumed else { return Ok(Ok(None)) };
+            let Some(Resumed { stamp, entries, recovered }) = resumed else { return Ok(Err(ClientError::Busy)) };
+            let frames = frame::histories(id, &wanted.name, &stamp.epoch, &entries);
+            let sent = backend.publisher.send_all(&caller.gateway, &caller.connection_id, frames, caller.deadline);
+            Ok(if sent.await? { Ok(Some((stamp, recovered))) } else { Err(ClientError::Busy) })
+        }
+    });
+    let posts: Vec<_> = posts.collect();
+    stream::iter(posts).buffered(POSTED_AT_ONCE).try_collect().await
+}
+
+/// The open connection behind a frame. A connection without a record receives nothing, so its client has to hear that.
+async fn sender(backend: &Backend, caller: &Caller) -> Result<Connection, Failure> {
+    let connection = backend.store.get(&caller.connection_id).await?;
+    Ok(connection.filter(|connection| connection.is_open).ok_or_else(ClientError::unregistered)?)
 }
 
 /// One frame answers, and it says whether there is more. The client asks again from the last position that it got.
@@ -78,13 +148,16 @@ async fn history(
     backend: &Backend,
     caller: &Caller,
     frame: &Frame<'_>,
-    topic: &Topic,
+    name: &Name,
     range: &Range,
     limit: usize,
 ) -> Result<Served, Failure> {
-    let log = backend.history.of(topic).ok_or_else(|| ClientError::NoHistory { topic: topic.to_string() })?;
+    let user = if *name == Name::Own { sender(backend, caller).await?.user_id } else { None };
+    let topic = name.of(user.as_ref())?;
+    let no_history = || ClientError::NoHistory { topic: name.as_str().to_owned() };
+    let log = backend.history.of(&topic).ok_or_else(no_history)?;
     let page = log.page(range, limit, caller.deadline).await?;
-    let answer = frame::page(frame.id()?.as_deref(), topic, page);
+    let answer = frame::page(frame.id()?.as_deref(), name, page);
     backend.publisher.reply(&caller.gateway, &caller.connection_id, answer, caller.deadline).await?;
     Ok(Served::Answered)
 }
@@ -117,15 +190,20 @@ async fn publish(
     Ok(Served::Published { delivered: fanout.delivered, continued: fanout.continued, kept })
 }
 
-/// A connection without a record receives nothing, so its client has to hear that instead of a pong.
+/// A client without a record hears that instead of a pong.
 async fn ping(
     backend: &Backend,
     caller: &Caller,
-    positions: &[(Topic, Stamp)],
+    positions: &[(Name, Stamp)],
     is_quiet: bool,
 ) -> Result<Served, Failure> {
-    let connection = backend.store.get(&caller.connection_id).await?;
-    connection.filter(|connection| connection.is_open).ok_or_else(ClientError::unregistered)?;
-    let behind = backend.history.behind(positions).await?;
-    Ok(Served::Ping { behind, is_quiet })
+    let user = sender(backend, caller).await?.user_id;
+    let topics = positions.iter().map(|(name, stamp)| Ok((name.of(user.as_ref())?, stamp.clone())));
+    let topics: Vec<_> = topics.collect::<Result<_, ClientError>>()?;
+    let mut heads = backend.history.behind(&topics).await?;
+    let behind = positions.iter().zip(&topics).filter_map(|((name, _), (topic, _))| {
+        let stamp = heads.remove(topic.as_str())?;
+        Some((name.as_str().to_owned(), stamp))
+    });
+    Ok(Served::Ping { behind: behind.collect(), is_quiet })
 }

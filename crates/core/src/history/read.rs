@@ -1,18 +1,24 @@
 //! What readers get: what a subscriber missed, the newest messages, and pages of the history.
 
+use std::collections::HashMap;
+
+use futures_util::stream::{self, StreamExt};
 use lambda_runtime::tracing::warn;
 
 use super::append::Number;
-use super::item::{S, sort_key};
-use super::{Entry, Head, IN_FLIGHT_MS, Log, MAX_SEQ, SETTLED_MS, Span, Stamp};
+use super::item::{P, S, sort_key};
+use super::{Entry, Head, History, IN_FLIGHT_MS, Log, MAX_SEQ, SETTLED_MS, Span, Stamp};
 use crate::clock::now_ms;
 use crate::deadline::Deadline;
 use crate::rules::MIN_HOURS;
-use crate::store::{patiently, string, text};
+use crate::store::{batch_get, patiently, string, text};
 use crate::{ClientError, Error, Failure};
 
-/// The most messages that one subscribe frame catches up with. A client queries for more.
-pub const MAX_RESUMED: usize = 1000;
+/// The most messages that one subscribe frame catches up with, in all its topics together.
+pub const MAX_RESUMED: u64 = 1000;
+
+/// The number of topics of one subscribe frame that are read at the same time.
+const RESUMED_AT_ONCE: usize = 8;
 
 /// The most of the newest messages that a subscriber can ask for.
 pub const MAX_NEWEST: u64 = 100;
@@ -168,16 +174,72 @@ impl Gap {
     }
 }
 
-impl Log<'_> {
-    /// Reads what a subscriber needs. Its row must have been written before, so that nothing falls between what is read
-    /// here and what it receives live. All reads are strongly consistent.
+impl History {
+    /// Reads what a subscriber of several topics needs: one `BatchGetItem` of all heads, and a `Query` for each topic that has
+    /// gone on. The rows of the subscriber must have been written before, so that nothing falls between what is read here and
+    /// what it receives live. All reads are strongly consistent.
+    ///
+    /// `None` stands for a topic that could not be read now. The reason is that DynamoDB puts off calls, that the time is over,
+    /// or that the topics before it have taken the messages of this frame, [`MAX_RESUMED`]. The first topic that has any is
+    /// always read, so a client that asks again for those that are left comes to an end.
     ///
     /// # Errors
     ///
-    /// [`ClientError::Busy`], or a fault.
-    pub async fn resume(&self, from: &From, deadline: Deadline) -> Result<Resumed, Failure> {
+    /// When DynamoDB fails.
+    pub async fn resume(&self, wanted: &[(Log<'_>, From)], deadline: Deadline) -> Result<Vec<Option<Resumed>>, Error> {
+        let keys = wanted.iter().map(|(log, _)| log.head_key()).collect();
+        let heads = match batch_get(&self.dynamodb, &self.table, keys, deadline).await {
+            Ok(items) => items,
+            Err(Failure::Mistake(_)) => return Ok(wanted.iter().map(|_| None).collect()),
+            Err(Failure::Fault(fault)) => return Err(fault),
+        };
+        let heads: HashMap<_, _> =
+            heads.iter().filter_map(|item| Some((text(item, P)?.to_owned(), Head::of(item)?))).collect();
+        let mut left = MAX_RESUMED;
+        let reads = wanted.iter().map(|(log, from)| {
+            let head = heads.get(&format!("h:{}", log.topic)).cloned();
+            let count = head.as_ref().map_or(0, |head| from.count(head));
+            let fits = left.checked_sub(count);
+            left = fits.unwrap_or(left);
+            async move {
+                match fits {
+                    Some(_) => log.resume(from, head, deadline).await.map(Some),
+                    None => Ok(None),
+                }
+            }
+        });
+        let reads: Vec<_> = reads.collect();
+        let resumed: Vec<_> = stream::iter(reads).buffered(RESUMED_AT_ONCE).collect().await;
+        let put_off = |failure| match failure {
+            Failure::Mistake(_) | Failure::Fault(Error::OutOfTime { .. }) => Ok(None),
+            Failure::Fault(fault) => Err(fault),
+        };
+        resumed.into_iter().map(|resumed| resumed.or_else(put_off)).collect()
+    }
+}
+
+impl From {
+    /// How many messages a subscriber gets at most. One that has missed too many gets none.
+    fn count(&self, head: &Head) -> u64 {
+        let Stamp { epoch, seq: last } = &head.stamp;
+        match self {
+            Self::After(after) if after.epoch == *epoch => {
+                last.checked_sub(after.seq).filter(|count| *count <= MAX_RESUMED).unwrap_or(0)
+            }
+            Self::After(_) => 0,
+            Self::Newest(count) => *last.min(count),
+        }
+    }
+}
+
+impl Log<'_> {
+    /// Reads what a subscriber needs, from a head that was read after the subscriber's row was written.
+    pub(super) async fn resume(&self, from: &From, head: Option<Head>, deadline: Deadline) -> Result<Resumed, Failure> {
         let resume = tokio::time::timeout(deadline.left(), async {
-            let head = self.head(deadline).await?;
+            let head = match head {
+                Some(head) => head,
+                None => self.head(deadline).await?,
+            };
             match from {
                 From::After(after) => self.missed(after, &head, deadline).await,
                 From::Newest(count) => self.newest(*count, &head, deadline).await,
@@ -188,9 +250,13 @@ impl Log<'_> {
 
     async fn missed(&self, after: &Stamp, head: &Head, deadline: Deadline) -> Result<Resumed, Failure> {
         let Stamp { epoch, seq: last } = &head.stamp;
-        if after.epoch == *epoch && after.seq <= *last {
-            let Walk { entries, end, lost, is_full } = self.walk(after.seq, head, MAX_RESUMED, deadline).await?;
-            if lost.is_none() && !is_full {
+        if after == &head.stamp {
+            return Ok(Resumed { stamp: after.clone(), entries: Vec::new(), recovered: Some(true) });
+        }
+        if after.epoch == *epoch && after.seq < *last && last - after.seq <= MAX_RESUMED {
+            let most = usize::try_from(last - after.seq).unwrap_or(usize::MAX);
+            let Walk { entries, end, lost, .. } = self.walk(after.seq, head, most, deadline).await?;
+            if lost.is_none() {
                 let stamp = Stamp { epoch: epoch.clone(), seq: end };
                 return Ok(Resumed { stamp, entries, recovered: Some(true) });
             }
@@ -203,7 +269,7 @@ impl Log<'_> {
     ///
     /// # Errors
     ///
-    /// As [`Log::resume`].
+    /// [`ClientError::Busy`], or a fault.
     pub async fn page(&self, range: &Range, limit: usize, deadline: Deadline) -> Result<Page, Failure> {
         let page = tokio::time::timeout(deadline.left(), async {
             let head = self.head(deadline).await?;

@@ -47,6 +47,16 @@ impl Table {
         if call.operation == "Query" {
             return page(&items, call);
         }
+        if call.operation == "BatchGetItem" {
+            let tables = call.body["RequestItems"].as_object().unwrap();
+            let (name, wanted) = tables.iter().next().unwrap();
+            let keys = wanted["Keys"].as_array().unwrap();
+            // DynamoDB refuses a key that is there twice.
+            assert!((1..=100).contains(&keys.len()) && (1..keys.len()).all(|end| !keys[..end].contains(&keys[end])));
+            let keys = keys.iter();
+            let found: Vec<_> = keys.filter_map(|key| items.get(&(text_of(&key["p"]), text_of(&key["s"])))).collect();
+            return answer(200, json!({"Responses": {name: found}}));
+        }
         let from = if call.operation == "PutItem" { &call.body["Item"] } else { &call.body["Key"] };
         let name = |name: &str| from[name]["S"].as_str().unwrap_or_default().to_owned();
         let key = (name("p"), name("s"));
@@ -470,7 +480,9 @@ async fn topic_of(count: u64) -> (Table, String) {
 /// What a subscriber gets: the position, whether it missed nothing, and the entries.
 async fn resume(table: &Table, from: From) -> (u64, Option<bool>, Vec<String>) {
     let (_aws, backend) = table.backend();
-    let resumed = backend.history.of(&topic()).unwrap().resume(&from, Deadline::after(TIME)).await.unwrap();
+    let topic = topic();
+    let wanted = [(backend.history.of(&topic).unwrap(), from)];
+    let resumed = backend.history.resume(&wanted, Deadline::after(TIME)).await.unwrap().remove(0).unwrap();
     let entry = |entry: Entry| {
         let json = entry.message.map_or_else(|| "hole".to_owned(), |message| message.json.get().to_owned());
         format!("{}:{json}", entry.seq)
@@ -575,7 +587,7 @@ async fn a_late_message_that_is_faster_than_a_tombstone_is_sent() {
     });
     let log_topic = topic();
     let log = backend.history.of(&log_topic).unwrap();
-    let resumed = log.resume(&after(&epoch, 1), Deadline::after(TIME)).await.unwrap();
+    let resumed = log.resume(&after(&epoch, 1), None, Deadline::after(TIME)).await.unwrap();
     assert!(resumed.entries.iter().all(|entry| entry.message.is_some()));
     assert_eq!((resumed.entries.len(), resumed.recovered), (2, Some(true)));
 }
@@ -607,6 +619,123 @@ async fn a_thousand_messages_are_caught_up_with_and_not_one_more() {
     let (seq, recovered, entries) = resume(&table, after(&epoch, 1)).await;
     assert_eq!((seq, recovered, entries.len()), (1001, Some(true), 1000));
     assert_eq!(resume(&table, after(&epoch, 0)).await, (1001, Some(false), vec![]));
+}
+
+/// Gives another topic the same messages.
+fn copy(table: &Table, to: &str) {
+    let mut items = table.0.lock().unwrap();
+    let copies: Vec<_> = items
+        .iter()
+        .filter(|((p, _), _)| p.ends_with(":room.7"))
+        .map(|((p, s), item)| {
+            let (p, mut item) = (p.replace("room.7", to), item.clone());
+            item["p"] = json!({"S": p});
+            ((p, s.clone()), item)
+        })
+        .collect();
+    items.extend(copies);
+}
+
+/// What each of several topics has for a subscriber: the position, whether nothing was missed, and the number of entries.
+async fn resume_all(backend: &Backend, wanted: &[(&str, From)]) -> Vec<Option<(u64, Option<bool>, usize)>> {
+    let topics: Vec<_> = wanted.iter().map(|(topic, _)| Topic::parse(topic).unwrap()).collect();
+    let wanted: Vec<_> = topics
+        .iter()
+        .zip(wanted)
+        .map(|(topic, (_, from))| (backend.history.of(topic).unwrap(), from.clone()))
+        .collect();
+    let resumed = backend.history.resume(&wanted, Deadline::after(TIME)).await.unwrap();
+    let found = |resumed: Resumed| (resumed.stamp.seq, resumed.recovered, resumed.entries.len());
+    resumed.into_iter().map(|resumed| resumed.map(found)).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn several_topics_are_read_together_and_quiet_ones_cost_no_query() {
+    let (table, epoch) = topic_of(3).await;
+    table.age(121);
+    for topic in ["room.8", "room.9", "room.10", "room.11"] {
+        copy(&table, topic);
+    }
+    let (aws, backend) = table.backend();
+    let wanted = [
+        ("room.7", after(&epoch, 1)),
+        ("room.8", after(&epoch, 3)),
+        ("room.new", From::Newest(0)),
+        ("room.9", From::Newest(2)),
+        ("room.10", after("00000000", 1)),
+        ("room.11", after(&epoch, 4)),
+    ];
+    let found = resume_all(&backend, &wanted).await;
+    let expected =
+        [(3, Some(true), 2), (3, Some(true), 0), (0, None, 0), (3, None, 2), (3, Some(false), 0), (3, Some(false), 0)];
+    assert_eq!(found, expected.map(Some));
+    let count = |operation| operations(&aws).iter().filter(|called| *called == operation).count();
+    assert_eq!((count("BatchGetItem"), count("Query")), (1, 3), "the new topic's is one");
+    assert_eq!(aws.calls()[0].body["RequestItems"]["MESSAGES_TABLE"]["ConsistentRead"], true);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_frame_gets_a_thousand_messages_in_all_its_topics_together() {
+    let (table, epoch) = topic_of(1001).await;
+    table.age(11);
+    for topic in ["room.8", "room.9", "room.10", "room.11"] {
+        copy(&table, topic);
+    }
+    let (_aws, backend) = table.backend();
+    let wanted = [
+        // This one missed too many, and takes none of the thousand.
+        ("room.7", after(&epoch, 0)),
+        ("room.8", after(&epoch, 401)),
+        ("room.9", after(&epoch, 501)),
+        ("room.10", after(&epoch, 1001)),
+        ("room.11", From::Newest(100)),
+    ];
+    let found = resume_all(&backend, &wanted).await;
+    let expected = [
+        Some((1001, Some(false), 0)),
+        Some((1001, Some(true), 600)),
+        None,
+        Some((1001, Some(true), 0)),
+        Some((1001, None, 100)),
+    ];
+    assert_eq!(found, expected);
+    // Those that are left come with the next frame.
+    assert_eq!(resume_all(&backend, &wanted[2..3]).await, [Some((1001, Some(true), 500))]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_topic_that_is_put_off_leaves_the_others_alone_and_a_fault_does_not() {
+    let (table, epoch) = topic_of(3).await;
+    table.age(11);
+    copy(&table, "room.8");
+    let wanted = [("room.7", after(&epoch, 1)), ("room.8", after(&epoch, 1))];
+    let (_aws, backend) = table.faulty(|call| {
+        let is_first = call.body["ExpressionAttributeValues"][":p"]["S"] == "m:room.7";
+        is_first.then(|| failure("ThrottlingException"))
+    });
+    assert_eq!(resume_all(&backend, &wanted).await, [None, Some((3, Some(true), 2))]);
+    let (_aws, backend) =
+        table.faulty(|call| (call.operation == "BatchGetItem").then(|| failure("ThrottlingException")));
+    assert_eq!(resume_all(&backend, &wanted).await, [None, None]);
+    let (_aws, backend) = table.faulty(|call| (call.operation == "Query").then(|| failure("ValidationException")));
+    let topic = topic();
+    let wanted = [(backend.history.of(&topic).unwrap(), after(&epoch, 1))];
+    let fault = backend.history.resume(&wanted, Deadline::after(TIME)).await.unwrap_err();
+    assert_eq!(fault.error_type(), "Store.Failed");
+    // A call that hangs until the time is over is no fault of a topic either.
+    let (_aws, backend) = table.faulty(|call| (call.operation == "Query").then_some(Answer::Hang));
+    let wanted = [(backend.history.of(&topic).unwrap(), after(&epoch, 1))];
+    let resumed = backend.history.resume(&wanted, Deadline::after(Duration::from_secs(1))).await.unwrap();
+    assert!(resumed[0].is_none());
+}
+
+/// The head says 3, and a message is appended before the query.
+#[tokio::test(start_paused = true)]
+async fn a_message_that_comes_between_head_and_query_is_left_to_live_delivery() {
+    let (table, epoch) = topic_of(4).await;
+    table.age(11);
+    table.edit("h:room.7", "-", |head| head["last"] = json!({"N": "3"}));
+    assert_eq!(resume(&table, after(&epoch, 1)).await, (3, Some(true), vec!["2:2".to_owned(), "3:3".to_owned()]));
 }
 
 #[tokio::test(start_paused = true)]
