@@ -69,7 +69,12 @@ impl Stack {
 
     /// Starts a stack with further arguments, and waits until it is ready.
     pub async fn with(arguments: &[&str]) -> Self {
-        let mut process = command(arguments).spawn().unwrap();
+        Self::run(command(arguments)).await
+    }
+
+    /// Starts a stack by its [`command`], and waits until it is ready.
+    pub async fn run(mut command: Command) -> Self {
+        let mut process = command.spawn().unwrap();
         let (sender, mut lines) = watch::channel(Vec::new());
         let mut stdout = BufReader::new(process.stdout.take().unwrap()).lines();
         let mut stderr = BufReader::new(process.stderr.take().unwrap()).lines();
@@ -103,6 +108,11 @@ impl Stack {
     /// The status with which a handshake is refused.
     pub async fn refused(&self, query: &str) -> u16 {
         Client::connect(&format!("ws://{}/dev{query}", self.gateway)).await.expect_err("the handshake succeeded")
+    }
+
+    /// Every line, now and later.
+    pub fn lines(&self) -> watch::Receiver<Vec<String>> {
+        self.lines.clone()
     }
 
     /// Every line so far that contains all of `parts`.

@@ -16,3 +16,4 @@ pub mod stack;
 pub mod stream;
 pub mod table;
 pub mod terminal;
+mod trace;

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use futures_util::future::{join, join_all};
+use futures_util::stream::{self, StreamExt};
 use serde_json::{Value, json};
 use switchboard_local::faults::{self, Faults};
 use switchboard_local::lambda::{Credentials, Function, FunctionError, FunctionSettings, Settings};
@@ -67,6 +68,28 @@ async fn two_hundred_events_are_answered_by_at_most_four_processes() {
     assert!(pids.len() <= 4, "{pids:?}");
     let ids: HashSet<_> = answers.iter().map(|answer| answer["requestId"].as_str().unwrap()).collect();
     assert_eq!(ids.len(), 200);
+}
+
+#[tokio::test]
+async fn there_are_no_more_processes_than_events_at_once() {
+    let function = function();
+    let answers = stream::iter((0..200).map(|_| environment(&function))).buffer_unordered(3);
+    let processes: HashSet<_> = answers.map(process_id).collect().await;
+    assert!(processes.len() <= 3, "{processes:?}");
+}
+
+#[tokio::test]
+async fn an_event_goes_to_the_idle_process_that_was_used_last() {
+    let function = function();
+    let sleep = || invoke(&function, json!({ "do": "sleep", "ms": 300 }));
+    let is_idle = |process| eventually(move || state(process) == 'T');
+    let processes = join_all([sleep(), sleep(), sleep()]).await.into_iter().map(process_id);
+    join_all(processes.map(is_idle)).await;
+    let last = process_id(environment(&function).await);
+    for _ in 0..3 {
+        is_idle(last).await;
+        assert_eq!(process_id(environment(&function).await), last);
+    }
 }
 
 #[tokio::test]
@@ -474,9 +497,18 @@ fn body(response: &[u8]) -> Value {
     serde_json::from_str(response["body"].as_str().unwrap()).unwrap()
 }
 
+async fn invoke(function: &Function, command: Value) -> Value {
+    body(&function.invoke(event(command)).await.unwrap())
+}
+
 /// Returns the function's environment as the function sees it.
 async fn environment(function: &Function) -> Value {
-    body(&function.invoke(event(json!({ "do": "environment" }))).await.unwrap())
+    invoke(function, json!({ "do": "environment" })).await
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "so that it can follow an answer in a stream")]
+fn process_id(answer: Value) -> u64 {
+    answer["pid"].as_u64().unwrap()
 }
 
 fn function_error(error_type: &str, error_message: &str) -> FunctionError {

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::event::Multi;
-use super::id::trace_id;
+use crate::trace::trace_id;
 
 /// The bytes of a request's head that are kept, because only they show the case of header names. The value is ours.
 const HEAD_LIMIT: usize = 64 * 1024;

@@ -57,12 +57,6 @@ impl fmt::Display for Id {
     }
 }
 
-/// Makes an X-Ray trace id: `Root=1-{epoch seconds}-{96 random bits}`, in hexadecimal.
-pub(super) fn trace_id() -> String {
-    let seconds = jiff::Timestamp::now().as_second();
-    format!("Root=1-{seconds:08x}-{:024x}", fastrand::u128(..1 << 96))
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::HashSet;

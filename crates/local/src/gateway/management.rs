@@ -18,12 +18,13 @@ use percent_encoding::percent_decode_str;
 use sha2::{Digest, Sha256};
 
 use super::connection::{Close, Connection};
-use super::id::{Id, trace_id};
+use super::id::Id;
 use super::refusal::{CallRefusal, json};
 use super::settings::{IdValidation, NonUtf8Post, PostToPending, Sigv4};
 use super::state::Gateway;
 use crate::faults::{Chance, Delay};
 use crate::signature::{self, SignatureError};
+use crate::trace::trace_id;
 
 /// The segments of a path, each decoded once. In a valid path they are the API's path, `@connections` and an id.
 pub(super) struct Path {

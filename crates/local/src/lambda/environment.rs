@@ -18,6 +18,7 @@ use super::{FunctionError, FunctionSettings};
 use crate::faults::{Chance, Faults};
 use crate::iam::ACCOUNT_ID;
 use crate::terminal;
+use crate::trace::trace_id;
 
 /// An execution environment that has been initialised. Its process is killed when this is dropped.
 pub(super) struct Environment {
@@ -125,7 +126,7 @@ impl Environment {
             request_id,
             deadline_ms: (now + timeout).as_millis(),
             function_arn: self.function_arn.clone(),
-            trace_id: trace_id(now),
+            trace_id: trace_header(),
             event,
             answer,
         };
@@ -193,10 +194,9 @@ fn timed_out(what: &str, limit: Duration) -> FunctionError {
     FunctionError::new("Sandbox.Timedout", format!("{what} timed out after {:.2} seconds", limit.as_secs_f64()))
 }
 
-/// Makes a trace id: `Root=1-{epoch seconds}-{96 bits};Parent={64 bits};Sampled=0`, in hex.
-fn trace_id(now: Duration) -> String {
-    let root = fastrand::u128(..) >> 32;
-    format!("Root=1-{:08x}-{root:024x};Parent={:016x};Sampled=0", now.as_secs(), fastrand::u64(..))
+/// Makes a trace header for an event that is not sampled.
+fn trace_header() -> String {
+    format!("{};Parent={:016x};Sampled=0", trace_id(), fastrand::u64(..))
 }
 
 #[cfg(test)]
@@ -227,9 +227,9 @@ mod tests {
     }
 
     #[test]
-    fn a_trace_id_has_the_form_of_an_x_ray_header() {
-        let id = trace_id(Duration::from_secs(1_700_000_000));
-        assert!(id.starts_with("Root=1-6553f100-") && id.ends_with(";Sampled=0"), "{id}");
-        assert_eq!(id.len(), "Root=1-6553f100-000000000000000000000000;Parent=0000000000000000;Sampled=0".len());
+    fn a_trace_header_has_the_form_of_x_rays() {
+        let header = trace_header();
+        assert!(header.starts_with("Root=1-") && header.ends_with(";Sampled=0"), "{header}");
+        assert_eq!(header.len(), "Root=1-6553f100-000000000000000000000000;Parent=0000000000000000;Sampled=0".len());
     }
 }

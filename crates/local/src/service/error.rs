@@ -1,9 +1,12 @@
 //! Errors in a service's files, with their places.
 
 use std::fmt;
-use std::path::Path;
 
-use super::yaml;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use serde_path_to_error::Segment;
+
+use super::key_path::KeyPath;
 
 /// The reason why a service cannot be loaded. Each names the file, and the key if there is one.
 #[derive(Debug, thiserror::Error)]
@@ -37,17 +40,6 @@ pub enum ServiceError {
         /// The reason why the value is wrong.
         reason: String,
     },
-}
-
-impl ServiceError {
-    /// Adds the line of the key. It reads the file once more for that.
-    pub(super) fn with_line(mut self, folder: &Path) -> Self {
-        if let Self::Invalid { location, .. } = &mut self {
-            let text = std::fs::read_to_string(folder.join(&location.file));
-            location.line = text.ok().and_then(|text| yaml::line(&text, &location.key));
-        }
-        self
-    }
 }
 
 /// A key of a file.
@@ -87,53 +79,17 @@ impl Problem {
     }
 }
 
-/// The path from the top of a document to one of its values.
-#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct KeyPath(pub(super) Vec<Step>);
-
-/// One level of a [`KeyPath`].
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Step {
-    Key(String),
-    Index(usize),
-}
-
-impl KeyPath {
-    pub(super) fn key(&self, key: &str) -> Self {
-        self.then(Step::Key(key.to_owned()))
-    }
-
-    pub(super) fn index(&self, index: usize) -> Self {
-        self.then(Step::Index(index))
-    }
-
-    pub(super) fn then(&self, step: Step) -> Self {
-        let mut steps = self.0.clone();
-        steps.push(step);
-        Self(steps)
-    }
-
-    /// Returns the keys without the indexes, so that a list of mappings reads like one mapping.
-    pub(super) fn keys(&self) -> Vec<&str> {
-        self.0
-            .iter()
-            .filter_map(|step| match step {
-                Step::Key(key) => Some(key.as_str()),
-                Step::Index(_) => None,
-            })
-            .collect()
-    }
-}
-
-impl fmt::Display for KeyPath {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (position, step) in self.0.iter().enumerate() {
-            match step {
-                Step::Key(key) if position == 0 => write!(f, "{key}")?,
-                Step::Key(key) => write!(f, ".{key}")?,
-                Step::Index(index) => write!(f, "[{index}]")?,
+/// Deserialises `value`, which has the key `at`. The problem names the innermost key.
+pub(super) fn parse<T: DeserializeOwned>(value: &Value, at: &KeyPath) -> Result<T, Problem> {
+    serde_path_to_error::deserialize(value).map_err(|error| {
+        let mut at = at.clone();
+        for segment in error.path() {
+            match segment {
+                Segment::Map { key } => at = at.key(key),
+                Segment::Seq { index } => at = at.index(*index),
+                Segment::Enum { .. } | Segment::Unknown => {}
             }
         }
-        Ok(())
-    }
+        Problem::new(&at, error.inner().to_string())
+    })
 }

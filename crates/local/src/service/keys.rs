@@ -7,7 +7,9 @@
 
 use serde_json::{Map, Value};
 
-use super::error::KeyPath;
+use super::generated::{API, STAGE};
+use super::key_path::KeyPath;
+use super::kinds::{GATEWAY, POLICIES, ROLE, TABLE};
 
 /// The treatment of a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,48 +19,6 @@ pub(super) enum Treatment {
     ReadLeniently,
     Ignore,
     Refuse,
-}
-
-/// The CloudFormation type of tables. Resources of this type, and of the other types listed here, are read. A resource
-/// of a type that is not listed only contributes its logical id.
-pub(super) const TABLE: &str = "AWS::DynamoDB::Table";
-
-/// The type of roles. A role is read for the functions that use it.
-pub(super) const ROLE: &str = "AWS::IAM::Role";
-
-/// The framework's logical id of the role of functions without one.
-pub(super) const DEFAULT_ROLE: &str = "IamRoleLambdaExecution";
-
-/// The types of policies. A policy is read for the roles that it is attached to.
-pub(super) const POLICIES: [&str; 3] = ["AWS::IAM::ManagedPolicy", "AWS::IAM::Policy", "AWS::IAM::RolePolicy"];
-
-/// The type of the clients' keys.
-pub(super) const API_KEY: &str = "AWS::ApiGateway::ApiKey";
-
-/// The type of usage plans, which say what a key may use.
-pub(super) const USAGE_PLAN: &str = "AWS::ApiGateway::UsagePlan";
-
-/// The type that adds a key to a usage plan.
-pub(super) const USAGE_PLAN_KEY: &str = "AWS::ApiGateway::UsagePlanKey";
-
-/// The type that maps a path of a custom domain to an API.
-pub(super) const API_MAPPING: &str = "AWS::ApiGatewayV2::ApiMapping";
-
-/// The type of the models that messages must match.
-pub(super) const MODEL: &str = "AWS::ApiGatewayV2::Model";
-
-/// The types that are read if they belong to the WebSocket API.
-pub(super) const GATEWAY: [&str; 5] = [API_KEY, API_MAPPING, MODEL, USAGE_PLAN, USAGE_PLAN_KEY];
-
-/// The framework's logical ids of the API and its stage.
-pub(super) const API: &str = "WebsocketsApi";
-pub(super) const STAGE: &str = "WebsocketsDeploymentStage";
-
-/// Returns the framework's logical id of a route.
-pub(super) fn route_id(route: &str) -> String {
-    let replaced = [("$", "S"), ("/", "Slash"), ("-", "Dash"), ("_", "Underscore"), (".", "Period")];
-    let key = replaced.iter().fold(route.to_owned(), |key, (from, to)| key.replace(from, to));
-    format!("{key}WebsocketsRoute")
 }
 
 /// Returns the properties to ignore of a generated resource whose other properties are read.

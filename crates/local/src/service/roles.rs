@@ -7,11 +7,12 @@
 
 use serde_json::Value;
 
-use super::cloudformation::{Stack, parts};
-use super::error::{KeyPath, Problem, ServiceError};
-use super::keys::{DEFAULT_ROLE, POLICIES, ROLE};
+use super::error::{Problem, parse};
+use super::generated::DEFAULT_ROLE;
+use super::key_path::{KeyPath, parts};
+use super::kinds::{POLICIES, ROLE};
 use super::schema::{Provider, ProviderRole};
-use super::variables::Document;
+use super::template::Templates;
 use crate::iam::{Effect, Patterns, Role, Statement};
 
 /// AWS's own policies, each with those of its actions that a call to the local stack can need.
@@ -27,164 +28,143 @@ const AWS_POLICIES: [(&str, &[&str]); 8] = [
     ("AmazonAPIGatewayInvokeFullAccess", &["execute-api:Invoke", "execute-api:ManageConnections"]),
 ];
 
-impl Stack {
-    /// Reads the role that a function's `role` refers to. Returns `None` if that is not a role of the templates.
-    pub(super) fn role(&self, document: &Document, role: &Value, at: &KeyPath) -> Result<Option<Role>, ServiceError> {
-        let id = match (role, role["Fn::GetAtt"].as_array().map(Vec::as_slice)) {
-            (Value::String(id), _) => id,
-            (_, Some([Value::String(id), Value::String(attribute)])) if attribute == "Arn" => id,
-            _ => return Ok(None),
-        };
-        let Some((properties, role_at)) = self.definitions.get(id) else { return Ok(None) };
-        let name = |problem| document.error(problem);
-        let (resource, default_name) = self.resource(id, at).map_err(name)?;
-        if resource.kind != ROLE {
-            return Err(document.error(Problem::new(at, format!("`{id}` is not a role"))));
-        }
-        if properties.get("PermissionsBoundary").is_some() {
-            return Err(document.error(unknown(&role_at.key("PermissionsBoundary"))));
-        }
-        let role_name = match properties.get("RoleName") {
-            Some(role_name) => self.text(role_name, &role_at.key("RoleName")).map_err(name)?,
-            None => default_name.to_owned(),
-        };
-
-        let mut statements = Vec::new();
-        let policies_at = role_at.key("Policies");
-        for (policy, at) in self.list(&properties["Policies"], &policies_at).map_err(name)? {
-            statements.extend(self.statements(document, &policy["PolicyDocument"], &at.key("PolicyDocument"))?);
-        }
-        let attached = (&properties["ManagedPolicyArns"], role_at.key("ManagedPolicyArns"));
-        statements.extend(self.attached(document, attached, &[default_name, &role_name])?);
-        Ok(Some(Role { name: role_name, statements }))
+/// Reads the role that a function's `role` refers to. Returns `None` if that is not a role of the templates.
+pub(super) fn read(templates: &Templates, role: &Value, at: &KeyPath) -> Result<Option<Role>, Problem> {
+    let id = match (role, role["Fn::GetAtt"].as_array().map(Vec::as_slice)) {
+        (Value::String(id), _) => id,
+        (_, Some([Value::String(id), Value::String(attribute)])) if attribute == "Arn" => id,
+        _ => return Ok(None),
+    };
+    let Some((properties, role_at)) = templates.definitions.get(id) else { return Ok(None) };
+    let (resource, default_name) = templates.intrinsics.resources.named(id, at)?;
+    if resource.kind != ROLE {
+        return Err(Problem::new(at, format!("`{id}` is not a role")));
     }
-
-    /// Makes the role of functions without one of their own, as the framework makes it from the provider's keys.
-    /// Returns `None` if these have no permissions, or if a template changes that role.
-    pub(super) fn default_role(&self, document: &Document, provider: &Provider) -> Result<Option<Role>, ServiceError> {
-        let name = |problem| document.error(problem);
-        let at = KeyPath::default().key("provider");
-        let iam_role = provider.iam.as_ref().map_or(&Value::Null, |iam| &iam.role);
-        let iam_at = at.key("iam").key("role");
-        // The framework tells the two forms apart in this way.
-        if iam_role.is_string() || iam_role.as_object().is_some_and(|keys| keys.keys().any(|key| key.contains("::"))) {
-            return self.role(document, iam_role, &iam_at);
-        }
-        if !provider.role.is_null() {
-            return self.role(document, &provider.role, &at.key("role"));
-        }
-        let role: ProviderRole =
-            if iam_role.is_null() { ProviderRole::default() } else { document.parse(iam_role, &iam_at)? };
-        let either = |new: &'_ Value, key: &str, old: &'_ Value, old_key: &str| match new {
-            Value::Null => (old.clone(), at.key(old_key)),
-            new => (new.clone(), iam_at.key(key)),
-        };
-        let (boundary, boundary_at) = either(
-            &role.permissions_boundary,
-            "permissionsBoundary",
-            &provider.role_permissions_boundary,
-            "rolePermissionsBoundary",
-        );
-        let (own, own_at) = either(&role.statements, "statements", &provider.iam_role_statements, "iamRoleStatements");
-        let (managed, managed_at) =
-            either(&role.managed_policies, "managedPolicies", &provider.iam_managed_policies, "iamManagedPolicies");
-        if (own.is_null() && managed.is_null()) || self.additions.contains_key(DEFAULT_ROLE) {
-            return Ok(None);
-        }
-        if !boundary.is_null() {
-            return Err(document.error(unknown(&boundary_at)));
-        }
-        let (_, default_name) = self.resource(DEFAULT_ROLE, &iam_at).map_err(name)?;
-        let role_name = match &role.name {
-            Some(role_name) => self.text(role_name, &iam_at.key("name")).map_err(name)?,
-            None => default_name.to_owned(),
-        };
-        // The framework adds this statement.
-        let mut statements = vec![Statement {
-            effect: Effect::Allow,
-            actions: Patterns::Of(vec!["execute-api:ManageConnections".to_owned()]),
-            resources: Patterns::Of(vec!["arn:aws:execute-api:*:*:*/@connections/*".to_owned()]),
-        }];
-        let own = if own.is_null() { own } else { self.evaluate(&own, &own_at).map_err(name)? };
-        statements.extend(self.statements_of(document, &own, &own_at)?);
-        statements.extend(self.attached(document, (&managed, managed_at), &[default_name, &role_name])?);
-        Ok(Some(Role { name: role_name, statements }))
+    if properties.get("PermissionsBoundary").is_some() {
+        return Err(unknown(&role_at.key("PermissionsBoundary")));
     }
+    let role_name = match properties.get("RoleName") {
+        Some(role_name) => templates.intrinsics.text(role_name, &role_at.key("RoleName"))?,
+        None => default_name.to_owned(),
+    };
 
-    /// Returns the statements of a list of managed policies, and those of the policies that name the role.
-    fn attached(
-        &self,
-        document: &Document,
-        (managed, managed_at): (&Value, KeyPath),
-        role_names: &[&str],
-    ) -> Result<Vec<Statement>, ServiceError> {
-        let name = |problem| document.error(problem);
-        let mut statements = Vec::new();
-        for (arn, at) in self.list(managed, &managed_at).map_err(name)? {
-            let arn = self.text(&arn, &at).map_err(name)?;
-            match self.managed(&arn) {
-                Some((document_of, policy_at)) => {
-                    statements.extend(self.statements(document, document_of, &policy_at)?)
-                }
-                None => statements.extend(aws_policy(&arn).ok_or_else(|| document.error(unknown(&at)))?),
-            }
+    let mut statements = Vec::new();
+    let policies_at = role_at.key("Policies");
+    for (policy, at) in templates.intrinsics.list(&properties["Policies"], &policies_at)? {
+        statements.extend(policy_statements(templates, &policy["PolicyDocument"], &at.key("PolicyDocument"))?);
+    }
+    let attached = (&properties["ManagedPolicyArns"], role_at.key("ManagedPolicyArns"));
+    statements.extend(attached_statements(templates, attached, &[default_name, &role_name])?);
+    Ok(Some(Role { name: role_name, statements }))
+}
+
+/// Makes the role of functions without one of their own, as the framework makes it from the provider's keys.
+/// Returns `None` if these have no permissions, or if a template changes that role.
+pub(super) fn default(templates: &Templates, provider: &Provider) -> Result<Option<Role>, Problem> {
+    let at = KeyPath::default().key("provider");
+    let iam_role = provider.iam.as_ref().map_or(&Value::Null, |iam| &iam.role);
+    let iam_at = at.key("iam").key("role");
+    // The framework tells the two forms apart in this way.
+    if iam_role.is_string() || iam_role.as_object().is_some_and(|keys| keys.keys().any(|key| key.contains("::"))) {
+        return read(templates, iam_role, &iam_at);
+    }
+    if !provider.role.is_null() {
+        return read(templates, &provider.role, &at.key("role"));
+    }
+    let role: ProviderRole = if iam_role.is_null() { ProviderRole::default() } else { parse(iam_role, &iam_at)? };
+    let either = |new: &'_ Value, key: &str, old: &'_ Value, old_key: &str| match new {
+        Value::Null => (old.clone(), at.key(old_key)),
+        new => (new.clone(), iam_at.key(key)),
+    };
+    let (boundary, boundary_at) = either(
+        &role.permissions_boundary,
+        "permissionsBoundary",
+        &provider.role_permissions_boundary,
+        "rolePermissionsBoundary",
+    );
+    let (own, own_at) = either(&role.statements, "statements", &provider.iam_role_statements, "iamRoleStatements");
+    let (managed, managed_at) =
+        either(&role.managed_policies, "managedPolicies", &provider.iam_managed_policies, "iamManagedPolicies");
+    if (own.is_null() && managed.is_null()) || templates.additions.contains_key(DEFAULT_ROLE) {
+        return Ok(None);
+    }
+    if !boundary.is_null() {
+        return Err(unknown(&boundary_at));
+    }
+    let (_, default_name) = templates.intrinsics.resources.named(DEFAULT_ROLE, &iam_at)?;
+    let role_name = match &role.name {
+        Some(role_name) => templates.intrinsics.text(role_name, &iam_at.key("name"))?,
+        None => default_name.to_owned(),
+    };
+    // The framework adds this statement.
+    let mut statements = vec![Statement {
+        effect: Effect::Allow,
+        actions: Patterns::Of(vec!["execute-api:ManageConnections".to_owned()]),
+        resources: Patterns::Of(vec!["arn:aws:execute-api:*:*:*/@connections/*".to_owned()]),
+    }];
+    let own = if own.is_null() { own } else { templates.intrinsics.evaluate(&own, &own_at)? };
+    statements.extend(parse_statements(&own, &own_at)?);
+    statements.extend(attached_statements(templates, (&managed, managed_at), &[default_name, &role_name])?);
+    Ok(Some(Role { name: role_name, statements }))
+}
+
+/// Returns the statements of a list of managed policies, and those of the policies that name the role.
+fn attached_statements(
+    templates: &Templates,
+    (managed, managed_at): (&Value, KeyPath),
+    role_names: &[&str],
+) -> Result<Vec<Statement>, Problem> {
+    let mut statements = Vec::new();
+    for (arn, at) in templates.intrinsics.list(managed, &managed_at)? {
+        let arn = templates.intrinsics.text(&arn, &at)?;
+        match managed_policy(templates, &arn) {
+            Some((document_of, policy_at)) => statements.extend(policy_statements(templates, document_of, &policy_at)?),
+            None => statements.extend(aws_policy(&arn).ok_or_else(|| unknown(&at))?),
         }
-        for (policy_id, (properties, policy_at)) in &self.definitions {
-            let (resource, _) = self.resource(policy_id, policy_at).map_err(name)?;
-            if !POLICIES.contains(&resource.kind.as_str()) {
-                continue;
-            }
-            let mut roles = self.list(&properties["Roles"], &policy_at.key("Roles")).map_err(name)?;
-            roles.extend(self.list(&properties["RoleName"], &policy_at.key("RoleName")).map_err(name)?);
-            if roles.iter().any(|(role, _)| role_names.contains(&role.as_str().unwrap_or(""))) {
-                let at = policy_at.key("PolicyDocument");
-                statements.extend(self.statements(document, &properties["PolicyDocument"], &at)?);
-            }
+    }
+    for (policy_id, (properties, policy_at)) in &templates.definitions {
+        let (resource, _) = templates.intrinsics.resources.named(policy_id, policy_at)?;
+        if !POLICIES.contains(&resource.kind.as_str()) {
+            continue;
         }
-        Ok(statements)
+        let mut roles = templates.intrinsics.list(&properties["Roles"], &policy_at.key("Roles"))?;
+        roles.extend(templates.intrinsics.list(&properties["RoleName"], &policy_at.key("RoleName"))?);
+        if roles.iter().any(|(role, _)| role_names.contains(&role.as_str().unwrap_or(""))) {
+            let at = policy_at.key("PolicyDocument");
+            statements.extend(policy_statements(templates, &properties["PolicyDocument"], &at)?);
+        }
     }
+    Ok(statements)
+}
 
-    /// Evaluates a list and returns its elements, without those that are `AWS::NoValue`. A single value counts as a
-    /// list.
-    fn list(&self, value: &Value, at: &KeyPath) -> Result<Vec<(Value, KeyPath)>, Problem> {
-        let value = if value.is_null() { Value::Array(Vec::new()) } else { self.evaluate(value, at)? };
-        Ok(parts(&value, at).into_iter().map(|(part, at)| (part.clone(), at)).collect())
-    }
+/// Returns the document of a managed policy of the templates.
+fn managed_policy<'a>(templates: &'a Templates, arn: &str) -> Option<(&'a Value, KeyPath)> {
+    templates.definitions.iter().find_map(|(id, (properties, at))| {
+        let (resource, name) = templates.intrinsics.resources.named(id, at).ok()?;
+        let is_meant = resource.kind == "AWS::IAM::ManagedPolicy" && name == arn;
+        is_meant.then(|| (&properties["PolicyDocument"], at.key("PolicyDocument")))
+    })
+}
 
-    /// Returns the document of a managed policy of the templates.
-    fn managed(&self, arn: &str) -> Option<(&Value, KeyPath)> {
-        self.definitions.iter().find_map(|(id, (properties, at))| {
-            let (resource, name) = self.resource(id, at).ok()?;
-            let is_meant = resource.kind == "AWS::IAM::ManagedPolicy" && name == arn;
-            is_meant.then(|| (&properties["PolicyDocument"], at.key("PolicyDocument")))
-        })
-    }
+fn policy_statements(templates: &Templates, policy: &Value, at: &KeyPath) -> Result<Vec<Statement>, Problem> {
+    let policy = templates.intrinsics.evaluate(policy, at)?;
+    parse_statements(&policy["Statement"], &at.key("Statement"))
+}
 
-    fn statements(&self, document: &Document, policy: &Value, at: &KeyPath) -> Result<Vec<Statement>, ServiceError> {
-        let policy = self.evaluate(policy, at).map_err(|problem| document.error(problem))?;
-        self.statements_of(document, &policy["Statement"], &at.key("Statement"))
-    }
-
-    /// Reads one statement, or a list of statements. Their intrinsic functions are evaluated already.
-    fn statements_of(
-        &self,
-        document: &Document,
-        statements: &Value,
-        at: &KeyPath,
-    ) -> Result<Vec<Statement>, ServiceError> {
-        let statements = parts(statements, at).into_iter().map(|(statement, at)| {
-            for key in ["Action", "NotAction", "Resource", "NotResource"] {
-                for (pattern, at) in parts(&statement[key], &at.key(key)) {
-                    // A policy variable, or one of the framework's that has no value here.
-                    if pattern.as_str().is_some_and(|text| text.contains("${")) {
-                        return Err(document.error(unknown(&at)));
-                    }
+/// Reads one statement, or a list of statements. Their intrinsic functions are evaluated already.
+fn parse_statements(statements: &Value, at: &KeyPath) -> Result<Vec<Statement>, Problem> {
+    let statements = parts(statements, at).into_iter().map(|(statement, at)| {
+        for key in ["Action", "NotAction", "Resource", "NotResource"] {
+            for (pattern, at) in parts(&statement[key], &at.key(key)) {
+                // A policy variable, or one of the framework's that has no value here.
+                if pattern.as_str().is_some_and(|text| text.contains("${")) {
+                    return Err(unknown(&at));
                 }
             }
-            document.parse(statement, &at)
-        });
-        statements.collect()
-    }
+        }
+        parse(statement, &at)
+    });
+    statements.collect()
 }
 
 fn aws_policy(arn: &str) -> Option<Option<Statement>> {
@@ -204,3 +184,6 @@ fn unknown(at: &KeyPath) -> Problem {
         "the local stack does not understand this part of a role; `--no-iam` lets every function do everything",
     )
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,7 +9,7 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserializer, Error, IgnoredAny, MapAccess, Visitor};
 use serde_json::Value;
 
-use super::{LogFormat, StartingPosition};
+use super::definition::{LogFormat, StartingPosition};
 use crate::stream::Filter;
 
 #[derive(Debug, Deserialize)]

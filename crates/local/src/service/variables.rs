@@ -10,12 +10,16 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use super::error::{KeyPath, Location, Problem, ServiceError, Step};
+use super::definition::Settings;
+use super::error::{Location, Problem, ServiceError};
+use super::key_path::{KeyPath, Step};
 use super::keys::{Treatment, treatment};
-use super::{DEFAULT_STAGE, Settings, yaml};
+use super::yaml;
+
+/// The framework's default for the stage.
+pub(super) const DEFAULT_STAGE: &str = "dev";
 
 /// A service's files as one document, with files included, variables resolved and ignored keys left out.
 #[derive(Debug)]
@@ -42,21 +46,6 @@ impl Document {
         let value = resolver.read(&main)?;
         let value = resolver.resolve(Node { value, file: main, key: KeyPath::default() }, &KeyPath::default())?;
         Ok(Self { value, origins: resolver.origins })
-    }
-
-    /// Deserialises `value`, which has the key `at`. An error names the innermost key.
-    pub(super) fn parse<T: DeserializeOwned>(&self, value: &Value, at: &KeyPath) -> Result<T, ServiceError> {
-        serde_path_to_error::deserialize(value).map_err(|error| {
-            let mut at = at.clone();
-            for segment in error.path() {
-                match segment {
-                    serde_path_to_error::Segment::Map { key } => at = at.key(key),
-                    serde_path_to_error::Segment::Seq { index } => at = at.index(*index),
-                    serde_path_to_error::Segment::Enum { .. } | serde_path_to_error::Segment::Unknown => {}
-                }
-            }
-            self.error(Problem::new(&at, error.inner().to_string()))
-        })
     }
 
     /// Converts a problem to an error that names the file and the key.
@@ -437,3 +426,6 @@ fn literal(source: &str) -> Option<Value> {
     let value = serde_json::from_str(source).ok()?;
     matches!(value, Value::Null | Value::Bool(_) | Value::Number(_)).then_some(value)
 }
+
+#[cfg(test)]
+mod tests;

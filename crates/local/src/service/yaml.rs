@@ -6,7 +6,8 @@
 use saphyr::{LoadableYamlNode, MarkedYaml, Marker, Scalar, YamlData};
 use serde_json::{Map, Value};
 
-use super::error::{KeyPath, ServiceError, Step};
+use super::error::ServiceError;
+use super::key_path::{KeyPath, Step};
 
 /// The functions, except `Ref` and `Condition`, with a short form that the framework's parser knows.
 const FUNCTIONS: [&str; 17] = [

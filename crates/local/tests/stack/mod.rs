@@ -5,18 +5,14 @@
 
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
-use std::process::Stdio;
-use std::time::Duration;
+use std::path::Path;
 
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use switchboard_tests::stack;
+pub use switchboard_tests::stack::PATIENCE;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::process::{Child, Command};
 use tokio::sync::watch;
-
-/// The time after which a test fails because something is missing.
-pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The functions of a service whose `$connect` is the fixture.
 pub const HELLO: &str = "  hello: {handler: fixture, events: [websocket: $connect]}\n";
@@ -44,17 +40,9 @@ done
     format!("  script: {{handler: '{}', events: [websocket: $connect]}}\n", script.display())
 }
 
-/// Returns the folder of the functions' binaries. `cargo test` does not build the binaries of other packages.
-fn binaries() -> PathBuf {
-    let test = std::env::current_exe().unwrap();
-    let folder = test.ancestors().nth(2).unwrap().to_path_buf();
-    assert!(folder.join("fixture").is_file(), "run `cargo build --workspace --bins` first");
-    folder
-}
-
 /// A running service. It is killed at the end of the test.
 pub struct Stack {
-    pub process: Child,
+    process: stack::Stack,
     /// Host and port.
     pub gateway: String,
     /// Host and port.
@@ -92,43 +80,17 @@ resources:
         );
         let file = folder.join("serverless.yml");
         std::fs::write(&file, service).unwrap();
-        let mut process = Command::new(env!("CARGO_BIN_EXE_switchboard-local"))
-            .args(["--port", "0", "--dynamodb-port", "0", "--config"])
-            .arg(&file)
-            .arg("--binaries")
-            .arg(binaries())
-            .args(arguments)
-            .args(if arguments.contains(&"--log-format") { &[][..] } else { &["--log-format", "json"] })
-            .envs(environment.iter().copied())
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .unwrap();
-        let (sender, mut lines) = watch::channel(Vec::new());
-        let mut stdout = BufReader::new(process.stdout.take().unwrap()).lines();
-        tokio::spawn(async move {
-            while let Ok(Some(line)) = stdout.next_line().await {
-                sender.send_modify(|lines: &mut Vec<String>| lines.push(line));
-            }
-        });
-        let ready = |lines: &Vec<String>| lines.iter().any(|line| line.contains("Ctrl-C"));
-        tokio::time::timeout(PATIENCE, lines.wait_for(ready)).await.unwrap().unwrap();
-        let banner = lines.borrow().join("\n");
-        let port_after = |text: &str| {
-            let (_, rest) = banner.split_once(text).unwrap();
-            rest.chars().take_while(char::is_ascii_digit).collect::<String>()
-        };
-        let gateway = format!("127.0.0.1:{}", port_after("ws://localhost:"));
-        let dynamodb = format!("127.0.0.1:{}", port_after("http://localhost:"));
+        let mut command = stack::command(arguments);
+        command.arg("--config").arg(&file).envs(environment.iter().copied());
+        let process = stack::Stack::run(command).await;
+        let (gateway, dynamodb) = (process.gateway.clone(), process.dynamodb.clone());
+        let lines = process.lines();
         Self { process, gateway, dynamodb, lines }
     }
 
     /// Sends Ctrl-C and waits for the end.
-    pub async fn interrupt(mut self) {
-        let process_id = self.process.id().unwrap().to_string();
-        assert!(Command::new("kill").args(["-INT", &process_id]).status().await.unwrap().success());
-        assert!(tokio::time::timeout(PATIENCE, self.process.wait()).await.unwrap().unwrap().success());
+    pub async fn interrupt(self) {
+        assert_eq!(self.process.interrupt().await, Some(0));
     }
 
     pub async fn put(&self, item: Value) {

@@ -34,7 +34,7 @@ pub(in crate::gateway) fn is_corrupt(error: &io::Error) -> bool {
     error.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<Corrupt>)
 }
 
-/// The inflation of a client's frames. After it they look as if the client did not compress.
+/// Inflates a client's frames. They then look as if the client did not compress.
 ///
 /// A compressed message becomes an empty first frame and continuations of at most [`CHUNK`] bytes. It is inflated only
 /// as fast as the continuations are read.
@@ -58,13 +58,14 @@ pub(super) struct Inflater {
 /// The place in the client's frames where the input begins.
 #[derive(Debug, Clone, Copy)]
 enum Position {
-    /// At a header.
+    /// The input begins at a header.
     Header,
-    /// In a frame that passes unchanged. The number is the bytes of it that are still to come, header included.
+    /// The input begins in a frame that passes unchanged. The number counts its bytes that are still to come, header
+    /// included.
     Whole(u64),
-    /// In the payload of a frame that is inflated.
+    /// The input begins in the payload of a frame that is inflated.
     Compressed { rest: u64, mask: [u8; 4], is_final: bool },
-    /// After a compressed message. Its last bytes are not inflated yet.
+    /// The input begins after a compressed message. Its last bytes are not inflated yet.
     Last,
 }
 

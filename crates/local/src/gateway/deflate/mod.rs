@@ -3,7 +3,7 @@
 //! This module implements RFC 7692, "Compression Extensions for WebSocket", for `--deflate negotiate`. One recording
 //! shows that API Gateway accepts it (python-websockets/websockets, issue 1065). The offer
 //! `permessage-deflate; server_max_window_bits=12; client_max_window_bits=12` was answered with
-//! `permessage-deflate;server_max_window_bits=12`. Inferred: an offer with a larger window, or without one, has the
+//! `permessage-deflate;server_max_window_bits=12`. We infer that an offer with a larger window, or without one, has the
 //! same answer. Everything after the handshake is inferred as well.
 //!
 //! As in the recording, the answer says nothing about the client's side. So a client may use a window of 32 KiB and

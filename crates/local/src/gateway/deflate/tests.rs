@@ -76,7 +76,7 @@ fn the_first_valid_offer_is_accepted() {
     assert_eq!(negotiated(&offers).as_deref(), Some(NINE));
 }
 
-/// A client that inflates messages: with one decompressor for all of them, or with a new one for each.
+/// A client that inflates all messages with one decompressor, or each message with a new one.
 struct Receiver {
     inflate: Decompress,
     takes_over: bool,

@@ -1,4 +1,4 @@
-//! The stream of a connection: TCP, or TCP that is inflated.
+//! The stream of a connection. It is TCP, and reads of it are inflated if compression was negotiated.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -10,11 +10,11 @@ use super::CHUNK;
 use super::inflater::Inflater;
 use super::negotiation::Negotiated;
 
-/// TCP, or TCP that is inflated when it is read.
+/// A TCP connection that inflates what it reads, if compression was negotiated.
 #[derive(Debug)]
 pub(in crate::gateway) struct Transport<S> {
     tcp: S,
-    /// `None` without compression. It is boxed, so that a connection without it needs only a pointer more.
+    /// This is `None` without compression. The box keeps a connection without compression small.
     pub(super) inflater: Option<Box<Inflater>>,
 }
 

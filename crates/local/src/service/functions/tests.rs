@@ -1,0 +1,30 @@
+use crate::service::testing::{error, load, service_with, value_error};
+
+#[test]
+fn functions_and_their_parts_can_come_from_other_files() {
+    let main = "
+service: chat
+provider: ${file(./provider.yml)}
+functions:
+  - ${file(functions.yml)}
+  - two: {handler: two, events: [{websocket: two}]}
+";
+    let provider = "{name: aws, stage: '${self:provider.name}-x', environment: {STAGE: '${sls:stage}'}}";
+    let functions = "{one: {handler: one, events: [{websocket: one}]}}";
+    let service = load(&[("serverless.yml", main), ("provider.yml", provider), ("functions.yml", functions)]);
+    assert_eq!(service.api.routes.into_keys().collect::<Vec<_>>(), ["one", "two"]);
+    assert_eq!(service.functions["one"].environment["STAGE"], "aws-x");
+}
+
+#[test]
+fn environment_values_are_scalars() {
+    let at = "serverless.yml: functions.connect.environment.X";
+    let expected = "expected a text, a number or a boolean, found";
+    assert_eq!(value_error("[a]", ""), format!("{at}: {expected} a list"));
+    assert_eq!(value_error("{a: b}", ""), format!("{at}: {expected} a mapping"));
+    assert_eq!(value_error("", ""), format!("{at}: {expected} nothing"));
+    let text = service_with("      A-B: x", "");
+    let expected =
+        "serverless.yml: functions.connect.environment.A-B: not a name that an environment variable can have";
+    assert_eq!(error(&[("serverless.yml", &text)]), expected);
+}

@@ -1,0 +1,64 @@
+//! The resources that the Serverless Framework generates, with its names for them; see its `naming.js`.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::definition::API_ID;
+use super::kinds;
+use super::resources::Resource;
+
+/// The logical id of the API.
+pub(super) const API: &str = "WebsocketsApi";
+
+/// The logical id of the API's stage.
+pub(super) const STAGE: &str = "WebsocketsDeploymentStage";
+
+/// The logical id of the role of functions without one.
+pub(super) const DEFAULT_ROLE: &str = "IamRoleLambdaExecution";
+
+/// The parts of the service that decide about names in the stack.
+#[derive(Debug)]
+pub(super) struct Names<'a> {
+    pub(super) service: &'a str,
+    pub(super) stage: &'a str,
+    pub(super) region: &'a str,
+    pub(super) stack: String,
+    /// The function names by function key.
+    pub(super) functions: &'a BTreeMap<String, String>,
+    /// The route keys.
+    pub(super) routes: &'a BTreeSet<String>,
+}
+
+/// Returns the resources that a service may refer to, by logical id.
+pub(super) fn resources(names: &Names<'_>) -> BTreeMap<String, Resource> {
+    let Names { service, stage, region, functions, routes, .. } = names;
+    let mut generated = vec![
+        (API.to_owned(), kinds::API, API_ID.to_owned()),
+        (STAGE.to_owned(), kinds::STAGE, (*stage).to_owned()),
+        (DEFAULT_ROLE.to_owned(), kinds::ROLE, format!("{service}-{stage}-{region}-lambdaRole")),
+        ("ServerlessDeploymentBucket".to_owned(), kinds::BUCKET, format!("{service}-{stage}-deployment")),
+    ];
+    for route in *routes {
+        generated.push((route_id(route), kinds::ROUTE, format!("{API_ID}-{route}")));
+    }
+    for (key, name) in *functions {
+        let normalized = normalized(key);
+        generated.push((format!("{normalized}LambdaFunction"), kinds::FUNCTION, name.clone()));
+        generated.push((format!("{normalized}LogGroup"), kinds::LOG_GROUP, format!("/aws/lambda/{name}")));
+    }
+    generated.into_iter().map(|(id, kind, name)| (id, Resource::new(kind, name))).collect()
+}
+
+/// Returns the logical id of a route.
+pub(super) fn route_id(route: &str) -> String {
+    let replaced = [("$", "S"), ("/", "Slash"), ("-", "Dash"), ("_", "Underscore"), (".", "Period")];
+    let key = replaced.iter().fold(route.to_owned(), |key, (from, to)| key.replace(from, to));
+    format!("{key}WebsocketsRoute")
+}
+
+/// Returns a function key in the form of logical ids: `send-message` is `SendDashmessage`.
+fn normalized(key: &str) -> String {
+    let key = key.replace('-', "Dash").replace('_', "Underscore");
+    let mut characters = key.chars();
+    let first = characters.next().map(|first| first.to_ascii_uppercase());
+    first.into_iter().chain(characters).collect()
+}

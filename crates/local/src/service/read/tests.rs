@@ -1,0 +1,382 @@
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::service::testing::{RESOURCES, error, load, load_with, service_with};
+use crate::service::{LogFormat, Settings, StartingPosition, StreamMapping};
+use crate::stream::Filter;
+
+#[test]
+fn a_realistic_service_is_read_whole() {
+    let main = r"
+service: chat
+frameworkVersion: '4'
+useDotenv: true
+package: {individually: true, artifact: '${ssm:/only/a/deployment/knows}'}
+plugins: [serverless-plugin]
+custom:
+  retries: {dev: 3, prod: 10}
+provider:
+  name: aws
+  runtime: provided.al2023
+  architecture: arm64
+  stage: ${opt:stage, 'dev'}
+  region: eu-central-1
+  memorySize: 256
+  websocketsApiRouteSelectionExpression: $request.body.type
+  logs: {lambda: {logFormat: JSON, applicationLogLevel: DEBUG, systemLogLevel: WARN}, websocket: {level: INFO}}
+  iam: {role: {statements: '${file(infra/iam.yml)}'}}
+  environment:
+    TABLE: !Ref ConnectionsTable
+    LIMIT: 10
+    VERBOSE: true
+functions:
+  connect:
+    handler: connect
+    description: who is this
+    events:
+      - websocket: $connect
+  sendMessage:
+    handler: send-message
+    name: ${self:service}-send
+    timeout: ${env:SEND_TIMEOUT, '29'}
+    reservedConcurrency: 5
+    environment: {LIMIT: 20}
+    logs: {logFormat: Text}
+    events:
+      - websocket: {route: sendMessage, routeResponseSelectionExpression: $default}
+      - websocket: $default
+  publish:
+    handler: publish
+    memorySize: 512
+    events:
+      - stream:
+          type: dynamodb
+          arn: !GetAtt EventsTable.StreamArn
+          batchSize: 100
+          batchWindow: 1
+          startingPosition: LATEST
+          maximumRetryAttempts: ${self:custom.retries.${sls:stage}}
+          maximumRecordAgeInSeconds: 3600
+          bisectBatchOnFunctionError: true
+          parallelizationFactor: 2
+          functionResponseType: ReportBatchItemFailures
+          destinations: {onFailure: {type: sqs, arn: !GetAtt FailedEvents.Arn}}
+          filterPatterns: [{eventName: [INSERT], dynamodb: {NewImage: {a: {N: ['${self:custom.retries.${sls:stage}}']}}}}]
+resources:
+  - ${file(infra/tables.yml)}
+  - Resources:
+      FailedEvents: {Type: AWS::SQS::Queue}
+    Outputs:
+      Url: {Value: !Sub 'wss://${WebsocketsApi}.example'}
+";
+    let tables = r"
+Resources:
+  ConnectionsTable:
+    Type: AWS::DynamoDB::Table
+    DeletionPolicy: Retain
+    Properties:
+      TableName: ${self:service}-${sls:stage}-connections
+      BillingMode: PAY_PER_REQUEST
+      AttributeDefinitions: [{AttributeName: connectionId, AttributeType: S}]
+      KeySchema: [{AttributeName: connectionId, KeyType: HASH}]
+      TimeToLiveSpecification: {AttributeName: ttl, Enabled: true}
+      PointInTimeRecoverySpecification: {PointInTimeRecoveryEnabled: true}
+      Tags: [{Key: a, Value: b}]
+  EventsTable:
+    Type: AWS::DynamoDB::Table
+    Properties:
+      AttributeDefinitions:
+        - {AttributeName: topic, AttributeType: S}
+        - {AttributeName: id, AttributeType: S}
+      KeySchema:
+        - {AttributeName: topic, KeyType: HASH}
+        - {AttributeName: id, KeyType: RANGE}
+      ProvisionedThroughput: {ReadCapacityUnits: 1, WriteCapacityUnits: 1}
+      StreamSpecification: {StreamViewType: NEW_IMAGE}
+      GlobalSecondaryIndexes:
+        - IndexName: byId
+          KeySchema: [{AttributeName: id, KeyType: HASH}]
+          Projection: {ProjectionType: ALL}
+          ProvisionedThroughput: {ReadCapacityUnits: 1, WriteCapacityUnits: 1}
+";
+    let service = load(&[("serverless.yml", main), ("infra/tables.yml", tables), ("infra/iam.yml", "[]")]);
+
+    assert_eq!(
+        (service.name.as_str(), service.api.stage.as_str(), service.region.as_str()),
+        ("chat", "dev", "eu-central-1")
+    );
+    assert_eq!(service.api.route_selection_expression, "$request.body.type");
+    let routes: Vec<_> = service.api.routes.iter().map(|(route, key)| (route.as_str(), key.as_str())).collect();
+    assert_eq!(routes, [("$connect", "connect"), ("$default", "sendMessage"), ("sendMessage", "sendMessage")]);
+    let reserved = |key: &str| service.functions[key].reserved_concurrency;
+    assert_eq!((reserved("sendMessage"), reserved("connect")), (Some(5), None));
+    assert_eq!(service.api.two_way_routes.iter().collect::<Vec<_>>(), ["sendMessage"]);
+
+    let connect = &service.functions["connect"];
+    assert_eq!((connect.name.as_str(), connect.handler.as_str()), ("chat-dev-connect", "connect"));
+    assert_eq!((connect.memory_size_mb, connect.timeout), (256, Duration::from_secs(6)));
+    assert_eq!((connect.log_format, connect.log_level.as_deref()), (LogFormat::Json, Some("DEBUG")));
+    let environment: Vec<_> = connect.environment.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+    assert_eq!(environment, [("LIMIT", "10"), ("TABLE", "chat-dev-connections"), ("VERBOSE", "true")]);
+
+    let send = &service.functions["sendMessage"];
+    assert_eq!((send.name.as_str(), send.timeout), ("chat-send", Duration::from_secs(29)));
+    assert_eq!((send.log_format, send.log_level.as_deref()), (LogFormat::Text, None));
+    assert_eq!(send.environment["LIMIT"], "20");
+
+    let publish = &service.functions["publish"];
+    assert_eq!(publish.memory_size_mb, 512);
+    let expected = StreamMapping {
+        table: "EventsTable".to_owned(),
+        batch_size: 100,
+        batch_window: Duration::from_secs(1),
+        starting_position: StartingPosition::Latest,
+        maximum_retry_attempts: Some(3),
+        maximum_record_age: Some(Duration::from_secs(3600)),
+        bisect_batch_on_function_error: true,
+        parallelization_factor: 2,
+        report_batch_item_failures: true,
+        filter: serde_json::from_value(json!([{"eventName": ["INSERT"], "dynamodb": {"NewImage": {"a": {"N": [3]}}}}]))
+            .unwrap(),
+        on_failure: Some("arn:aws:sqs:eu-central-1:123456789012:chat-dev-FailedEvents".to_owned()),
+        enabled: true,
+    };
+    assert_eq!(publish.streams, [expected]);
+
+    let [connections, events] = service.tables.as_slice() else { panic!("two tables: {:?}", service.tables) };
+    assert_eq!(
+        (connections.logical_id.as_str(), connections.ttl_attribute.as_deref()),
+        ("ConnectionsTable", Some("ttl"))
+    );
+    assert_eq!(
+        connections.create_table,
+        json!({
+            "TableName": "chat-dev-connections",
+            "BillingMode": "PAY_PER_REQUEST",
+            "AttributeDefinitions": [{"AttributeName": "connectionId", "AttributeType": "S"}],
+            "KeySchema": [{"AttributeName": "connectionId", "KeyType": "HASH"}],
+        })
+    );
+    assert_eq!(events.ttl_attribute, None);
+    assert_eq!(events.create_table["TableName"], "chat-dev-EventsTable");
+    assert_eq!(
+        events.create_table["StreamSpecification"],
+        json!({"StreamEnabled": true, "StreamViewType": "NEW_IMAGE"})
+    );
+    assert_eq!(events.create_table["GlobalSecondaryIndexes"][0]["Projection"], json!({"ProjectionType": "ALL"}));
+    crate::table::Tables::open(None, &service.tables).unwrap();
+}
+
+#[test]
+fn a_small_service_gets_the_frameworks_defaults() {
+    let text = service_with("      X: x", RESOURCES).replace(
+        "events: [websocket: $connect]",
+        "events: [websocket: $connect, stream: {type: dynamodb, arn: {Fn::GetAtt: [Events, StreamArn]}}]",
+    );
+    let service = load(&[("serverless.yml", &text)]);
+    assert_eq!((service.api.stage.as_str(), service.region.as_str()), ("dev", "us-east-1"));
+    assert_eq!(service.api.route_selection_expression, "$request.body.action");
+    let function = &service.functions["connect"];
+    assert_eq!((function.memory_size_mb, function.timeout), (1024, Duration::from_secs(6)));
+    assert_eq!((function.log_format, function.log_level.as_deref()), (LogFormat::Text, None));
+    let expected = StreamMapping {
+        table: "Events".to_owned(),
+        batch_size: 10,
+        batch_window: Duration::ZERO,
+        starting_position: StartingPosition::TrimHorizon,
+        maximum_retry_attempts: None,
+        maximum_record_age: None,
+        bisect_batch_on_function_error: false,
+        parallelization_factor: 1,
+        report_batch_item_failures: false,
+        on_failure: None,
+        filter: Filter::default(),
+        enabled: true,
+    };
+    assert_eq!(function.streams, [expected]);
+}
+
+#[test]
+fn broken_files_are_refused_with_file_and_key() {
+    let good = service_with("      X: x", RESOURCES);
+    load(&[("serverless.yml", &good)]);
+    for (original, broken, expected) in [
+        ("service: chat", "service: 5chat", "service: `5chat` is not a letter followed by letters, digits and `-`"),
+        (
+            "service: chat",
+            "service: chat\nservce: chat",
+            "servce: unknown field `servce`, expected one of `service`, `provider`, `functions`, `resources`",
+        ),
+        ("name: aws", "name: google", "provider.name: unknown variant `google`, expected `aws`"),
+        ("name: aws", "stage: dev", "provider: missing field `name`"),
+        ("name: aws", "name: aws\n  vpc: {subnetIds: []}", "provider.vpc: not supported by the local stack"),
+        (
+            "resources:\n",
+            "resources:\n  extensions: {WebsocketsDeploymentStage: {}, ConnectWebsocketsIntegration: {}}\n",
+            "resources.extensions.ConnectWebsocketsIntegration: not supported by the local stack",
+        ),
+        (
+            "name: aws",
+            "name: aws\n  stage: 'a b'",
+            "provider.stage: the stage `a b` is not 1 to 128 letters, digits, `-` and `_`",
+        ),
+        ("name: aws", "name: aws\n  memorySize: 64", "provider.memorySize: 64 is not a whole number from 128 to 10240"),
+        (
+            "name: aws",
+            "name: aws\n  logs: {lambda: {logFormat: XML}}",
+            "provider.logs.lambda.logFormat: unknown variant `XML`, expected `JSON` or `Text`",
+        ),
+        ("handler: connect", "timeout: 5", "functions.connect: missing field `handler`"),
+        (
+            "handler: connect",
+            "handler: connect\n    timeout: 901",
+            "functions.connect.timeout: 901 is not a whole number from 1 to 900",
+        ),
+        (
+            "handler: connect",
+            "handler: connect\n    image: x",
+            "functions.connect.image: not supported by the local stack",
+        ),
+        ("websocket: $connect", "http: GET /", "functions.connect.events[0].http: not supported by the local stack"),
+        (
+            "websocket: $connect",
+            "websockets: $connect",
+            "functions.connect.events[0].websockets: unknown field `websockets`, expected `websocket` or `stream`",
+        ),
+        (
+            "websocket: $connect",
+            "websocket: $conect",
+            "functions.connect.events[0].websocket: `$conect` is not one of `$connect`, `$disconnect`, `$default`",
+        ),
+        (
+            "websocket: $connect",
+            "websocket: {route: a, authorizer: b}",
+            "functions.connect.events[0].websocket.authorizer: only `$connect` can have an authorizer",
+        ),
+        (
+            "websocket: $connect",
+            "websocket: {route: a, routeResponseSelectionExpression: $request.body.b}",
+            "functions.connect.events[0].websocket.routeResponseSelectionExpression: unknown variant \
+             `$request.body.b`, expected `$default`",
+        ),
+        (
+            "websocket: $connect",
+            "websocket: {rout: a}",
+            "functions.connect.events[0].websocket.rout: unknown field `rout`, expected one of `route`, `routeResponseSelectionExpression`, `authorizer`",
+        ),
+        (
+            "[websocket: $connect]",
+            "[{websocket: a}, {websocket: a}]",
+            "functions.connect.events[1].websocket: the route `a` leads to the function `connect` already",
+        ),
+        ("events: [websocket: $connect]", "events: []", "functions: no function has a websocket event"),
+        (
+            "StreamViewType",
+            "StreamViewTypo",
+            "resources.Resources.Events.Properties.StreamSpecification.StreamViewTypo: unknown field `StreamViewTypo`, expected `StreamViewType`",
+        ),
+        (
+            "NEW_IMAGE",
+            "NEW",
+            "resources.Resources.Events.Properties.StreamSpecification.StreamViewType: unknown variant `NEW`, expected one of `KEYS_ONLY`, `NEW_IMAGE`, `OLD_IMAGE`, `NEW_AND_OLD_IMAGES`",
+        ),
+        (
+            "${self:service}-events",
+            "!Ref Plain",
+            "resources.Resources.Events.Properties.TableName.Ref: a TableName cannot depend on the table `Plain`",
+        ),
+        (
+            "${self:service}-events",
+            "chat-dev-Plain",
+            "resources.Resources.Plain.Properties.TableName: `Events` has this name already",
+        ),
+        (
+            "Failed:",
+            "ConnectLambdaFunction:",
+            "resources.Resources.ConnectLambdaFunction: the stack has a resource of this logical id already",
+        ),
+        ("Type: AWS::SNS::Topic", "Typ: AWS::SNS::Topic", "resources.Resources.Alarm: missing field `Type`"),
+    ] {
+        let text = good.replacen(original, broken, 1);
+        assert_eq!(error(&[("serverless.yml", &text)]), format!("serverless.yml: {expected}"));
+    }
+}
+
+#[test]
+fn a_problem_is_reported_with_the_line_of_its_key() {
+    let main = "service: chat
+provider:
+  name: aws
+functions:
+  connect:
+    handler: connect
+    events:
+      - websocket: $connect
+      - stream:
+          type: dynamodb
+          arn: !GetAtt Events.StreamArn
+          filterPatterns:
+            - eventName: [INSERT]
+            - dynamodb:
+                NewImage:
+                  id:
+                    S:
+                      - polly
+                      - like: p
+resources: ${file(infra/tables.yml)}
+";
+    let tables = RESOURCES.trim_start().trim_start_matches("resources:");
+    let text = |main: &str, tables: &str| {
+        let files = [("serverless.yml", main), ("infra/tables.yml", tables)];
+        load_with(&files, &Settings::default()).unwrap_err().to_string()
+    };
+    let pattern = "functions.connect.events[1].stream.filterPatterns[1].dynamodb.NewImage.id.S[1]";
+    assert!(text(main, tables).starts_with(&format!("serverless.yml:19: {pattern}: unknown variant `like`")));
+    let good = main.replace("                      - like: p\n", "");
+    let unknown = tables.replace("TableName", "Name");
+    assert!(text(&good, &unknown).starts_with("infra/tables.yml:6: Resources.Events.Properties.Name: unknown field"));
+    // A missing key has the line of its mapping.
+    let missing = good.replace("          type: dynamodb\n", "");
+    let expected = "serverless.yml:9: functions.connect.events[1].stream: missing field `type`";
+    assert_eq!(text(&missing, tables), expected);
+}
+
+#[test]
+fn a_problem_in_an_included_file_is_reported_there() {
+    let main = service_with("      X: x", "resources: ['${file(infra/tables.yml)}', '${file(infra/more.yml):stack}']");
+    let tables = RESOURCES.trim_start().trim_start_matches("resources:");
+    let with = |tables: &str, more: &str| {
+        error(&[("serverless.yml", main.as_str()), ("infra/tables.yml", tables), ("infra/more.yml", more)])
+    };
+    assert_eq!(
+        with(&tables.replace("StreamViewType", "StreamViewTypo"), "stack: {}"),
+        "infra/tables.yml: Resources.Events.Properties.StreamSpecification.StreamViewTypo: \
+         unknown field `StreamViewTypo`, expected `StreamViewType`"
+    );
+    assert_eq!(
+        with(tables, "stack: {Resources: {More: {Type: AWS::DynamoDB::Table, Properties: {Nme: x}}}}"),
+        "infra/more.yml: stack.Resources.More.Properties.Nme: unknown field `Nme`, expected one of `TableName`, \
+         `AttributeDefinitions`, `KeySchema`, `BillingMode`, `ProvisionedThroughput`, `LocalSecondaryIndexes`, \
+         `GlobalSecondaryIndexes`, `StreamSpecification`, `TimeToLiveSpecification`"
+    );
+    assert_eq!(
+        with(tables, "stack: {Resources: {Events: {Type: AWS::SQS::Queue}}}"),
+        "infra/more.yml: stack.Resources.Events: the stack has a resource of this logical id already"
+    );
+    assert_eq!(
+        with("Resources: [", "stack: {}"),
+        "infra/tables.yml:2:1: while parsing a node, did not find expected node content"
+    );
+    assert_eq!(
+        with(tables, "stack: {Transform: x}"),
+        "infra/more.yml: stack.Transform: not supported by the local stack"
+    );
+}
+
+#[test]
+fn a_missing_or_empty_serverless_yml_is_named() {
+    assert_eq!(error(&[]), "serverless.yml: cannot be read");
+    assert_eq!(error(&[("serverless.yml", "")]), "serverless.yml: invalid type: null, expected a service");
+    assert_eq!(error(&[("serverless.yml", "service: chat\n")]), "serverless.yml: missing field `provider`");
+}

@@ -1,0 +1,147 @@
+//! [AWS::DynamoDB::Table](https://docs.aws.amazon.com/AWSCloudFormation/latest/TemplateReference/aws-resource-dynamodb-table.html):
+//! the tables that templates define.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::definition::Table;
+use super::error::{Problem, parse};
+use super::intrinsics::Intrinsics;
+use super::key_path::KeyPath;
+
+/// A table as a template has it.
+#[derive(Debug)]
+pub(super) struct TableDefinition {
+    pub(super) logical_id: String,
+    pub(super) properties: Map<String, Value>,
+    /// The place of the properties.
+    pub(super) at: KeyPath,
+}
+
+/// The properties of a table. They serialise to the body of a `CreateTable` call.
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields)]
+struct TableProperties {
+    #[serde(default)]
+    table_name: String,
+    attribute_definitions: Vec<AttributeDefinition>,
+    key_schema: Vec<KeySchemaElement>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    billing_mode: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    provisioned_throughput: Option<ProvisionedThroughput>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    local_secondary_indexes: Vec<Index>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    global_secondary_indexes: Vec<Index>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stream_specification: Option<StreamSpecification>,
+    #[serde(skip_serializing)]
+    time_to_live_specification: Option<TimeToLiveSpecification>,
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields)]
+struct AttributeDefinition {
+    attribute_name: String,
+    attribute_type: String,
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields)]
+struct KeySchemaElement {
+    attribute_name: String,
+    key_type: String,
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields)]
+struct ProvisionedThroughput {
+    read_capacity_units: u64,
+    write_capacity_units: u64,
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields)]
+struct Index {
+    index_name: String,
+    key_schema: Vec<KeySchemaElement>,
+    projection: Projection,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    provisioned_throughput: Option<ProvisionedThroughput>,
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields)]
+struct Projection {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    projection_type: Option<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    non_key_attributes: Vec<String>,
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields)]
+struct StreamSpecification {
+    /// CloudFormation does not have this member: a specification means true.
+    #[serde(skip_deserializing, default = "enabled")]
+    stream_enabled: bool,
+    stream_view_type: StreamViewType,
+}
+
+fn enabled() -> bool {
+    true
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+enum StreamViewType {
+    KeysOnly,
+    NewImage,
+    OldImage,
+    NewAndOldImages,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields)]
+struct TimeToLiveSpecification {
+    attribute_name: Option<String>,
+    enabled: bool,
+}
+
+/// Reads tables. `default_prefix` begins the name of a table that has no `TableName`.
+pub(super) fn read(
+    mut definitions: Vec<TableDefinition>,
+    intrinsics: &mut Intrinsics,
+    default_prefix: &str,
+) -> Result<Vec<Table>, Problem> {
+    // Names come first, because a table's properties may refer to another table's name.
+    for TableDefinition { logical_id, properties, at } in &mut definitions {
+        let name = match properties.get("TableName") {
+            Some(name) => intrinsics.text(name, &at.key("TableName"))?,
+            None => format!("{default_prefix}-{logical_id}"),
+        };
+        properties.insert("TableName".to_owned(), Value::from(name));
+    }
+    for TableDefinition { logical_id, properties, at } in &definitions {
+        let name = properties["TableName"].as_str().unwrap_or_default();
+        intrinsics.resources.name_table(logical_id, name, &at.key("TableName"))?;
+    }
+    definitions.into_iter().map(|definition| table(definition, intrinsics)).collect()
+}
+
+fn table(definition: TableDefinition, intrinsics: &Intrinsics) -> Result<Table, Problem> {
+    let TableDefinition { logical_id, properties, at } = definition;
+    let properties = intrinsics.evaluate(&Value::Object(properties), &at)?;
+    let table: TableProperties = parse(&properties, &at)?;
+    let ttl_attribute = match &table.time_to_live_specification {
+        Some(TimeToLiveSpecification { enabled: true, attribute_name: None }) => {
+            return Err(Problem::new(&at.key("TimeToLiveSpecification"), "missing field `AttributeName`"));
+        }
+        Some(TimeToLiveSpecification { enabled: true, attribute_name }) => attribute_name.clone(),
+        Some(_) | None => None,
+    };
+    let create_table = serde_json::to_value(&table)
+        .map_err(|error| Problem::new(&at, format!("cannot be written as JSON: {error}")))?;
+    Ok(Table { logical_id, create_table, ttl_attribute })
+}
