@@ -16,7 +16,6 @@ use serde_json::value::RawValue;
 use crate::ClientError;
 use crate::connection::{Connection, UserId, is_printable};
 use crate::history::{DEFAULT_LIMIT, Draft, Entry, From, MAX_LIMIT, MAX_NEWEST, MAX_SEQ, Page, Range, Stamp, Writer};
-use crate::publication::Kept;
 use crate::store::MAX_TOPICS;
 use crate::topic::{Name, Topic};
 
@@ -685,7 +684,7 @@ pub fn data(id: Option<&str>, message: &RawValue) -> Vec<u8> {
 /// The same for a subscriber that asked for positions, on a topic with history:
 /// `{"id":"…","payload":{"data":"hi"},"type":"data","topic":"room.7","senderId":"1","epoch":"k3f9xq2a","seq":42}`.
 #[must_use]
-pub fn kept_data(id: Option<&str>, message: &RawValue, topic: &str, kept: &Kept) -> Vec<u8> {
+pub fn kept_data(id: Option<&str>, message: &RawValue, topic: &str, stamp: &Stamp, sender: Option<&UserId>) -> Vec<u8> {
     #[derive(Serialize)]
     #[serde(rename_all = "camelCase")]
     struct KeptData<'a> {
@@ -698,7 +697,7 @@ pub fn kept_data(id: Option<&str>, message: &RawValue, topic: &str, kept: &Kept)
         stamp: &'a Stamp,
     }
     let data = Data { id, payload: Payload { data: message }, r#type: "data" };
-    to_bytes(&KeptData { data, topic, sender_id: kept.sender.as_ref().map(UserId::as_str), stamp: &kept.stamp })
+    to_bytes(&KeptData { data, topic, sender_id: sender.map(UserId::as_str), stamp })
 }
 
 /// How many of these entries fit one frame of history: those with at most [`MAX_KEPT_BYTES`] together, or one.
@@ -1498,7 +1497,7 @@ mod tests {
         for (sender, expected) in [(Some("1"), r#""senderId":"1","#), (None, "")] {
             let sender = sender.map(|user| UserId::parse("userId", user).unwrap());
             let plain = text(data(Some("s"), &message));
-            let kept = text(kept_data(Some("s"), &message, "room.7", &Kept { stamp: stamp.clone(), sender }));
+            let kept = text(kept_data(Some("s"), &message, "room.7", &stamp, sender.as_ref()));
             let more = format!(r#","topic":"room.7",{expected}"epoch":"k3f9xq2a","seq":42}}"#);
             assert_eq!(kept, format!("{}{more}", plain.strip_suffix('}').unwrap()));
         }

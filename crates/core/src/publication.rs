@@ -112,15 +112,17 @@ impl Publication {
             Audience::Topic(_) => to.subscription_id.as_deref(),
             Audience::Everybody { .. } => Some(Topic::INITIAL_CONNECTION),
         };
-        let behind = (0..data.len() as u64).rev();
-        let frame = |(data, behind): (&Box<RawValue>, u64)| match kept {
-            Some(Kept { stamp, sender }) => {
-                let stamp = Stamp { epoch: stamp.epoch.clone(), seq: stamp.seq.saturating_sub(behind) };
-                frame::kept_data(id, data, self.topic(), &Kept { stamp, sender: sender.clone() })
-            }
-            None => frame::data(id, data),
+        let Some(Kept { stamp, sender }) = kept else {
+            return data.iter().map(|data| frame::data(id, data)).collect();
         };
-        data.iter().zip(behind).map(frame).collect()
+        let numbers = (0..=stamp.seq).rev().take(data.len());
+        let frame = |(data, seq)| {
+            let stamp = Stamp { epoch: stamp.epoch.clone(), seq };
+            frame::kept_data(id, data, self.topic(), &stamp, sender.as_ref())
+        };
+        let mut frames: Vec<_> = data.iter().map(|data| &**data).rev().zip(numbers).map(frame).collect();
+        frames.reverse();
+        frames
     }
 }
 
