@@ -59,6 +59,7 @@ async fn one_frame_subscribes_to_many_topics_and_one_ack_tells_of_each() {
     let stack = Stack::start().await;
     let epoch = publish(&stack, "room.7", 3).await;
     publish(&stack, "room.8", 2).await;
+    stack.settled("topics", 0).await;
     let mut two = stack.connect("?userId=2").await;
     let topics = json!([
         {"topic": "news", "unknown": 1},
