@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help run publish build test test-client conformance soak simulate lint deny fmt check settings package deploy remove logs test-release test-deploy bench clean
+.PHONY: help run publish history build test test-client conformance soak simulate lint deny fmt check settings package deploy remove logs test-release test-deploy bench clean
 
 # STAGE and REGION name the deployment. ARCH is the processors' architecture: arm64 or x86_64.
 STAGE ?= dev
@@ -22,6 +22,11 @@ export TOPIC DATA
 publish: ## Publish an event to a running stack: make publish TOPIC=general DATA='"deploy done"'
 	AWS_ENDPOINT_URL=http://localhost:8000 AWS_REGION=us-east-1 AWS_ACCESS_KEY_ID=local AWS_SECRET_ACCESS_KEY=local \
 	cargo run --quiet --example put-event -- switchboard-dev-events "$$TOPIC" "$$DATA"
+
+history: ## Print what a topic keeps: make history TOPIC=room.7; with AWS_ENDPOINT_URL that of STAGE on AWS
+	@if [ -z "$$AWS_ENDPOINT_URL" ]; then export AWS_ENDPOINT_URL=http://localhost:8000 AWS_REGION=us-east-1 \
+	AWS_ACCESS_KEY_ID=local AWS_SECRET_ACCESS_KEY=local; fi; \
+	cargo run --quiet --example read-history -- "switchboard-$$STAGE-messages" "$$TOPIC"
 
 build: ## Build every binary
 	cargo build --workspace --bins

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 use switchboard_tests::proxy::{Call, Proxy};
-use switchboard_tests::stack::Stack;
+use switchboard_tests::stack::{NO_RULES, Stack};
 
 async fn counted() -> (Proxy, Stack) {
     Proxy::in_front(&[], |_| None).await
@@ -62,7 +62,7 @@ async fn disconnect_costs_one_update_and_a_batch_for_every_25_topics() {
 
 #[tokio::test]
 async fn a_direct_message_costs_a_get_a_query_and_a_post_per_device() {
-    let (proxy, stack) = counted().await;
+    let (proxy, stack) = Proxy::in_front(&NO_RULES, |_| None).await;
     let mut one = stack.connect("?userId=1").await;
     let mut two = stack.connect("?userId=2").await;
     let mut also_two = stack.connect("?userId=2").await;

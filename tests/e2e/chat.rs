@@ -1,7 +1,7 @@
 //! Direct messages between users.
 
 use serde_json::json;
-use switchboard_tests::stack::Stack;
+use switchboard_tests::stack::{NO_RULES, Stack};
 
 #[tokio::test]
 async fn user_1_writes_to_user_2() {
@@ -16,7 +16,7 @@ async fn user_1_writes_to_user_2() {
 
 #[tokio::test]
 async fn every_device_of_a_user_receives_and_closing_one_leaves_the_others() {
-    let stack = Stack::start().await;
+    let stack = Stack::with(&NO_RULES).await;
     let mut sender = stack.connect("?userId=1").await;
     let mut phone = stack.connect("?userId=2").await;
     let mut desk = stack.connect("?userId=2").await;
@@ -47,7 +47,7 @@ async fn a_user_can_write_to_their_own_devices() {
 
 #[tokio::test]
 async fn a_message_to_nobody_is_answered_with_user_offline() {
-    let stack = Stack::start().await;
+    let stack = Stack::with(&NO_RULES).await;
     let mut one = stack.connect("?userId=1").await;
     let frame = json!({"action": "sendMessage", "destinationUserId": "nobody", "body": "?", "id": "7"});
     let error = one.ask(frame).await;

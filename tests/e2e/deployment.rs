@@ -254,7 +254,7 @@ async fn roles_allow_what_the_functions_call_and_nothing_else() {
     note("connect");
 
     vanished(&stack, "@2").await;
-    one.ask(json!({"action": "sendMessage", "destinationUserId": "2", "body": "x", "id": "1"})).await;
+    one.ask(json!({"action": "sendMessage", "destinationUserId": "2", "body": "x", "id": "1", "again": true})).await;
     note("sendMessage");
 
     one.ask(json!({"type": "subscribe", "topic": "general", "id": "2"})).await;
@@ -273,10 +273,10 @@ async fn roles_allow_what_the_functions_call_and_nothing_else() {
     note("default");
 
     vanished(&stack, "general").await;
-    for topic in ["general", "INITIAL_CONNECTION"] {
+    for topic in ["general", "room.1", "INITIAL_CONNECTION"] {
         put_event(&stack, topic).await;
     }
-    stack.logged(2, &["publish |", "\"published\""]).await;
+    stack.logged(3, &["publish |", "\"published\""]).await;
     note("publish");
 
     vanished(&stack, "general").await;

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use aws_sdk_dynamodb::types::AttributeValue;
 use serde_json::json;
 use switchboard_tests::proxy::{Answer, Call, Proxy, answer};
-use switchboard_tests::stack::{Row, Stack, root, table_name, text};
+use switchboard_tests::stack::{NO_RULES, Row, Stack, root, table_name, text};
 
 /// Leaves the rows of a connection that is gone, as a lost `$disconnect` does. The connection is `age_s` old.
 async fn leave_rows_of_a_gone_connection(stack: &Stack, user: &str, age_s: i64) -> Vec<(&'static str, Row)> {
@@ -43,7 +43,7 @@ async fn mark_earlier(stack: &Stack, seconds: i64) {
 
 #[tokio::test]
 async fn a_receiver_that_vanished_without_disconnect_is_forgotten_at_the_second_410() {
-    let stack = Stack::start().await;
+    let stack = Stack::with(&NO_RULES).await;
     let mut one = stack.connect("?userId=1").await;
     leave_rows_of_a_gone_connection(&stack, "2", 60).await;
     let frame = json!({"action": "sendMessage", "destinationUserId": "2", "body": "anybody?"});
@@ -62,7 +62,7 @@ async fn a_receiver_that_vanished_without_disconnect_is_forgotten_at_the_second_
 
 #[tokio::test]
 async fn a_mark_of_long_ago_says_nothing_any_more() {
-    let stack = Stack::start().await;
+    let stack = Stack::with(&NO_RULES).await;
     let mut one = stack.connect("?userId=1").await;
     leave_rows_of_a_gone_connection(&stack, "2", 3600).await;
     let frame = json!({"action": "sendMessage", "destinationUserId": "2", "body": "anybody?"});
@@ -78,7 +78,7 @@ async fn a_mark_of_long_ago_says_nothing_any_more() {
 async fn a_live_client_that_is_called_gone_is_never_deaf_without_knowing_it() {
     let gone = Arc::new(std::sync::Mutex::new(None::<String>));
     let rule_gone = Arc::clone(&gone);
-    let (_proxy, stack) = Proxy::in_front(&[], move |call| {
+    let (_proxy, stack) = Proxy::in_front(&NO_RULES, move |call| {
         let gone = rule_gone.lock().unwrap();
         let id = gone.as_deref().filter(|_| call.operation == "POST")?;
         call.path.contains(id.trim_end_matches('=')).then(|| answer(410, "GoneException", ""))
@@ -126,7 +126,7 @@ async fn a_ping_without_a_record_is_no_pong() {
 
 #[tokio::test]
 async fn a_410_from_a_young_connection_is_doubted_and_nothing_is_forgotten() {
-    let stack = Stack::start().await;
+    let stack = Stack::with(&NO_RULES).await;
     let mut one = stack.connect("?userId=1").await;
     leave_rows_of_a_gone_connection(&stack, "2", 0).await;
     let frame = json!({"action": "sendMessage", "destinationUserId": "2", "body": "there yet?"});
@@ -176,7 +176,7 @@ async fn a_bare_410_means_gone_as_well() {
     // The SDK recognises GoneException by a header alone, and a proxy may drop that header.
     let gone = Arc::new(std::sync::Mutex::new(None::<String>));
     let rule_gone = Arc::clone(&gone);
-    let (_proxy, stack) = Proxy::in_front(&[], move |call| {
+    let (_proxy, stack) = Proxy::in_front(&NO_RULES, move |call| {
         let gone = rule_gone.lock().unwrap();
         let id = gone.as_deref().filter(|_| call.operation == "POST")?;
         call.path.contains(id.trim_end_matches('=')).then(|| answer(410, "", ""))
@@ -246,7 +246,7 @@ async fn a_receiver_that_refuses_is_tried_again_later_and_the_sender_is_told() {
     let (failing, count) = (Arc::clone(&two_id), Arc::new(AtomicUsize::new(0)));
     let posts = Arc::clone(&count);
     // A first publish tries five times, and the continuation's second try succeeds.
-    let (_proxy, stack) = Proxy::in_front(&[], move |call| {
+    let (_proxy, stack) = Proxy::in_front(&NO_RULES, move |call| {
         let fails = call.operation == "POST" && call.path.contains(failing.lock().unwrap().trim_end_matches('='));
         (fails && posts.fetch_add(1, Ordering::SeqCst) < 6).then(|| answer(500, "", ""))
     })

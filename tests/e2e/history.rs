@@ -7,7 +7,7 @@ use switchboard_tests::stack::{Row, Stack, number, text};
 use crate::mistakes::send_in_fragments;
 
 /// The messages and tombstones of a topic, in the order of their numbers.
-async fn kept(stack: &Stack, topic: &str) -> Vec<Row> {
+pub async fn kept(stack: &Stack, topic: &str) -> Vec<Row> {
     let partition = format!("m:{topic}");
     let mut rows = stack.all_rows("messages").await;
     rows.retain(|row| text(row, "p") == partition);

@@ -1,7 +1,7 @@
 //! Roles that lack a permission. Every other test shows that ours lack none.
 
 use serde_json::json;
-use switchboard_tests::stack::Stack;
+use switchboard_tests::stack::{NO_RULES, Stack};
 
 use crate::failures::copied;
 
@@ -19,7 +19,7 @@ fn with_roles(from: &str, to: &str) -> (tempfile::TempDir, String) {
 #[tokio::test]
 async fn a_call_of_dynamodb_that_the_role_does_not_allow_is_refused() {
     let (_folder, config) = with_roles("dynamodb:UpdateItem", "dynamodb:DescribeTable");
-    let stack = Stack::with(&["--config", &config]).await;
+    let stack = Stack::with(&["--config", &config, NO_RULES[0], NO_RULES[1]]).await;
     let mut client = stack.connect("?userId=1").await;
     let error = client.ask(json!({"type": "subscribe", "topic": "t", "id": "s"})).await;
     assert_eq!(error["message"], "Internal server error");

@@ -4,7 +4,7 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use serde_json::json;
 
 use switchboard_tests::client::Client;
-use switchboard_tests::stack::{Stack, table_name};
+use switchboard_tests::stack::{NO_RULES, Stack, table_name};
 
 /// How deep a frame may nest.
 const LEVELS: usize = 127;
@@ -32,7 +32,7 @@ async fn pair(stack: &Stack) -> (Client, Client) {
 
 #[tokio::test]
 async fn any_json_arrives_byte_for_byte_on_every_way() {
-    let stack = Stack::start().await;
+    let stack = Stack::with(&NO_RULES).await;
     let (mut one, mut two) = pair(&stack).await;
     let long = format!("1{}", "0".repeat(309));
     let ack = json!({"type": "ack", "id": "m", "delivered": 1});
@@ -120,7 +120,7 @@ async fn a_field_that_we_read_must_be_whole_text() {
 
 #[tokio::test]
 async fn a_frame_that_is_delivered_could_be_sent_again() {
-    let stack = Stack::start().await;
+    let stack = Stack::with(&NO_RULES).await;
     let (mut one, mut two) = pair(&stack).await;
     for (frame, code) in
         [(message(&nested(LEVELS - 2)), "unknown_type"), (direct(&nested(LEVELS - 1)), "missing_field")]

@@ -15,6 +15,7 @@ mod events;
 mod failures;
 mod history;
 mod iam;
+mod inbox;
 mod json;
 mod lifecycle;
 mod mistakes;

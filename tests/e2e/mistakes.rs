@@ -2,7 +2,7 @@
 
 use futures_util::SinkExt;
 use serde_json::{Value, json};
-use switchboard_tests::stack::Stack;
+use switchboard_tests::stack::{NO_RULES, Stack};
 use tokio_tungstenite::tungstenite::Message;
 
 #[tokio::test]
@@ -38,7 +38,7 @@ async fn an_error_carries_the_id_of_its_frame() {
 
 #[tokio::test]
 async fn the_largest_frames_are_served_and_larger_ones_named() {
-    let stack = Stack::start().await;
+    let stack = Stack::with(&NO_RULES).await;
     let mut one = stack.connect("?userId=1").await;
     let frame =
         |bytes: usize| json!({"action": "sendMessage", "destinationUserId": "1", "body": "x".repeat(bytes - 2)});

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use aws_sdk_apigatewaymanagement::primitives::Blob;
-use switchboard_tests::stack::{PATIENCE, Stack, root, text};
+use serde_json::json;
+use switchboard_tests::stack::{PATIENCE, Row, Stack, root, text};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
@@ -48,44 +49,72 @@ impl Terminal {
         self.input.write_all(format!("{line}\n").as_bytes()).await.unwrap();
     }
 
-    /// The next line must be this one, in which `…` stands for anything.
-    async fn shows(&mut self, expected: &str) {
+    /// The next line, without the prompts that wscat has shown before it.
+    async fn line(&mut self) -> String {
         let line = tokio::time::timeout(PATIENCE, self.output.next_line()).await.expect("nothing was shown");
-        let line = line.unwrap().expect("the client has ended");
-        let fits = match expected.split_once('…') {
-            None => line == expected,
-            Some((start, end)) => {
-                line.len() > start.len() + end.len() && line.starts_with(start) && line.ends_with(end)
-            }
-        };
-        assert!(fits, "expected {expected}\n   found {line}");
+        line.unwrap().expect("the client has ended").trim_start_matches("> ").to_owned()
     }
+
+    /// The next line must be this one, in which each `…` stands for anything.
+    async fn shows(&mut self, expected: &str) {
+        let line = self.line().await;
+        assert!(fits(&line, expected), "expected {expected}\n   found {line}");
+    }
+
+    /// Waits until the client receives. Through a pipe wscat does not say that it is connected, and it forgets what was typed
+    /// before. It shows what it receives.
+    async fn is_ready(&mut self, stack: &Stack, row: &Row) {
+        let id = text(row, "connectionId");
+        stack.logged(1, &["gateway |", &id, "connected"]).await;
+        let post = stack.management().await.post_to_connection().connection_id(id);
+        post.data(Blob::new("ready")).send().await.unwrap();
+        self.shows("ready").await;
+    }
+}
+
+/// Whether a line is the expected one, in which each `…` stands for anything but nothing.
+fn fits(line: &str, expected: &str) -> bool {
+    let mut parts = expected.split('…');
+    let Some(mut rest) = line.strip_prefix(parts.next().unwrap()) else { return false };
+    let mut parts: Vec<_> = parts.collect();
+    let Some(end) = parts.pop() else { return rest.is_empty() };
+    for part in parts {
+        match rest.char_indices().nth(1).and_then(|(second, _)| rest[second..].split_once(part)) {
+            Some((_, later)) => rest = later,
+            None => return false,
+        }
+    }
+    rest.len() > end.len() && rest.ends_with(end)
 }
 
 fn clients() -> PathBuf {
     root().join("tests/clients")
 }
 
+/// The transcripts of wscat that contain `word`, or those that do not.
+fn transcripts(word: &str, contain: bool) -> Vec<String> {
+    let is_one = |block: &String| block.starts_with("$ wscat") && block.contains(word) == contain;
+    blocks("console").into_iter().filter(is_one).collect()
+}
+
+/// Starts the client of a transcript.
+fn open(transcript: &str, stack: &Stack) -> Terminal {
+    let command = transcript.lines().next().unwrap().strip_prefix("$ ").unwrap();
+    Terminal::run(&command.replace("localhost:3001", &stack.gateway), root())
+}
+
 #[tokio::test]
 async fn the_wscat_transcript_is_true() {
     let stack = Stack::start().await;
-    let transcripts: Vec<_> = blocks("console").into_iter().filter(|block| block.starts_with("$ wscat")).collect();
+    let transcripts = transcripts("room.7", false);
     assert_eq!(transcripts.len(), 2);
-    let mut terminals = Vec::new();
+    let mut terminals: Vec<Terminal> = Vec::new();
     for transcript in &transcripts {
-        let command = transcript.lines().next().unwrap().strip_prefix("$ ").unwrap();
-        terminals.push(Terminal::run(&command.replace("localhost:3001", &stack.gateway), root()));
-    }
-    // Through a pipe wscat does not say that it is connected, and it forgets what was typed before. It shows what it
-    // receives.
-    let management = stack.management().await;
-    for row in stack.settled("connections", 2).await {
-        stack.logged(1, &["gateway |", &text(&row, "connectionId"), "connected"]).await;
-        let post = management.post_to_connection().connection_id(text(&row, "connectionId"));
-        post.data(Blob::new("ready")).send().await.unwrap();
-    }
-    for terminal in &mut terminals {
-        terminal.shows("ready").await;
+        let others = stack.rows("connections").await;
+        terminals.push(open(transcript, &stack));
+        let rows = stack.settled("connections", others.len() + 1).await;
+        let row = rows.iter().find(|row| !others.contains(row)).unwrap();
+        terminals.last_mut().unwrap().is_ready(&stack, row).await;
     }
     for prefix in ["> ", "< "] {
         let mut lines = 0;
@@ -99,6 +128,70 @@ async fn the_wscat_transcript_is_true() {
             }
         }
         assert!(lines > 0, "no line with {prefix}");
+    }
+}
+
+/// Each client leaves before the next one comes. The README has a made-up epoch in the place of the topic's.
+#[tokio::test]
+async fn the_transcript_of_a_resume_is_true() {
+    let stack = Stack::start().await;
+    let transcripts = transcripts("room.7", true);
+    assert_eq!(transcripts.len(), 3);
+    let made_up = "k3f9xq2a";
+    let mut epoch = None;
+    for transcript in &transcripts {
+        let mut terminal = open(transcript, &stack);
+        let row = stack.settled("connections", 1).await.remove(0);
+        terminal.is_ready(&stack, &row).await;
+        for line in transcript.lines().skip(1) {
+            if let Some(typed) = line.strip_prefix("> ") {
+                terminal.types(&typed.replace(made_up, epoch.as_deref().unwrap_or(made_up))).await;
+                continue;
+            }
+            let shown = terminal.line().await;
+            let json: serde_json::Value =
+                serde_json::from_str(&shown).unwrap_or_else(|error| panic!("{error}: {shown}"));
+            let epoch = epoch.get_or_insert_with(|| json["epoch"].as_str().unwrap().to_owned());
+            let expected = line.strip_prefix("< ").unwrap().replace(made_up, epoch);
+            assert!(fits(&shown, &expected), "expected {expected}\n   found {shown}");
+        }
+        drop(terminal);
+        stack.settled("connections", 0).await;
+    }
+}
+
+/// The test needs the AWS CLI. On a machine without it, nothing is tried.
+#[tokio::test]
+async fn the_commands_of_the_aws_cli_do_what_they_say() {
+    if !Command::new("aws").arg("--version").output().await.is_ok_and(|output| output.status.success()) {
+        return;
+    }
+    let stack = Stack::start().await;
+    let mut one = stack.connect("?userId=1").await;
+    one.ask(json!({"type": "subscribe", "topic": "general", "id": "s"})).await;
+    for count in 1..=11 {
+        one.ask(json!({"type": "message", "topic": "room.7", "message": count, "id": format!("m{count}")})).await;
+    }
+    let commands: Vec<_> = blocks("").into_iter().filter(|block| block.starts_with("aws dynamodb ")).collect();
+    assert_eq!(commands.len(), 3);
+    for command in commands {
+        let local = command.replace("localhost:8000", &stack.dynamodb);
+        let mut aws = Command::new("sh");
+        aws.args(["-c", &local]).env("AWS_DEFAULT_REGION", "us-east-1").env("AWS_DEFAULT_OUTPUT", "json");
+        aws.env("AWS_ACCESS_KEY_ID", "local").env("AWS_SECRET_ACCESS_KEY", "local");
+        let output = aws.output().await.unwrap();
+        assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
+        let answer: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+        match command.split_whitespace().nth(2).unwrap() {
+            "put-item" => assert_eq!(one.next().await["payload"]["data"], "deploy done"),
+            "scan" => assert_eq!(answer["Items"][0]["userId"]["S"], "1"),
+            _ => {
+                let items = answer["Items"].as_array().unwrap();
+                let found: Vec<_> = items.iter().map(|item| item["json"]["S"].as_str().unwrap()).collect();
+                assert_eq!(found, ["11", "10", "9", "8", "7", "6", "5", "4", "3", "2"]);
+                assert!(items[0]["s"]["S"].as_str().unwrap().ends_with("/000000000011"), "{}", items[0]);
+            }
+        }
     }
 }
 

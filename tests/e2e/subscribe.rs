@@ -4,7 +4,7 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use serde_json::{Value, json};
 use switchboard_tests::client::Client;
 use switchboard_tests::proxy::{Proxy, answer};
-use switchboard_tests::stack::{Row, Stack, number, table_name, text};
+use switchboard_tests::stack::{Row, Stack, binaries, number, table_name, text};
 
 /// Rules that keep direct messages as well as rooms.
 const INBOX: &str = r#"TOPIC_RULES=[{"topic":"room.*","history":{"hours":24}},{"topic":"@*","history":{"hours":72}}]"#;
@@ -13,8 +13,9 @@ fn subscribe(topics: impl Into<Value>) -> Value {
     json!({"type": "subscribe", "id": "s", "topics": topics.into()})
 }
 
-/// Keeps messages in `topic`, and returns its epoch.
+/// Keeps messages in `topic`, and returns its epoch. The connection that sent them has gone then.
 async fn publish(stack: &Stack, topic: &str, count: usize) -> Value {
+    let others = stack.rows("topics").await.len();
     let mut one = stack.connect("?userId=1").await;
     let mut epoch = Value::Null;
     for count in 1..=count {
@@ -22,6 +23,7 @@ async fn publish(stack: &Stack, topic: &str, count: usize) -> Value {
         epoch = one.ask(message).await["epoch"].clone();
     }
     one.close().await;
+    stack.settled("topics", others).await;
     epoch
 }
 
@@ -57,6 +59,7 @@ async fn one_frame_subscribes_to_many_topics_and_one_ack_tells_of_each() {
     let stack = Stack::start().await;
     let epoch = publish(&stack, "room.7", 3).await;
     publish(&stack, "room.8", 2).await;
+    stack.settled("topics", 0).await;
     let mut two = stack.connect("?userId=2").await;
     let topics = json!([
         {"topic": "news", "unknown": 1},
@@ -407,4 +410,33 @@ async fn a_connection_without_a_user_has_no_address() {
         assert!(error["message"].as_str().unwrap().contains("no user"), "{error}");
     }
     assert!(rows(&stack).await.is_empty());
+}
+
+/// A backend needs no connection: it queries the table.
+#[tokio::test]
+async fn the_command_behind_make_history_prints_what_a_topic_keeps() {
+    let stack = Stack::start().await;
+    let epoch = publish(&stack, "room.7", 2).await;
+    let mut nobody = stack.connect("").await;
+    nobody.send_text(r#"{"type":"message","topic":"room.7","message":{"n": 1e400},"id":"x"}"#).await;
+    nobody.next().await;
+    let read = async |topic: &str| {
+        let mut command = tokio::process::Command::new(binaries().join("examples/read-history"));
+        command.args([&table_name("messages"), topic]).env("AWS_ENDPOINT_URL", format!("http://{}", stack.dynamodb));
+        command.env("AWS_REGION", "us-east-1").env("AWS_ACCESS_KEY_ID", "local").env("AWS_SECRET_ACCESS_KEY", "local");
+        let output = command.output().await.unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let mut rows = stack.all_rows("messages").await;
+    rows.retain(|row| text(row, "p") == "m:room.7");
+    rows.sort_by_key(|row| text(row, "s"));
+    let at: Vec<_> = rows.iter().map(|row| number(row, "at")).collect();
+    let expected = [
+        format!(r#"{{"epoch":{epoch},"seq":1,"data":1,"senderId":"1","at":{}}}"#, at[0]),
+        format!(r#"{{"epoch":{epoch},"seq":2,"data":2,"senderId":"1","at":{}}}"#, at[1]),
+        format!(r#"{{"epoch":{epoch},"seq":3,"data":{{"n": 1e400}},"at":{}}}"#, at[2]),
+    ];
+    assert_eq!(read("room.7").await.lines().collect::<Vec<_>>(), expected);
+    assert_eq!(read("room.8").await, "");
 }

@@ -147,7 +147,8 @@ async fn serve(State(shared): State<Arc<Shared>>, request: Request) -> Response<
     let upstream = if target.is_some() { dynamodb } else { gateway };
     parts.uri = format!("http://{upstream}{}", parts.uri).parse().unwrap();
     shared.bytes.fetch_add(body.len(), Ordering::Relaxed);
-    let is_write = ["BatchWriteItem", "UpdateItem", "PutItem", "DeleteItem"].contains(&call.operation.as_str());
+    let is_write = ["BatchWriteItem", "UpdateItem", "PutItem", "DeleteItem", "TransactWriteItems"]
+        .contains(&call.operation.as_str());
     let is_counted = is_write && shared.write_units.lock().unwrap().is_some();
     let body = match is_counted {
         true => {

@@ -58,6 +58,9 @@ pub fn command(arguments: &[&str]) -> Command {
     command
 }
 
+/// Arguments of a service that keeps no messages: `Stack::with(&NO_RULES)`.
+pub const NO_RULES: [&str; 2] = ["--env", "TOPIC_RULES="];
+
 impl Stack {
     /// Starts the service of this repository, and waits until it is ready.
     pub async fn start() -> Self {

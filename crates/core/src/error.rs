@@ -198,7 +198,12 @@ impl Error {
     {
         let throttled = matches!(
             error.code(),
-            Some("ProvisionedThroughputExceededException" | "ThrottlingException" | "RequestLimitExceeded")
+            Some(
+                "ProvisionedThroughputExceededException"
+                    | "ThrottlingException"
+                    | "RequestLimitExceeded"
+                    | "TransactionConflictException"
+            )
         );
         Self::Store { operation, table: table.to_owned(), detail: describe(error), throttled }
     }

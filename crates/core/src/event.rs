@@ -24,6 +24,7 @@
 //! | `again` | L of M | receivers that have to be tried once more |
 //! | `epoch`, `seq` | S, N | where the message is kept, on a topic with history; then `senderId` is there on any topic |
 //! | `senderId`, `json`, `ttl` | S, S, N | as in an event |
+//! | `further` | L of S | more messages behind `json`, as JSON texts |
 //!
 //! Only the insertion of an item publishes. The stream carries it to the function.
 
@@ -83,6 +84,8 @@ struct Continuation {
     #[serde(skip_serializing_if = "Option::is_none")]
     sender_id: Option<String>,
     json: String,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    further: Vec<String>,
     ttl: i64,
 }
 
@@ -147,13 +150,14 @@ pub(crate) fn item(rest: Publication) -> serde_dynamo::Item {
 impl From<Publication> for Continuation {
     fn from(rest: Publication) -> Self {
         let origin_topic = rest.topic().to_owned();
-        let (sender_id, json) = match rest.content {
+        let (sender_id, jsons) = match rest.content {
             Content::Data(data) => {
                 let sender = rest.kept.as_ref().and_then(|kept| kept.sender.as_ref());
                 (sender.map(|sender| sender.as_str().to_owned()), data)
             }
-            Content::DirectMessage { sender, body } => (Some(sender.as_str().to_owned()), body),
+            Content::DirectMessage { sender, body } => (Some(sender.as_str().to_owned()), vec![body]),
         };
+        let mut jsons = jsons.into_iter().map(|json| json.get().to_owned());
         let again = rest.again.into_iter().map(|receiver| Receiver {
             connection_id: receiver.connection_id.as_str().to_owned(),
             subscription_id: receiver.subscription_id,
@@ -178,7 +182,8 @@ impl From<Publication> for Continuation {
             epoch,
             seq,
             sender_id,
-            json: json.get().to_owned(),
+            json: jsons.next().unwrap_or_default(),
+            further: jsons.collect(),
             ttl: now_s() + CONTINUATION_TTL_S,
         }
     }
@@ -196,14 +201,14 @@ pub fn continuation(item: serde_dynamo::Item) -> Result<Publication, UnknownCont
         Some(segment) => Audience::Everybody { segment },
         None => Audience::Topic(Topic::of_event(&item.origin_topic)?),
     };
-    let json = RawValue::from_string(item.json).map_err(|_| UnknownContinuation::Json)?;
+    let json = |text| RawValue::from_string(text).map_err(|_| UnknownContinuation::Json);
     let sender = item.sender_id.map(|sender| UserId::parse(attribute::SENDER_ID, &sender)).transpose()?;
     let stamp = item.epoch.zip(item.seq).map(|(epoch, seq)| Stamp { epoch, seq });
     let kept = stamp.map(|stamp| Kept { stamp, sender: sender.clone() });
     let is_address = matches!(&audience, Audience::Topic(topic) if topic.is_address());
     let content = match sender {
-        Some(sender) if is_address => Content::DirectMessage { sender, body: json },
-        _ => Content::Data(json),
+        Some(sender) if is_address => Content::DirectMessage { sender, body: json(item.json)? },
+        _ => Content::Data([item.json].into_iter().chain(item.further).map(json).collect::<Result<_, _>>()?),
     };
     let again = item.again.into_iter().map(|receiver| Subscriber {
         connection_id: ConnectionId::new(receiver.connection_id),

@@ -14,9 +14,8 @@ use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use crate::ClientError;
-use crate::connection::{UserId, is_printable};
-use crate::history::{DEFAULT_LIMIT, Entry, From, MAX_LIMIT, MAX_NEWEST, MAX_SEQ, Range, Stamp};
-use crate::publication::Kept;
+use crate::connection::{Connection, UserId, is_printable};
+use crate::history::{DEFAULT_LIMIT, Draft, Entry, From, MAX_LIMIT, MAX_NEWEST, MAX_SEQ, Page, Range, Stamp, Writer};
 use crate::store::MAX_TOPICS;
 use crate::topic::{Name, Topic};
 
@@ -43,6 +42,9 @@ pub const MAX_KEPT_BYTES: usize = 32 * 1024;
 
 /// How many levels a `body` or `message` that is kept may have. A frame of history adds three.
 pub const MAX_KEPT_NESTING: usize = MAX_NESTING - 3;
+
+/// How many messages one frame may publish. DynamoDB writes as many items in one transaction.
+pub const MAX_MESSAGES: usize = 100;
 
 /// How many topics a ping may ask about.
 pub const MAX_POSITIONS: usize = 20;
@@ -73,12 +75,12 @@ pub enum Request<'a> {
         /// What to listen to no longer.
         topic: Topic,
     },
-    /// `{"type":"message","topic":"general","message":…}`.
+    /// `{"type":"message","topic":"general","message":…}`, or `"messages":[…]` for several.
     Message {
         /// Where to publish.
         topic: Topic,
-        /// What to publish.
-        message: &'a RawValue,
+        /// What to publish, in order.
+        messages: Vec<&'a RawValue>,
     },
     /// `{"type":"history","topic":"room.7"}`, with an optional `after` or `before`, and an optional `limit`.
     History {
@@ -188,42 +190,36 @@ impl<'a> Frame<'a> {
                     Err(ClientError::InvalidField { field: "topic", expected })
                 }
             },
-            "message" => {
-                Ok(Request::Message { topic: self.topic()?, message: self.payload("message", MAX_MESSAGE_NESTING)? })
-            }
+            "message" => Ok(Request::Message { topic: self.topic()?, messages: self.messages()? }),
             "history" => Ok(Request::History { topic: self.name()?, range: self.range()?, limit: self.limit()? }),
             "ping" => Ok(Request::Ping { positions: self.positions()?, is_quiet: self.flag("quiet")? }),
             _ => Err(ClientError::UnknownType { kind: kind.chars().take(QUOTED_CHARS).collect() }),
         }
     }
 
-    /// Whether a message is a repetition of one with the same `id`. Only topics with history know that.
+    /// The `body` or messages of this frame as a draft of what has to be kept. Its sender is the user of the connection, so
+    /// nobody can repeat a message of another user.
     ///
     /// # Errors
     ///
-    /// [`ClientError::InvalidField`], and [`ClientError::MissingField`] for a repetition without an `id`.
-    pub fn again(&self) -> Result<bool, ClientError> {
+    /// [`ClientError::InvalidField`] when it is too large or `again` is wrong, and [`ClientError::MissingField`] for a
+    /// repetition without an `id`.
+    pub fn draft<'b>(
+        &'b self,
+        field: &'static str,
+        payloads: &'b [&'b RawValue],
+        connection: &'b Connection,
+        invocation_id: &'b str,
+    ) -> Result<Draft<'b>, ClientError> {
+        payloads.iter().try_for_each(|payload| check_kept(field, payload))?;
+        let id = self.id.as_ref().map_err(Clone::clone)?.as_deref();
         let again = self.flag("again")?;
-        if again && self.id()?.is_none() {
+        if again && id.is_none() {
             return Err(ClientError::MissingField { field: "id" });
         }
-        Ok(again)
-    }
-
-    /// Checks that a `body` or `message` is small enough to be kept.
-    ///
-    /// # Errors
-    ///
-    /// [`ClientError::InvalidField`].
-    pub fn check_kept(field: &'static str, payload: &RawValue) -> Result<(), ClientError> {
-        let expected = if payload.get().len() > MAX_KEPT_BYTES {
-            format!("at most {MAX_KEPT_BYTES} bytes of JSON, because this topic keeps its messages")
-        } else if nests_deeper(payload.get(), MAX_KEPT_NESTING) {
-            format!("JSON of at most {MAX_KEPT_NESTING} levels, because this topic keeps its messages")
-        } else {
-            return Ok(());
-        };
-        Err(ClientError::InvalidField { field, expected })
+        let sender = connection.user_id.as_ref();
+        let writer = sender.cloned().map_or_else(|| Writer::Connection(connection.id.clone()), Writer::User);
+        Ok(Draft { jsons: payloads, sender, id: id.map(|id| (writer, id)), again, invocation_id })
     }
 
     /// Reads a frame for `sendMessage`.
@@ -371,17 +367,31 @@ impl<'a> Frame<'a> {
         serde_json::from_str(raw.get()).map_err(wrong)
     }
 
+    /// `message`, or else `messages`.
+    fn messages(&self) -> Result<Vec<&'a RawValue>, ClientError> {
+        let Some(raw) = self.fields.get("messages") else {
+            return Ok(vec![self.payload("message", MAX_MESSAGE_NESTING)?]);
+        };
+        if self.fields.get("message").is_some() {
+            let expected = "absent when there is `message`".to_owned();
+            return Err(ClientError::InvalidField { field: "messages", expected });
+        }
+        match serde_json::from_str::<Vec<&RawValue>>(raw.get()) {
+            Ok(messages) if (1..=MAX_MESSAGES).contains(&messages.len()) => {
+                messages.iter().try_for_each(|message| check_payload("messages", message, MAX_MESSAGE_NESTING))?;
+                Ok(messages)
+            }
+            _ => {
+                let expected = format!("an array of 1 to {MAX_MESSAGES} messages");
+                Err(ClientError::InvalidField { field: "messages", expected })
+            }
+        }
+    }
+
     /// Any value, `null` included.
     fn payload(&self, field: &'static str, max_levels: usize) -> Result<&'a RawValue, ClientError> {
         let raw = self.fields.get_or_null(field).ok_or(ClientError::MissingField { field })?;
-        if raw.get().len() > MAX_PAYLOAD_BYTES {
-            let expected = format!("at most {MAX_PAYLOAD_BYTES} bytes of JSON");
-            return Err(ClientError::InvalidField { field, expected });
-        }
-        if nests_deeper(raw.get(), max_levels) {
-            let expected = format!("JSON of at most {max_levels} levels");
-            return Err(ClientError::InvalidField { field, expected });
-        }
+        check_payload(field, raw, max_levels)?;
         Ok(raw)
     }
 
@@ -392,6 +402,33 @@ impl<'a> Frame<'a> {
             ClientError::InvalidField { field, expected: format!("a string{half}") }
         })
     }
+}
+
+fn check_payload(field: &'static str, payload: &RawValue, max_levels: usize) -> Result<(), ClientError> {
+    let expected = if payload.get().len() > MAX_PAYLOAD_BYTES {
+        format!("at most {MAX_PAYLOAD_BYTES} bytes of JSON")
+    } else if nests_deeper(payload.get(), max_levels) {
+        format!("JSON of at most {max_levels} levels")
+    } else {
+        return Ok(());
+    };
+    Err(ClientError::InvalidField { field, expected })
+}
+
+/// Checks that a `body` or `message` is small enough to be kept.
+///
+/// # Errors
+///
+/// [`ClientError::InvalidField`].
+pub fn check_kept(field: &'static str, payload: &RawValue) -> Result<(), ClientError> {
+    let expected = if payload.get().len() > MAX_KEPT_BYTES {
+        format!("at most {MAX_KEPT_BYTES} bytes of JSON, because this topic keeps its messages")
+    } else if nests_deeper(payload.get(), MAX_KEPT_NESTING) {
+        format!("JSON of at most {MAX_KEPT_NESTING} levels, because this topic keeps its messages")
+    } else {
+        return Ok(());
+    };
+    Err(ClientError::InvalidField { field, expected })
 }
 
 /// The fields of an object in their order, each value as it was typed.
@@ -496,25 +533,7 @@ fn kind_of(value: &RawValue) -> &'static str {
 #[serde(tag = "type", rename_all = "lowercase")]
 pub enum Reply<'a> {
     /// Acknowledges a frame that carried an `id`.
-    Ack {
-        /// The frame's.
-        id: &'a str,
-        /// How many connections a message reached; absent for anything else.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        delivered: Option<usize>,
-        /// Whether more connections will receive the message after this acknowledgement; absent when none will.
-        #[serde(skip_serializing_if = "std::ops::Not::not")]
-        continued: bool,
-        /// Where a message is in the history of its topic; absent when the topic has none.
-        #[serde(flatten)]
-        stamp: Option<&'a Stamp>,
-        /// Whether a subscriber that named its last position missed nothing; absent in other acknowledgements.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        recovered: Option<bool>,
-        /// Whether the message was there before; absent when it was not.
-        #[serde(skip_serializing_if = "std::ops::Not::not")]
-        duplicate: bool,
-    },
+    Ack(Ack<'a>),
     /// Acknowledges a subscribe frame with a list of topics, in the order of the list.
     #[serde(rename = "ack")]
     Acks {
@@ -548,6 +567,31 @@ pub enum Reply<'a> {
         #[serde(skip_serializing_if = "Option::is_none")]
         id: Option<&'a str>,
     },
+}
+
+/// The acknowledgement of a frame. Each kind of frame has its own fields, and the others are absent.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Ack<'a> {
+    /// The frame's.
+    pub id: &'a str,
+    /// How many connections a message reached.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub delivered: Option<usize>,
+    /// Whether more connections will receive the message after this acknowledgement.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub continued: bool,
+    /// Whether a message reached nobody yet, and is kept for its receivers.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub stored: bool,
+    /// Where a message is in the history of its topic, or where a subscriber goes on.
+    #[serde(flatten)]
+    pub stamp: Option<&'a Stamp>,
+    /// Whether a subscriber that named its last position missed nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub recovered: Option<bool>,
+    /// Whether the message was there before.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub duplicate: bool,
 }
 
 /// What became of one topic in a subscribe frame with a list.
@@ -640,7 +684,7 @@ pub fn data(id: Option<&str>, message: &RawValue) -> Vec<u8> {
 /// The same for a subscriber that asked for positions, on a topic with history:
 /// `{"id":"…","payload":{"data":"hi"},"type":"data","topic":"room.7","senderId":"1","epoch":"k3f9xq2a","seq":42}`.
 #[must_use]
-pub fn kept_data(id: Option<&str>, message: &RawValue, topic: &str, kept: &Kept) -> Vec<u8> {
+pub fn kept_data(id: Option<&str>, message: &RawValue, topic: &str, stamp: &Stamp, sender: Option<&UserId>) -> Vec<u8> {
     #[derive(Serialize)]
     #[serde(rename_all = "camelCase")]
     struct KeptData<'a> {
@@ -653,12 +697,11 @@ pub fn kept_data(id: Option<&str>, message: &RawValue, topic: &str, kept: &Kept)
         stamp: &'a Stamp,
     }
     let data = Data { id, payload: Payload { data: message }, r#type: "data" };
-    to_bytes(&KeptData { data, topic, sender_id: kept.sender.as_ref().map(UserId::as_str), stamp: &kept.stamp })
+    to_bytes(&KeptData { data, topic, sender_id: sender.map(UserId::as_str), stamp })
 }
 
 /// How many of these entries fit one frame of history: those with at most [`MAX_KEPT_BYTES`] together, or one.
-#[must_use]
-pub fn fitting(entries: &[Entry]) -> usize {
+fn fitting(entries: &[Entry]) -> usize {
     let mut left = MAX_KEPT_BYTES;
     let fits = |entry: &&Entry| {
         let message = entry.message.as_ref().map_or(0, |message| {
@@ -677,17 +720,24 @@ pub fn histories(id: Option<&str>, topic: &Name, epoch: &str, mut entries: &[Ent
     let mut frames = Vec::new();
     while !entries.is_empty() {
         let (now, later) = entries.split_at(fitting(entries));
-        frames.push(history(id, topic, epoch, now, false));
+        frames.push(history(id, topic, epoch, now, None));
         entries = later;
     }
     frames
 }
 
+/// The frame that answers a query: as much of the page as fits. If the reader named its last position, `seq` is the position
+/// from which it goes on, and `recovered` says whether nothing is missing in between.
+#[must_use]
+pub fn page(id: Option<&str>, topic: &Name, mut page: Page) -> Vec<u8> {
+    page.truncate(fitting(&page.entries));
+    history(id, topic, &page.epoch, &page.entries, Some(&page))
+}
+
 /// A frame of history:
 /// `{"type":"history","id":"s1","topic":"room.7","epoch":"k3f9xq2a","messages":[{"seq":40,"data":"a","senderId":"1","at":…}]}`.
 /// A number that has no message says `"hole":true`. In the history of a user's address, `data` is the `body` of a message.
-#[must_use]
-pub fn history(id: Option<&str>, topic: &Name, epoch: &str, entries: &[Entry], more: bool) -> Vec<u8> {
+fn history(id: Option<&str>, topic: &Name, epoch: &str, entries: &[Entry], page: Option<&Page>) -> Vec<u8> {
     #[derive(Serialize)]
     struct History<'a> {
         r#type: &'static str,
@@ -698,6 +748,10 @@ pub fn history(id: Option<&str>, topic: &Name, epoch: &str, entries: &[Entry], m
         messages: Vec<Number<'a>>,
         #[serde(skip_serializing_if = "std::ops::Not::not")]
         more: bool,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        seq: Option<u64>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        recovered: Option<bool>,
     }
     #[derive(Serialize)]
     #[serde(rename_all = "camelCase")]
@@ -723,7 +777,17 @@ pub fn history(id: Option<&str>, topic: &Name, epoch: &str, entries: &[Entry], m
         }
     };
     let messages = entries.iter().map(number).collect();
-    to_bytes(&History { r#type: "history", id, topic: topic.as_str(), epoch, messages, more })
+    let reached = page.and_then(|page| page.reached);
+    to_bytes(&History {
+        r#type: "history",
+        id,
+        topic: topic.as_str(),
+        epoch,
+        messages,
+        more: page.is_some_and(|page| page.more),
+        seq: reached.map(|reached| reached.seq),
+        recovered: reached.map(|reached| reached.recovered()),
+    })
 }
 
 /// How many bytes a message has in a frame of history besides its payload and its sender, at most.
@@ -753,6 +817,7 @@ mod tests {
     use proptest::{prop_assert, prop_assert_eq, prop_oneof};
 
     use super::*;
+    use crate::connection::ConnectionId;
 
     fn mistake(text: &str) -> ClientError {
         match Frame::parse(text) {
@@ -787,7 +852,7 @@ mod tests {
     fn published(payload: &str) -> String {
         let frame = message(payload);
         match Frame::parse(&frame).unwrap().request().unwrap() {
-            Request::Message { message, .. } => text(data(Some("s"), message)),
+            Request::Message { messages, .. } => text(data(Some("s"), messages[0])),
             other => panic!("not a message: {other:?}"),
         }
     }
@@ -848,7 +913,7 @@ mod tests {
         );
         let frame = Frame::parse(r#"{"type":"message","topic":"general","message":"count is 0"}"#).unwrap();
         assert!(
-            matches!(frame.request().unwrap(), Request::Message { message, .. } if message.get() == r#""count is 0""#)
+            matches!(frame.request().unwrap(), Request::Message { messages, .. } if messages[0].get() == r#""count is 0""#)
         );
         for stop in [r#"{"action":"unsubscribe","topic":"general"}"#, r#"{"type":"stop","topic":"general"}"#] {
             assert!(matches!(Frame::parse(stop).unwrap().request().unwrap(), Request::Unsubscribe { .. }));
@@ -1276,7 +1341,11 @@ mod tests {
             (r#","again":"true","id":"m""#, Err("invalid_field")),
         ] {
             let text = format!(r#"{{"type":"message"{fields}}}"#);
-            assert_eq!(Frame::parse(&text).unwrap().again().map_err(|error| error.code()), expected, "{text}");
+            let frame = Frame::parse(&text).unwrap();
+            let connection =
+                Connection { id: ConnectionId::new("c=".to_owned()), user_id: None, connected_at_ms: 0, is_open: true };
+            let draft = frame.draft("message", &[], &connection, "w").map(|draft| draft.again);
+            assert_eq!(draft.map_err(|error| error.code()), expected, "{text}");
         }
     }
 
@@ -1332,7 +1401,7 @@ mod tests {
             (raw(nested(124)), None),
             (raw(nested(125)), Some("at most 124 levels")),
         ] {
-            match (Frame::check_kept("message", &payload), names) {
+            match (check_kept("message", &payload), names) {
                 (Ok(()), None) => {}
                 (Err(error), Some(names)) => assert!(error.to_string().contains(names), "{error}"),
                 (result, _) => panic!("{result:?}"),
@@ -1386,7 +1455,7 @@ mod tests {
         let text = |reply: Reply<'_>| String::from_utf8(reply.to_bytes()).unwrap();
         let stamp = Stamp { epoch: "k3f9xq2a".to_owned(), seq: 42 };
         let ack = |delivered, continued, stamp, duplicate| {
-            text(Reply::Ack { id: "7", delivered, continued, stamp, recovered: None, duplicate })
+            text(Reply::Ack(Ack { id: "7", delivered, continued, stamp, duplicate, ..Ack::default() }))
         };
         assert_eq!(ack(Some(2), false, None, false), r#"{"type":"ack","id":"7","delivered":2}"#);
         assert_eq!(ack(Some(2), true, None, false), r#"{"type":"ack","id":"7","delivered":2,"continued":true}"#);
@@ -1428,7 +1497,7 @@ mod tests {
         for (sender, expected) in [(Some("1"), r#""senderId":"1","#), (None, "")] {
             let sender = sender.map(|user| UserId::parse("userId", user).unwrap());
             let plain = text(data(Some("s"), &message));
-            let kept = text(kept_data(Some("s"), &message, "room.7", &Kept { stamp: stamp.clone(), sender }));
+            let kept = text(kept_data(Some("s"), &message, "room.7", &stamp, sender.as_ref()));
             let more = format!(r#","topic":"room.7",{expected}"epoch":"k3f9xq2a","seq":42}}"#);
             assert_eq!(kept, format!("{}{more}", plain.strip_suffix('}').unwrap()));
         }
@@ -1442,5 +1511,31 @@ mod tests {
             assert!(super::direct_message(&sender, &body).len() <= 128 * 1024);
             assert!(data(Some(&widest.repeat(MAX_ID_CHARS)), &body).len() <= 128 * 1024);
         }
+    }
+
+    #[test]
+    fn a_frame_has_one_message_or_several() {
+        let messages = |fields: &str| {
+            let text = format!(r#"{{"type":"message","topic":"t",{fields}}}"#);
+            match Frame::parse(&text).unwrap().request() {
+                Ok(Request::Message { messages, .. }) => {
+                    Ok(messages.iter().map(|message| message.get().to_owned()).collect::<Vec<_>>().join(" "))
+                }
+                Ok(other) => panic!("not a message: {other:?}"),
+                Err(error) => Err(error.to_string()),
+            }
+        };
+        let several = |count: usize| format!(r#""messages":[{}]"#, vec!["1"; count].join(","));
+        assert_eq!(messages(r#""message":[1,2]"#).unwrap(), "[1,2]");
+        assert_eq!(messages(r#""messages":[ {"a":1.0}, null,[]]"#).unwrap(), r#"{"a":1.0} null []"#);
+        assert!(messages(&several(100)).is_ok());
+        for wrong in [several(0), several(101), r#""messages":{}"#.to_owned(), r#""messages":"x""#.to_owned()] {
+            assert_eq!(messages(&wrong).unwrap_err(), "the field `messages` must be an array of 1 to 100 messages");
+        }
+        let both = messages(r#""messages":[1],"message":2"#).unwrap_err();
+        assert_eq!(both, "the field `messages` must be absent when there is `message`");
+        assert_eq!(messages(r#""messages":null"#).unwrap_err(), "the field `message` is missing");
+        let large = messages(&format!(r#""messages":[1,"{}"]"#, "x".repeat(MAX_PAYLOAD_BYTES))).unwrap_err();
+        assert_eq!(large, "the field `messages` must be at most 129024 bytes of JSON");
     }
 }

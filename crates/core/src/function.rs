@@ -17,7 +17,7 @@ use serde::de::DeserializeOwned;
 use crate::backend::Backend;
 use crate::connection::ConnectionId;
 use crate::deadline::Deadline;
-use crate::frame::{Frame, Reply, TopicAck};
+use crate::frame::{Ack, Frame, Reply, TopicAck};
 use crate::gateway::Gateway;
 use crate::history::{Appended, Stamp};
 use crate::{ClientError, Error, Failure};
@@ -173,39 +173,28 @@ pub async fn message(
         handle(&caller, &frame).await
     }
     .await;
+    let ack = |ack| id.as_deref().map(|id| Reply::Ack(Ack { id, ..ack }));
     let (reply, outcome) = match &served {
         Ok(Served::Ping { behind, is_quiet }) => {
             let is_due = !is_quiet || !behind.is_empty();
             (is_due.then_some(Reply::Pong { id: id.as_deref(), behind }), "ok")
         }
-        Ok(Served::Done) => {
-            let ack = |id| Reply::Ack {
-                id,
-                delivered: None,
-                continued: false,
-                stamp: None,
-                recovered: None,
-                duplicate: false,
-            };
-            (id.as_deref().map(ack), "ok")
-        }
+        Ok(Served::Answered) => (None, "ok"),
+        Ok(Served::Done) => (ack(Ack::default()), "ok"),
         Ok(Served::Published { delivered, continued, kept }) => {
             let stamp = kept.as_ref().map(|kept| &kept.stamp);
+            let stored = kept.is_some() && *delivered == 0 && !continued;
             let duplicate = kept.as_ref().is_some_and(|kept| kept.duplicate);
-            let (delivered, continued, recovered) = (Some(*delivered), *continued, None);
-            let ack = |id| Reply::Ack { id, delivered, continued, stamp, recovered, duplicate };
-            (id.as_deref().map(ack), "ok")
+            let (delivered, continued) = (Some(*delivered), *continued);
+            (ack(Ack { delivered, continued, stored, stamp, duplicate, ..Ack::default() }), "ok")
         }
         Ok(Served::Topics(topics)) => {
             // A client must hear of a topic that it does not listen to, even if it asked for no answer.
             let is_due = id.is_some() || topics.iter().any(TopicAck::is_mistake);
             (is_due.then_some(Reply::Acks { id: id.as_deref(), topics }), "ok")
         }
-        Ok(Served::Answered) => (None, "ok"),
         Ok(Served::Subscribed { stamp, recovered }) => {
-            let (stamp, recovered) = (Some(stamp), *recovered);
-            let ack = |id| Reply::Ack { id, delivered: None, continued: false, stamp, recovered, duplicate: false };
-            (id.as_deref().map(ack), "ok")
+            (ack(Ack { stamp: Some(stamp), recovered: *recovered, ..Ack::default() }), "ok")
         }
         Err(Failure::Mistake(mistake)) => {
             let (code, message, temporary) = (mistake.code(), mistake.to_string(), mistake.is_temporary());

@@ -14,7 +14,7 @@ pub struct Publication {
     pub audience: Audience,
     /// What they receive.
     pub content: Content,
-    /// Where the message is kept, on a topic with history. Only subscribers that asked for positions hear of it.
+    /// Where the last message is kept, on a topic with history. Only subscribers that asked for positions hear of it.
     pub kept: Option<Kept>,
     /// The id of the event, or of the client's request, that asked for it. Logs and continuations carry it.
     pub id: String,
@@ -53,8 +53,8 @@ pub const SEGMENTS: u8 = 4;
 /// What receivers get.
 #[derive(Debug, Clone)]
 pub enum Content {
-    /// A frame of type `data`, with each subscriber's own id.
-    Data(Box<RawValue>),
+    /// Frames of type `data` in their order, with each subscriber's own id.
+    Data(Vec<Box<RawValue>>),
     /// A direct message.
     DirectMessage {
         /// The sender.
@@ -64,7 +64,7 @@ pub enum Content {
     },
 }
 
-/// A message that is kept.
+/// A message that is kept. If there are several, it is the last one, and the others have the numbers before it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Kept {
     /// Where it is.
@@ -95,25 +95,34 @@ impl Publication {
         }
     }
 
-    /// The frame for one receiver. Its `id` is the receiver's subscription, or `INITIAL_CONNECTION` for everybody.
+    /// The frames for one receiver. Their `id` is the receiver's subscription, or `INITIAL_CONNECTION` for everybody.
     #[must_use]
-    pub fn frame(&self, to: &Subscriber) -> Vec<u8> {
-        match &self.content {
-            Content::Data(data) => {
-                let id = match self.audience {
-                    Audience::Topic(_) => to.subscription_id.as_deref(),
-                    Audience::Everybody { .. } => Some(Topic::INITIAL_CONNECTION),
-                };
-                match self.kept.as_ref().filter(|_| to.positions) {
-                    Some(kept) => frame::kept_data(id, data, self.topic(), kept),
-                    None => frame::data(id, data),
-                }
+    pub fn frames(&self, to: &Subscriber) -> Vec<Vec<u8>> {
+        let kept = self.kept.as_ref().filter(|_| to.positions);
+        let data = match &self.content {
+            Content::Data(data) => data,
+            Content::DirectMessage { sender, body } => {
+                return vec![match kept {
+                    Some(kept) => frame::kept_direct_message(sender, body, &kept.stamp),
+                    None => frame::direct_message(sender, body),
+                }];
             }
-            Content::DirectMessage { sender, body } => match self.kept.as_ref().filter(|_| to.positions) {
-                Some(kept) => frame::kept_direct_message(sender, body, &kept.stamp),
-                None => frame::direct_message(sender, body),
-            },
-        }
+        };
+        let id = match self.audience {
+            Audience::Topic(_) => to.subscription_id.as_deref(),
+            Audience::Everybody { .. } => Some(Topic::INITIAL_CONNECTION),
+        };
+        let Some(Kept { stamp, sender }) = kept else {
+            return data.iter().map(|data| frame::data(id, data)).collect();
+        };
+        let numbers = (0..=stamp.seq).rev().take(data.len());
+        let frame = |(data, seq)| {
+            let stamp = Stamp { epoch: stamp.epoch.clone(), seq };
+            frame::kept_data(id, data, self.topic(), &stamp, sender.as_ref())
+        };
+        let mut frames: Vec<_> = data.iter().map(|data| &**data).rev().zip(numbers).map(frame).collect();
+        frames.reverse();
+        frames
     }
 }
 
@@ -170,7 +179,7 @@ mod tests {
                 connected_at_ms: 0,
                 positions,
             };
-            assert_eq!(String::from_utf8(publication.frame(&to)).unwrap(), expected);
+            assert_eq!(String::from_utf8(publication.frames(&to).remove(0)).unwrap(), expected);
         }
     }
 
@@ -186,10 +195,10 @@ mod tests {
         };
         let payload = || to_raw_value("x").unwrap();
         for (audience, content, expected) in [
-            (topic(), Content::Data(payload()), r#"{"id":"s","payload":{"data":"x"},"type":"data"}"#),
+            (topic(), Content::Data(vec![payload()]), r#"{"id":"s","payload":{"data":"x"},"type":"data"}"#),
             (
                 Audience::Everybody { segment: 1 },
-                Content::Data(payload()),
+                Content::Data(vec![payload()]),
                 r#"{"id":"INITIAL_CONNECTION","payload":{"data":"x"},"type":"data"}"#,
             ),
             (
@@ -199,7 +208,8 @@ mod tests {
             ),
         ] {
             let publication = Publication::new(audience, content, "request");
-            assert_eq!(String::from_utf8(publication.frame(&to)).unwrap(), expected);
+            let frames = publication.frames(&to).into_iter().map(|frame| String::from_utf8(frame).unwrap());
+            assert_eq!(frames.collect::<Vec<_>>(), [expected]);
             assert!(!publication.is_continuation());
         }
     }

@@ -311,12 +311,35 @@ impl Publisher {
         }
     }
 
-    /// Serves one receiver. The second value says whether the gateway denied the post.
+    /// Serves one receiver: its frames in their order, up to the first that it does not get. The second value says whether
+    /// the gateway denied the post.
     async fn deliver(
         &self,
         gateway: &Gateway,
         publication: &Publication,
         to: &Subscriber,
+        mut slot: Option<OwnedSemaphorePermit>,
+        is_last_chance: bool,
+        deadline: Deadline,
+    ) -> (Outcome, bool) {
+        for frame in publication.frames(to) {
+            let post = self.post(gateway, publication, to, frame, slot.take(), is_last_chance, deadline);
+            let (outcome, denied) = post.await;
+            if outcome != Outcome::Delivered {
+                return (outcome, denied);
+            }
+        }
+        (Outcome::Delivered, false)
+    }
+
+    /// Posts one frame to one receiver.
+    #[expect(clippy::too_many_arguments, reason = "each of them decides what a status means")]
+    async fn post(
+        &self,
+        gateway: &Gateway,
+        publication: &Publication,
+        to: &Subscriber,
+        frame: Vec<u8>,
         slot: Option<OwnedSemaphorePermit>,
         is_last_chance: bool,
         deadline: Deadline,
@@ -324,7 +347,7 @@ impl Publisher {
         let id = &to.connection_id;
         let is_settling = now_ms() - to.connected_at_ms < SETTLING_MS;
         let patience = if is_settling { SETTLING_PATIENCE } else { Duration::ZERO };
-        let outcome = match gateway.post(slot, id, publication.frame(to), deadline, patience).await {
+        let outcome = match gateway.post(slot, id, frame.clone(), deadline, patience).await {
             Post::Taken => Outcome::Delivered,
             Post::OutOfTime => Outcome::Unserved,
             Post::Rejected => Outcome::Failed,
@@ -342,7 +365,7 @@ impl Publisher {
                 warn!(connection.id = %id, topic.name = publication.topic(), "gone, or not open yet: the rows stay");
                 Outcome::Pending
             }
-            Post::Gone => self.forget(gateway, publication, to, deadline).await,
+            Post::Gone => self.forget(gateway, publication, to, frame, deadline).await,
         };
         (outcome, false)
     }
@@ -354,13 +377,14 @@ impl Publisher {
         gateway: &Gateway,
         publication: &Publication,
         to: &Subscriber,
+        frame: Vec<u8>,
         deadline: Deadline,
     ) -> Outcome {
         let id = &to.connection_id;
         match self.store.suspect(id).await {
             Ok(Gone::First) => {
                 tokio::time::sleep(SUSPECT_PAUSE.min(deadline.left())).await;
-                let post = gateway.post(None, id, publication.frame(to), deadline, Duration::ZERO).await;
+                let post = gateway.post(None, id, frame, deadline, Duration::ZERO).await;
                 if post == Post::Taken {
                     warn!(connection.id = %id, "the gateway called a live connection gone");
                     return Outcome::Delivered;

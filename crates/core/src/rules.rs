@@ -13,6 +13,9 @@ use serde_json::value::RawValue;
 
 use crate::topic::Topic;
 
+/// The shortest time that messages are kept. Readers of the history rely on it, whatever the rules are now.
+pub(crate) const MIN_HOURS: u32 = 1;
+
 /// The longest time that messages are kept: a year.
 const MAX_HOURS: u32 = 366 * 24;
 
@@ -92,10 +95,10 @@ impl Rule {
         let written: Written = serde_json::from_str(text).map_err(|error| error.to_string())?;
         let kept = match written.history {
             None => None,
-            Some(WrittenHistory { hours }) if (1..=MAX_HOURS).contains(&hours) => {
+            Some(WrittenHistory { hours }) if (MIN_HOURS..=MAX_HOURS).contains(&hours) => {
                 Some(Duration::from_secs(u64::from(hours) * 3600))
             }
-            Some(_) => return Err(format!("`hours` must be a whole number from 1 to {MAX_HOURS}")),
+            Some(_) => return Err(format!("`hours` must be a whole number from {MIN_HOURS} to {MAX_HOURS}")),
         };
         Ok(Self { topics: Topics::parse(&written.topic)?, kept })
     }

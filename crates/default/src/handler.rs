@@ -9,7 +9,7 @@ use switchboard_core::clock::now_s;
 use switchboard_core::connection::{Connection, UserId};
 use switchboard_core::frame::{self, Frame, Request, TopicAck, Wanted};
 use switchboard_core::function::{Caller, Served, message};
-use switchboard_core::history::{Appended, Draft, From, Log, Range, Resumed, Stamp, Writer};
+use switchboard_core::history::{From, Range, Resumed, Stamp};
 use switchboard_core::publication::{Audience, Content, Kept, Publication};
 use switchboard_core::store::Subscription;
 use switchboard_core::topic::{Name, Topic};
@@ -36,7 +36,7 @@ pub async fn handle(
             backend.store.unsubscribe(&topic, &caller.connection_id, caller.deadline).await?;
             Ok(Served::Done)
         }
-        Request::Message { topic, message } => publish(backend, caller, frame, topic, message).await,
+        Request::Message { topic, messages } => publish(backend, caller, frame, topic, &messages).await,
         Request::History { topic, range, limit } => history(backend, caller, frame, &topic, &range, limit).await,
         Request::Ping { positions, is_quiet } => ping(backend, caller, &positions, is_quiet).await,
     })
@@ -157,58 +157,37 @@ async fn history(
     let no_history = || ClientError::NoHistory { topic: name.as_str().to_owned() };
     let log = backend.history.of(&topic).ok_or_else(no_history)?;
     let page = log.page(range, limit, caller.deadline).await?;
-    let count = frame::fitting(&page.entries);
-    let more = page.more || count < page.entries.len();
-    let answer = frame::history(frame.id()?.as_deref(), name, &page.epoch, &page.entries[..count], more);
+    let answer = frame::page(frame.id()?.as_deref(), name, page);
     backend.publisher.reply(&caller.gateway, &caller.connection_id, answer, caller.deadline).await?;
     Ok(Served::Answered)
 }
 
-/// A topic without subscribers is no mistake; the acknowledgement says `"delivered":0`. On a topic with history the message
-/// is kept before its first post, and the subscribers are read after that. A client that subscribes meanwhile and reads the
+/// A topic without subscribers is no mistake; the acknowledgement says `"delivered":0`. On a topic with history the messages
+/// are kept before the first post, and the subscribers are read after that. A client that subscribes meanwhile and reads the
 /// history misses nothing.
 async fn publish(
     backend: &Backend,
     caller: &Caller,
     frame: &Frame<'_>,
     topic: Topic,
-    message: &RawValue,
+    messages: &[&RawValue],
 ) -> Result<Served, Failure> {
-    let (kept, sender) = match backend.history.of(&topic) {
-        Some(log) => keep(backend, caller, frame, &log, message).await.map(|(kept, sender)| (Some(kept), sender))?,
-        None => (None, None),
-    };
-    let content = Content::Data(message.to_owned());
+    let mut kept = None;
+    let mut sender = None;
+    if let Some(log) = backend.history.of(&topic) {
+        // The sender is read from the connection's row, never from the frame.
+        let connection = backend.store.get(&caller.connection_id).await?.ok_or_else(ClientError::unregistered)?;
+        let field = if messages.len() == 1 { "message" } else { "messages" };
+        let draft = frame.draft(field, messages, &connection, &caller.invocation_id)?;
+        kept = Some(log.append(&draft, caller.deadline).await?);
+        sender = connection.user_id;
+    }
+    let content = Content::Data(messages.iter().map(|message| (*message).to_owned()).collect());
     let mut publication = Publication::new(Audience::Topic(topic), content, &caller.request_id);
     publication.kept = kept.as_ref().map(|kept| Kept { stamp: kept.stamp.clone(), sender });
     let receivers = backend.store.receivers(&publication.audience, &publication.position);
     let fanout = backend.publisher.publish(&caller.gateway, publication, receivers, caller.deadline).await?;
     Ok(Served::Published { delivered: fanout.delivered, continued: fanout.continued, kept })
-}
-
-/// Keeps a message, and returns its sender. The sender is read from the connection's row, so that nobody can repeat a
-/// message of another user.
-async fn keep(
-    backend: &Backend,
-    caller: &Caller,
-    frame: &Frame<'_>,
-    log: &Log<'_>,
-    message: &RawValue,
-) -> Result<(Appended, Option<UserId>), Failure> {
-    let again = frame.again()?;
-    Frame::check_kept("message", message)?;
-    let connection = backend.store.get(&caller.connection_id).await?.ok_or_else(ClientError::unregistered)?;
-    let writer = connection.user_id.clone().map_or(Writer::Connection(connection.id), Writer::User);
-    let id = frame.id()?;
-    let draft = Draft {
-        json: message,
-        sender: connection.user_id.as_ref(),
-        id: id.as_deref().map(|id| (writer, id)),
-        again,
-        invocation_id: &caller.invocation_id,
-    };
-    let kept = log.append(&draft, caller.deadline).await?;
-    Ok((kept, connection.user_id))
 }
 
 /// A client without a record hears that instead of a pong.

@@ -8,9 +8,11 @@ use lambda_runtime::tracing::{error, info};
 use switchboard_core::backend::Backend;
 use switchboard_core::batch;
 use switchboard_core::deadline::Deadline;
+use switchboard_core::frame::check_kept;
 use switchboard_core::gateway::Gateway;
-use switchboard_core::publication::{Fanout, Publication};
-use switchboard_core::{Error, event};
+use switchboard_core::history::{Appended, Draft, Writer};
+use switchboard_core::publication::{Audience, Content, Fanout, Kept, Publication};
+use switchboard_core::{Error, Failure, event};
 
 use crate::record;
 
@@ -24,7 +26,9 @@ pub async fn handle(
     gateway: &Gateway,
     event: LambdaEvent<Event>,
 ) -> Result<DynamoDbEventResponse, Error> {
-    Ok(batch::serve(backend, event, async |record, deadline| publish(backend, gateway, &record, deadline).await).await)
+    let invocation_id = event.context.request_id.clone();
+    let serve = async |record, deadline| publish(backend, gateway, &record, &invocation_id, deadline).await;
+    Ok(batch::serve(backend, event, serve).await)
 }
 
 /// Publishes one event, and logs what became of it. The error is the type of the fault that makes it come again. An
@@ -33,6 +37,7 @@ async fn publish(
     backend: &Backend,
     gateway: &Gateway,
     record: &EventRecord,
+    invocation_id: &str,
     deadline: Deadline,
 ) -> Result<(), &'static str> {
     let (topic, id) = batch::key(record);
@@ -41,13 +46,32 @@ async fn publish(
         error!(topic.name = topic, event.id = id, "a continuation is ignored: the mapping of `publish` has no filter");
         return Ok(());
     }
-    let publications = match record::publications(&record.change.new_image, id) {
+    let mut publications = match record::publications(&record.change.new_image, id) {
         Ok(publications) => publications,
         Err(poison) => {
             error!(topic.name = topic, event.id = id, outcome = "poison", error = %poison, "an event was given up");
             return Ok(());
         }
     };
+    // Only an event to everybody has several parts, and nothing keeps it.
+    for publication in &mut publications {
+        match keep(backend, publication, invocation_id, deadline).await {
+            Ok(kept) => publication.kept = kept,
+            Err(Failure::Fault(fault)) => {
+                let outcome = fault.error_type();
+                error!(topic.name = topic, event.id = id, outcome, error = %fault, "an event has to come again");
+                return Err(outcome);
+            }
+            Err(Failure::Mistake(mistake)) if mistake.is_temporary() => {
+                error!(topic.name = topic, event.id = id, outcome = mistake.code(), "an event has to come again");
+                return Err("Store.Throttled");
+            }
+            Err(Failure::Mistake(poison)) => {
+                error!(topic.name = topic, event.id = id, outcome = "poison", error = %poison, "an event was given up");
+                return Ok(());
+            }
+        }
+    }
     let parts = publications.into_iter().map(|publication| part(backend, gateway, publication, deadline));
     match future::join_all(parts).await.into_iter().collect::<Result<Vec<_>, _>>() {
         Ok(parts) => {
@@ -70,6 +94,27 @@ async fn publish(
             Err(outcome)
         }
     }
+}
+
+/// Keeps an event on a topic with history. Its id is bound to its number, so it has one number however often the stream
+/// repeats it.
+async fn keep(
+    backend: &Backend,
+    publication: &Publication,
+    invocation_id: &str,
+    deadline: Deadline,
+) -> Result<Option<Kept>, Failure> {
+    let Audience::Topic(topic) = &publication.audience else { return Ok(None) };
+    let Some(log) = backend.history.of(topic) else { return Ok(None) };
+    let (field, payloads, sender) = match &publication.content {
+        Content::Data(data) => ("data", data.iter().map(|data| &**data).collect::<Vec<_>>(), None),
+        Content::DirectMessage { sender, body } => ("body", vec![&**body], Some(sender)),
+    };
+    payloads.iter().try_for_each(|payload| check_kept(field, payload))?;
+    let id = Some((Writer::Backend, publication.id.as_str()));
+    let draft = Draft { jsons: &payloads, sender, id, again: false, invocation_id };
+    let Appended { stamp, .. } = log.append(&draft, deadline).await?;
+    Ok(Some(Kept { stamp, sender: sender.cloned() }))
 }
 
 async fn part(

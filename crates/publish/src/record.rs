@@ -69,7 +69,7 @@ fn content(item: &Item, is_address: bool) -> Result<Content, Poison> {
         return Err(Poison::TooDeep { max_levels });
     }
     if !is_address {
-        return Ok(Content::Data(payload));
+        return Ok(Content::Data(vec![payload]));
     }
     let sender = string(item, attribute::SENDER_ID)?.ok_or(Poison::Missing(attribute::SENDER_ID))?;
     Ok(Content::DirectMessage { sender: UserId::parse(attribute::SENDER_ID, sender)?, body: payload })
@@ -138,7 +138,7 @@ mod tests {
     fn published(json: serde_json::Value) -> Result<String, Poison> {
         let publication = publications(&item(json), "1")?.remove(0);
         let text = match &publication.content {
-            Content::Data(data) => data.get().to_owned(),
+            Content::Data(data) => data[0].get().to_owned(),
             Content::DirectMessage { sender, body } => format!("{sender}: {}", body.get()),
         };
         Ok(format!("{} {text}", publication.topic()))

@@ -5,34 +5,43 @@ use futures_util::future;
 use lambda_runtime::LambdaEvent;
 use switchboard_core::backend::Backend;
 use switchboard_core::function::{Served, message};
-use switchboard_core::publication::{Audience, Content, Position, Publication};
+use switchboard_core::publication::{Audience, Content, Kept, Position, Publication};
 use switchboard_core::topic::Topic;
 use switchboard_core::{ClientError, Error, Failure};
 
-/// The sender is read from the connection's row, never from the frame.
-///
-/// # Errors
-///
-/// A fault, which fails the invocation.
+/// The sender is read from the connection's row, never from the frame. If a rule keeps direct messages, the message is kept
+/// before the user's connections are read. A connection that reads its inbox meanwhile misses nothing.
 pub async fn handle(
     backend: &Backend,
     event: LambdaEvent<ApiGatewayWebsocketProxyRequest>,
 ) -> Result<ApiGatewayProxyResponse, Error> {
     message(backend, event, async |caller, frame| {
         let message = frame.direct_message()?;
-        let address = Audience::Topic(Topic::address(&message.destination));
-        let mut devices = backend.store.receivers(&address, &Position::Start);
-        let (sender, ()) = future::try_join(backend.store.get(&caller.connection_id), devices.fetch()).await?;
+        let address = Topic::address(&message.destination);
+        let log = backend.history.of(&address);
+        let mut devices = backend.store.receivers(&Audience::Topic(address.clone()), &Position::Start);
+        let fetch = async { if log.is_none() { devices.fetch().await } else { Ok(()) } };
+        let (connection, ()) = future::try_join(backend.store.get(&caller.connection_id), fetch).await?;
+        let connection = connection.ok_or_else(ClientError::unregistered)?;
         let anonymous = ClientError::Unidentified { reason: "this connection has no user, so it cannot send" };
-        let sender = sender.ok_or_else(ClientError::unregistered)?.user_id.ok_or(anonymous)?;
+        let sender = connection.user_id.clone().ok_or(anonymous)?;
 
-        let content = Content::DirectMessage { sender, body: message.body.to_owned() };
-        let publication = Publication::new(address, content, &caller.request_id);
+        let kept = match &log {
+            Some(log) => {
+                let draft =
+                    frame.draft("body", std::slice::from_ref(&message.body), &connection, &caller.invocation_id)?;
+                Some(log.append(&draft, caller.deadline).await?)
+            }
+            None => None,
+        };
+        let content = Content::DirectMessage { sender: sender.clone(), body: message.body.to_owned() };
+        let mut publication = Publication::new(Audience::Topic(address.clone()), content, &caller.request_id);
+        publication.kept = kept.as_ref().map(|kept| Kept { stamp: kept.stamp.clone(), sender: Some(sender) });
         let fanout = backend.publisher.publish(&caller.gateway, publication, devices, caller.deadline).await?;
-        if fanout.delivered == 0 && !fanout.continued {
+        if kept.is_none() && fanout.delivered == 0 && !fanout.continued {
             return Err(Failure::from(ClientError::UserOffline { user_id: message.destination }));
         }
-        Ok(Served::Published { delivered: fanout.delivered, continued: fanout.continued, kept: None })
+        Ok(Served::Published { delivered: fanout.delivered, continued: fanout.continued, kept })
     })
     .await
 }

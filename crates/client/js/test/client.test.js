@@ -225,12 +225,16 @@ describe('scenarios', { concurrency: 4 }, () => {
   });
 
   scenario('busy', async (t) => {
-    const stack = await start(t, ['--fault', 'dynamodb-throttle=0.2', '--seed', '3']);
+    const stack = await start(t, ['--fault', 'dynamodb-throttle=0.6']);
     const one = client(t, stack.url('?userId=1'), { timeout: 5000 });
-    const posts = numbers(10).map((number) => one.topic('room.7').publish(number));
-    await soon(Promise.all(posts), 'the acks', 50_000);
+    let busy = 0;
+    one.on('connected', () => {
+      one.sockets.at(-1).addEventListener('message', ({ data }) => (busy += JSON.parse(data).code === 'busy'));
+    });
+    let count = 0;
+    while (!busy) await soon(one.topic('room.7').publish((count += 1)), 'the ack', 50_000);
     const { messages } = await one.topic('room.7').history();
-    assert.deepEqual(messages.map(({ data }) => data).reverse(), numbers(10));
+    assert.deepEqual(messages.map(({ data }) => data).reverse(), numbers(count));
   });
 
   scenario('no-history', async (t) => {
@@ -295,6 +299,20 @@ describe('scenarios', { concurrency: 4 }, () => {
     assert.ok([[2, 3, 4, 5], [3, 4, 5]].some((fits) => String(fits) === String(second.data())), String(second.data()));
     assert.deepEqual(third.data(), [1, 2, 3, 4, 5]);
     assert.deepEqual(fourth.data(), [4, 5]);
+
+    // A long history takes several frames, and new messages come between them.
+    const long = numbers(6).map((number) => `${number} ${'x'.repeat(15_000)}`);
+    for (const message of long) await sender.publish('room.7', message);
+    const fifth = ear();
+    let isReady = false;
+    const { ready } = two.topic('room.7').subscribe(fifth, { last: 6 });
+    ready.then(() => (isReady = true));
+    let count = 0;
+    while (!isReady) await sender.publish('room.7', (count += 1));
+    await sender.publish('room.7', (count += 1));
+    await fifth.until(({ data }) => data === count);
+    const firsts = fifth.data().slice(0, -count).map((data) => long.indexOf(data));
+    assert.deepEqual([firsts.at(-1), fifth.data().slice(-count)], [5, numbers(count)]);
   });
 
   scenario('many-topics', async (t) => {
@@ -323,14 +341,19 @@ describe('scenarios', { concurrency: 4 }, () => {
     const stack = await start(t, ['--fault', 'message-delay=100ms']);
     const one = client(t, stack.url('?userId=1'));
     const [gone, heard] = [ear(), ear()];
-    const before = one.topic('hall').subscribe(gone);
-    await before.ready;
-    before.unsubscribe();
-    await Promise.resolve();
-    await one.topic('hall').subscribe(heard).ready;
-    await one.topic('hall').publish('hi');
-    await heard.until(1);
-    assert.deepEqual([gone.data(), heard.data()], [[], ['hi']]);
+    for (const round of numbers(5)) {
+      const before = one.topic('hall').subscribe(gone);
+      await before.ready;
+      before.unsubscribe();
+      // The frame is on its way.
+      await Promise.resolve();
+      const now = one.topic('hall').subscribe(heard);
+      await now.ready;
+      await one.topic('hall').publish(round);
+      await heard.until(round);
+      now.unsubscribe();
+    }
+    assert.deepEqual([gone.data(), heard.data()], [[], numbers(5)]);
   });
 
   scenario('direct', async (t) => {

@@ -73,7 +73,7 @@ async fn publish_for(backend: &Backend, publication: Publication, time: Duration
 
 fn message() -> Publication {
     let data = serde_json::value::to_raw_value("hi").unwrap();
-    Publication::new(topic(), Content::Data(data), "request")
+    Publication::new(topic(), Content::Data(vec![data]), "request")
 }
 
 /// The continuation that was put, as `fan-out` reads it.
