@@ -368,6 +368,33 @@ describe('scenarios', { concurrency: 4 }, () => {
     assert.deepEqual([heard.heard[0].senderId, heard.heard[0].data], ['1', { text: 'hello there!' }]);
   });
 
+  scenario('inbox', async (t) => {
+    const stack = await start(t);
+    const net = await network(t, stack);
+    const one = client(t, stack.url('?userId=1'));
+    // User 2 is away, and was never here.
+    const ack = await soon(one.send('2', 'first'), 'the ack');
+    assert.deepEqual([ack.delivered, ack.stored, ack.seq], [0, true, 1]);
+    const two = client(t, net.url('?userId=2'));
+    const heard = ear();
+    await two.topic('@me').subscribe(heard, { last: 10 }).ready;
+    await soon(one.send('2', 'second'), 'the ack');
+    await heard.until(2);
+    net.isDown = true;
+    net.cut();
+    await soon(one.send('2', 'third'), 'the ack');
+    net.isDown = false;
+    await heard.until(3);
+    assert.deepEqual(heard.heard.map(({ data, senderId, seq }) => [data, senderId, seq]), [
+      ['first', '1', 1],
+      ['second', '1', 2],
+      ['third', '1', 3],
+    ]);
+    assert.equal((await two.event('recovered')).topic, '@me');
+    const { messages } = await two.topic('@me').history({ limit: 1 });
+    assert.deepEqual(messages.map(({ data }) => data), ['third']);
+  });
+
   scenario('nobody', async (t) => {
     const stack = await start(t);
     const nobody = client(t, stack.url());
