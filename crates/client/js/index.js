@@ -362,6 +362,8 @@ export function connect(url, options) {
     const message = { topic: t.name, data, senderId, epoch, seq };
     t.isFresh = true;
     if (seq !== undefined) return offer(t, epoch, seq, message);
+    // A connection hears direct messages before it can ask for their positions. The history has this one.
+    if (t.position) return t.isBusy || t.on !== current || fill(t);
     // Two connections are open. Direct messages reach the new one even before its handshake ends.
     const hasTwin = old ? t.on === current : next && t.name === '@me';
     const key = hasTwin || copies.length ? JSON.stringify([t.name, senderId, data]) : '';
@@ -369,7 +371,8 @@ export function connect(url, options) {
     const index = copies.findLastIndex((copy) => copy.key === key && copy.conn !== conn);
     if (index >= 0) return copies.splice(index, 1);
     if (hasTwin) copies.push({ key, conn, at: Date.now() });
-    deliver(t, message);
+    if (t.name === '@me' && (t.isBusy || t.on !== current)) t.early.push(message);
+    else deliver(t, message);
   }
 
   function offer(t, epoch, seq, message) {
@@ -445,19 +448,22 @@ export function connect(url, options) {
     t.isFilling = false;
     t.timer = undefined;
     if (topics.get(t.name) !== t || !t.position) return;
-    if (page.messages) {
-      if (page.epoch > t.position.epoch) gap(t, { epoch: page.epoch, seq: 0 }, 'expired');
-      for (const message of page.messages) {
-        if (message.seq > t.position.seq + 1) gap(t, { epoch: page.epoch, seq: message.seq - 1 }, 'expired');
-        offer(t, page.epoch, message.seq, read(t.name, page.epoch, message));
-      }
-      if (page.more) return fill(t);
+    if (!page.messages) {
+      // The topic does not keep its messages any more.
+      gap(t, undefined, page.code);
+      jump(t, { epoch: t.position.epoch, seq: Infinity });
+      t.position = undefined;
+      return;
     }
+    if (page.epoch > t.position.epoch) gap(t, { epoch: page.epoch, seq: 0 }, 'expired');
+    for (const message of page.messages) {
+      if (message.seq > t.position.seq + 1) gap(t, { epoch: page.epoch, seq: message.seq - 1 }, 'expired');
+      offer(t, page.epoch, message.seq, read(t.name, page.epoch, message));
+    }
+    if (page.more) return fill(t);
     t.tries = t.position === from ? t.tries + 1 : 0;
-    if (t.tries >= TRIES || !page.messages) {
-      const seq = t.held.size ? Math.min(...t.held.keys()) - 1 : t.goal;
-      if (seq > t.position.seq) gap(t, { epoch: t.position.epoch, seq }, page.messages ? 'expired' : page.code);
-    }
+    const seq = t.held.size ? Math.min(...t.held.keys()) - 1 : t.goal;
+    if (t.tries >= TRIES && seq > t.position.seq) gap(t, { epoch: t.position.epoch, seq }, 'expired');
     watch(t);
   }
 
@@ -563,6 +569,8 @@ export function connect(url, options) {
     } else if (from) gap(t, position, 'expired');
     else jump(t, position);
     t.isJoined = true;
+    const early = t.early.splice(0);
+    if (!position || !(from || t.last)) for (const message of early) deliver(t, message);
     const result = { history: Boolean(position), recovered: from ? recovered === true : undefined };
     for (const listener of t.listeners) if (!listener.late) listener.resolve(result);
   }
@@ -596,6 +604,7 @@ export function connect(url, options) {
     position: undefined,
     last: undefined,
     held: new Map(),
+    early: [],
     goal: 0,
     tries: 0,
     errors: 0,
