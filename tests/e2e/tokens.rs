@@ -95,6 +95,57 @@ async fn a_key_that_cannot_be_used_is_skipped_and_the_others_of_its_set_are_used
     stack.logged(1, &["connect |", "TOKEN_KEYS has no key with the token's `kid`"]).await;
 }
 
+/// A handshake with one header more. Returns the headers of the answer.
+async fn with_header(
+    stack: &Stack,
+    name: &'static str,
+    value: &str,
+) -> Result<(Client, tokio_tungstenite::tungstenite::http::HeaderMap), u16> {
+    let mut request = format!("ws://{}/dev", stack.gateway).into_client_request().unwrap();
+    request.headers_mut().insert(name, value.parse().unwrap());
+    match tokio_tungstenite::connect_async(request).await {
+        Ok((socket, answer)) => Ok((Client { socket }, answer.headers().clone())),
+        Err(tokio_tungstenite::tungstenite::Error::Http(answer)) => Err(answer.status().as_u16()),
+        Err(error) => panic!("{error}"),
+    }
+}
+
+/// As `new WebSocket(url, ['bearer', token])` does it. The library checks that the server chooses an offered subprotocol.
+#[tokio::test]
+async fn a_browser_offers_its_token_as_a_subprotocol() {
+    let issued = issued().await;
+    let stack = stack(&issued, "verified").await;
+    let token = issued["tokens"]["ES256"].as_str().unwrap();
+    let name = "sec-websocket-protocol";
+    let (mut client, headers) = with_header(&stack, name, &format!("bearer, {token}")).await.unwrap();
+    assert_eq!(headers[name], "bearer");
+    client.send(json!({"action": "sendMessage", "destinationUserId": "user of ES256", "body": "me"})).await;
+    assert_eq!(client.next().await["senderId"], "user of ES256");
+    assert_eq!(with_header(&stack, name, "bearer, x.y.z").await.map(drop), Err(401));
+    assert_eq!(with_header(&stack, name, "bearer").await.map(drop), Err(401));
+}
+
+#[tokio::test]
+async fn pages_of_other_origins_are_refused() {
+    // The local gateway has a check of its own, which lets these pages through to the function.
+    let pages = ["--allow-origin", "https://chat.example.org", "--allow-origin", "https://evil.example"];
+    let allowed = ["--env", "ALLOWED_ORIGINS=https://chat.example.org, http://localhost:3000"];
+    let stack = Stack::with(&[&pages[..], &allowed].concat()).await;
+    for origin in ["https://chat.example.org", "http://localhost:3000"] {
+        with_header(&stack, "origin", origin).await.unwrap().0.hears_nothing().await;
+    }
+    assert_eq!(with_header(&stack, "origin", "https://evil.example").await.map(drop), Err(403));
+    stack.logged(1, &["connect |", "forbidden_origin"]).await;
+    stack.connect("?userId=1").await.hears_nothing().await;
+
+    let stack = Stack::start().await;
+    let _anybody = stack.connect("?userId=1").await;
+    stack.logged(1, &["connect |", "ALLOWED_ORIGINS is not set"]).await;
+    let stack = Stack::with(&["--env", "ALLOWED_ORIGINS=*"]).await;
+    stack.refused("?userId=1").await;
+    stack.logged(1, &["connect |", "ALLOWED_ORIGINS has `*`, which is no origin"]).await;
+}
+
 #[tokio::test]
 async fn while_keys_rotate_tokens_without_a_kid_are_tried_with_every_key() {
     let (mut old, new) = (issued().await, issued().await);

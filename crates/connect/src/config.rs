@@ -23,6 +23,8 @@ pub struct Config {
     pub(crate) tokens: Option<Verifier>,
     /// `MAX_CONNECTIONS_PER_USER`, default 100: a user who has so many gets no further one. Zero means no limit.
     pub(crate) max_connections: u32,
+    /// `ALLOWED_ORIGINS`, separated by commas: pages of other origins cannot connect. Without it pages of any origin can.
+    pub(crate) origins: Option<Vec<String>>,
     /// The function starts, but an operator should know this.
     pub(crate) warnings: Vec<String>,
 }
@@ -88,6 +90,14 @@ impl Config {
                 DEFAULT_MAX_CONNECTIONS
             }
         };
+        let origins = variable("ALLOWED_ORIGINS").map(|list| origins(&list));
+        let origins = origins.transpose().unwrap_or_else(|problem| {
+            problems.push(problem);
+            None
+        });
+        if origins.is_none() {
+            warnings.push("ALLOWED_ORIGINS is not set: web pages of any origin can connect".to_owned());
+        }
         let tokens = match keys.map(|text| KeySet::parse(&text)) {
             None => None,
             Some(Ok(set)) => {
@@ -101,10 +111,24 @@ impl Config {
             }
         };
         if problems.is_empty() {
-            Ok(Self { identity_mode, tokens, max_connections, warnings })
+            Ok(Self { identity_mode, tokens, max_connections, origins, warnings })
         } else {
             Err(Error::Config { problems: problems.join("; ") })
         }
+    }
+}
+
+/// The origins of a list, as browsers write them (RFC 6454, section 6.2): scheme, host, and a port that is not the default.
+fn origins(list: &str) -> Result<Vec<String>, String> {
+    let origins: Vec<_> = list.split(',').map(|origin| origin.trim().to_lowercase()).collect();
+    let is_origin = |origin: &String| {
+        origin.split_once("://").is_some_and(|(scheme, host)| {
+            !scheme.is_empty() && !host.is_empty() && !host.contains(['/', '*', '?', '#', ' '])
+        })
+    };
+    match origins.iter().find(|origin| !is_origin(origin)) {
+        None => Ok(origins),
+        Some(wrong) => Err(format!("ALLOWED_ORIGINS has `{wrong}`, which is no origin such as `https://example.com`")),
     }
 }
 

@@ -1,6 +1,7 @@
 //! Who is this? The one moment at which a connection gets its identity.
 
 use aws_lambda_events::apigw::{ApiGatewayProxyResponse, ApiGatewayWebsocketProxyRequest};
+use http::HeaderValue;
 use lambda_runtime::{LambdaEvent, tracing};
 use switchboard_core::backend::Backend;
 use switchboard_core::connection::{Connection, UserId};
@@ -18,7 +19,10 @@ const TOKEN: &str = "token";
 
 /// The header that carries a token, and the scheme that it has then.
 const AUTHORIZATION: &str = "authorization";
-const BEARER: &[u8] = b"bearer";
+const BEARER: &str = "bearer";
+
+/// The header with the subprotocols that a client offers, and the one that the server chooses.
+const SUBPROTOCOL: &str = "sec-websocket-protocol";
 
 /// Decides which user a client is.
 #[derive(Debug)]
@@ -26,16 +30,26 @@ pub struct Identity {
     mode: IdentityMode,
     verifier: Option<Verifier>,
     max_connections: u32,
+    origins: Option<Vec<String>>,
 }
 
 impl Identity {
     /// As configured. Says once per execution environment what an operator should know.
     #[must_use]
     pub fn new(config: Config) -> Self {
-        for warning in config.warnings {
+        for warning in &config.warnings {
             tracing::warn!("{warning}");
         }
-        Self { mode: config.identity_mode, verifier: config.tokens, max_connections: config.max_connections }
+        let Config { identity_mode, tokens, max_connections, origins, .. } = config;
+        Self { mode: identity_mode, verifier: tokens, max_connections, origins }
+    }
+
+    /// Browsers say which page opens a connection, and pages cannot change that. Other programs send no origin, and could send
+    /// any, so the check is for pages alone.
+    fn check_origin(&self, event: &ApiGatewayWebsocketProxyRequest) -> Result<(), ClientError> {
+        let (Some(allowed), Some(origin)) = (&self.origins, event.headers.get("origin")) else { return Ok(()) };
+        let origin = origin.to_str().unwrap_or_default().to_lowercase();
+        if allowed.contains(&origin) { Ok(()) } else { Err(ClientError::ForbiddenOrigin { origin }) }
     }
 
     /// The authorizer's word counts before a token, and a token before the client's own word. A wrong token refuses the
@@ -74,15 +88,30 @@ fn query<'a>(event: &'a ApiGatewayWebsocketProxyRequest, name: &'static str) -> 
     }
 }
 
-/// The token, which is in the query or in a header. A client may not use both (RFC 6750, section 2), since only one can count.
+/// The token, which is in the query or in a header. A client may use one way only (RFC 6750, section 2), since only one token
+/// can count.
 fn token(event: &ApiGatewayWebsocketProxyRequest) -> Result<Option<&str>, ClientError> {
-    match (query(event, TOKEN)?, bearer(event)?) {
-        (Some(_), Some(_)) => {
-            let expected = "given once, in the query or in the header `Authorization`".to_owned();
-            Err(ClientError::InvalidField { field: TOKEN, expected })
-        }
-        (token, None) | (None, token) => Ok(token),
+    let tokens = [query(event, TOKEN)?, bearer(event)?, offered(event)?];
+    let mut tokens = tokens.into_iter().flatten();
+    let token = tokens.next();
+    if tokens.next().is_some() {
+        let expected = "given once, in the query or in a header".to_owned();
+        return Err(ClientError::InvalidField { field: TOKEN, expected });
     }
+    Ok(token)
+}
+
+/// The token in the header `Sec-WebSocket-Protocol: bearer, <token>`. A browser can set no other header, and an address ends up
+/// in logs.
+fn offered(event: &ApiGatewayWebsocketProxyRequest) -> Result<Option<&str>, ClientError> {
+    let unreadable = |_| ClientError::Unidentified { reason: "the subprotocols are not text" };
+    let offer = event.headers.get(SUBPROTOCOL).map(|value| value.to_str().map_err(unreadable)).transpose()?;
+    let mut offers = offer.unwrap_or_default().split(',').map(str::trim);
+    if offers.next() != Some(BEARER) {
+        return Ok(None);
+    }
+    let missing = ClientError::Unidentified { reason: "there is no token behind the subprotocol `bearer`" };
+    offers.next().filter(|token| !token.is_empty()).map(Some).ok_or(missing)
 }
 
 /// The token in the header `Authorization: Bearer …` (RFC 6750, section 2.1). Other schemes are ignored.
@@ -94,7 +123,7 @@ fn bearer(event: &ApiGatewayWebsocketProxyRequest) -> Result<Option<&str>, Clien
         return Err(ClientError::InvalidField { field: "Authorization", expected: "given once".to_owned() });
     }
     let (scheme, token) = value.as_bytes().split_at_checked(BEARER.len()).unwrap_or_default();
-    if !scheme.eq_ignore_ascii_case(BEARER) || !matches!(token, [] | [b' ' | b'\t', ..]) {
+    if !scheme.eq_ignore_ascii_case(BEARER.as_bytes()) || !matches!(token, [] | [b' ' | b'\t', ..]) {
         return Ok(None);
     }
     let token = str::from_utf8(token);
@@ -112,7 +141,9 @@ pub async fn handle(
     identity: &Identity,
     event: LambdaEvent<ApiGatewayWebsocketProxyRequest>,
 ) -> Result<ApiGatewayProxyResponse, Error> {
-    lifecycle(backend, event, status, async |caller, event| {
+    let offers_bearer = matches!(offered(&event.payload), Ok(Some(_)));
+    let mut response = lifecycle(backend, event, status, async |caller, event| {
+        identity.check_origin(event)?;
         let connection = Connection {
             id: caller.connection_id.clone(),
             user_id: identity.of(event)?,
@@ -124,7 +155,12 @@ pub async fn handle(
         }
         Ok(backend.store.put(&connection, caller.deadline).await?)
     })
-    .await
+    .await?;
+    if offers_bearer {
+        // A browser fails the connection when the server chooses none of the subprotocols that it offered.
+        response.headers.insert(SUBPROTOCOL, HeaderValue::from_static(BEARER));
+    }
+    Ok(response)
 }
 
 /// Checks that a user may have one more connection. Handshakes of the same moment do not see each other, so a few more are
@@ -140,6 +176,7 @@ async fn check_count(backend: &Backend, user: &UserId, limit: u32) -> Result<(),
 fn status(mistake: &ClientError) -> i64 {
     match mistake {
         ClientError::Unidentified { .. } => 401,
+        ClientError::ForbiddenOrigin { .. } => 403,
         ClientError::TooManyConnections { .. } => 429,
         _ => 400,
     }
@@ -176,7 +213,11 @@ mod tests {
     }
 
     fn open(query: &[(&str, &str)]) -> Result<Option<UserId>, ClientError> {
-        Identity { mode: IdentityMode::Open, verifier: None, max_connections: 0 }.of(&event(query, &[], None))
+        Identity { mode: IdentityMode::Open, verifier: None, max_connections: 0, origins: None }.of(&event(
+            query,
+            &[],
+            None,
+        ))
     }
 
     fn good(user: &str) -> String {
@@ -253,7 +294,7 @@ mod tests {
                         _ => expected,
                     };
                     let verifier = has_keys.then(|| Verifier::new(keys(), None, None, 3600));
-                    let found = Identity { mode, verifier, max_connections: 0 }.of(&event);
+                    let found = Identity { mode, verifier, max_connections: 0, origins: None }.of(&event);
                     let found = found.as_ref().map(|user| user.as_ref().map(UserId::as_str)).map_err(status);
                     assert_eq!(found, expected, "{mode:?} {has_keys} {query:?} {headers:?} {principal:?}");
                 }
@@ -265,8 +306,9 @@ mod tests {
     fn an_authorizer_that_names_nobody_is_an_error() {
         for principal in [json!(null), json!(7), json!("")] {
             let event = event(&[("userId", "mallory")], &[], Some(principal));
-            let mistake =
-                Identity { mode: IdentityMode::Open, verifier: None, max_connections: 0 }.of(&event).unwrap_err();
+            let mistake = Identity { mode: IdentityMode::Open, verifier: None, max_connections: 0, origins: None }
+                .of(&event)
+                .unwrap_err();
             assert_eq!(status(&mistake), 400, "{mistake}");
         }
     }
@@ -279,5 +321,45 @@ mod tests {
         // Not text at all.
         event.headers.insert("authorization", b"Bearer \xff".as_slice().try_into().unwrap());
         assert_eq!(status(&bearer(&event).unwrap_err()), 401);
+    }
+
+    #[test]
+    fn a_token_may_be_offered_as_a_subprotocol() {
+        let offered_by = |values: &str| {
+            let mut event = event(&[], &[], None);
+            event.headers.insert(SUBPROTOCOL, values.parse().unwrap());
+            offered(&event).map(|token| token.map(str::to_owned)).map_err(|mistake| status(&mistake))
+        };
+        assert_eq!(offered_by("bearer, x.y.z"), Ok(Some("x.y.z".to_owned())));
+        assert_eq!(offered_by("bearer,x.y.z,chat"), Ok(Some("x.y.z".to_owned())));
+        assert_eq!(offered_by("chat, bearer"), Ok(None));
+        assert_eq!((offered_by("bearer"), offered_by("bearer, ")), (Err(401), Err(401)));
+        let mut both = event(&[("token", "x.y.z")], &[], None);
+        both.headers.insert(SUBPROTOCOL, "bearer, x.y.z".parse().unwrap());
+        assert_eq!(status(&token(&both).unwrap_err()), 400);
+    }
+
+    #[test]
+    fn pages_of_other_origins_are_refused() {
+        let check = |origins: Option<&str>, origin: Option<&str>| {
+            let origins = origins.map(|origin| vec![origin.to_owned()]);
+            let identity = Identity { mode: IdentityMode::Open, verifier: None, max_connections: 0, origins };
+            let mut event = event(&[], &[], None);
+            event.headers.remove("origin");
+            if let Some(origin) = origin {
+                event.headers.insert("origin", origin.parse().unwrap());
+            }
+            identity.check_origin(&event).map_err(|mistake| status(&mistake))
+        };
+        let ours = Some("https://chat.example.org");
+        assert_eq!(check(ours, Some("https://chat.example.org")), Ok(()));
+        assert_eq!(check(ours, Some("HTTPS://Chat.example.org")), Ok(()));
+        for other in
+            ["https://evil.example", "http://chat.example.org", "https://chat.example.org.evil.example", "null", ""]
+        {
+            assert_eq!(check(ours, Some(other)), Err(403), "{other}");
+        }
+        // A program that is no browser, and a stage without a list.
+        assert_eq!((check(ours, None), check(None, Some("https://evil.example"))), (Ok(()), Ok(())));
     }
 }

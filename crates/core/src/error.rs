@@ -79,6 +79,12 @@ pub enum ClientError {
         /// Frames a second.
         rate: u32,
     },
+    /// At the handshake: a web page of another origin opens the connection.
+    #[error("pages of the origin `{origin}` may not connect; see ALLOWED_ORIGINS")]
+    ForbiddenOrigin {
+        /// The origin, as the browser said it.
+        origin: String,
+    },
     /// At the handshake: the user has as many connections as one user may have.
     #[error("user `{user_id}` already has {limit} connections")]
     TooManyConnections {
@@ -111,6 +117,7 @@ impl ClientError {
             Self::Unidentified { .. } => "unidentified",
             Self::UserOffline { .. } => "user_offline",
             Self::Busy => "busy",
+            Self::ForbiddenOrigin { .. } => "forbidden_origin",
             Self::RateLimited { .. } => "rate_limited",
             Self::TooManyConnections { .. } => "too_many_connections",
         }

@@ -32,7 +32,7 @@ pub const MAX_LIMIT: u64 = 1000;
 const MARGIN_MS: i64 = 60 * 1000;
 
 /// The number of newest items that are read in one go to find numbers that may still come, and the most in all.
-const LOOKED_AT: usize = 100;
+const LOOKED_AT: usize = 25;
 const MAX_LOOKED_AT: usize = 1000;
 
 /// The part of a topic's history that a subscriber asked for.
