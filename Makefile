@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help run publish history build test conformance soak simulate lint deny fmt check settings package deploy remove logs test-release test-deploy bench clean
+.PHONY: help run publish history build test test-client conformance soak simulate lint deny fmt check settings package deploy remove logs test-release test-deploy bench clean
 
 # STAGE and REGION name the deployment. ARCH is the processors' architecture: arm64 or x86_64.
 STAGE ?= dev
@@ -32,9 +32,12 @@ build: ## Build every binary
 	cargo build --workspace --bins
 
 # Everything is built first, because tests start binaries that `cargo test` alone would not build.
-test: tests/clients/node_modules target/python/installed infra/node_modules ## Run every test
+test: tests/clients/node_modules target/python/installed infra/node_modules test-client ## Run every test
 	cargo build --workspace --all-targets
 	cargo test --workspace
+
+test-client: build crates/client/js/node_modules ## Run the tests of the JavaScript client
+	npm test --silent --prefix crates/client/js
 
 export TARGET
 conformance: tests/clients/node_modules target/python/installed ## Compare the local gateway, or TARGET=wss://host/stage, with API Gateway
@@ -104,7 +107,7 @@ logs: infra/node_modules ## Follow the log of the function FUNCTION=connect in S
 
 clean: ## Remove everything that was built or installed here
 	cargo clean
-	rm -rf tests/clients/node_modules infra/node_modules
+	rm -rf tests/clients/node_modules infra/node_modules crates/client/js/node_modules
 
 # cargo-deny is built once, without optimisation: that takes 1.5 minutes of CPU time instead of 4.5, and a check 2 s.
 $(DENY)/bin/cargo-deny:
@@ -113,6 +116,10 @@ $(DENY)/bin/cargo-deny:
 # The packages work without their install scripts, so npm does not run any.
 tests/clients/node_modules: tests/clients/package-lock.json
 	cd tests/clients && npm ci --ignore-scripts --no-audit --no-fund
+	touch $@
+
+crates/client/js/node_modules: crates/client/js/package-lock.json
+	cd crates/client/js && npm ci --ignore-scripts --no-audit --no-fund
 	touch $@
 
 infra/node_modules: infra/package-lock.json

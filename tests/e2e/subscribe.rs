@@ -440,3 +440,35 @@ async fn the_command_behind_make_history_prints_what_a_topic_keeps() {
     assert_eq!(read("room.7").await.lines().collect::<Vec<_>>(), expected);
     assert_eq!(read("room.8").await, "");
 }
+
+/// Subscribes, unsubscribes and the end of the connection meet each other in any order, and some writes are put off.
+#[tokio::test]
+async fn no_row_outlives_its_connection_however_they_race() {
+    const CLIENTS: usize = 25;
+    let stack = Stack::with(&["--fault", "unprocessed=0.05"]).await;
+    let topics =
+        |from: usize| (from..from + 30).map(|number| json!({"topic": format!("t{number}")})).collect::<Vec<_>>();
+    let frames = [
+        json!({"type": "subscribe", "topics": topics(0)}),
+        json!({"type": "unsubscribe", "topic": "t15"}),
+        json!({"type": "subscribe", "topic": "t15"}),
+        json!({"type": "subscribe", "topics": topics(15)}),
+    ];
+    let clients = (0..CLIENTS).map(async |number| {
+        let mut client = stack.connect(&format!("?userId={number}")).await;
+        for frame in &frames {
+            client.send(frame.clone()).await;
+        }
+        // Some leave at once, and some after a while.
+        for _ in 0..number % 4 {
+            client.send(json!({"type": "ping", "id": "p"})).await;
+            while client.next().await["type"] != "pong" {}
+        }
+        client.close().await;
+    });
+    futures_util::future::join_all(clients).await;
+    stack.logged(CLIENTS, &["disconnect |", "\"served\""]).await;
+    let pings: usize = (0..CLIENTS).map(|number| number % 4).sum();
+    stack.logged(CLIENTS * frames.len() + pings, &["default |", "\"served\""]).await;
+    assert_eq!(names(&rows(&stack).await), Vec::<String>::new());
+}
