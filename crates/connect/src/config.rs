@@ -155,7 +155,9 @@ mod tests {
     use super::*;
     use crate::example_keys::{at, header, jwk, set, token};
 
+    /// The origins are listed unless a test says otherwise, so that nobody is warned of them.
     fn read(variables: &[(&str, &str)]) -> Result<Config, String> {
+        let variables = [variables, &[("ALLOWED_ORIGINS", "https://chat.example.org")]].concat();
         let variable =
             |name: &str| variables.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned());
         Config::read(variable).map_err(|error| error.to_string())
@@ -214,6 +216,20 @@ mod tests {
             assert!(error.contains(problem), "{problem} is not in: {error}");
         }
         assert!(!error.contains(secret), "{error}");
+    }
+
+    #[test]
+    fn origins_are_listed_as_browsers_write_them() {
+        let origins = |list: &str| read(&[("ALLOWED_ORIGINS", list)]).map(|config| config.origins.unwrap());
+        assert_eq!(
+            origins("https://a.example, HTTP://B.example:8080").unwrap(),
+            ["https://a.example", "http://b.example:8080"]
+        );
+        for wrong in ["*", "a.example", "https://a.example/", "https://*.example", "https://a.example,", "://a"] {
+            assert!(origins(wrong).unwrap_err().contains("ALLOWED_ORIGINS has `"), "{wrong}");
+        }
+        let config = Config::read(|_| None).unwrap();
+        assert_eq!(config.warnings, ["ALLOWED_ORIGINS is not set: web pages of any origin can connect"]);
     }
 
     #[test]
