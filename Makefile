@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help run publish history build test test-client conformance soak simulate lint deny fmt check settings package deploy remove logs test-release test-deploy bench clean
+.PHONY: help run publish history build test test-client test-browser conformance soak simulate lint deny fmt check settings package deploy remove logs test-release test-deploy bench clean
 
 # STAGE and REGION name the deployment. ARCH is the processors' architecture: arm64 or x86_64.
 STAGE ?= dev
@@ -38,6 +38,10 @@ test: tests/clients/node_modules target/python/installed infra/node_modules test
 
 test-client: build crates/client/js/node_modules ## Run the tests of the JavaScript client
 	npm test --silent --prefix crates/client/js
+
+# SCREENSHOTS=DIR writes pictures of the page into a folder. CHROMIUM names another browser.
+test-browser: build crates/client/js/node_modules ## Use the chat page in Chromium
+	npm run test-browser --silent --prefix crates/client/js
 
 export TARGET
 conformance: tests/clients/node_modules target/python/installed ## Compare the local gateway, or TARGET=wss://host/stage, with API Gateway
@@ -81,7 +85,7 @@ fmt: ## Format the code
 # These checks need no AWS account. The release build takes most of the time of a first run.
 check: ## Run what CI runs: format, lint, dependencies, every test
 	cargo fmt --all --check
-	$(MAKE) lint deny test test-release test-deploy
+	$(MAKE) lint deny test test-browser test-release test-deploy
 
 settings: infra/node_modules ## Check the settings of STAGE, and refuse what is unsafe or what Lambda would refuse
 	@node infra/settings.mjs

@@ -23,6 +23,9 @@ const TRIES = 4;
 const PINGED = 20;
 const SUBSCRIBED = 100;
 
+/** At most this many messages wait for their answers. The server takes bursts of 100 frames, and 50 a second. */
+const AT_ONCE = 20;
+
 export class SwitchboardError extends Error {
   constructor(code, message, more = {}) {
     super(message);
@@ -63,6 +66,11 @@ export function connect(url, options) {
   let refused = 0;
   /** Messages without a position that one of two open connections delivered, while the other may bring a copy. */
   let copies = [];
+  /** While the server is busy: the timer of the next try, and how often it was busy in a row. */
+  let pause;
+  let errors = 0;
+  /** How many messages may wait for their answers. */
+  let room = AT_ONCE;
   let pings = 0;
   let ids = 0;
   const prefix = Math.random().toString(36).slice(2) + Math.random().toString(36).slice(2, 8);
@@ -175,6 +183,7 @@ export function connect(url, options) {
     if (state === 'closed') return;
     state = 'closed';
     clearTimeout(waiting);
+    clearTimeout(pause);
     for (const stop of stops) stop();
     for (const conn of [old, next, current]) if (conn) end(conn, reason);
     const error = new SwitchboardError(code, reason);
@@ -285,11 +294,14 @@ export function connect(url, options) {
 
   /** Sends what waits. Frames of one lane go one after another, because the server works on frames in parallel. */
   function pump() {
-    if (!current) return;
+    if (!current || pause) return;
     const taken = new Set();
+    let count = 0;
     for (const item of outbox.values()) {
-      if (!item.conn && !item.pause && !taken.has(item.lane)) write(item);
+      if (!item.conn && !taken.has(item.lane)) write(item);
       taken.add(item.lane);
+      count += item.conn ? 1 : 0;
+      if (count >= room) return;
     }
   }
 
@@ -301,19 +313,24 @@ export function connect(url, options) {
       pump();
     };
     const done = (frame) => {
-      if (frame.type !== 'error') return settle(item, undefined, frame);
-      if (!frame.temporary) return settle(item, errorOf(frame));
-      item.pause = setTimeout(() => {
-        item.pause = undefined;
-        lost();
-      }, backOff(item.errors++));
+      if (!frame.temporary) {
+        errors = 0;
+        room = Math.min(room + 1, AT_ONCE);
+        return frame.type === 'error' ? settle(item, errorOf(frame)) : settle(item, undefined, frame);
+      }
+      // The server has too much to do, or this client sends too fast. So nothing is sent for a while, and little at first.
+      item.conn = undefined;
+      room = 1;
+      pause ??= setTimeout(() => {
+        pause = undefined;
+        pump();
+      }, 500 + backOff(++errors));
     };
     send(current, id, item.isRepeated ? `${text.slice(0, -1)},"again":true}` : text, { done, lost });
     item.isRepeated = item.isMessage;
   }
 
   function settle(item, error, frame) {
-    clearTimeout(item.pause);
     if (!outbox.delete(item.id)) return;
     if (error) item.reject(error);
     else item.resolve(frame);
@@ -323,7 +340,7 @@ export function connect(url, options) {
   function put(lane, frame, isMessage) {
     const { id } = frame;
     return new Promise((resolve, reject) => {
-      outbox.set(id, { id, lane, text: JSON.stringify(frame), isMessage, errors: 0, resolve, reject });
+      outbox.set(id, { id, lane, text: JSON.stringify(frame), isMessage, resolve, reject });
       pump();
     });
   }

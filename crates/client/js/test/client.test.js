@@ -93,7 +93,7 @@ describe('scenarios', { concurrency: 4 }, () => {
   scenario('missing-ack', async (t) => {
     const stack = await start(t);
     const net = await network(t, stack);
-    const one = client(t, net.url('?userId=1'), { timeout: 1500 });
+    const one = client(t, net.url('?userId=1'), { timeout: 4000 });
     await one.event('connected');
     net.isDeaf = true;
     const post = one.topic('room.7').publish('once');
@@ -237,6 +237,16 @@ describe('scenarios', { concurrency: 4 }, () => {
     const acks = await soon(Promise.all(posts), 'the acks');
     assert.deepEqual(acks.map(({ seq, duplicate }) => [seq, duplicate]), [[1, true], [2, undefined]]);
     assert.equal(net.connections, 1);
+  });
+
+  scenario('too-fast', async (t) => {
+    const stack = await start(t, ['--env', 'MAX_FRAMES_PER_SECOND=20', '--max-environments', '1']);
+    const one = client(t, stack.url('?userId=1'), { maxDelay: 2000, timeout: 10_000 });
+    await one.event('connected');
+    const posts = numbers(80).map((number) => one.topic(`room.${number}`).publish(number));
+    const acks = await soon(Promise.all(posts), 'the acks', 50_000);
+    assert.deepEqual(acks.map(({ seq }) => seq), Array(80).fill(1));
+    assert.equal(one.sockets.length, 1);
   });
 
   scenario('no-history', async (t) => {
