@@ -379,8 +379,8 @@ export function connect(url, options) {
     const message = { topic: t.name, data, senderId, epoch, seq };
     t.isFresh = true;
     if (seq !== undefined) return offer(t, epoch, seq, message);
-    // A connection hears direct messages before it can ask for their positions. The history has this one.
-    if (t.position) return t.isBusy || t.on !== current || fill(t);
+    // A connection hears direct messages before it can ask for their positions. The history that was asked for has this one.
+    if (t.position && !t.isNew) return t.isBusy || t.on !== current || fill(t);
     // Two connections are open. Direct messages reach the new one even before its handshake ends.
     const hasTwin = old ? t.on === current : next && t.name === '@me';
     const key = hasTwin || copies.length ? JSON.stringify([t.name, senderId, data]) : '';
@@ -396,7 +396,11 @@ export function connect(url, options) {
     if (t.position) {
       // The names of epochs rise. A topic that began anew is asked for all that it has.
       if (epoch !== t.position.epoch) return epoch > t.position.epoch && fill(t);
-      if (seq <= t.position.seq) return;
+      if (seq <= t.position.seq) {
+        // A message that was published in the moment of the first subscribe may come after its ack.
+        if (t.isNew && seq > t.heard) deliver(t, message);
+        return;
+      }
     }
     t.held.set(seq, message);
     drain(t);
@@ -415,6 +419,7 @@ export function connect(url, options) {
 
   function deliver(t, message) {
     if (message.isHole) return;
+    t.heard = Math.max(t.heard, message.seq ?? 0);
     for (const listener of [...t.listeners]) {
       if (listener.late) listener.late.push(message);
       else if (t.listeners.has(listener)) call(listener.handler, message);
@@ -536,10 +541,12 @@ export function connect(url, options) {
       const alone = list.length < 2 ? [] : isWrong ? list : plain.length > 1 ? plain : [];
       free();
       if (plain.length === 1) conn.named.set(id, plain[0]);
+      const busy = list.filter((_, index) => answers[index].temporary);
+      if (busy.length) postpone(busy);
       list.forEach((t, index) => {
         t.isAlone ||= alone.includes(t);
         if (alone.includes(t)) t.on = undefined;
-        else subscribed(t, froms[index], answers[index]);
+        else if (!answers[index].temporary) subscribed(t, froms[index], answers[index]);
       });
       sync();
     };
@@ -554,15 +561,17 @@ export function connect(url, options) {
     if (list.length === 1) conn.named.set(id, list[0]);
   }
 
-  function subscribed(t, from, { code, message, temporary, epoch, seq, recovered }) {
+  /** Subscribes to these topics a little later, in one frame again. */
+  function postpone(list) {
+    const timer = setTimeout(() => {
+      for (const t of list) t.pause = undefined;
+      sync();
+    }, backOff(list[0].errors));
+    for (const t of list) Object.assign(t, { on: undefined, pause: timer, errors: t.errors + 1 });
+  }
+
+  function subscribed(t, from, { code, message, epoch, seq, recovered }) {
     if (code) t.on = undefined;
-    if (temporary) {
-      t.pause = setTimeout(() => {
-        t.pause = undefined;
-        sync();
-      }, backOff(t.errors++));
-      return;
-    }
     t.errors = 0;
     if (code === 'no_history' && (t.position || t.last)) {
       // The next subscribe asks for less.
@@ -575,6 +584,7 @@ export function connect(url, options) {
       return drop(t, new SwitchboardError(code, message));
     }
     const position = epoch && { epoch, seq };
+    t.isNew = !from && !t.last;
     if (!position) {
       // The old connection heard everything until this moment, if it is still there.
       if (from || (t.isJoined && !old)) gap(t, undefined, 'no_history');
@@ -623,11 +633,13 @@ export function connect(url, options) {
     held: new Map(),
     early: [],
     goal: 0,
+    heard: 0,
     tries: 0,
     errors: 0,
     pinged: 0,
     isBusy: false,
     isJoined: false,
+    isNew: false,
     timer: undefined,
     pause: undefined,
   });

@@ -113,6 +113,7 @@ function toEnd() {
 function renderTalk() {
   const conversation = current();
   ui.compose.hidden = !conversation || Boolean(conversation.problem);
+  ui.remove.hidden = !conversation || conversation.isPerson;
   ui.title.textContent = conversation ? titleOf(conversation) : '';
   ui.about.textContent = conversation ? aboutOf(conversation) : '';
   ui.older.hidden = !conversation?.hasOlder && !(conversation?.items.length > shown);
@@ -390,6 +391,12 @@ ui.back.addEventListener('click', () => {
   ui.list.querySelector('a')?.focus();
 });
 ui.leave.addEventListener('click', leave);
+ui.remove.addEventListener('click', () => {
+  chat.remove(chat.open);
+  history.replaceState(null, '', location.pathname + location.search);
+  route();
+  ui.to.focus();
+});
 ui.ended.addEventListener('close', () => {
   const { user } = chat;
   chat.close();

@@ -10,6 +10,7 @@ export class Chat extends EventTarget {
   conversations = new Map();
   open;
   #storage;
+  #end = new AbortController();
 
   constructor({ url, user, token, storage }) {
     super();
@@ -25,7 +26,8 @@ export class Chat extends EventTarget {
     if (!names.length) this.add('room.lobby');
     // Direct messages of everybody arrive at one address. The positions that were read are kept for each person.
     this.client.topic('@me').subscribe((message) => this.#direct(message), { last: 100 });
-    addEventListener?.('storage', (event) => event.key === this.#storage.key && this.#merge());
+    const merge = (event) => event.key === this.#storage.key && this.#merge();
+    addEventListener('storage', merge, { signal: this.#end.signal });
   }
 
   /** Makes a conversation, unless it exists. A person's name begins with `@`. */
@@ -63,9 +65,9 @@ export class Chat extends EventTarget {
     return conversation;
   }
 
+  /** Listens to a topic no longer. */
   remove(name) {
-    const conversation = this.conversations.get(name);
-    conversation?.subscription?.unsubscribe();
+    this.conversations.get(name).subscription.unsubscribe();
     this.conversations.delete(name);
     this.#save();
     this.#tell('list');
@@ -120,6 +122,7 @@ export class Chat extends EventTarget {
   }
 
   close() {
+    this.#end.abort();
     this.client.close();
   }
 

@@ -239,6 +239,21 @@ describe('scenarios', { concurrency: 4 }, () => {
     assert.equal(net.connections, 1);
   });
 
+  scenario('busy-subscribe', async (t) => {
+    const stack = await start(t);
+    const net = await network(t, stack);
+    const one = client(t, net.url('?userId=1'));
+    await one.event('connected');
+    net.isDeaf = true;
+    const names = ['room.1', 'room.2', 'room.3'];
+    const ready = names.map((name) => one.topic(name).subscribe(ear()).ready);
+    await net.until(() => net.lost > 0);
+    net.isDeaf = false;
+    net.say({ type: 'error', code: 'busy', message: 'too much at once', temporary: true, id: one.sent[0].id });
+    await soon(Promise.all(ready), 'the subscriptions');
+    assert.deepEqual(one.sent.map(({ topics }) => topics.map(({ topic }) => topic)), [names, names]);
+  });
+
   scenario('too-fast', async (t) => {
     const stack = await start(t, ['--env', 'MAX_FRAMES_PER_SECOND=20', '--max-environments', '1']);
     const one = client(t, stack.url('?userId=1'), { maxDelay: 2000, timeout: 10_000 });
@@ -347,6 +362,24 @@ describe('scenarios', { concurrency: 4 }, () => {
     for (const it of ears) await it.until(({ data }) => data.endsWith('3'));
     const missed = { 'room.7': [1, 2, 3], hall: [1, 3], 'room.8': [1, 2, 3], yard: [1, 3] };
     names.forEach((name, index) => assert.deepEqual(ears[index].data(), missed[name].map((n) => `${name} ${n}`)));
+  });
+
+  scenario('at-once', async (t) => {
+    const stack = await start(t);
+    const net = await network(t, stack);
+    const sender = await plain(t, stack.url('?userId=1'));
+    const { epoch } = await sender.publish('room.7', 1);
+    const two = client(t, net.url('?userId=2'));
+    const heard = ear();
+    await two.topic('room.7').subscribe(heard).ready;
+    // The post of a message that was published in the same moment is late, and comes twice.
+    const late = { id: two.sent[0].id, payload: { data: 1 }, type: 'data', topic: 'room.7', senderId: '1', epoch, seq: 1 };
+    for (const _ of [1, 2]) net.say(late);
+    await sender.publish('room.7', 2);
+    net.say(late);
+    await sender.publish('room.7', 3);
+    await heard.until(({ data }) => data === 3);
+    assert.deepEqual(heard.data(), [1, 2, 3]);
   });
 
   scenario('leave-and-return', async (t) => {

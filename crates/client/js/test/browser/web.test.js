@@ -41,6 +41,16 @@ describe('the chat page', { concurrency: 1 }, () => {
     await grace.locator('#list a', { hasText: 'room.lobby' }).click();
     await shows(grace, 'hello yourself');
     assert.equal(await grace.locator('.unread').count(), 0);
+    // Who leaves a topic does not hear it any more.
+    await grace.getByRole('button', { name: 'Leave topic' }).click();
+    await grace.locator('#list a', { hasText: 'room.lobby' }).waitFor({ state: 'detached' });
+    await ada.locator('#list a', { hasText: 'room.lobby' }).click();
+    await say(ada, 'is grace gone?');
+    await ada.locator('.mine.sent', { hasText: 'is grace gone?' }).waitFor();
+    await go(ada, '@grace');
+    await say(ada, 'bye');
+    await shows(grace, 'bye');
+    assert.equal(await grace.locator('#list').getByText('is grace gone?').count(), 0);
     assert.deepEqual([...ada.errors, ...grace.errors], []);
   });
 
@@ -108,6 +118,19 @@ describe('the chat page', { concurrency: 1 }, () => {
     await ada.context().setOffline(false);
     await shows(ada, 'are you there?');
     assert.deepEqual(await texts(ada), ['are you there?']);
+  });
+
+  test('a tab that was frozen until its connection was cut', options, async (t) => {
+    const [stack, browser, site] = [await start(t, ['--idle-timeout', '3s']), await launch(t), await serve(t)];
+    const ada = await open(t, browser, site, stack, 'ada');
+    const cdp = await ada.context().newCDPSession(ada);
+    await cdp.send('Page.setWebLifecycleState', { state: 'frozen' });
+    await stack.logs(/1001/);
+    const grace = await plain(t, stack.url('?userId=grace'));
+    await grace.publish('room.lobby', 'while you slept');
+    await cdp.send('Page.setWebLifecycleState', { state: 'active' });
+    await shows(ada, 'while you slept');
+    assert.deepEqual([await texts(ada), ada.errors], [['while you slept'], []]);
   });
 
   test('a thousand messages do not hold the page up', options, async (t) => {
