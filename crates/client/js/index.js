@@ -108,7 +108,11 @@ export function connect(url, options) {
       socket.onmessage = (event) => hear(conn, event.data);
       socket.onerror = (event) => (conn.words = event.message);
       socket.onclose = ({ code, reason: words }) =>
-        end(conn, conn.isOpen ? `The connection ended with ${code} ${words}`.trim() : conn.words || 'The handshake failed', code);
+        end(
+          conn,
+          conn.isOpen ? `The connection ended with ${code} ${words}`.trim() : conn.words || 'The handshake failed',
+          code,
+        );
     } catch (error) {
       end(conn, error?.message ?? String(error));
     }
@@ -164,7 +168,10 @@ export function connect(url, options) {
     else if (conn.socket && !conn.isOpen) {
       // A browser does not say why a handshake failed. A server that answers HTTP has refused it.
       const probe = globalThis.fetch?.(url.replace(/^ws/, 'http'), { method: 'HEAD', mode: 'no-cors' });
-      Promise.resolve(probe).then(() => refuse(reason), () => {});
+      Promise.resolve(probe).then(
+        () => refuse(reason),
+        () => {},
+      );
     }
     if (state === 'closed') return;
     let delay = 0;
@@ -176,7 +183,10 @@ export function connect(url, options) {
 
   function refuse(reason) {
     if (++refused < refusals || current || state === 'closed') return;
-    close('refused', `The server refused ${refused} connections in a row. The token or the address may be wrong. ${reason}`);
+    close(
+      'refused',
+      `The server refused ${refused} connections in a row. The token or the address may be wrong. ${reason}`,
+    );
   }
 
   function close(code = 'closed', reason = 'The application closed the client.') {
@@ -215,14 +225,19 @@ export function connect(url, options) {
     if (!conn || conn.isChecking) return;
     conn.isChecking = true;
     const at = Date.now();
-    ask(conn, ping(), () => (conn.isChecking = false), () => {
-      conn.isChecking = false;
-      if (conn.isOver || conn.heardAt >= at || isHidden()) return;
-      // The timer came much too late, so this machine slept. The answer may be there in a moment.
-      if (Date.now() - at > 2 * timeout) return check();
-      conn.isForeign = !conn.isAnswered;
-      end(conn, 'The server does not answer.');
-    });
+    ask(
+      conn,
+      ping(),
+      () => (conn.isChecking = false),
+      () => {
+        conn.isChecking = false;
+        if (conn.isOver || conn.heardAt >= at || isHidden()) return;
+        // The timer came much too late, so this machine slept. The answer may be there in a moment.
+        if (Date.now() - at > 2 * timeout) return check();
+        conn.isForeign = !conn.isAnswered;
+        end(conn, 'The server does not answer.');
+      },
+    );
   }
 
   function wake() {
@@ -318,13 +333,16 @@ export function connect(url, options) {
         room = Math.min(room + 1, AT_ONCE);
         return frame.type === 'error' ? settle(item, errorOf(frame)) : settle(item, undefined, frame);
       }
-      // The server has too much to do, or this client sends too fast. So nothing is sent for a while, and little at first.
+      // The server has too much to do, or this client sends too fast. So it waits, and then begins with little.
       item.conn = undefined;
       room = 1;
-      pause ??= setTimeout(() => {
-        pause = undefined;
-        pump();
-      }, 500 + backOff(++errors));
+      pause ??= setTimeout(
+        () => {
+          pause = undefined;
+          pump();
+        },
+        500 + backOff(++errors),
+      );
     };
     send(current, id, item.isRepeated ? `${text.slice(0, -1)},"again":true}` : text, { done, lost });
     item.isRepeated = item.isMessage;
@@ -353,7 +371,10 @@ export function connect(url, options) {
     else if (outbox.has(id)) problem = ['invalid_field', `A message with the id ${id} still waits for its ack.`];
     else if (outbox.size >= buffer) problem = ['buffer_full', `${buffer} messages wait already, and no more are kept.`];
     else if (size > frameLimit) {
-      problem = ['too_large', `The message is too large: its frame has ${size} bytes, and the gateway takes ${frameLimit}.`];
+      problem = [
+        'too_large',
+        `The message is too large: its frame has ${size} bytes, and the gateway takes ${frameLimit}.`,
+      ];
     }
     const promise = problem ? Promise.reject(new SwitchboardError(...problem)) : put(lane, frame, true);
     // An application that does not look at the result must not be ended by it.
@@ -379,7 +400,7 @@ export function connect(url, options) {
     const message = { topic: t.name, data, senderId, epoch, seq };
     t.isFresh = true;
     if (seq !== undefined) return offer(t, epoch, seq, message);
-    // A connection hears direct messages before it can ask for their positions. The history that was asked for has this one.
+    // A connection hears direct messages before it can ask for their positions. The history has this one.
     if (t.position && !t.isNew) return t.isBusy || t.on !== current || fill(t);
     // Two connections are open. Direct messages reach the new one even before its handshake ends.
     const hasTwin = old ? t.on === current : next && t.name === '@me';
@@ -466,7 +487,13 @@ export function connect(url, options) {
     if (t.isFilling) return;
     t.isFilling = true;
     const from = t.position;
-    const page = await put(newId(), { type: 'history', topic: t.name, after: from, limit: 1000, id: newId() }).catch((error) => error);
+    const page = await put(newId(), {
+      type: 'history',
+      topic: t.name,
+      after: from,
+      limit: 1000,
+      id: newId(),
+    }).catch((error) => error);
     t.isFilling = false;
     t.timer = undefined;
     if (topics.get(t.name) !== t || !t.position) return;
@@ -501,7 +528,10 @@ export function connect(url, options) {
       else topics.delete(t.name);
     }
     for (const t of wanted.filter((t) => t.isAlone)) subscribe([t], current);
-    subscribe(wanted.filter((t) => !t.isAlone), current);
+    subscribe(
+      wanted.filter((t) => !t.isAlone),
+      current,
+    );
     if (old && !old.isRetired && [...topics.values()].every((t) => t.on === current && !t.isBusy)) {
       const conn = old;
       conn.isRetired = true;
@@ -679,7 +709,10 @@ export function connect(url, options) {
     let result = { history: true, recovered: from && true };
     try {
       for (let isMore = true; isMore; ) {
-        const page = await history(t.name, from ? { after: position } : { before: position, limit: last - found.length });
+        const page = await history(
+          t.name,
+          from ? { after: position } : { before: position, limit: last - found.length },
+        );
         for (const { seq } of from ? page.messages : []) {
           if (page.epoch !== position.epoch || seq !== position.seq + 1) result.recovered = false;
           position = { epoch: page.epoch, seq };
@@ -695,7 +728,9 @@ export function connect(url, options) {
     const { late } = listener;
     listener.late = undefined;
     const isLive = ({ epoch, seq }) => epoch === t.position?.epoch && seq > t.position.seq;
-    const all = new Map([...found, ...late].filter((message) => !isLive(message)).map((message) => [message.seq ?? {}, message]));
+    const all = new Map(
+      [...found, ...late].filter((message) => !isLive(message)).map((message) => [message.seq ?? {}, message]),
+    );
     for (const message of [...all.values()].sort((a, b) => a.seq - b.seq)) {
       if (!message.isHole && t.listeners.has(listener)) call(listener.handler, message);
     }

@@ -83,7 +83,8 @@ export async function network(t, stack) {
     /** Sends a frame to the clients, as if it came from the stack. */
     say(frame) {
       const text = Buffer.from(JSON.stringify(frame));
-      for (const [client] of pairs) client.write(Buffer.concat([Buffer.from([0x81, 126, text.length >> 8, text.length & 255]), text]));
+      for (const [client] of pairs)
+        client.write(Buffer.concat([Buffer.from([0x81, 126, text.length >> 8, text.length & 255]), text]));
     },
     async until(is) {
       while (!is(proxy)) await soon(new Promise((resolve) => watchers.add(resolve)), String(is));
