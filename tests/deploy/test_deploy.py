@@ -13,6 +13,7 @@ from imitation import REGION
 ACCOUNT = "123456789012"
 ROUTES = {
     "$connect": "connect",
+    "auth": "connect",
     "$disconnect": "disconnect",
     "$default": "default",
     "sendMessage": "send-message",
@@ -30,7 +31,7 @@ def deployed(make, aws):
     return printed
 
 
-HANDLERS = [*ROUTES.values(), "publish", "fan-out"]
+HANDLERS = [*dict.fromkeys(ROUTES.values()), "publish", "fan-out"]
 
 
 def api_of(aws, stage):
@@ -110,15 +111,18 @@ def test_what_runs_is_what_was_tested(aws, deployed, architecture):
 
 
 @pytest.mark.parametrize("stage", ["dev", "prod"])
-def test_only_its_own_route_may_invoke_a_function(aws, deployed, stage):
+def test_only_its_own_routes_may_invoke_a_function(aws, deployed, stage):
     api = api_of(aws, stage)["ApiId"]
     functions = functions_of(aws, stage)
-    for route, handler in ROUTES.items():
+    for handler in set(ROUTES.values()):
         policy = json.loads(aws.client("lambda").get_policy(FunctionName=functions[handler]["FunctionName"])["Policy"])
-        (statement,) = policy["Statement"]
-        assert statement["Principal"] == {"Service": "apigateway.amazonaws.com"}
-        arn = f"arn:aws:execute-api:{REGION}:{ACCOUNT}:{api}/{stage}/{route}"
-        assert statement["Condition"] == {"ArnLike": {"AWS:SourceArn": arn}}
+        routes = []
+        for statement in policy["Statement"]:
+            assert statement["Principal"] == {"Service": "apigateway.amazonaws.com"}
+            ((condition, source),) = statement["Condition"].items()
+            assert condition == "ArnLike"
+            routes.append(source["AWS:SourceArn"].removeprefix(f"arn:aws:execute-api:{REGION}:{ACCOUNT}:{api}/{stage}/"))
+        assert sorted(routes) == sorted(route for route, other in ROUTES.items() if other == handler)
 
 
 @pytest.mark.parametrize("stage", ["dev", "prod"])

@@ -11,6 +11,8 @@ use switchboard_local::service::{Service, Settings};
 use switchboard_tests::proxy::{Call, Proxy};
 use switchboard_tests::stack::{Stack, number, root, table_name};
 
+use crate::rights::{KEYS, token};
+
 /// The CloudFormation template of the stage dev. The framework requires every zip to exist and does not look into it.
 fn template() -> Value {
     let folder = tempfile::tempdir().unwrap();
@@ -152,6 +154,23 @@ fn the_two_readers_of_the_stream_share_its_inserts() {
     assert_eq!(found.collect::<Vec<_>>(), [pattern(false), pattern(true)]);
 }
 
+/// The framework makes one permission for each function, and `connect` has two routes.
+#[test]
+fn the_gateway_may_invoke_a_function_on_its_own_routes_alone() {
+    let template = template();
+    let functions = resources(&template, "AWS::Lambda::Function");
+    let permissions = resources(&template, "AWS::Lambda::Permission").into_values().map(|permission| {
+        let function = referred(&permission["FunctionName"], &functions).unwrap();
+        assert_eq!(permission["Action"], "lambda:InvokeFunction");
+        assert_eq!(permission["Principal"], "apigateway.amazonaws.com");
+        let route = text(&permission["SourceArn"]["Fn::Sub"]).rsplit_once("/dev/").unwrap().1.to_owned();
+        (route, text(&functions[function]["FunctionName"]))
+    });
+    let local = local();
+    let routes = local.api.routes.iter().map(|(route, key)| (route.clone(), local.functions[key].name.clone()));
+    assert_eq!(permissions.collect::<BTreeSet<_>>(), routes.collect());
+}
+
 /// The permissions of a role of the template, as `action resource`. Those that Lambda itself uses are left out: logs,
 /// traces, the stream and its failures.
 fn allowed(template: &Value, function: &str) -> BTreeSet<String> {
@@ -210,10 +229,10 @@ async fn vanished(stack: &Stack, topic: &str) {
     stack.dynamodb().await.put_item().table_name(table_name("topics")).set_item(Some(row)).send().await.unwrap();
 }
 
-async fn put_event(stack: &Stack, topic: &str) {
+async fn put_event(stack: &Stack, topic: &str, attribute: &str, value: AttributeValue) {
     let put = stack.dynamodb().await.put_item().table_name(table_name("events"));
     let put = put.item("topic", AttributeValue::S(topic.to_owned())).item("id", AttributeValue::S("1".to_owned()));
-    put.item("data", AttributeValue::S("x".to_owned())).send().await.unwrap();
+    put.item(attribute, value).send().await.unwrap();
 }
 
 /// Fills the lists of all connections with topics whose rows are gone.
@@ -240,9 +259,14 @@ async fn put_continuation(stack: &Stack, origin_topic: &str) {
     put.send().await.unwrap();
 }
 
+/// Each permission of each role is needed by a call of its function: without it, that call would fail. And no function makes
+/// a call that its role does not allow. Each feature that makes a call of a new kind therefore has a frame or an event here.
 #[tokio::test]
 async fn roles_allow_what_the_functions_call_and_nothing_else() {
-    let (proxy, stack) = Proxy::in_front(&[], |_| None).await;
+    let rules = r#"TOPIC_RULES=[{"topic":"room.*","history":{"hours":24}},{"topic":"@*","history":{"hours":72}},
+        {"topic":"mine","subscribe":"granted"}]"#;
+    let arguments = ["--env", KEYS, "--env", "IDENTITY_MODE=open-with-tokens", "--env", rules];
+    let (proxy, stack) = Proxy::in_front(&arguments, |_| None).await;
     let mut called: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
     let mut note = |function| {
         let calls = proxy.take_calls();
@@ -251,6 +275,17 @@ async fn roles_allow_what_the_functions_call_and_nothing_else() {
 
     let mut one = stack.connect("?userId=1").await;
     let two = stack.connect("?userId=2").await;
+    note("connect");
+    // A fresh token grants a topic, and the next one takes it away and keeps another.
+    let grants = [json!({"subscribe": ["mine"]}), json!(null)].map(|topics| token("1", 600, &topics));
+    one.ask(json!({"action": "auth", "token": grants[0], "id": "t"})).await;
+    note("connect");
+    for topic in ["mine", "yours"] {
+        one.ask(json!({"type": "subscribe", "topic": topic, "id": "t"})).await;
+    }
+    note("default");
+    let ack = one.ask(json!({"action": "auth", "token": grants[1], "id": "t"})).await;
+    assert_eq!(ack["removed"], json!(["mine"]));
     note("connect");
 
     vanished(&stack, "@2").await;
@@ -261,7 +296,7 @@ async fn roles_allow_what_the_functions_call_and_nothing_else() {
     vanished(&stack, "general").await;
     one.send(json!({"type": "message", "topic": "general", "message": "x"})).await;
     one.next().await;
-    stack.logged(2, &["default |", "\"served\""]).await;
+    stack.logged(4, &["default |", "\"served\""]).await;
     let ack = one.ask(json!({"type": "message", "topic": "room.1", "message": "x", "id": "a", "again": true})).await;
     assert_eq!(ack["seq"], 1);
     one.send(json!({"type": "subscribe", "topic": "room.1", "last": 1, "id": "b"})).await;
@@ -274,9 +309,11 @@ async fn roles_allow_what_the_functions_call_and_nothing_else() {
 
     vanished(&stack, "general").await;
     for topic in ["general", "room.1", "INITIAL_CONNECTION"] {
-        put_event(&stack, topic).await;
+        put_event(&stack, topic, "data", AttributeValue::S("x".to_owned())).await;
     }
     stack.logged(3, &["publish |", "\"published\""]).await;
+    put_event(&stack, "@nobody", "disconnect", AttributeValue::Bool(true)).await;
+    stack.logged(1, &["publish |", "connections were ended"]).await;
     note("publish");
 
     vanished(&stack, "general").await;

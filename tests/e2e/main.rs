@@ -21,6 +21,8 @@ mod lifecycle;
 mod mistakes;
 mod publish;
 mod readme;
+mod rights;
+mod sessions;
 mod signatures;
 mod subscribe;
 mod tidy;

@@ -3,13 +3,23 @@
 use aws_lambda_events::apigw::{ApiGatewayProxyResponse, ApiGatewayWebsocketProxyRequest};
 use http::HeaderValue;
 use lambda_runtime::{LambdaEvent, tracing};
+use serde_json::Value;
 use switchboard_core::backend::Backend;
 use switchboard_core::connection::{Connection, UserId};
-use switchboard_core::function::lifecycle;
+use switchboard_core::frame::Frame;
+use switchboard_core::function::{Caller, Served, lifecycle, message};
+use switchboard_core::rights::{Act, Grants};
+use switchboard_core::topic::Topic;
 use switchboard_core::{ClientError, Error, Failure};
 
 use crate::config::{Config, IdentityMode};
-use crate::token::Verifier;
+use crate::token::{Verified, Verifier};
+
+/// The route of the frames that bring a fresh token.
+const AUTH: &str = "auth";
+
+/// The attribute of an authorizer's context that has grants, as JSON text. A context has no lists and no objects.
+const TOPICS: &str = "topics";
 
 /// The query parameter of open mode.
 const USER_ID: &str = "userId";
@@ -33,6 +43,14 @@ pub struct Identity {
     origins: Option<Vec<String>>,
 }
 
+/// What is known of a client after its handshake.
+#[derive(Debug, Default)]
+struct Named {
+    user: Option<UserId>,
+    expires_at_s: Option<i64>,
+    grants: Grants,
+}
+
 impl Identity {
     /// As configured. Says once per execution environment what an operator should know.
     #[must_use]
@@ -53,8 +71,9 @@ impl Identity {
     }
 
     /// The authorizer's word counts before a token, and a token before the client's own word. A wrong token refuses the
-    /// client, whatever else it could be.
-    fn of(&self, event: &ApiGatewayWebsocketProxyRequest) -> Result<Option<UserId>, ClientError> {
+    /// client, whatever else it could be. Grants come from where the user's name does, and an authorizer may give some to a
+    /// client that has no name. A session ends with its token, whoever names the user.
+    fn of(&self, event: &ApiGatewayWebsocketProxyRequest) -> Result<Named, ClientError> {
         let principal = event.request_context.authorizer.fields.get("principalId");
         let principal = principal
             .map(|principal| UserId::parse("principalId", principal.as_str().unwrap_or_default()))
@@ -62,19 +81,34 @@ impl Identity {
         // Without keys of ours the authorizer alone can check a token, and it has let the client through.
         let token = if self.verifier.is_none() && principal.is_some() { None } else { token(event)? };
         let named = token.map(|token| self.verify(token)).transpose()?;
-        match (principal.or(named), self.mode) {
-            (Some(user), _) => Ok(Some(user)),
-            (None, IdentityMode::Verified) => {
-                Err(ClientError::Unidentified { reason: "neither an authorizer nor a token says who this is" })
+        let by_authorizer = granted_by_authorizer(event)?;
+        let expires_at_s = named.as_ref().map(|token| token.expires_at_s);
+        let (user, by_token) = match (principal, named, self.mode) {
+            (Some(user), _, _) => (Some(user), None),
+            (None, Some(Verified { user, grants, .. }), _) => (Some(user), Some(grants)),
+            (None, None, IdentityMode::Verified) => {
+                return Err(ClientError::Unidentified { reason: "neither an authorizer nor a token says who this is" });
             }
-            (None, IdentityMode::Open) => query(event, USER_ID)?.map(|claim| UserId::parse(USER_ID, claim)).transpose(),
-        }
+            (None, None, IdentityMode::Open) => {
+                (query(event, USER_ID)?.map(|claim| UserId::parse(USER_ID, claim)).transpose()?, None)
+            }
+        };
+        Ok(Named { user, expires_at_s, grants: by_authorizer.or(by_token).unwrap_or_default() })
     }
 
-    fn verify(&self, token: &str) -> Result<UserId, ClientError> {
-        let no_keys = ClientError::Unidentified { reason: "there is a token, but TOKEN_KEYS is not set" };
-        self.verifier.as_ref().ok_or(no_keys)?.verify(token)
+    fn verify(&self, token: &str) -> Result<Verified, ClientError> {
+        let no_keys = || ClientError::InvalidToken { reason: "there is a token, but TOKEN_KEYS is not set".to_owned() };
+        self.verifier.as_ref().ok_or_else(no_keys)?.verify(token)
     }
+}
+
+/// The grants in an authorizer's context, if it has any.
+fn granted_by_authorizer(event: &ApiGatewayWebsocketProxyRequest) -> Result<Option<Grants>, ClientError> {
+    let Some(topics) = event.request_context.authorizer.fields.get(TOPICS) else { return Ok(None) };
+    let topics = topics.as_str().and_then(|text| serde_json::from_str::<Value>(text).ok());
+    let topics = topics.ok_or_else(|| "`topics` must be JSON text".to_owned());
+    let wrong = |problem| ClientError::InvalidToken { reason: format!("the authorizer gave wrong grants: {problem}") };
+    topics.and_then(|topics| Grants::parse(&topics)).map(Some).map_err(wrong)
 }
 
 /// A parameter of the query, which may be given once.
@@ -131,7 +165,8 @@ fn bearer(event: &ApiGatewayWebsocketProxyRequest) -> Result<Option<&str>, Clien
     Ok(Some(token.trim_start()))
 }
 
-/// Stores the connection before the socket opens, so that the client's first message finds it.
+/// Serves `$connect` and `auth`, the routes on which a client says who it is. A handshake stores the connection before the
+/// socket opens, so that the client's first message finds it.
 ///
 /// # Errors
 ///
@@ -141,14 +176,22 @@ pub async fn handle(
     identity: &Identity,
     event: LambdaEvent<ApiGatewayWebsocketProxyRequest>,
 ) -> Result<ApiGatewayProxyResponse, Error> {
+    if event.payload.request_context.route_key.as_deref() == Some(AUTH) {
+        // Without the box, the futures inside each other are more than the compiler takes.
+        let renew = async |caller: &Caller, frame: &Frame<'_>| Box::pin(renew(backend, identity, caller, frame)).await;
+        return message(backend, event, renew).await;
+    }
     let offers_bearer = matches!(offered(&event.payload), Ok(Some(_)));
     let mut response = lifecycle(backend, event, status, async |caller, event| {
         identity.check_origin(event)?;
+        let Named { user, expires_at_s, grants } = identity.of(event)?;
         let connection = Connection {
             id: caller.connection_id.clone(),
-            user_id: identity.of(event)?,
+            user_id: user,
             connected_at_ms: caller.connected_at_ms,
             is_open: true,
+            expires_at_s,
+            grants,
         };
         if let Some(user) = &connection.user_id {
             check_count(backend, user, identity.max_connections).await?;
@@ -172,10 +215,27 @@ async fn check_count(backend: &Backend, user: &UserId, limit: u32) -> Result<(),
     Ok(())
 }
 
+/// Gives an open connection the session of a fresh token of its user. What that does not allow is unsubscribed at once.
+async fn renew(backend: &Backend, identity: &Identity, caller: &Caller, frame: &Frame<'_>) -> Result<Served, Failure> {
+    let Verified { user, expires_at_s, grants } = identity.verify(&frame.token()?)?;
+    let (rules, act) = (&backend.config.topic_rules, Act::Subscribe);
+    let keeps = |topic: &Topic, grants: &Grants| rules.who(act, topic).check(act, topic, Some(&user), grants).is_ok();
+    let connection = Connection {
+        id: caller.connection_id.clone(),
+        user_id: Some(user.clone()),
+        connected_at_ms: caller.connected_at_ms,
+        is_open: true,
+        expires_at_s: Some(expires_at_s),
+        grants,
+    };
+    let removed = backend.store.renew(&connection, keeps, caller.deadline).await?;
+    Ok(Served::Renewed { removed })
+}
+
 /// The status of a refused handshake.
 fn status(mistake: &ClientError) -> i64 {
     match mistake {
-        ClientError::Unidentified { .. } => 401,
+        ClientError::Unidentified { .. } | ClientError::InvalidToken { .. } => 401,
         ClientError::ForbiddenOrigin { .. } => 403,
         ClientError::TooManyConnections { .. } => 429,
         _ => 400,
@@ -213,11 +273,8 @@ mod tests {
     }
 
     fn open(query: &[(&str, &str)]) -> Result<Option<UserId>, ClientError> {
-        Identity { mode: IdentityMode::Open, verifier: None, max_connections: 0, origins: None }.of(&event(
-            query,
-            &[],
-            None,
-        ))
+        let identity = Identity { mode: IdentityMode::Open, verifier: None, max_connections: 0, origins: None };
+        identity.of(&event(query, &[], None)).map(|named| named.user)
     }
 
     fn good(user: &str) -> String {
@@ -295,7 +352,7 @@ mod tests {
                     };
                     let verifier = has_keys.then(|| Verifier::new(keys(), None, None, 3600));
                     let found = Identity { mode, verifier, max_connections: 0, origins: None }.of(&event);
-                    let found = found.as_ref().map(|user| user.as_ref().map(UserId::as_str)).map_err(status);
+                    let found = found.as_ref().map(|named| named.user.as_ref().map(UserId::as_str)).map_err(status);
                     assert_eq!(found, expected, "{mode:?} {has_keys} {query:?} {headers:?} {principal:?}");
                 }
             }

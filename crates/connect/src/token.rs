@@ -1,8 +1,7 @@
 //! Tokens, which say which user a client is.
 //!
 //! A token is a [JSON Web Token](https://www.rfc-editor.org/rfc/rfc7519) whose `sub` is the user. An identity provider or a
-//! backend signs it with a key of `TOKEN_KEYS`. It is checked once, at `$connect`, so a connection can outlive its token, by
-//! two hours at the most.
+//! backend signs it with a key of `TOKEN_KEYS`. It may also grant topics, in `topics`. A session ends with its token.
 
 use std::fmt;
 
@@ -12,6 +11,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use switchboard_core::ClientError;
 use switchboard_core::connection::UserId;
+use switchboard_core::rights::Grants;
 
 use crate::keys::Key;
 
@@ -40,6 +40,19 @@ struct Claims {
     sub: Value,
     #[serde(default)]
     exp: Value,
+    #[serde(default)]
+    topics: Value,
+}
+
+/// What a good token says.
+#[derive(Debug)]
+pub(crate) struct Verified {
+    /// Its `sub`.
+    pub(crate) user: UserId,
+    /// The epoch second from which it is no longer good: its `exp`, and the leeway.
+    pub(crate) expires_at_s: i64,
+    /// Its `topics`.
+    pub(crate) grants: Grants,
 }
 
 impl Verifier {
@@ -61,14 +74,19 @@ impl Verifier {
         Self { keys, validation, max_lifetime_s: max_lifetime_s.into() }
     }
 
-    /// The user whom a token names.
+    /// The user whom a token names, and what it says of the session.
     ///
     /// # Errors
     ///
-    /// [`ClientError`], when it is not signed with a known key, not valid now or not for us, or names nobody.
-    pub(crate) fn verify(&self, token: &str) -> Result<UserId, ClientError> {
-        let claims = self.claims(token).map_err(|reason| ClientError::Unidentified { reason })?;
-        UserId::parse("sub", claims.sub.as_str().unwrap_or_default())
+    /// [`ClientError`], when it is not signed with a known key, not valid now or not for us, names nobody, or has wrong grants.
+    pub(crate) fn verify(&self, token: &str) -> Result<Verified, ClientError> {
+        let claims = self.claims(token).map_err(|reason| ClientError::InvalidToken { reason: reason.to_owned() })?;
+        let user = UserId::parse("sub", claims.sub.as_str().unwrap_or_default())?;
+        let wrong = |problem| ClientError::InvalidToken { reason: format!("the token has wrong grants: {problem}") };
+        let grants = Grants::parse(&claims.topics).map_err(wrong)?;
+        #[expect(clippy::cast_possible_truncation, reason = "a cast from float saturates, and a fraction may go")]
+        let expiry_s = claims.exp.as_f64().unwrap_or_default() as i64;
+        Ok(Verified { user, expires_at_s: expiry_s.saturating_add_unsigned(LEEWAY_S), grants })
     }
 
     /// The claims of a good token, or why it is not good.
@@ -174,7 +192,7 @@ mod tests {
             let verifier = verifier(&[jwk(algorithm, &json!({"kid": "1"}))]);
             for id in [Some("1"), None] {
                 let token = token(&header(algorithm, id), &claims());
-                assert_eq!(verifier.verify(&token).unwrap().as_str(), "alice", "{algorithm:?}");
+                assert_eq!(verifier.verify(&token).unwrap().user.as_str(), "alice", "{algorithm:?}");
                 // Not the last character, whose bits are not all part of the signature.
                 let (claims, signature) = token.rsplit_once('.').unwrap();
                 let other = if signature.starts_with('A') { 'B' } else { 'A' };
@@ -204,7 +222,7 @@ mod tests {
             (vec![other(Some("1")), other(None)], None, wrong),
         ] {
             let found = verifier(&keys).verify(&token(id));
-            let found = found.as_ref().map(UserId::as_str).map_err(ToString::to_string);
+            let found = found.as_ref().map(|token| token.user.as_str()).map_err(ToString::to_string);
             assert_eq!(found, expected.map_err(str::to_owned), "{id:?} {}", set(&keys));
         }
     }
@@ -218,7 +236,7 @@ mod tests {
             [key(Algorithm::ES256), key(Algorithm::RS256)],
             [key(Algorithm::RS256), key(Algorithm::HS256)],
         ] {
-            assert_eq!(verifier(&keys).verify(&token).unwrap().as_str(), "alice", "{}", set(&keys));
+            assert_eq!(verifier(&keys).verify(&token).unwrap().user.as_str(), "alice", "{}", set(&keys));
         }
         let keys = [key(Algorithm::RS512), key(Algorithm::ES256)];
         assert_eq!(reason(&verifier(&keys), &token), "the token's algorithm does not fit its key");
@@ -279,6 +297,22 @@ mod tests {
             (json!({"sub": "", "exp": at(60)}), "the field `sub` must be"),
             (json!({"sub": "a\u{7}", "exp": at(60)}), "the field `sub` must be"),
             (json!({"sub": "a", "exp": at(60), "aud": "others"}), "the token is for another audience"),
+            (
+                json!({"sub": "a", "exp": at(60), "topics": ["t"]}),
+                "the token has wrong grants: `topics` must be an object",
+            ),
+            (
+                json!({"sub": "a", "exp": at(60), "topics": {"publish": "t"}}),
+                "the token has wrong grants: `topics.publish`",
+            ),
+            (
+                json!({"sub": "a", "exp": at(60), "topics": {"subscribe": ["a*b"]}}),
+                "the token has wrong grants: `topics.subscribe[0]` may have a `*` only at its end",
+            ),
+            (
+                json!({"sub": "a", "exp": at(60), "topics": {"subscribe": vec!["t"; 10_000]}}),
+                "the token has wrong grants: `topics` must have at most 100 patterns",
+            ),
             (json!([]), "the token is not a JSON Web Token"),
         ] {
             let reason = reason(&verifier, &token(&header(Algorithm::HS256, None), &claims));
@@ -313,6 +347,21 @@ mod tests {
         for (start, good) in [(leeway, true), (leeway + 10, false)] {
             let claims = json!({"sub": "a", "exp": at(600), "nbf": at(start)});
             assert_eq!(day_long.verify(&token(&header(Algorithm::HS256, None), &claims)).is_ok(), good, "{start}");
+        }
+    }
+
+    #[test]
+    fn a_session_ends_when_its_token_is_no_longer_good_and_has_its_grants() {
+        let verifier = verifier(&[hs256(None)]);
+        let end = at(600);
+        for (expiry, topics) in [
+            (json!(end), json!({"subscribe": ["room.*"], "publish": ["room.7"]})),
+            (json!(end as f64 + 0.5), json!(null)),
+        ] {
+            let claims = json!({"sub": "a", "exp": expiry, "topics": topics});
+            let token = verifier.verify(&token(&header(Algorithm::HS256, None), &claims)).unwrap();
+            assert_eq!(token.expires_at_s, end + 60);
+            assert_eq!(token.grants, Grants::parse(&topics).unwrap());
         }
     }
 

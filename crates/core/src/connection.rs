@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::ClientError;
+use crate::rights::Grants;
 
 /// The gateway's name of one WebSocket connection. It is opaque, and the gateway never uses it again.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -69,6 +70,25 @@ pub struct Connection {
     pub connected_at_ms: i64,
     /// Whether it is open. A connection that ended a moment ago is not, and may still be the sender of a frame.
     pub is_open: bool,
+    /// The epoch second at which its session ends, if that is before the connection's own end.
+    pub expires_at_s: Option<i64>,
+    /// What its token or its authorizer allows, where a rule asks for that.
+    pub grants: Grants,
+}
+
+#[cfg(test)]
+impl Connection {
+    /// An open connection that was made now.
+    pub(crate) fn for_tests(user: Option<&str>) -> Self {
+        Self {
+            id: ConnectionId::new("c=".to_owned()),
+            user_id: user.map(|user| UserId::parse("userId", user).unwrap()),
+            connected_at_ms: crate::clock::now_ms(),
+            is_open: true,
+            expires_at_s: None,
+            grants: Grants::default(),
+        }
+    }
 }
 
 /// Checks the name of a user or a topic: not empty, bounded, and visible. The bound is in bytes, because a connection's row

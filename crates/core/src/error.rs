@@ -8,6 +8,7 @@ use std::error::Error as _;
 use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
 
 use crate::connection::{ConnectionId, UserId};
+use crate::rights::{Act, Lack};
 
 /// A mistake of a client. The client gets `Display` as a sentence for people, and [`ClientError::code`] for its program.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -52,6 +53,16 @@ pub enum ClientError {
         /// The name as sent.
         topic: String,
     },
+    /// A rule asks for more than the connection has.
+    #[error("{}", missing_right(*act, topic, *lacks))]
+    MissingRight {
+        /// What the client wanted to do.
+        act: Act,
+        /// The topic.
+        topic: String,
+        /// What the connection lacks.
+        lacks: Lack,
+    },
     /// A client asks for the history of a topic that keeps none.
     #[error("the topic `{topic}` keeps no history")]
     NoHistory {
@@ -69,6 +80,12 @@ pub enum ClientError {
     Unidentified {
         /// The sentence that says which of the two it is.
         reason: &'static str,
+    },
+    /// A token that does not count, or grants that are wrong.
+    #[error("{reason}")]
+    InvalidToken {
+        /// The sentence that says why. It repeats nothing of the token.
+        reason: String,
     },
     /// DynamoDB was too busy for this frame. Nothing was posted.
     #[error("too much is going on at once; send this frame again in a moment")]
@@ -111,10 +128,11 @@ impl ClientError {
             Self::MissingField { .. } => "missing_field",
             Self::InvalidField { .. } => "invalid_field",
             Self::Entry { mistake, .. } => mistake.code(),
-            Self::ForbiddenTopic { .. } => "forbidden_topic",
+            Self::ForbiddenTopic { .. } | Self::MissingRight { .. } => "forbidden_topic",
             Self::NoHistory { .. } => "no_history",
             Self::TooManyTopics { .. } => "too_many_topics",
             Self::Unidentified { .. } => "unidentified",
+            Self::InvalidToken { .. } => "invalid_token",
             Self::UserOffline { .. } => "user_offline",
             Self::Busy => "busy",
             Self::ForbiddenOrigin { .. } => "forbidden_origin",
@@ -129,10 +147,24 @@ impl ClientError {
         matches!(self, Self::Busy | Self::RateLimited { .. })
     }
 
-    /// The mistake of a frame whose connection is not in the connections table (any more).
+    /// The mistake of a frame whose connection is not in the connections table (any more), or whose session has ended.
     #[must_use]
     pub fn unregistered() -> Self {
-        Self::Unidentified { reason: "this connection is not registered; connect again" }
+        Self::Unidentified { reason: "this connection is not registered, or its session has ended; connect again" }
+    }
+}
+
+/// The sentence that says what a connection lacks. A direct message is a publish to the address of its receiver.
+fn missing_right(act: Act, topic: &str, lacks: Lack) -> String {
+    let wanted = match (act, topic.strip_prefix('@')) {
+        (Act::Subscribe, _) => format!("subscribe to the topic `{topic}`"),
+        (Act::Publish, None) => format!("publish on the topic `{topic}`"),
+        (Act::Publish, Some(user)) => format!("write to the user `{user}`"),
+    };
+    match lacks {
+        Lack::User => format!("this connection may not {wanted}: it has no user"),
+        Lack::Grant => format!("this connection may not {wanted}: none of its grants contains `{topic}`"),
+        Lack::Everything => format!("no client may {wanted}: a rule leaves that to backends"),
     }
 }
 
@@ -190,6 +222,14 @@ pub enum Error {
         /// How many posts it did not take.
         failed: usize,
     },
+    /// A backend asked to end the connections of a user, and the gateway did not close all of them.
+    #[error("the gateway did not close {failed} connections of {topic}")]
+    NotEnded {
+        /// The user's address.
+        topic: String,
+        /// How many are still open.
+        failed: usize,
+    },
     /// A publish could not begin before the invocation's end.
     #[error("there was no time left to publish to {topic}")]
     OutOfTime {
@@ -209,7 +249,7 @@ impl Error {
             Self::Store { throttled: false, .. } => "Store.Failed",
             Self::Unfinished { .. } => "Store.Unfinished",
             Self::Reply { .. } => "Publish.ReplyFailed",
-            Self::Undelivered { .. } => "Publish.Undelivered",
+            Self::Undelivered { .. } | Self::NotEnded { .. } => "Publish.Undelivered",
             Self::OutOfTime { .. } => "Publish.OutOfTime",
         }
     }

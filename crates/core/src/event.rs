@@ -9,6 +9,7 @@
 //! | `data` | any | what subscribers receive; each DynamoDB type becomes the JSON that it stands for |
 //! | `senderId`, `body` | S, any | instead of `data`, for a direct message to a user |
 //! | `json` | S | instead of `data` or `body`: JSON text that is passed on byte for byte |
+//! | `disconnect`, `reason` | BOOL, S | instead of `data`, for a user's address: true ends the user's connections, with the reason |
 //! | `ttl` | N, epoch **seconds** | when DynamoDB may delete the item |
 //!
 //! A continuation, which our functions write and the function `fan-out` reads:
@@ -51,6 +52,8 @@ pub mod attribute {
     pub const SENDER_ID: &str = "senderId";
     pub const BODY: &str = "body";
     pub const JSON: &str = "json";
+    pub const DISCONNECT: &str = "disconnect";
+    pub const REASON: &str = "reason";
     pub const ORIGIN_TOPIC: &str = "originTopic";
 }
 

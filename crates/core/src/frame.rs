@@ -16,6 +16,7 @@ use serde_json::value::RawValue;
 use crate::ClientError;
 use crate::connection::{Connection, UserId, is_printable};
 use crate::history::{DEFAULT_LIMIT, Draft, Entry, From, MAX_LIMIT, MAX_NEWEST, MAX_SEQ, Page, Range, Stamp, Writer};
+use crate::rights::Act;
 use crate::store::MAX_TOPICS;
 use crate::topic::{Name, Topic};
 
@@ -98,6 +99,23 @@ pub enum Request<'a> {
         /// Whether a pong is wanted only when there is something to say.
         is_quiet: bool,
     },
+}
+
+impl Request<'_> {
+    /// What a client does by this frame, and with which topics: the rights that it needs. Whoever listens to a topic may end
+    /// that.
+    #[must_use]
+    pub fn acts(&self) -> Vec<(Act, Name)> {
+        match self {
+            Self::Subscribe { topics, .. } => {
+                topics.iter().map(|wanted| (Act::Subscribe, wanted.name.clone())).collect()
+            }
+            Self::Unsubscribe { .. } => Vec::new(),
+            Self::Message { topic, .. } => vec![(Act::Publish, Name::Topic(topic.clone()))],
+            Self::History { topic, .. } => vec![(Act::Subscribe, topic.clone())],
+            Self::Ping { positions, .. } => positions.iter().map(|(name, _)| (Act::Subscribe, name.clone())).collect(),
+        }
+    }
 }
 
 /// A topic that a client wants to listen to.
@@ -232,6 +250,15 @@ impl<'a> Frame<'a> {
             destination: UserId::parse("destinationUserId", &self.string("destinationUserId")?)?,
             body: self.payload("body", MAX_BODY_NESTING)?,
         })
+    }
+
+    /// Reads the token of an `auth` frame.
+    ///
+    /// # Errors
+    ///
+    /// Whatever is wrong with the field.
+    pub fn token(&self) -> Result<String, ClientError> {
+        self.string("token")
     }
 
     fn topic(&self) -> Result<Topic, ClientError> {
@@ -543,6 +570,16 @@ pub enum Reply<'a> {
         /// What became of each topic.
         topics: &'a [TopicAck],
     },
+    /// Acknowledges an `auth` frame.
+    #[serde(rename = "ack")]
+    Renewed {
+        /// The frame's. A frame without one hears only of topics that it took away.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        id: Option<&'a str>,
+        /// The topics to which the connection listened, and no longer may.
+        #[serde(skip_serializing_if = "<[String]>::is_empty")]
+        removed: &'a [String],
+    },
     /// Answers a ping.
     Pong {
         /// The ping's, when it had one.
@@ -560,9 +597,9 @@ pub enum Reply<'a> {
         message: String,
         /// [`ClientError::is_temporary`].
         temporary: bool,
-        /// The gateway's request id, to be found in our logs.
-        #[serde(rename = "requestId")]
-        request_id: &'a str,
+        /// The gateway's request id, to be found in our logs. What a backend does has none.
+        #[serde(rename = "requestId", skip_serializing_if = "Option::is_none")]
+        request_id: Option<&'a str>,
         /// The frame's, when it had one.
         #[serde(skip_serializing_if = "Option::is_none")]
         id: Option<&'a str>,
@@ -645,6 +682,13 @@ impl Reply<'_> {
     pub fn to_bytes(&self) -> Vec<u8> {
         to_bytes(self)
     }
+}
+
+/// The last frame of a connection that a backend ends, with its reason.
+#[must_use]
+pub fn disconnected(reason: &str) -> Vec<u8> {
+    let message = reason.to_owned();
+    Reply::Error { code: "disconnected", message, temporary: false, request_id: None, id: None }.to_bytes()
 }
 
 /// The frame in which a user's connections receive a direct message: `{"senderId":"1","body":"hello there!"}`.
@@ -817,7 +861,6 @@ mod tests {
     use proptest::{prop_assert, prop_assert_eq, prop_oneof};
 
     use super::*;
-    use crate::connection::ConnectionId;
 
     fn mistake(text: &str) -> ClientError {
         match Frame::parse(text) {
@@ -1342,8 +1385,7 @@ mod tests {
         ] {
             let text = format!(r#"{{"type":"message"{fields}}}"#);
             let frame = Frame::parse(&text).unwrap();
-            let connection =
-                Connection { id: ConnectionId::new("c=".to_owned()), user_id: None, connected_at_ms: 0, is_open: true };
+            let connection = Connection::for_tests(None);
             let draft = frame.draft("message", &[], &connection, "w").map(|draft| draft.again);
             assert_eq!(draft.map_err(|error| error.code()), expected, "{text}");
         }
@@ -1486,7 +1528,8 @@ mod tests {
         ];
         assert_eq!(text(Reply::Acks { id: Some("s"), topics: &topics }), expected.concat());
         assert_eq!(text(Reply::Acks { id: None, topics: &[] }), r#"{"type":"ack","topics":[]}"#);
-        let error = Reply::Error { code: "c", message: "m".to_owned(), temporary: false, request_id: "r=", id: None };
+        let error =
+            Reply::Error { code: "c", message: "m".to_owned(), temporary: false, request_id: Some("r="), id: None };
         assert_eq!(text(error), r#"{"type":"error","code":"c","message":"m","temporary":false,"requestId":"r="}"#);
     }
 

@@ -111,6 +111,11 @@ pub enum Served {
     },
     /// The sender has sent a list of topics.
     Topics(Vec<TopicAck>),
+    /// The sender has a new token.
+    Renewed {
+        /// The topics to which it listened, and no longer may.
+        removed: Vec<String>,
+    },
     /// The handler has answered by itself.
     Answered,
     /// The sender wants to hear a pong.
@@ -198,12 +203,18 @@ pub async fn message(
             let is_due = id.is_some() || topics.iter().any(TopicAck::is_mistake);
             (is_due.then_some(Reply::Acks { id: id.as_deref(), topics }), "ok")
         }
+        Ok(Served::Renewed { removed }) => {
+            // As with a list of topics: nobody becomes deaf without a word.
+            let is_due = id.is_some() || !removed.is_empty();
+            (is_due.then_some(Reply::Renewed { id: id.as_deref(), removed }), "ok")
+        }
         Ok(Served::Subscribed { stamp, recovered }) => {
             (ack(Ack { stamp: Some(stamp), recovered: *recovered, ..Ack::default() }), "ok")
         }
         Err(Failure::Mistake(mistake)) => {
             let (code, message, temporary) = (mistake.code(), mistake.to_string(), mistake.is_temporary());
-            (Some(Reply::Error { code, message, temporary, request_id: &caller.request_id, id: id.as_deref() }), code)
+            let request_id = Some(caller.request_id.as_str());
+            (Some(Reply::Error { code, message, temporary, request_id, id: id.as_deref() }), code)
         }
         Err(Failure::Fault(_)) => (None, "fault"),
     };

@@ -12,7 +12,8 @@
 //! * [`publication`]: what goes to whom;
 //! * [`publisher`]: fan-out, and what becomes of each receiver;
 //! * [`gateway`]: the `@connections` API;
-//! * [`rules`] and [`history`]: which topics keep their messages, and the table where they do;
+//! * [`rules`] and [`rights`]: what topics can do, and who may do what with them;
+//! * [`history`]: the table where topics keep their messages;
 //! * [`limits`]: how fast one connection may send;
 //! * [`event`]: the table through which backends publish, and unfinished publishes go on;
 //! * [`metrics`]: numbers for CloudWatch;
@@ -36,6 +37,7 @@ pub mod metrics;
 pub mod publication;
 pub mod publisher;
 pub mod receivers;
+pub mod rights;
 pub mod rules;
 #[cfg(test)]
 mod scripted;

@@ -12,11 +12,10 @@ use std::cell::RefCell;
 use std::future::ready;
 use std::time::Duration;
 
-use futures_util::stream::{self, StreamExt};
+use futures_util::stream::{self, StreamExt, TryStreamExt};
 use lambda_runtime::tracing::{error, info, warn};
 use tokio::sync::OwnedSemaphorePermit;
 
-use crate::Error;
 use crate::clock::now_ms;
 use crate::connection::ConnectionId;
 use crate::deadline::Deadline;
@@ -26,7 +25,8 @@ use crate::metrics::Metrics;
 use crate::publication::{Audience, Fanout, Position, Publication};
 use crate::receivers::Receivers;
 use crate::store::{ConnectionStore, Gone};
-use crate::topic::Subscriber;
+use crate::topic::{Subscriber, Topic};
+use crate::{Error, frame};
 
 /// Rows are written before the socket opens, and `$connect` has at most 29 s to return (Amazon API Gateway quotas,
 /// WebSocket APIs). Until then 410 may mean "not yet".
@@ -308,6 +308,42 @@ impl Publisher {
                 error!(connection.id = %id, reason = ?post, "the sender did not get its reply");
                 Ok(())
             }
+        }
+    }
+
+    /// Ends all connections of a user: each gets the reason, then the gateway closes it, and then its rows go. Returns how many
+    /// there were.
+    ///
+    /// # Errors
+    ///
+    /// When DynamoDB fails, or when the gateway closes not all of them. The rows of those stay, so this can be repeated.
+    pub async fn disconnect(
+        &self,
+        gateway: &Gateway,
+        address: &Topic,
+        reason: &str,
+        deadline: Deadline,
+    ) -> Result<usize, Error> {
+        let frame = frame::disconnected(reason);
+        let audience = Audience::Topic(address.clone());
+        let receivers = self.store.receivers(&audience, &Position::Start);
+        let source = stream::try_unfold(receivers, async |mut receivers| {
+            let next = receivers.next().await?;
+            Ok::<_, Error>(next.map(|receiver| (receiver.connection_id, receivers)))
+        });
+        let ends = source.map_ok(async |id| {
+            // A client that cannot be told is closed all the same.
+            gateway.post(None, &id, frame.clone(), deadline, Duration::ZERO).await;
+            let is_closed = gateway.delete(&id, deadline).await;
+            if is_closed {
+                self.store.close(&id, Some(address), deadline).await?;
+            }
+            Ok(is_closed)
+        });
+        let ends: Vec<bool> = ends.try_buffer_unordered(gateway.posts_at_once).try_collect().await?;
+        match ends.iter().filter(|is_closed| !**is_closed).count() {
+            0 => Ok(ends.len()),
+            failed => Err(Error::NotEnded { topic: address.to_string(), failed }),
         }
     }
 

@@ -1,16 +1,23 @@
-//! Topic rules give topics abilities besides delivery. The variable `TOPIC_RULES` lists them as JSON:
+//! Topic rules give topics abilities besides delivery, and say who may use them. The variable `TOPIC_RULES` lists them as JSON:
 //!
 //! ```json
-//! [{"topic": "room.*", "history": {"hours": 24}}, {"topic": "@*", "history": {"hours": 72}}]
+//! [{"topic": "room.*", "history": {"hours": 24}, "subscribe": "granted", "publish": "granted", "maxBytes": 4096},
+//!  {"topic": "alerts.*", "subscribe": "identified", "publish": "backend"},
+//!  {"topic": "@*", "history": {"hours": 72}}]
 //! ```
 //!
-//! The first rule that matches a topic applies. A topic without a rule has none of these abilities.
+//! The first rule that matches a topic applies. A topic without a rule has none of these abilities,
+//! and everybody may use it.
 
 use std::time::Duration;
 
 use serde::Deserialize;
+use serde_json::Value;
 use serde_json::value::RawValue;
 
+use crate::ClientError;
+use crate::frame::{MAX_KEPT_BYTES, MAX_PAYLOAD_BYTES};
+use crate::rights::{Act, Pattern, Who};
 use crate::topic::Topic;
 
 /// The shortest time that messages are kept. Readers of the history rely on it, whatever the rules are now.
@@ -25,24 +32,22 @@ pub struct Rules(Vec<Rule>);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Rule {
-    topics: Topics,
+    topics: Pattern,
     kept: Option<Duration>,
-}
-
-/// The topics that a rule is for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Topics {
-    Exact(String),
-    /// All names that begin with this.
-    Prefix(String),
+    subscribe: Who,
+    publish: Who,
+    max_bytes: Option<usize>,
 }
 
 /// A rule as it is written.
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Written {
     topic: String,
     history: Option<WrittenHistory>,
+    subscribe: Option<Value>,
+    publish: Option<Value>,
+    max_bytes: Option<usize>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -61,28 +66,65 @@ impl Rules {
     pub fn parse(text: &str) -> Result<Self, String> {
         let written: Vec<&RawValue> =
             serde_json::from_str(text).map_err(|error| format!("must be a JSON array of rules: {error}"))?;
-        let rules = written
-            .iter()
-            .zip(1..)
-            .map(|(rule, number)| Rule::parse(rule.get()).map_err(|problem| format!("rule {number}: {problem}")));
-        let (rules, problems): (Vec<_>, Vec<_>) = rules.partition(Result::is_ok);
-        if problems.is_empty() {
-            return Ok(Self(rules.into_iter().flatten().collect()));
+        let mut rules: Vec<(usize, Rule)> = Vec::new();
+        let mut problems = Vec::new();
+        for (written, number) in written.iter().zip(1..) {
+            match Rule::parse(written.get()) {
+                Ok(rule) => match rules.iter().find(|(_, earlier)| earlier.topics.contains(&rule.topics)) {
+                    // A right or a bound that never applies is worse than none, because somebody relies on it.
+                    Some((earlier, _)) => problems.push(format!(
+                        "rule {number}: it never applies, because rule {earlier} is for all of its topics and comes first"
+                    )),
+                    None => rules.push((number, rule)),
+                },
+                Err(problem) => problems.push(format!("rule {number}: {problem}")),
+            }
         }
-        let problems: Vec<_> = problems.into_iter().filter_map(Result::err).collect();
+        if problems.is_empty() {
+            return Ok(Self(rules.into_iter().map(|(_, rule)| rule).collect()));
+        }
         Err(format!("has wrong rules: {}", problems.join("; ")))
+    }
+
+    fn of(&self, topic: &Topic) -> Option<&Rule> {
+        self.0.iter().find(|rule| rule.topics.contains_topic(topic))
     }
 
     /// Returns the time that messages of this topic are kept. `None` means that they are not kept.
     #[must_use]
     pub fn kept(&self, topic: &Topic) -> Option<Duration> {
-        self.0.iter().find(|rule| rule.topics.contain(topic.as_str()))?.kept
+        self.of(topic)?.kept
     }
 
     /// Whether any topic has history.
     #[must_use]
     pub fn keep_anything(&self) -> bool {
         self.0.iter().any(|rule| rule.kept.is_some())
+    }
+
+    /// Returns who may do something with a topic. A function that asks for more than anyone has to read the connection's row.
+    #[must_use]
+    pub fn who(&self, act: Act, topic: &Topic) -> Who {
+        let rule = self.of(topic);
+        rule.map_or(Who::Anyone, |rule| match act {
+            Act::Subscribe => rule.subscribe,
+            Act::Publish => rule.publish,
+        })
+    }
+
+    /// Checks that the messages of a client are as small as the rule of their topic wants them.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::InvalidField`].
+    pub fn check_size(&self, topic: &Topic, field: &'static str, payloads: &[&RawValue]) -> Result<(), ClientError> {
+        match self.of(topic).and_then(|rule| rule.max_bytes) {
+            Some(most) if payloads.iter().any(|payload| payload.get().len() > most) => {
+                let expected = format!("at most {most} bytes of JSON, because a rule says so");
+                Err(ClientError::InvalidField { field, expected })
+            }
+            _ => Ok(()),
+        }
     }
 }
 
@@ -92,40 +134,35 @@ impl Rule {
         if !text.starts_with('{') {
             return Err("a rule must be a JSON object".to_owned());
         }
-        let written: Written = serde_json::from_str(text).map_err(|error| error.to_string())?;
-        let kept = match written.history {
+        let Written { topic, history, subscribe, publish, max_bytes } =
+            serde_json::from_str(text).map_err(|error| error.to_string())?;
+        let kept = match history {
             None => None,
             Some(WrittenHistory { hours }) if (MIN_HOURS..=MAX_HOURS).contains(&hours) => {
                 Some(Duration::from_secs(u64::from(hours) * 3600))
             }
             Some(_) => return Err(format!("`hours` must be a whole number from {MIN_HOURS} to {MAX_HOURS}")),
         };
-        Ok(Self { topics: Topics::parse(&written.topic)?, kept })
-    }
-}
-
-impl Topics {
-    fn parse(text: &str) -> Result<Self, String> {
-        let (name, is_prefix) = match text.strip_suffix('*') {
-            Some(prefix) => (prefix, true),
-            None => (text, false),
-        };
-        if name.contains('*') {
-            return Err("`topic` may have a `*` only at its end".to_owned());
+        let who = |value: Option<Value>| value.map_or(Ok(Who::Anyone), serde_json::from_value);
+        let publish = who(publish).map_err(|_| "`publish` must be `anyone`, `identified`, `granted` or `backend`")?;
+        let is_subscribe_set = subscribe.is_some();
+        let subscribe = who(subscribe).ok().filter(|who| *who != Who::Backend);
+        let subscribe = subscribe.ok_or("`subscribe` must be `anyone`, `identified` or `granted`")?;
+        if topic.starts_with('@') && is_subscribe_set {
+            return Err("`subscribe` must be absent: only its own user listens to an address".to_owned());
         }
-        // An empty prefix matches everything, and `@` is that of all addresses.
-        if !(is_prefix && ["", "@"].contains(&name)) {
-            Topic::of_event(name).map_err(|error| error.to_string())?;
+        let most = if kept.is_some() { MAX_KEPT_BYTES } else { MAX_PAYLOAD_BYTES };
+        if max_bytes.is_some_and(|bytes| !(1..=most).contains(&bytes)) {
+            let history = if kept.is_some() { " where there is `history`" } else { "" };
+            return Err(format!("`maxBytes` must be a whole number from 1 to {most}{history}"));
         }
-        Ok(if is_prefix { Self::Prefix(name.to_owned()) } else { Self::Exact(name.to_owned()) })
-    }
-
-    /// The rule `*` is for all topics that clients choose. Users' addresses need a rule that begins with `@`.
-    fn contain(&self, topic: &str) -> bool {
-        match self {
-            Self::Exact(name) => name == topic,
-            Self::Prefix(prefix) => topic.starts_with(prefix) && topic.starts_with('@') == prefix.starts_with('@'),
+        if max_bytes.is_some() && publish == Who::Backend {
+            return Err(
+                "`maxBytes` bounds what clients send, and with `publish` as `backend` they send nothing".to_owned()
+            );
         }
+        let topics = Pattern::parse("topic", &topic)?;
+        Ok(Self { topics, kept, subscribe, publish, max_bytes })
     }
 }
 
@@ -142,7 +179,6 @@ mod tests {
         let rules = r#"[
             {"topic": "room.quiet"},
             {"topic": "room.*", "history": {"hours": 24}},
-            {"topic": "room.7", "history": {"hours": 1}},
             {"topic": "@7", "history": {"hours": 2}},
             {"topic": "@*", "history": {"hours": 72}},
             {"topic": "log", "history": {"hours": 8784}}
@@ -167,6 +203,43 @@ mod tests {
     }
 
     #[test]
+    fn a_rule_says_who_may_subscribe_and_publish_and_everybody_may_without_one() {
+        let rules = r#"[
+            {"topic": "room.*", "subscribe": "granted", "publish": "identified"},
+            {"topic": "alerts", "publish": "backend"},
+            {"topic": "@*", "publish": "granted"}
+        ]"#;
+        let rules = Rules::parse(rules).unwrap();
+        for (topic, subscribe, publish) in [
+            ("room.7", Who::Granted, Who::Identified),
+            ("alerts", Who::Anyone, Who::Backend),
+            ("@7", Who::Anyone, Who::Granted),
+            ("other", Who::Anyone, Who::Anyone),
+        ] {
+            let topic = Topic::of_event(topic).unwrap();
+            assert_eq!((rules.who(Act::Subscribe, &topic), rules.who(Act::Publish, &topic)), (subscribe, publish));
+        }
+    }
+
+    #[test]
+    fn a_rule_bounds_each_message_of_a_frame() {
+        let rules = Rules::parse(r#"[{"topic": "t", "maxBytes": 4}, {"topic": "@*", "maxBytes": 4}]"#).unwrap();
+        let raw = |text: &str| RawValue::from_string(text.to_owned()).unwrap();
+        let (fits, large) = (raw(r#""ab""#), raw(r#""abc""#));
+        for (topic, payloads, expected) in [
+            ("t", &[&*fits][..], true),
+            ("t", &[&fits, &large], false),
+            ("@7", &[&large], false),
+            ("u", &[&large], true),
+        ] {
+            let found = rules.check_size(&Topic::of_event(topic).unwrap(), "messages", payloads);
+            let names = "the field `messages` must be at most 4 bytes of JSON";
+            assert_eq!(found.is_ok(), expected, "{topic}");
+            assert!(found.is_ok() || found.unwrap_err().to_string().starts_with(names), "{topic}");
+        }
+    }
+
+    #[test]
     fn a_wrong_rule_is_named_by_its_number() {
         for (rule, names) in [
             (r#"{"history": {"hours": 1}}"#, "`topic`"),
@@ -181,6 +254,21 @@ mod tests {
             (r#"{"topic": "a*b"}"#, "only at its end"),
             (r#"{"topic": "a**"}"#, "only at its end"),
             (r#"{"topic": ""}"#, "`topic`"),
+            (r#"{"topic": "u", "subscribe": "everybody"}"#, "`subscribe` must be `anyone`"),
+            (r#"{"topic": "u", "subscribe": "Anyone"}"#, "`subscribe` must be `anyone`"),
+            (r#"{"topic": "u", "subscribe": ["granted"]}"#, "`subscribe` must be `anyone`"),
+            (r#"{"topic": "u", "publish": true}"#, "`publish` must be `anyone`"),
+            (r#"{"topic": "u", "subscribe": "backend"}"#, "`subscribe` must be `anyone`"),
+            (r#"{"topic": "@*", "subscribe": "anyone"}"#, "`subscribe` must be absent"),
+            (r#"{"topic": "@7", "subscribe": "granted"}"#, "`subscribe` must be absent"),
+            (r#"{"topic": "u", "maxBytes": 0}"#, "from 1 to 129024"),
+            (r#"{"topic": "u", "maxBytes": 129025}"#, "from 1 to 129024"),
+            (
+                r#"{"topic": "u", "maxBytes": 32769, "history": {"hours": 1}}"#,
+                "from 1 to 32768 where there is `history`",
+            ),
+            (r#"{"topic": "u", "maxBytes": "1"}"#, "invalid type"),
+            (r#"{"topic": "u", "maxBytes": 1, "publish": "backend"}"#, "`maxBytes` bounds what clients send"),
             (r#"{"topic": "INITIAL_CONNECTION"}"#, "reserved"),
             ("7", "a JSON object"),
             (r#"["t"]"#, "a JSON object"),
@@ -191,6 +279,24 @@ mod tests {
         }
         let problem = Rules::parse(r#"[{"topic":"a*b"},{"topic":"t"},{}]"#).unwrap_err();
         assert!(problem.contains("rule 1: ") && problem.contains("rule 3: "), "{problem}");
+        for (rules, never) in [
+            (
+                r#"[{"topic":"room.*"},{"topic":"a"},{"topic":"room.7","subscribe":"granted"}]"#,
+                Some("rule 3: it never"),
+            ),
+            (
+                r#"[{"topic":"t"},{"topic":"t"}]"#,
+                Some("rule 2: it never applies, because rule 1 is for all of its topics"),
+            ),
+            (r#"[{"topic":"room.*"},{"topic":"room.eu.*"}]"#, Some("rule 2: it never")),
+            (r#"[{"topic":"*"},{"topic":"room.7"}]"#, Some("rule 2: it never")),
+            (r#"[{"topic":"@*"},{"topic":"@7"}]"#, Some("rule 2: it never")),
+            (r#"[{"topic":"room.7"},{"topic":"room.*"},{"topic":"*"},{"topic":"@*"}]"#, None),
+        ] {
+            let problem = Rules::parse(rules).err();
+            assert_eq!(problem.is_some(), never.is_some(), "{rules}: {problem:?}");
+            assert!(problem.unwrap_or_default().contains(never.unwrap_or_default()), "{rules}");
+        }
         for wrong in ["", "{}", "yes", "[", r#"[{"topic":"t"}] more"#] {
             assert!(Rules::parse(wrong).unwrap_err().starts_with("must be a JSON array of rules"), "{wrong}");
         }

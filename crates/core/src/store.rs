@@ -2,8 +2,11 @@
 //!
 //! | table | key | attributes |
 //! |---|---|---|
-//! | connections | `connectionId` | `userId?` S · `topics` SS, the reverse lookup · `connectedAt` N, epoch **milliseconds** · `ttl` N, epoch **seconds** · `goneAt?` N, ms: the gateway said 410 then · `closedAt?` N, ms: a tombstone |
-//! | topics | `topic`, `connectionId` | `subscriptionId?` S · `connectedAt` N · `ttl` N · `positions?` BOOL: it asked for positions |
+//! | connections | `connectionId` | `userId?` S · `topics` SS, the reverse lookup · `connectedAt` N, epoch **milliseconds** · `ttl` N, epoch **seconds** · `goneAt?` N, ms: the gateway said 410 then · `closedAt?` N, ms: a tombstone · `expiresAt?` N, s: the end of the session · `maySubscribe?`, `mayPublish?` SS: the granted patterns |
+//! | topics | `topic`, `connectionId` | `subscriptionId?` S · `connectedAt` N · `ttl` N · `positions?` BOOL: it asked for positions · `endsAt?` N, s: the end that the client asked for |
+//!
+//! A row's `ttl` is the earliest of the ends that it has: of the gateway's longest connection, of the session, and the one that
+//! the client asked for.
 //!
 //! A connection's `topics` name every row that it has in the topics table, its user's address included. No index is
 //! needed for that reason. They may also name topics whose row has gone: [`ConnectionStore::subscribe`] says how both come
@@ -24,6 +27,7 @@ use aws_sdk_dynamodb::types::{
     Select, WriteRequest,
 };
 use futures_util::future;
+use futures_util::stream::{self, StreamExt, TryStreamExt};
 use lambda_runtime::tracing::error;
 
 use crate::clock::{now_ms, now_s};
@@ -32,6 +36,7 @@ use crate::connection::{Connection, ConnectionId, UserId};
 use crate::deadline::{Backoff, Deadline};
 use crate::publication::{Audience, Position};
 use crate::receivers::Receivers;
+use crate::rights::{Grants, Pattern};
 use crate::topic::Topic;
 use crate::{ClientError, Error, Failure};
 
@@ -62,6 +67,9 @@ const MAX_BATCH: usize = 25;
 /// `BatchGetItem` reads at most 100 items (Amazon DynamoDB API Reference).
 const MAX_BATCH_GET: usize = 100;
 
+/// How many rows of topics are changed at the same time, where each needs a call of its own.
+const ROWS_AT_ONCE: usize = 8;
+
 pub(crate) const CONNECTION_ID: &str = "connectionId";
 const USER_ID: &str = "userId";
 const TOPICS: &str = "topics";
@@ -69,6 +77,10 @@ pub(crate) const CONNECTED_AT: &str = "connectedAt";
 const CLOSED_AT: &str = "closedAt";
 const GONE_AT: &str = "goneAt";
 pub(crate) const TTL: &str = "ttl";
+const EXPIRES_AT: &str = "expiresAt";
+const ENDS_AT: &str = "endsAt";
+const MAY_SUBSCRIBE: &str = "maySubscribe";
+const MAY_PUBLISH: &str = "mayPublish";
 const TOPIC: &str = "topic";
 pub(crate) const POSITIONS: &str = "positions";
 pub(crate) const SUBSCRIPTION_ID: &str = "subscriptionId";
@@ -95,6 +107,15 @@ pub struct Subscription {
     pub ttl_s: Option<i64>,
     /// Whether it asks where each message is in the history of the topic.
     pub positions: bool,
+}
+
+/// How a connection's row is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Freshness {
+    /// By an eventually consistent `GetItem`, and by a strongly consistent one when that finds nothing.
+    Usual,
+    /// By one strongly consistent `GetItem`, which knows the grants of the latest `auth` frame.
+    Latest,
 }
 
 /// What a 410 says about a connection.
@@ -128,12 +149,14 @@ impl ConnectionStore {
     ///
     /// When the rows could not be written before the deadline.
     pub async fn put(&self, connection: &Connection, deadline: Deadline) -> Result<(), Error> {
-        let mut row = self.row(&connection.id, connection.connected_at_ms, None);
+        let mut row = self.row(&connection.id, connection.connected_at_ms, connection.expires_at_s);
+        row.extend(session(connection.expires_at_s, &connection.grants));
         let mut writes = HashMap::new();
         if let Some(address) = connection.user_id.as_ref().map(Topic::address) {
             row.insert(TOPICS.to_owned(), AttributeValue::Ss(vec![address.as_str().to_owned()]));
             let address = Subscription { topic: address, id: None, ttl_s: None, positions: false };
-            let address_row = self.topic_row(&connection.id, connection.connected_at_ms, &address);
+            let address_row =
+                self.topic_row(&connection.id, connection.connected_at_ms, &address, connection.expires_at_s);
             writes.insert(self.topics.clone(), vec![put(address_row)]);
         }
         if let Some(user_id) = &connection.user_id {
@@ -161,25 +184,162 @@ impl ConnectionStore {
         Ok(u32::try_from(page.count).unwrap_or(0))
     }
 
-    /// Reads one connection, which may have ended a moment ago. `None` means that there is no record: the client has to
-    /// connect again. One eventually consistent `GetItem`, and a strongly consistent one when that finds nothing.
+    /// Reads one connection, which may have ended a moment ago. `None` means that there is no record, or that the session has
+    /// ended: the client has to connect again.
     ///
     /// # Errors
     ///
     /// When DynamoDB fails.
-    pub async fn get(&self, id: &ConnectionId) -> Result<Option<Connection>, Error> {
-        for consistent in [false, true] {
+    pub async fn get(&self, id: &ConnectionId, freshness: Freshness) -> Result<Option<Connection>, Error> {
+        let reads: &[bool] = match freshness {
+            Freshness::Usual => &[false, true],
+            Freshness::Latest => &[true],
+        };
+        for consistent in reads {
             let call = self.dynamodb.get_item().table_name(&self.connections).set_key(Some(connection_key(id)));
             let call = call
-                .consistent_read(consistent)
-                .projection_expression("userId, connectedAt, closedAt, #ttl")
+                .consistent_read(*consistent)
+                .projection_expression("userId, connectedAt, closedAt, expiresAt, maySubscribe, mayPublish, #ttl")
                 .expression_attribute_names("#ttl", TTL);
             let output = call.send().await.map_err(|error| Error::store("GetItem", &self.connections, &error))?;
-            if let Some(row) = output.item {
-                return Ok(self.connection(id, &row));
+            if let Some(connection) = output.item.and_then(|row| self.connection(id, &row)) {
+                return Ok(Some(connection));
             }
         }
         Ok(None)
+    }
+
+    /// Gives an open connection another session of the same user, and returns the topics to which it no longer listens, because
+    /// its new grants do not allow them: `keeps` decides that. One `UpdateItem` and one strongly consistent `GetItem`, a
+    /// `DeleteItem` for each topic that it may not keep, and an `UpdateItem` for each other topic if the end of the session has
+    /// changed.
+    ///
+    /// The connection's row comes first. A subscribe at the same moment either finds that, or has written its topic's row before
+    /// the row here is deleted or changed. The row is read again at the end: another `auth` frame may have changed it meanwhile,
+    /// and then that one's session counts for the topics, too.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::Unidentified`] when the connection is not stored or its session has ended, and
+    /// [`ClientError::InvalidToken`] when it belongs to another user; then nothing has changed. [`ClientError::Busy`], or a
+    /// fault.
+    pub async fn renew(
+        &self,
+        connection: &Connection,
+        keeps: impl Fn(&Topic, &Grants) -> bool,
+        deadline: Deadline,
+    ) -> Result<Vec<String>, Failure> {
+        let id = &connection.id;
+        let new = self.row(id, connection.connected_at_ms, connection.expires_at_s);
+        let mut row = self.replace_session(connection, &new[TTL], deadline).await?;
+        let (mut old_end_s, mut end_s, mut granted) = (number(&row, TTL), number(&new, TTL), connection.grants.clone());
+        let mut removed = BTreeSet::new();
+        for _ in 0..MAX_ATTEMPTS {
+            let is_kept = |name: &&String| Topic::of_event(name).is_ok_and(|topic| keeps(&topic, &granted));
+            let names = names_of(&row);
+            let (kept, lost): (Vec<_>, Vec<_>) = names.iter().partition(is_kept);
+            let deletes = lost.iter().map(|name| self.delete_row(name, id, deadline));
+            let deletes: Vec<_> = stream::iter(deletes).buffered(ROWS_AT_ONCE).try_collect().await?;
+            removed
+                .extend(lost.into_iter().zip(deletes).filter(|(_, was_live)| *was_live).map(|(name, _)| name.clone()));
+            if let Some(end_s) = end_s.filter(|_| end_s != old_end_s) {
+                let moves = kept.iter().map(|name| self.move_end(name, id, end_s, deadline));
+                stream::iter(moves).buffered(ROWS_AT_ONCE).try_collect::<()>().await?;
+            }
+            row = self.listed(id, deadline).await?.ok_or_else(ClientError::unregistered)?;
+            let (now_end_s, now_granted) = (number(&row, TTL), grants(&row));
+            if now_end_s == end_s && now_granted == granted {
+                return Ok(removed.into_iter().collect());
+            }
+            (old_end_s, end_s, granted) = (end_s, now_end_s, now_granted);
+        }
+        Err(ClientError::Busy.into())
+    }
+
+    /// Writes the session of a connection into its row, if that is still open and of the same user. Returns the row as it was.
+    async fn replace_session(
+        &self,
+        connection: &Connection,
+        end_s: &AttributeValue,
+        deadline: Deadline,
+    ) -> Result<Item, Failure> {
+        let user = connection.user_id.as_ref().map_or("", UserId::as_str);
+        let session = session(connection.expires_at_s, &connection.grants);
+        let (mut sets, mut removes) = ("SET #ttl = :ttl".to_owned(), Vec::new());
+        for name in [EXPIRES_AT, MAY_SUBSCRIBE, MAY_PUBLISH] {
+            match session.contains_key(name) {
+                true => sets.push_str(&format!(", {name} = :{name}")),
+                false => removes.push(name),
+            }
+        }
+        if !removes.is_empty() {
+            sets.push_str(&format!(" REMOVE {}", removes.join(", ")));
+        }
+        let values: HashMap<_, _> = session.into_iter().map(|(name, value)| (format!(":{name}"), value)).collect();
+        let replaced = patiently(deadline, async || {
+            let update = self.dynamodb.update_item().table_name(&self.connections);
+            let update = update
+                .set_key(Some(connection_key(&connection.id)))
+                .update_expression(&sets)
+                .condition_expression("userId = :user AND attribute_not_exists(closedAt) AND #ttl > :now")
+                .expression_attribute_names("#ttl", TTL)
+                .set_expression_attribute_values(Some(values.clone()))
+                .expression_attribute_values(":ttl", end_s.clone())
+                .expression_attribute_values(":user", string(user))
+                .expression_attribute_values(":now", AttributeValue::N(now_s().to_string()))
+                .return_values(ReturnValue::AllOld)
+                .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
+            match update.send().await {
+                Ok(output) => Ok(Ok(output.attributes.unwrap_or_default())),
+                Err(error) => match failed_condition(&error) {
+                    Some(row) => Ok(Err(row.clone())),
+                    None => Err(Error::store("UpdateItem", &self.connections, &error)),
+                },
+            }
+        });
+        replaced.await?.map_err(|row| match has_ended(&row) {
+            true => ClientError::unregistered().into(),
+            false => {
+                let reason = "the token is another user's, and a connection never changes its user".to_owned();
+                ClientError::InvalidToken { reason }.into()
+            }
+        })
+    }
+
+    /// Deletes the row of a topic, and returns whether the connection listened to it.
+    async fn delete_row(&self, topic: &str, id: &ConnectionId, deadline: Deadline) -> Result<bool, Failure> {
+        let old = patiently(deadline, async || {
+            let delete = self.dynamodb.delete_item().table_name(&self.topics).set_key(Some(topic_key(topic, id)));
+            let deleted = delete.return_values(ReturnValue::AllOld).send().await;
+            Ok(deleted.map_err(|error| Error::store("DeleteItem", &self.topics, &error))?.attributes)
+        });
+        Ok(old.await?.is_some_and(|row| !has_ended(&row)))
+    }
+
+    /// Moves the end of a topic's row, if there is one, but not behind the end that the client asked for.
+    async fn move_end(&self, topic: &str, id: &ConnectionId, end_s: i64, deadline: Deadline) -> Result<(), Failure> {
+        let move_to = async |end_s: i64| {
+            patiently(deadline, async || {
+                let update = self.dynamodb.update_item().table_name(&self.topics).set_key(Some(topic_key(topic, id)));
+                let update = update
+                    .update_expression("SET #ttl = :end")
+                    .condition_expression(
+                        "attribute_exists(connectionId) AND (attribute_not_exists(endsAt) OR endsAt >= :end)",
+                    )
+                    .expression_attribute_names("#ttl", TTL)
+                    .expression_attribute_values(":end", AttributeValue::N(end_s.to_string()))
+                    .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
+                let Err(error) = update.send().await else { return Ok(None) };
+                let row = failed_condition(&error).ok_or_else(|| Error::store("UpdateItem", &self.topics, &error))?;
+                Ok(number(row, ENDS_AT))
+            })
+            .await
+        };
+        // If the client has subscribed again meanwhile, its row has the right end already.
+        match move_to(end_s).await? {
+            Some(ends_at_s) => move_to(ends_at_s).await.map(drop),
+            None => Ok(()),
+        }
     }
 
     /// A row that this code did not write counts as none: the client connects again and gets a new one.
@@ -192,7 +352,12 @@ impl ConnectionStore {
             return None;
         };
         let is_open = !row.contains_key(CLOSED_AT);
-        (ttl_s > now_s()).then(|| Connection { id: id.clone(), user_id, connected_at_ms, is_open })
+        let expires_at_s = number(row, EXPIRES_AT);
+        let connection =
+            || Connection { id: id.clone(), user_id, connected_at_ms, is_open, expires_at_s, grants: grants(row) };
+        // A tombstone has a `ttl` of its own, which does not lengthen the session.
+        let end_s = expires_at_s.map_or(ttl_s, |expires_at_s| expires_at_s.min(ttl_s));
+        (end_s > now_s()).then(connection)
     }
 
     /// Ends a connection and all its subscriptions, and returns how many there were: one `UpdateItem`, which leaves a
@@ -208,7 +373,7 @@ impl ConnectionStore {
             .update_item()
             .table_name(&self.connections)
             .set_key(Some(connection_key(id)))
-            .update_expression("SET closedAt = :now, #ttl = :soon REMOVE topics, goneAt")
+            .update_expression("SET closedAt = :now, #ttl = :soon REMOVE goneAt")
             .condition_expression("attribute_exists(connectionId)")
             .expression_attribute_names("#ttl", TTL)
             .expression_attribute_values(":now", AttributeValue::N(now_ms().to_string()))
@@ -272,11 +437,14 @@ impl ConnectionStore {
     ///    If it took the set before step 1, step 1 fails. If it took the set later, it knows the names, but it may have deleted
     ///    the rows before step 2 wrote them. Step 3 then finds the tombstone and deletes them again.
     ///
-    /// Step 3 also finds names that another frame of this connection has dropped as expired before step 2. The three steps then
-    /// begin anew. [`Self::drop_expired`] does its part for the case that it drops a name after step 3.
+    /// Step 3 also finds names that another frame of this connection has dropped as expired before step 2, and a session whose
+    /// end an `auth` frame has changed. The three steps then begin anew. [`Self::drop_expired`] does its part for the case that it drops a name after step 3.
     ///
     /// One gap is left: a function that is killed between the steps 2 and 3 while its connection ends leaves rows. They expire
     /// with the connection, or go when the gateway has called it gone twice.
+    ///
+    /// Returns the grants that the connection had in step 3. If an `auth` frame takes some away later than that, it finds the
+    /// rows and deletes them.
     ///
     /// # Errors
     ///
@@ -288,23 +456,38 @@ impl ConnectionStore {
         connected_at_ms: i64,
         subscriptions: &[Subscription],
         deadline: Deadline,
-    ) -> Result<(), Failure> {
+    ) -> Result<Grants, Failure> {
         let names: Vec<_> = subscriptions.iter().map(|wanted| wanted.topic.as_str().to_owned()).collect();
-        let rows: Vec<_> =
-            subscriptions.iter().map(|wanted| put(self.topic_row(id, connected_at_ms, wanted))).collect();
         for _ in 0..MAX_ATTEMPTS {
-            self.list(id, &names, deadline).await?;
+            let end_s = self.list(id, &names, deadline).await?;
+            let row = |wanted| put(self.topic_row(id, connected_at_ms, wanted, end_s));
+            let rows: Vec<_> = subscriptions.iter().map(row).collect();
             self.write_topics(&rows, deadline).await.map_err(busy)?;
-            let Some(listed) = self.listed(id, deadline).await? else {
-                let deletes: Vec<_> = names.iter().map(|name| delete(topic_key(name, id))).collect();
-                self.write_topics(&deletes, deadline).await?;
+            let Some(row) = self.listed(id, deadline).await? else {
+                self.forget(id, names.iter().map(String::as_str), deadline).await?;
                 return Err(ClientError::unregistered().into());
             };
-            if names.iter().all(|name| listed.contains(name)) {
-                return Ok(());
+            let listed = names_of(&row);
+            if number(&row, TTL) == end_s && names.iter().all(|name| listed.contains(name)) {
+                return Ok(grants(&row));
             }
         }
         Err(ClientError::Busy.into())
+    }
+
+    /// Deletes the rows of topics. The names stay in the connection's row until the list is full.
+    ///
+    /// # Errors
+    ///
+    /// When DynamoDB fails, or when it puts off deletions for too long.
+    pub async fn forget<'a>(
+        &self,
+        id: &ConnectionId,
+        topics: impl Iterator<Item = &'a str>,
+        deadline: Deadline,
+    ) -> Result<(), Error> {
+        let deletes: Vec<_> = topics.map(|topic| delete(topic_key(topic, id))).collect();
+        self.write_topics(&deletes, deadline).await
     }
 
     /// Ends a subscription, if there is one: a `GetItem`, and a `DeleteItem` of the topic's row. The name stays in the
@@ -314,7 +497,7 @@ impl ConnectionStore {
     ///
     /// [`ClientError::Unidentified`] when the connection is not stored, [`ClientError::Busy`], or a fault.
     pub async fn unsubscribe(&self, topic: &Topic, id: &ConnectionId, deadline: Deadline) -> Result<(), Failure> {
-        let connection = self.get(id).await?;
+        let connection = self.get(id, Freshness::Usual).await?;
         connection.filter(|connection| connection.is_open).ok_or_else(ClientError::unregistered)?;
         patiently(deadline, async || {
             let delete = self.dynamodb.delete_item().table_name(&self.topics);
@@ -334,12 +517,15 @@ impl ConnectionStore {
         Receivers::new(self.dynamodb.clone(), table.clone(), audience, position)
     }
 
-    /// Adds names to the set of an open connection, and makes room for them if the list is full.
-    async fn list(&self, id: &ConnectionId, names: &[String], deadline: Deadline) -> Result<(), Failure> {
+    /// Adds names to the set of an open connection, and makes room for them if the list is full. Returns the end of its row.
+    async fn list(&self, id: &ConnectionId, names: &[String], deadline: Deadline) -> Result<Option<i64>, Failure> {
         // At first all names count as new. Only a list that is nearly full shows whether they are.
         let mut most_listed = MAX_TOPICS.saturating_sub(names.len());
         for _ in 0..MAX_ATTEMPTS {
-            let Some(listed) = self.add_names(id, names, most_listed, deadline).await? else { return Ok(()) };
+            let listed = match self.add_names(id, names, most_listed, deadline).await? {
+                Ok(row) => return Ok(number(&row, TTL)),
+                Err(listed) => listed,
+            };
             let (known, mut others): (Vec<_>, Vec<_>) = listed.into_iter().partition(|name| names.contains(name));
             if others.len() + names.len() > MAX_TOPICS {
                 others = self.drop_expired(id, others, deadline).await?;
@@ -352,46 +538,55 @@ impl ConnectionStore {
         Err(ClientError::Busy.into())
     }
 
-    /// Adds names to the set of an open connection, unless it has more than `most_listed`. Then it returns the set.
+    /// Adds names to the set of an open connection, unless it has more than `most_listed`. Returns the row, or the set.
     async fn add_names(
         &self,
         id: &ConnectionId,
         names: &[String],
         most_listed: usize,
         deadline: Deadline,
-    ) -> Result<Option<BTreeSet<String>>, Failure> {
-        let refused = patiently(deadline, async || {
+    ) -> Result<Result<Item, BTreeSet<String>>, Failure> {
+        let added = patiently(deadline, async || {
             let update = self.dynamodb.update_item().table_name(&self.connections).set_key(Some(connection_key(id)));
             let update = update
                 .update_expression("ADD topics :names")
                 .condition_expression(
-                    "attribute_exists(connectionId) AND attribute_not_exists(closedAt) AND \
+                    "attribute_exists(connectionId) AND attribute_not_exists(closedAt) AND #ttl > :now AND \
                      (attribute_not_exists(topics) OR size(topics) <= :most)",
                 )
+                .expression_attribute_names("#ttl", TTL)
+                .expression_attribute_values(":now", AttributeValue::N(now_s().to_string()))
                 .expression_attribute_values(":names", AttributeValue::Ss(names.to_vec()))
                 .expression_attribute_values(":most", AttributeValue::N(most_listed.to_string()))
+                .return_values(ReturnValue::AllNew)
                 .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
-            let Err(error) = update.send().await else { return Ok(None) };
-            let row = failed_condition(&error).cloned();
-            row.map(Some).ok_or_else(|| Error::store("UpdateItem", &self.connections, &error))
+            match update.send().await {
+                Ok(output) => Ok(Ok(output.attributes.unwrap_or_default())),
+                Err(error) => match failed_condition(&error) {
+                    Some(row) => Ok(Err(row.clone())),
+                    None => Err(Error::store("UpdateItem", &self.connections, &error)),
+                },
+            }
         });
-        match refused.await? {
-            None => Ok(None),
-            Some(row) if row.is_empty() || row.contains_key(CLOSED_AT) => Err(ClientError::unregistered().into()),
-            Some(row) => Ok(Some(names_of(&row))),
+        match added.await? {
+            Ok(row) => Ok(Ok(row)),
+            Err(row) if has_ended(&row) => Err(ClientError::unregistered().into()),
+            Err(row) => Ok(Err(names_of(&row))),
         }
     }
 
-    /// Reads the names in an open connection's row. `None` means that the connection has ended.
-    async fn listed(&self, id: &ConnectionId, deadline: Deadline) -> Result<Option<BTreeSet<String>>, Failure> {
+    /// Reads an open connection's row. `None` means that the connection, or its session, has ended.
+    async fn listed(&self, id: &ConnectionId, deadline: Deadline) -> Result<Option<Item>, Failure> {
         let row = patiently(deadline, async || {
             let get = self.dynamodb.get_item().table_name(&self.connections).set_key(Some(connection_key(id)));
-            let get = get.consistent_read(true).projection_expression("connectionId, topics, closedAt");
+            let get = get
+                .consistent_read(true)
+                .projection_expression("connectionId, topics, closedAt, maySubscribe, mayPublish, #ttl")
+                .expression_attribute_names("#ttl", TTL);
             let output = get.send().await;
             Ok(output.map_err(|error| Error::store("GetItem", &self.connections, &error))?.item)
         });
-        let row = row.await?.filter(|row| !row.is_empty() && !row.contains_key(CLOSED_AT));
-        Ok(row.as_ref().map(names_of))
+        Ok(row.await?.filter(|row| !has_ended(row)))
     }
 
     /// Takes names out of a connection's row that have no row in the table of topics, or one that has expired. Returns the
@@ -450,9 +645,19 @@ impl ConnectionStore {
         Ok(rows.iter().filter(is_live).filter_map(|row| text(row, TOPIC)).map(str::to_owned).collect())
     }
 
-    /// The row of a subscription. The row of a user's address is the one that [`Self::put`] has written.
-    fn topic_row(&self, id: &ConnectionId, connected_at_ms: i64, subscription: &Subscription) -> Item {
-        let mut row = self.row(id, connected_at_ms, subscription.ttl_s);
+    /// The row of a subscription, whose connection's row ends at `end_s`. The row of a user's address is the one that
+    /// [`Self::put`] has written.
+    fn topic_row(
+        &self,
+        id: &ConnectionId,
+        connected_at_ms: i64,
+        subscription: &Subscription,
+        end_s: Option<i64>,
+    ) -> Item {
+        let mut row = self.row(id, connected_at_ms, [subscription.ttl_s, end_s].into_iter().flatten().min());
+        if let Some(ttl_s) = subscription.ttl_s {
+            row.insert(ENDS_AT.to_owned(), AttributeValue::N(ttl_s.to_string()));
+        }
         row.insert(TOPIC.to_owned(), string(subscription.topic.as_str()));
         if let Some(id) = &subscription.id {
             row.insert(SUBSCRIPTION_ID.to_owned(), string(id));
@@ -508,6 +713,34 @@ impl ConnectionStore {
         }
         Ok(())
     }
+}
+
+/// The attributes of a connection's row that its token or its authorizer decides. A set cannot be empty.
+fn session(expires_at_s: Option<i64>, grants: &Grants) -> Item {
+    let mut row = Item::new();
+    if let Some(expires_at_s) = expires_at_s {
+        row.insert(EXPIRES_AT.to_owned(), AttributeValue::N(expires_at_s.to_string()));
+    }
+    for (name, patterns) in [(MAY_SUBSCRIBE, &grants.subscribe), (MAY_PUBLISH, &grants.publish)] {
+        if !patterns.is_empty() {
+            row.insert(name.to_owned(), AttributeValue::Ss(patterns.iter().map(Pattern::text).collect()));
+        }
+    }
+    row
+}
+
+/// The grants in a connection's row. What is no pattern grants nothing.
+fn grants(row: &Item) -> Grants {
+    let patterns = |name: &str| {
+        let texts = row.get(name).and_then(|patterns| patterns.as_ss().ok()).into_iter().flatten();
+        texts.filter_map(|text| Pattern::parse(name, text).ok()).collect()
+    };
+    Grants { subscribe: patterns(MAY_SUBSCRIBE), publish: patterns(MAY_PUBLISH) }
+}
+
+/// Whether a row, which may be missing, says that its connection or its session has ended.
+fn has_ended(row: &Item) -> bool {
+    row.is_empty() || row.contains_key(CLOSED_AT) || number(row, TTL).is_some_and(|ttl_s| ttl_s <= now_s())
 }
 
 pub(crate) fn string(text: &str) -> AttributeValue {

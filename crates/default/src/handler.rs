@@ -6,11 +6,13 @@ use lambda_runtime::LambdaEvent;
 use serde_json::value::RawValue;
 use switchboard_core::backend::Backend;
 use switchboard_core::clock::now_s;
-use switchboard_core::connection::{Connection, UserId};
+use switchboard_core::connection::Connection;
 use switchboard_core::frame::{self, Frame, Request, TopicAck, Wanted};
 use switchboard_core::function::{Caller, Served, message};
 use switchboard_core::history::{From, Range, Resumed, Stamp};
 use switchboard_core::publication::{Audience, Content, Kept, Publication};
+use switchboard_core::rights::{Act, Grants, Who};
+use switchboard_core::rules::Rules;
 use switchboard_core::store::Subscription;
 use switchboard_core::topic::{Name, Topic};
 use switchboard_core::{ClientError, Error, Failure};
@@ -27,20 +29,73 @@ pub async fn handle(
     backend: &Backend,
     event: LambdaEvent<ApiGatewayWebsocketProxyRequest>,
 ) -> Result<ApiGatewayProxyResponse, Error> {
-    message(backend, event, async |caller, frame| match frame.request()? {
-        Request::Subscribe { topics, is_list } => {
-            // Without the box, the futures inside each other are more than the compiler takes.
-            Box::pin(subscribe(backend, caller, frame.id()?, topics, is_list)).await
+    message(backend, event, async |caller, frame| {
+        let request = frame.request()?;
+        let acts = request.acts();
+        match request {
+            Request::Subscribe { topics, is_list } => {
+                // Without the box, the futures inside each other are more than the compiler takes.
+                Box::pin(subscribe(backend, caller, frame.id()?, topics, &acts, is_list)).await
+            }
+            Request::Unsubscribe { topic } => {
+                backend.store.unsubscribe(&topic, &caller.connection_id, caller.deadline).await?;
+                Ok(Served::Done)
+            }
+            Request::Message { topic, messages } => publish(backend, caller, frame, topic, &messages).await,
+            Request::History { topic, range, limit } => {
+                history(backend, caller, frame, &topic, &acts, &range, limit).await
+            }
+            Request::Ping { positions, is_quiet } => ping(backend, caller, &positions, &acts, is_quiet).await,
         }
-        Request::Unsubscribe { topic } => {
-            backend.store.unsubscribe(&topic, &caller.connection_id, caller.deadline).await?;
-            Ok(Served::Done)
-        }
-        Request::Message { topic, messages } => publish(backend, caller, frame, topic, &messages).await,
-        Request::History { topic, range, limit } => history(backend, caller, frame, &topic, &range, limit).await,
-        Request::Ping { positions, is_quiet } => ping(backend, caller, &positions, is_quiet).await,
     })
     .await
+}
+
+/// Reads the connection's row if somebody has to be asked for: by a rule, by `@me`, or by the caller. Grants are read
+/// strongly consistent, so the ack of an `auth` frame says that they count.
+async fn connection(
+    backend: &Backend,
+    caller: &Caller,
+    acts: &[(Act, Name)],
+    is_needed: bool,
+) -> Result<Option<Connection>, Failure> {
+    let who = |(act, name): &(Act, Name)| match name {
+        Name::Own => Who::Identified,
+        Name::Topic(topic) => backend.config.topic_rules.who(*act, topic),
+    };
+    // What backends alone may do is refused, whoever the client is.
+    let who = acts.iter().map(who).filter(|who| *who != Who::Backend).max().unwrap_or_default();
+    if who == Who::Anyone && !is_needed {
+        return Ok(None);
+    }
+    let connection = backend.store.get(&caller.connection_id, who.freshness()).await?;
+    Ok(Some(connection.ok_or_else(ClientError::unregistered)?))
+}
+
+/// The same for a frame that only an open connection can send. A connection without a record receives nothing, so its client
+/// has to hear that.
+async fn open_connection(
+    backend: &Backend,
+    caller: &Caller,
+    acts: &[(Act, Name)],
+    is_needed: bool,
+) -> Result<Option<Connection>, Failure> {
+    let connection = connection(backend, caller, acts, is_needed).await?;
+    match connection {
+        Some(connection) if !connection.is_open => Err(ClientError::unregistered().into()),
+        connection => Ok(connection),
+    }
+}
+
+/// The topic that a client means, if the client has the right to it. Rights that need the connection's row are missing
+/// without it.
+fn allowed(rules: &Rules, act: Act, name: &Name, connection: Option<&Connection>) -> Result<Topic, ClientError> {
+    let user = connection.and_then(|connection| connection.user_id.as_ref());
+    let none = Grants::default();
+    let grants = connection.map_or(&none, |connection| &connection.grants);
+    let topic = name.of(user)?;
+    rules.who(act, &topic).check(act, &topic, user, grants)?;
+    Ok(topic)
 }
 
 /// What a subscriber hears of one topic: its position, and whether it missed nothing, as far as both are known.
@@ -53,12 +108,12 @@ async fn subscribe(
     caller: &Caller,
     id: Option<String>,
     topics: Vec<Wanted>,
+    acts: &[(Act, Name)],
     is_list: bool,
 ) -> Result<Served, Failure> {
     check_ends(&topics, is_list)?;
-    let is_own_wanted = topics.iter().any(|wanted| wanted.name == Name::Own);
-    let user = if is_own_wanted { sender(backend, caller).await?.user_id } else { None };
-    let found: Vec<_> = topics.iter().map(|wanted| find(backend, wanted, user.as_ref())).collect();
+    let mut connection = open_connection(backend, caller, acts, false).await?;
+    let mut found: Vec<_> = topics.iter().map(|wanted| find(backend, wanted, connection.as_ref())).collect();
 
     // A frame without an `id` gets its subscriptions named after its request, which is unique as well.
     let row_id = id.clone().unwrap_or_else(|| caller.request_id.clone());
@@ -72,7 +127,17 @@ async fn subscribe(
     // The connection listens to its own address already, so only positions change anything.
     let rows: Vec<_> = both.filter(|(wanted, _)| wanted.name != Name::Own || wanted.positions).map(row).collect();
     if !rows.is_empty() {
-        backend.store.subscribe(&caller.connection_id, caller.connected_at_ms, &rows, caller.deadline).await?;
+        let (id, deadline) = (&caller.connection_id, caller.deadline);
+        let grants = backend.store.subscribe(id, caller.connected_at_ms, &rows, deadline).await?;
+        if let Some(connection) = &mut connection {
+            // An `auth` frame may have taken a right away after it was checked and before the rows were written.
+            connection.grants = grants;
+            let now = |wanted| find(backend, wanted, Some(connection));
+            let lost = topics.iter().zip(&mut found).filter(|(wanted, topic)| topic.is_ok() && now(wanted).is_err());
+            let lost = lost.map(|(wanted, topic)| std::mem::replace(topic, now(wanted)));
+            let lost: Vec<_> = lost.filter_map(Result::ok).collect();
+            backend.store.forget(id, lost.iter().map(Topic::as_str), deadline).await?;
+        }
     }
 
     let caught_up = catch_up(backend, caller, id.as_deref(), &topics, &found).await?;
@@ -97,9 +162,9 @@ fn check_ends(topics: &[Wanted], is_list: bool) -> Result<(), ClientError> {
     Err(if is_list { ClientError::Entry { index, mistake: Box::new(mistake) } } else { mistake })
 }
 
-/// The topic that a client means, unless it asks for something that the topic does not have.
-fn find(backend: &Backend, wanted: &Wanted, user: Option<&UserId>) -> Result<Topic, ClientError> {
-    let topic = wanted.name.of(user)?;
+/// The topic that a client wants to listen to, unless it has no right to, or asks for something that the topic does not have.
+fn find(backend: &Backend, wanted: &Wanted, connection: Option<&Connection>) -> Result<Topic, ClientError> {
+    let topic = allowed(&backend.config.topic_rules, Act::Subscribe, &wanted.name, connection)?;
     if wanted.from.is_some() && backend.history.of(&topic).is_none() {
         return Err(ClientError::NoHistory { topic: wanted.name.as_str().to_owned() });
     }
@@ -137,23 +202,18 @@ async fn catch_up(
     stream::iter(posts).buffered(POSTED_AT_ONCE).try_collect().await
 }
 
-/// The open connection behind a frame. A connection without a record receives nothing, so its client has to hear that.
-async fn sender(backend: &Backend, caller: &Caller) -> Result<Connection, Failure> {
-    let connection = backend.store.get(&caller.connection_id).await?;
-    Ok(connection.filter(|connection| connection.is_open).ok_or_else(ClientError::unregistered)?)
-}
-
 /// One frame answers, and it says whether there is more. The client asks again from the last position that it got.
 async fn history(
     backend: &Backend,
     caller: &Caller,
     frame: &Frame<'_>,
     name: &Name,
+    acts: &[(Act, Name)],
     range: &Range,
     limit: usize,
 ) -> Result<Served, Failure> {
-    let user = if *name == Name::Own { sender(backend, caller).await?.user_id } else { None };
-    let topic = name.of(user.as_ref())?;
+    let connection = open_connection(backend, caller, acts, false).await?;
+    let topic = allowed(&backend.config.topic_rules, Act::Subscribe, name, connection.as_ref())?;
     let no_history = || ClientError::NoHistory { topic: name.as_str().to_owned() };
     let log = backend.history.of(&topic).ok_or_else(no_history)?;
     let page = log.page(range, limit, caller.deadline).await?;
@@ -172,16 +232,22 @@ async fn publish(
     topic: Topic,
     messages: &[&RawValue],
 ) -> Result<Served, Failure> {
-    let mut kept = None;
-    let mut sender = None;
-    if let Some(log) = backend.history.of(&topic) {
-        // The sender is read from the connection's row, never from the frame.
-        let connection = backend.store.get(&caller.connection_id).await?.ok_or_else(ClientError::unregistered)?;
-        let field = if messages.len() == 1 { "message" } else { "messages" };
-        let draft = frame.draft(field, messages, &connection, &caller.invocation_id)?;
-        kept = Some(log.append(&draft, caller.deadline).await?);
-        sender = connection.user_id;
+    let rules = &backend.config.topic_rules;
+    let field = if messages.len() == 1 { "message" } else { "messages" };
+    let (name, log) = (Name::Topic(topic.clone()), backend.history.of(&topic));
+    if rules.who(Act::Publish, &topic) == Who::Backend {
+        allowed(rules, Act::Publish, &name, None)?;
     }
+    rules.check_size(&topic, field, messages)?;
+    // The sender is read from the connection's row, never from the frame.
+    let connection = connection(backend, caller, &[(Act::Publish, name.clone())], log.is_some()).await?;
+    allowed(rules, Act::Publish, &name, connection.as_ref())?;
+    let mut kept = None;
+    if let (Some(log), Some(connection)) = (log, &connection) {
+        let draft = frame.draft(field, messages, connection, &caller.invocation_id)?;
+        kept = Some(log.append(&draft, caller.deadline).await?);
+    }
+    let sender = connection.and_then(|connection| connection.user_id);
     let content = Content::Data(messages.iter().map(|message| (*message).to_owned()).collect());
     let mut publication = Publication::new(Audience::Topic(topic), content, &caller.request_id);
     publication.kept = kept.as_ref().map(|kept| Kept { stamp: kept.stamp.clone(), sender });
@@ -195,10 +261,12 @@ async fn ping(
     backend: &Backend,
     caller: &Caller,
     positions: &[(Name, Stamp)],
+    acts: &[(Act, Name)],
     is_quiet: bool,
 ) -> Result<Served, Failure> {
-    let user = sender(backend, caller).await?.user_id;
-    let topics = positions.iter().map(|(name, stamp)| Ok((name.of(user.as_ref())?, stamp.clone())));
+    let connection = open_connection(backend, caller, acts, true).await?;
+    let topic = |name| allowed(&backend.config.topic_rules, Act::Subscribe, name, connection.as_ref());
+    let topics = positions.iter().map(|(name, stamp)| Ok((topic(name)?, stamp.clone())));
     let topics: Vec<_> = topics.collect::<Result<_, ClientError>>()?;
     let mut heads = backend.history.behind(&topics).await?;
     let behind = positions.iter().zip(&topics).filter_map(|((name, _), (topic, _))| {

@@ -1,4 +1,6 @@
-//! Publishes the events that backends put into the events table.
+//! Publishes the events that backends put into the events table, and ends the connections that they want ended.
+
+use std::fmt::Display;
 
 use aws_lambda_events::dynamodb::{Event, EventRecord};
 use aws_lambda_events::streams::DynamoDbEventResponse;
@@ -14,7 +16,7 @@ use switchboard_core::history::{Appended, Draft, Writer};
 use switchboard_core::publication::{Audience, Content, Fanout, Kept, Publication};
 use switchboard_core::{Error, Failure, event};
 
-use crate::record;
+use crate::record::{self, Disconnect};
 
 /// Serves the topics of a batch at the same time, and the events of one topic in their order.
 ///
@@ -46,30 +48,43 @@ async fn publish(
         error!(topic.name = topic, event.id = id, "a continuation is ignored: the mapping of `publish` has no filter");
         return Ok(());
     }
-    let mut publications = match record::publications(&record.change.new_image, id) {
-        Ok(publications) => publications,
-        Err(poison) => {
-            error!(topic.name = topic, event.id = id, outcome = "poison", error = %poison, "an event was given up");
-            return Ok(());
+    let image = &record.change.new_image;
+    let give_up = |poison: &dyn Display| {
+        error!(topic.name = topic, event.id = id, outcome = "poison", error = %poison, "an event was given up");
+        Ok(())
+    };
+    let again = |fault: &Error| {
+        let outcome = fault.error_type();
+        error!(topic.name = topic, event.id = id, outcome, error = %fault, "an event has to come again");
+        Err(outcome)
+    };
+    match record::disconnect(image) {
+        Ok(None) => {}
+        Ok(Some(Disconnect { address, reason })) => {
+            return match backend.publisher.disconnect(gateway, &address, &reason, deadline).await {
+                Ok(count) => {
+                    info!(topic.name = topic, event.id = id, outcome = "ok", count, "connections were ended");
+                    Ok(())
+                }
+                Err(fault) => again(&fault),
+            };
         }
+        Err(poison) => return give_up(&poison),
+    }
+    let mut publications = match record::publications(image, id) {
+        Ok(publications) => publications,
+        Err(poison) => return give_up(&poison),
     };
     // Only an event to everybody has several parts, and nothing keeps it.
     for publication in &mut publications {
         match keep(backend, publication, invocation_id, deadline).await {
             Ok(kept) => publication.kept = kept,
-            Err(Failure::Fault(fault)) => {
-                let outcome = fault.error_type();
-                error!(topic.name = topic, event.id = id, outcome, error = %fault, "an event has to come again");
-                return Err(outcome);
-            }
+            Err(Failure::Fault(fault)) => return again(&fault),
             Err(Failure::Mistake(mistake)) if mistake.is_temporary() => {
                 error!(topic.name = topic, event.id = id, outcome = mistake.code(), "an event has to come again");
                 return Err("Store.Throttled");
             }
-            Err(Failure::Mistake(poison)) => {
-                error!(topic.name = topic, event.id = id, outcome = "poison", error = %poison, "an event was given up");
-                return Ok(());
-            }
+            Err(Failure::Mistake(poison)) => return give_up(&poison),
         }
     }
     let parts = publications.into_iter().map(|publication| part(backend, gateway, publication, deadline));
@@ -88,11 +103,7 @@ async fn publish(
             );
             Ok(())
         }
-        Err(fault) => {
-            let outcome = fault.error_type();
-            error!(topic.name = topic, event.id = id, outcome, error = %fault, "an event has to come again");
-            Err(outcome)
-        }
+        Err(fault) => again(&fault),
     }
 }
 

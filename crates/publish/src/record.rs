@@ -37,6 +37,46 @@ pub(crate) enum Poison {
     },
 }
 
+/// The end of all connections of a user.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Disconnect {
+    /// The user's address.
+    pub(crate) address: Topic,
+    /// What the clients hear.
+    pub(crate) reason: String,
+}
+
+/// The longest reason, in bytes.
+const MAX_REASON_BYTES: usize = 1024;
+
+/// What a client hears without a reason.
+const NO_REASON: &str = "a backend has ended this connection";
+
+/// The connections that an event asks to end, if it does.
+pub(crate) fn disconnect(item: &Item) -> Result<Option<Disconnect>, Poison> {
+    match item.get(attribute::DISCONNECT) {
+        None => return Ok(None),
+        Some(AttributeValue::Bool(true)) => {}
+        Some(_) => return Err(Poison::Invalid(attribute::DISCONNECT, "true")),
+    }
+    let topic = string(item, attribute::TOPIC)?.ok_or(Poison::Missing(attribute::TOPIC))?;
+    if topic == Topic::INITIAL_CONNECTION {
+        return Err(Poison::Invalid(attribute::TOPIC, "the address of a user where there is `disconnect`"));
+    }
+    let address = Topic::of_event(topic)?;
+    if !address.is_address() {
+        return Err(Poison::Invalid(attribute::TOPIC, "the address of a user where there is `disconnect`"));
+    }
+    if [attribute::DATA, attribute::BODY, attribute::JSON].iter().any(|name| item.contains_key(*name)) {
+        return Err(Poison::Invalid(attribute::DISCONNECT, "absent where there is a payload"));
+    }
+    let reason = string(item, attribute::REASON)?.unwrap_or(NO_REASON);
+    if !(1..=MAX_REASON_BYTES).contains(&reason.len()) {
+        return Err(Poison::Invalid(attribute::REASON, "a string of 1 to 1024 bytes"));
+    }
+    Ok(Some(Disconnect { address, reason: reason.to_owned() }))
+}
+
 /// The publications that an event asks for: one, or one for each segment where everybody is meant.
 pub(crate) fn publications(item: &Item, id: &str) -> Result<Vec<Publication>, Poison> {
     let topic = string(item, attribute::TOPIC)?.ok_or(Poison::Missing(attribute::TOPIC))?;
@@ -203,6 +243,40 @@ mod tests {
             let poison = published(event(max_levels + 1)).unwrap_err();
             assert_eq!(poison.to_string(), format!("the payload nests deeper than {max_levels} levels"));
         }
+    }
+
+    #[test]
+    fn an_address_and_true_end_a_users_connections() {
+        let read = |event: serde_json::Value| disconnect(&item(event)).map_err(|poison| poison.to_string());
+        let end = |fields: serde_json::Value| {
+            let mut event = serde_json::json!({"topic": {"S": "@2"}, "id": {"S": "1"}, "disconnect": {"BOOL": true}});
+            event.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+            read(event)
+        };
+        let address = Topic::of_event("@2").unwrap();
+        for (fields, reason) in [
+            (serde_json::json!({}), NO_REASON),
+            (serde_json::json!({"reason": {"S": "you left"}}), "you left"),
+            (serde_json::json!({"senderId": {"S": "1"}, "ttl": {"N": "1"}}), NO_REASON),
+        ] {
+            let reason = reason.to_owned();
+            assert_eq!(end(fields), Ok(Some(Disconnect { address: address.clone(), reason })));
+        }
+        for (fields, names) in [
+            (serde_json::json!({"disconnect": {"BOOL": false}}), "`disconnect` must be true"),
+            (serde_json::json!({"disconnect": {"S": "true"}}), "`disconnect` must be true"),
+            (serde_json::json!({"topic": {"S": "general"}}), "`topic` must be the address of a user"),
+            (serde_json::json!({"topic": {"S": "INITIAL_CONNECTION"}}), "`topic` must be the address of a user"),
+            (serde_json::json!({"topic": {"S": "@"}}), "`topic`"),
+            (serde_json::json!({"reason": {"N": "1"}}), "`reason` must be a string"),
+            (serde_json::json!({"reason": {"S": ""}}), "`reason` must be a string of 1 to 1024 bytes"),
+            (serde_json::json!({"reason": {"S": "x".repeat(1025)}}), "`reason` must be a string of 1 to 1024 bytes"),
+            (serde_json::json!({"body": {"S": "bye"}}), "`disconnect` must be absent where there is a payload"),
+        ] {
+            let poison = end(fields).unwrap_err();
+            assert!(poison.contains(names), "{poison}");
+        }
+        assert_eq!(read(serde_json::json!({"topic": {"S": "@2"}, "body": {"S": "x"}})), Ok(None));
     }
 
     #[test]

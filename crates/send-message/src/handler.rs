@@ -6,11 +6,13 @@ use lambda_runtime::LambdaEvent;
 use switchboard_core::backend::Backend;
 use switchboard_core::function::{Served, message};
 use switchboard_core::publication::{Audience, Content, Kept, Position, Publication};
+use switchboard_core::rights::{Act, Grants, Who};
 use switchboard_core::topic::Topic;
 use switchboard_core::{ClientError, Error, Failure};
 
 /// The sender is read from the connection's row, never from the frame. If a rule keeps direct messages, the message is kept
-/// before the user's connections are read. A connection that reads its inbox meanwhile misses nothing.
+/// before the user's connections are read. A connection that reads its inbox meanwhile misses nothing. If the right to write
+/// depends on grants, these come first, too.
 pub async fn handle(
     backend: &Backend,
     event: LambdaEvent<ApiGatewayWebsocketProxyRequest>,
@@ -18,13 +20,21 @@ pub async fn handle(
     message(backend, event, async |caller, frame| {
         let message = frame.direct_message()?;
         let address = Topic::address(&message.destination);
-        let log = backend.history.of(&address);
+        let (rules, log) = (&backend.config.topic_rules, backend.history.of(&address));
+        let (act, who) = (Act::Publish, rules.who(Act::Publish, &address));
+        if who == Who::Backend {
+            who.check(act, &address, None, &Grants::default())?;
+        }
+        rules.check_size(&address, "body", &[message.body])?;
         let mut devices = backend.store.receivers(&Audience::Topic(address.clone()), &Position::Start);
-        let fetch = async { if log.is_none() { devices.fetch().await } else { Ok(()) } };
-        let (connection, ()) = future::try_join(backend.store.get(&caller.connection_id), fetch).await?;
+        let is_read_now = log.is_none() && who != Who::Granted;
+        let fetch = async { if is_read_now { devices.fetch().await } else { Ok(()) } };
+        let get = backend.store.get(&caller.connection_id, who.freshness());
+        let (connection, ()) = future::try_join(get, fetch).await?;
         let connection = connection.ok_or_else(ClientError::unregistered)?;
         let anonymous = ClientError::Unidentified { reason: "this connection has no user, so it cannot send" };
         let sender = connection.user_id.clone().ok_or(anonymous)?;
+        who.check(act, &address, Some(&sender), &connection.grants)?;
 
         let kept = match &log {
             Some(log) => {
