@@ -361,7 +361,8 @@ impl ConnectionStore {
     }
 
     /// Ends a connection and all its subscriptions, and returns how many there were: one `UpdateItem`, which leaves a
-    /// tombstone, then a `BatchWriteItem` for each 25 topics. `also` is a topic row that the caller knows of, in case the
+    /// tombstone, then a `BatchWriteItem` for each 25 topics. The tombstone keeps the list of topics, so the call may be
+    /// repeated when its answer is lost. `also` is a topic row that the caller knows of, in case the
     /// connection's own row is gone.
     ///
     /// # Errors
