@@ -40,8 +40,13 @@ const HANDSHAKES: usize = 32;
 /// Pings under way at a time. With all at once, the account's concurrency would throttle half of them.
 const PINGS: usize = 64;
 
-/// A client waits this long for a pong. Pongs come within a second even on a busy machine.
-const PONG_PATIENCE: Duration = Duration::from_secs(5);
+/// Frames under way at a time. A machine that is too slow for the clients' frames would gather more and more of them, until
+/// the account's concurrency throttles everything, handshakes included. So a client that finds no room thinks again.
+const FRAMES: usize = 64;
+
+/// A client waits this long for an answer. Answers come within a second, and on a busy machine within a few. A gone fault
+/// costs an answer.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long the last events may be under way.
 const EVENT_PATIENCE: Duration = Duration::from_secs(10);
@@ -70,6 +75,15 @@ enum Phase {
     /// Each client sends a ping. Once it is answered, every earlier frame has arrived.
     Drained,
     End,
+}
+
+/// What a frame is to the client that gets it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Received {
+    /// Somebody's message.
+    Message,
+    /// The answer to a frame of its own.
+    Answer,
 }
 
 /// A message that was sent. Its text is unique.
@@ -148,6 +162,7 @@ struct Soak {
     ledger: Mutex<Ledger>,
     handshakes: Semaphore,
     pings: Semaphore,
+    frames: Semaphore,
     /// How many clients have finished the present phase.
     finished: watch::Sender<usize>,
 }
@@ -172,6 +187,7 @@ async fn soak(duration: Duration) {
         ledger: Mutex::default(),
         handshakes: Semaphore::new(HANDSHAKES),
         pings: Semaphore::new(PINGS),
+        frames: Semaphore::new(FRAMES),
         finished: watch::Sender::new(0),
     });
     let phase = watch::Sender::new(Phase::Traffic);
@@ -254,8 +270,10 @@ impl Soak {
 
     async fn finished(&self, count: usize) {
         let mut finished = self.finished.subscribe();
-        let all = finished.wait_for(|finished| *finished >= count);
-        tokio::time::timeout(3 * PATIENCE, all).await.expect("not every client got that far").unwrap();
+        while *finished.borrow_and_update() < count {
+            let next = tokio::time::timeout(PATIENCE, finished.changed()).await;
+            next.expect("the clients got no further").unwrap();
+        }
     }
 
     /// Runs a client, and another one whenever it leaves, so that one connection is always open.
@@ -298,6 +316,7 @@ impl Soak {
     /// Sends frames at random. Returns true when the client has left and another one should come.
     async fn live(&self, user: &str, mut client: Client, phase: &mut watch::Receiver<Phase>) -> bool {
         let mut topics = BTreeSet::new();
+        let mut waiting = None;
         // A new client must also finish a phase that began before it came.
         let mut answered = Phase::Traffic;
         loop {
@@ -311,7 +330,11 @@ impl Soak {
             let thinking = THINKING_TIME.mul_f64(2.0 * fastrand::f64());
             tokio::select! {
                 frame = client.socket.next() => match frame {
-                    Some(Ok(Message::Text(frame))) => self.received(user, &frame),
+                    Some(Ok(Message::Text(frame))) => {
+                        if self.received(user, &frame) == Received::Answer {
+                            waiting = None;
+                        }
+                    }
                     Some(Ok(_)) => {}
                     // Only the end of the stack closes a connection.
                     _ => {
@@ -325,7 +348,18 @@ impl Soak {
                         self.leave(user, client, &topics).await;
                         return true;
                     }
+                    // A client that has waited in vain so long goes on.
+                    let waits = waiting.as_ref().is_some_and(|(_, since): &(_, Instant)| since.elapsed() < ANSWER_PATIENCE);
+                    if waits {
+                        continue;
+                    }
+                    drop(waiting.take());
+                    let Ok(permit) = self.frames.try_acquire() else {
+                        self.ledger().count("frames put off");
+                        continue;
+                    };
                     self.act(user, &mut client, &mut topics).await;
+                    waiting = Some((permit, Instant::now()));
                 }
             }
         }
@@ -394,7 +428,7 @@ impl Soak {
         let ping = json!({"type": "ping", "id": id});
         client.send(ping.clone()).await;
         loop {
-            let next = tokio::time::timeout(PONG_PATIENCE, client.next_text());
+            let next = tokio::time::timeout(ANSWER_PATIENCE, client.next_text());
             let Ok(frame) = next.await else {
                 self.ledger().count("pings sent again");
                 client.send(ping.clone()).await;
@@ -413,7 +447,7 @@ impl Soak {
         }
     }
 
-    fn received(&self, user: &str, frame: &str) {
+    fn received(&self, user: &str, frame: &str) -> Received {
         let frame: Value = serde_json::from_str(frame).unwrap();
         let mut ledger = self.ledger();
         let token = frame["body"].as_str().or(frame["payload"]["data"].as_str());
@@ -422,7 +456,7 @@ impl Soak {
             *seen += 1;
             let is_again = *seen > 1;
             ledger.count(if is_again { "frames delivered again" } else { "frames delivered" });
-            return;
+            return Received::Message;
         }
         match frame["type"].as_str() {
             Some("ack") => {
@@ -437,6 +471,7 @@ impl Soak {
             }
             Some("pong") => ledger.count("pongs once more"),
             Some("error") => match frame["code"].as_str() {
+                Some("busy") => ledger.count("answers: busy"),
                 Some("user_offline") => ledger.count("answers: user offline"),
                 Some("unidentified") => ledger.count("answers: unidentified (forgotten by a gone fault)"),
                 _ => panic!("{frame}"),
@@ -446,6 +481,7 @@ impl Soak {
             None if frame["message"] == "Too Many Requests" => ledger.count("answers: too many requests"),
             _ => panic!("{frame}"),
         }
+        Received::Answer
     }
 
     /// Prints the counts, and returns the messages that reached fewer receivers than was acknowledged.
@@ -539,8 +575,8 @@ impl Soak {
         while left.rows > 0 {
             assert!(Instant::now() < deadline, "not healed: {left:#?}");
             for user in &left.users {
-                let frame = json!({"action": "sendMessage", "destinationUserId": user, "body": "anybody?"});
-                healer.ask(frame).await;
+                let frame = json!({"action": "sendMessage", "destinationUserId": user, "body": "anybody?", "id": "h"});
+                self.posts(&mut healer, frame).await;
                 posts += 1;
             }
             for topic in &left.topics {
@@ -548,12 +584,22 @@ impl Soak {
                 let token = format!("message-{message}");
                 let sent = Sent { to: topic.clone(), ..Sent::default() };
                 self.ledger().messages.insert(token.clone(), sent);
-                healer.ask(json!({"type": "message", "topic": topic, "message": token, "id": token})).await;
+                let frame = json!({"type": "message", "topic": topic, "message": token, "id": token});
+                self.posts(&mut healer, frame).await;
                 posts += 1;
             }
             left = self.stale(stack).await;
         }
         println!("{posts:>8} messages to them, and every row belongs to an open connection");
+    }
+
+    /// Sends a frame that posts to stale rows, and waits for an answer. A gone fault may cost the answer, and the next round
+    /// posts to the same rows.
+    async fn posts(&self, healer: &mut Client, frame: Value) {
+        healer.send(frame).await;
+        if tokio::time::timeout(ANSWER_PATIENCE, healer.next_text()).await.is_err() {
+            self.ledger().count("answers that never came");
+        }
     }
 
     /// The rows whose connection is not open, according to the gateway.
