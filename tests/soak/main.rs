@@ -1,7 +1,7 @@
 //! The soak test: two thousand connections, mixed traffic and faults, then an account of every row, frame and process.
 //!
-//! `make soak` runs it for a minute. `cargo test` compiles it and runs nothing, because there is no `--seconds`. The stack
-//! and the functions must keep these promises:
+//! `make soak` runs it for a minute. `make soak-history` runs two others, which are about topics with history, and
+//! `cargo test` runs small versions of those: see `history`. In this one the stack and the functions must keep these promises:
 //!
 //! * Every row belongs to an open connection. There are exceptions where a fault has cost a `$connect` or a `$disconnect`:
 //!   there are no more of them than such faults, and posts to them heal the tables.
@@ -13,12 +13,18 @@
 
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a test prints its counts and fails where it stands")]
 
+mod history;
+mod subscriber;
+
 use std::collections::{BTreeMap, BTreeSet};
+use std::process::ExitCode;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use futures_util::StreamExt;
+use history::Settings;
+use libtest_mimic::Trial;
 use serde_json::{Value, json};
 use switchboard_tests::client::Client;
 use switchboard_tests::stack::{PATIENCE, Stack, children, table_name, text};
@@ -167,15 +173,61 @@ struct Soak {
     finished: watch::Sender<usize>,
 }
 
-#[tokio::main]
-async fn main() {
-    let arguments: Vec<String> = std::env::args().collect();
-    let seconds = arguments.iter().position(|it| it == "--seconds").and_then(|at| arguments.get(at + 1));
-    let Some(seconds) = seconds else {
-        println!("the soak test runs with `make soak`");
-        return;
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match arguments.first().map(String::as_str) {
+        Some("--seconds") => block_on(soak(Duration::from_secs(arguments[1].parse().unwrap()))),
+        Some("--history") => {
+            let (lost_acks, cut_sockets) = runs(&arguments[1..]);
+            for run in lost_acks.into_iter().chain(cut_sockets) {
+                block_on(history::run(run));
+            }
+        }
+        _ => return trials(),
+    }
+    ExitCode::SUCCESS
+}
+
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Runtime::new().unwrap().block_on(future)
+}
+
+/// Small runs for `cargo test`.
+fn trials() -> ExitCode {
+    let trial = |name: &str, settings: Settings| {
+        Trial::test(name, move || {
+            block_on(history::run(settings.small()));
+            Ok(())
+        })
     };
-    soak(Duration::from_secs(seconds.parse().unwrap())).await;
+    let trials = vec![
+        trial("history::acks_are_lost_and_functions_killed", Settings::lost_acks()),
+        trial("history::sockets_are_cut_and_everything_fails_sometimes", Settings::cut_sockets()),
+    ];
+    libtest_mimic::run(&libtest_mimic::Arguments::from_args(), trials).exit_code()
+}
+
+/// The runs that `--history` asks for: both, unless it names one. `--messages 10000` and so on change their sizes.
+fn runs(arguments: &[String]) -> (Option<Settings>, Option<Settings>) {
+    let mut runs = (Some(Settings::lost_acks()), Some(Settings::cut_sockets()));
+    let mut arguments = arguments.iter();
+    while let Some(argument) = arguments.next() {
+        let mut change = |change: &dyn Fn(&mut Settings, &'static str)| {
+            let value: &'static str = arguments.next().expect("it has a value").clone().leak();
+            runs.0.iter_mut().chain(&mut runs.1).for_each(|run| change(run, value));
+        };
+        match argument.as_str() {
+            "--lost-acks" => runs.1 = None,
+            "--cut-sockets" => runs.0 = None,
+            "--messages" => change(&|run, value| run.messages = value.parse().unwrap()),
+            "--senders" => change(&|run, value| run.senders = value.parse().unwrap()),
+            "--subscribers" => change(&|run, value| run.subscribers = value.parse().unwrap()),
+            "--topics" => change(&|run, value| run.topics = value.parse().unwrap()),
+            "--binaries" => change(&|run, value| run.binaries = Some(value)),
+            _ => panic!("{argument} is not known"),
+        }
+    }
+    runs
 }
 
 async fn soak(duration: Duration) {
