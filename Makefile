@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help run publish history build test conformance soak soak-history simulate lint deny fmt check settings package deploy remove logs test-release test-deploy bench clean
+.PHONY: help run publish history build test test-client test-browser conformance soak soak-history simulate lint deny fmt check settings package deploy remove logs test-release test-deploy bench clean
 
 # STAGE and REGION name the deployment. ARCH is the processors' architecture: arm64 or x86_64.
 STAGE ?= dev
@@ -32,9 +32,16 @@ build: ## Build every binary
 	cargo build --workspace --bins
 
 # Everything is built first, because tests start binaries that `cargo test` alone would not build.
-test: tests/clients/node_modules target/python/installed infra/node_modules ## Run every test
+test: tests/clients/node_modules target/python/installed infra/node_modules test-client ## Run every test
 	cargo build --workspace --all-targets
 	cargo test --workspace
+
+test-client: build crates/client/js/node_modules ## Run the tests of the JavaScript client
+	npm test --silent --prefix crates/client/js
+
+# SCREENSHOTS=DIR writes pictures of the page into a folder. CHROMIUM names another browser.
+test-browser: build crates/client/js/node_modules ## Use the chat page in Chromium
+	npm run test-browser --silent --prefix crates/client/js
 
 export TARGET
 conformance: tests/clients/node_modules target/python/installed ## Compare the local gateway, or TARGET=wss://host/stage, with API Gateway
@@ -81,7 +88,7 @@ fmt: ## Format the code
 # These checks need no AWS account. The release build takes most of the time of a first run.
 check: ## Run what CI runs: format, lint, dependencies, every test
 	cargo fmt --all --check
-	$(MAKE) lint deny test test-release test-deploy
+	$(MAKE) lint deny test test-browser test-release test-deploy
 
 settings: infra/node_modules ## Check the settings of STAGE, and refuse what is unsafe or what Lambda would refuse
 	@node infra/settings.mjs
@@ -107,7 +114,7 @@ logs: infra/node_modules ## Follow the log of the function FUNCTION=connect in S
 
 clean: ## Remove everything that was built or installed here
 	cargo clean
-	rm -rf tests/clients/node_modules infra/node_modules
+	rm -rf tests/clients/node_modules infra/node_modules crates/client/js/node_modules
 
 # cargo-deny is built once, without optimisation: that takes 1.5 minutes of CPU time instead of 4.5, and a check 2 s.
 $(DENY)/bin/cargo-deny:
@@ -116,6 +123,10 @@ $(DENY)/bin/cargo-deny:
 # The packages work without their install scripts, so npm does not run any.
 tests/clients/node_modules: tests/clients/package-lock.json
 	cd tests/clients && npm ci --ignore-scripts --no-audit --no-fund
+	touch $@
+
+crates/client/js/node_modules: crates/client/js/package-lock.json
+	cd crates/client/js && npm ci --ignore-scripts --no-audit --no-fund
 	touch $@
 
 infra/node_modules: infra/package-lock.json

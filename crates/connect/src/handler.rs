@@ -5,7 +5,7 @@ use lambda_runtime::{LambdaEvent, tracing};
 use switchboard_core::backend::Backend;
 use switchboard_core::connection::{Connection, UserId};
 use switchboard_core::function::lifecycle;
-use switchboard_core::{ClientError, Error};
+use switchboard_core::{ClientError, Error, Failure};
 
 use crate::config::{Config, IdentityMode};
 use crate::token::Verifier;
@@ -25,6 +25,7 @@ const BEARER: &[u8] = b"bearer";
 pub struct Identity {
     mode: IdentityMode,
     verifier: Option<Verifier>,
+    max_connections: u32,
 }
 
 impl Identity {
@@ -34,7 +35,7 @@ impl Identity {
         for warning in config.warnings {
             tracing::warn!("{warning}");
         }
-        Self { mode: config.identity_mode, verifier: config.tokens }
+        Self { mode: config.identity_mode, verifier: config.tokens, max_connections: config.max_connections }
     }
 
     /// The authorizer's word counts before a token, and a token before the client's own word. A wrong token refuses the
@@ -118,15 +119,28 @@ pub async fn handle(
             connected_at_ms: caller.connected_at_ms,
             is_open: true,
         };
+        if let Some(user) = &connection.user_id {
+            check_count(backend, user, identity.max_connections).await?;
+        }
         Ok(backend.store.put(&connection, caller.deadline).await?)
     })
     .await
+}
+
+/// Checks that a user may have one more connection. Handshakes of the same moment do not see each other, so a few more are
+/// possible.
+async fn check_count(backend: &Backend, user: &UserId, limit: u32) -> Result<(), Failure> {
+    if limit > 0 && backend.store.count(user).await? >= limit {
+        return Err(ClientError::TooManyConnections { user_id: user.clone(), limit }.into());
+    }
+    Ok(())
 }
 
 /// The status of a refused handshake.
 fn status(mistake: &ClientError) -> i64 {
     match mistake {
         ClientError::Unidentified { .. } => 401,
+        ClientError::TooManyConnections { .. } => 429,
         _ => 400,
     }
 }
@@ -162,7 +176,7 @@ mod tests {
     }
 
     fn open(query: &[(&str, &str)]) -> Result<Option<UserId>, ClientError> {
-        Identity { mode: IdentityMode::Open, verifier: None }.of(&event(query, &[], None))
+        Identity { mode: IdentityMode::Open, verifier: None, max_connections: 0 }.of(&event(query, &[], None))
     }
 
     fn good(user: &str) -> String {
@@ -239,7 +253,7 @@ mod tests {
                         _ => expected,
                     };
                     let verifier = has_keys.then(|| Verifier::new(keys(), None, None, 3600));
-                    let found = Identity { mode, verifier }.of(&event);
+                    let found = Identity { mode, verifier, max_connections: 0 }.of(&event);
                     let found = found.as_ref().map(|user| user.as_ref().map(UserId::as_str)).map_err(status);
                     assert_eq!(found, expected, "{mode:?} {has_keys} {query:?} {headers:?} {principal:?}");
                 }
@@ -251,7 +265,8 @@ mod tests {
     fn an_authorizer_that_names_nobody_is_an_error() {
         for principal in [json!(null), json!(7), json!("")] {
             let event = event(&[("userId", "mallory")], &[], Some(principal));
-            let mistake = Identity { mode: IdentityMode::Open, verifier: None }.of(&event).unwrap_err();
+            let mistake =
+                Identity { mode: IdentityMode::Open, verifier: None, max_connections: 0 }.of(&event).unwrap_err();
             assert_eq!(status(&mistake), 400, "{mistake}");
         }
     }

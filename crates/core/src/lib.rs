@@ -13,6 +13,7 @@
 //! * [`publisher`]: fan-out, and what becomes of each receiver;
 //! * [`gateway`]: the `@connections` API;
 //! * [`rules`] and [`history`]: which topics keep their messages, and the table where they do;
+//! * [`limits`]: how fast one connection may send;
 //! * [`event`]: the table through which backends publish, and unfinished publishes go on;
 //! * [`metrics`]: numbers for CloudWatch;
 //! * [`error`]: mistakes of clients and faults of ours, kept apart;
@@ -30,6 +31,7 @@ pub mod frame;
 pub mod function;
 pub mod gateway;
 pub mod history;
+pub mod limits;
 pub mod metrics;
 pub mod publication;
 pub mod publisher;

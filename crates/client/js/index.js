@@ -1,0 +1,729 @@
+// The client of Switchboard. index.d.ts describes what it offers, and README.md shows how to use it.
+
+const DEFAULTS = {
+  buffer: 1000,
+  refusals: 20,
+  timeout: 10_000,
+  maxDelay: 30_000,
+  heartbeat: 540_000,
+  lifetime: 7_200_000,
+  frameLimit: 32_768,
+};
+
+/** Messages that overtook an earlier one wait this long for it, in ms. Then the client asks for what is missing. */
+const HOLD = 1000;
+
+/** After a rotation the old connection stays open this long, in ms, because posts to it may be under way. */
+const GRACE = 2000;
+
+/** The client asks this often for what is missing: after 1, 2, 4 and 8 s. The server settles a number within 10 s. */
+const TRIES = 4;
+
+/** The server takes this many topics in one ping, and in one subscribe frame. */
+const PINGED = 20;
+const SUBSCRIBED = 100;
+
+/** At most this many messages wait for their answers. The server takes bursts of 100 frames, and 50 a second. */
+const AT_ONCE = 20;
+
+export class SwitchboardError extends Error {
+  constructor(code, message, more = {}) {
+    super(message);
+    this.name = 'SwitchboardError';
+    this.code = code;
+    this.temporary = more.temporary === true;
+    this.requestId = more.requestId;
+  }
+}
+
+const errorOf = (frame) => new SwitchboardError(frame.code, frame.message, frame);
+const sizeOf = (frame) => new TextEncoder().encode(JSON.stringify(frame)).length;
+const isHidden = () => globalThis.document?.hidden === true;
+
+export function connect(url, options) {
+  const { token, WebSocket, buffer, refusals, timeout, maxDelay, heartbeat, lifetime, frameLimit } = {
+    ...DEFAULTS,
+    WebSocket: globalThis.WebSocket,
+    ...options,
+  };
+  if (!/^wss?:\/\//.test(url)) throw new TypeError('The address of a Switchboard begins with wss:// or ws://.');
+  if (!WebSocket) throw new TypeError('This platform has no WebSocket. Pass one: connect(url, { WebSocket }).');
+
+  const handlers = new Map();
+  /** The topics with listeners, by name. */
+  const topics = new Map();
+  /** What waits for an answer on its connection, by id. */
+  const requests = new Map();
+  /** The messages without an ack, and the queries without an answer, by id. They survive their connection. */
+  const outbox = new Map();
+
+  let state = 'connecting';
+  /** The connection in use, the one that is being opened, and the one that a rotation replaced. */
+  let current, next, old;
+  /** The timer of the next attempt. */
+  let waiting;
+  let attempts = 0;
+  let refused = 0;
+  /** Messages without a position that one of two open connections delivered, while the other may bring a copy. */
+  let copies = [];
+  /** While the server is busy: the timer of the next try, and how often it was busy in a row. */
+  let pause;
+  let errors = 0;
+  /** How many messages may wait for their answers. */
+  let room = AT_ONCE;
+  let pings = 0;
+  let ids = 0;
+  const prefix = Math.random().toString(36).slice(2) + Math.random().toString(36).slice(2, 8);
+  const newId = () => `${prefix}-${++ids}`;
+
+  const emit = (name, event) => handlers.get(name)?.forEach((handler) => call(handler, event));
+  const backOff = (tries) => Math.random() * Math.min(maxDelay, 500 * 2 ** Math.min(tries, 20));
+
+  // What the application does wrong must not end a connection, and nobody should overlook it.
+  function call(handler, argument) {
+    try {
+      handler(argument);
+    } catch (error) {
+      setTimeout(() => {
+        throw error;
+      });
+    }
+  }
+
+  // ---- Connections -------------------------------------------------------------------------------------------------
+
+  /** Opens a connection. If there is one, both are open until the new one has taken over. */
+  async function open(reason) {
+    clearTimeout(waiting);
+    waiting = undefined;
+    const conn = { attempt: ++attempts, timers: [], named: new Map(), heardAt: 0 };
+    next = conn;
+    after(conn, 3 * timeout, () => end(conn, 'The handshake took too long.'));
+    try {
+      const value = await token?.({ attempt: conn.attempt, reason });
+      if (conn.isOver) return;
+      const query = value == null ? '' : `${url.includes('?') ? '&' : '?'}token=${encodeURIComponent(value)}`;
+      const socket = (conn.socket = new WebSocket(url + query));
+      socket.onopen = () => opened(conn);
+      socket.onmessage = (event) => hear(conn, event.data);
+      socket.onerror = (event) => (conn.words = event.message);
+      socket.onclose = ({ code, reason: words }) =>
+        end(conn, conn.isOpen ? `The connection ended with ${code} ${words}`.trim() : conn.words || 'The handshake failed', code);
+    } catch (error) {
+      end(conn, error?.message ?? String(error));
+    }
+  }
+
+  const after = (conn, delay, work) => conn.timers.push(setTimeout(work, delay));
+
+  function opened(conn) {
+    if (old) end(old);
+    conn.isOpen = true;
+    conn.timers.splice(0).forEach(clearTimeout);
+    old = current;
+    old?.timers.splice(0).forEach(clearTimeout);
+    current = conn;
+    next = undefined;
+    state = 'connected';
+    // A million clients that connected in the same second would rotate at 463 connections a second.
+    after(conn, lifetime * (0.65 + 0.3 * Math.random()), () => next || waiting || open('rotation'));
+    // A connection that does not answer has ended by then.
+    after(conn, 3 * timeout, () => (attempts = 0));
+    beat(conn, Date.now());
+    emit('connected', { rotated: Boolean(old) });
+    sync();
+    pump();
+  }
+
+  function end(conn, reason, code) {
+    if (conn.isOver) return;
+    conn.isOver = true;
+    conn.timers.forEach(clearTimeout);
+    if (conn.socket) {
+      conn.socket.onopen = conn.socket.onmessage = conn.socket.onclose = null;
+      conn.socket.onerror = () => {};
+      conn.socket.close();
+    }
+    const isOld = conn === old;
+    if (isOld) old = undefined;
+    if (conn === current) current = undefined;
+    if (conn === next) next = undefined;
+    if (code === 1009) {
+      const sent = [...outbox.values()].filter((item) => item.conn === conn);
+      const [largest] = sent.sort((a, b) => b.text.length - a.text.length);
+      if (largest) settle(largest, new SwitchboardError('too_large', 'The gateway found the message too large.'));
+    }
+    for (const [id, request] of requests) {
+      if (request.conn !== conn) continue;
+      forget(id, request);
+      request.lost();
+    }
+    if (isOld || state === 'closed') return;
+
+    if (conn.isForeign) refuse(reason);
+    else if (conn.socket && !conn.isOpen) {
+      // A browser does not say why a handshake failed. A server that answers HTTP has refused it.
+      const probe = globalThis.fetch?.(url.replace(/^ws/, 'http'), { method: 'HEAD', mode: 'no-cors' });
+      Promise.resolve(probe).then(() => refuse(reason), () => {});
+    }
+    if (state === 'closed') return;
+    let delay = 0;
+    if (!next && !waiting) waiting = setTimeout(open, (delay = backOff(attempts)), reason);
+    if (current) return;
+    state = 'connecting';
+    emit('connecting', { attempt: attempts + (next ? 0 : 1), reason, delay });
+  }
+
+  function refuse(reason) {
+    if (++refused < refusals || current || state === 'closed') return;
+    close('refused', `The server refused ${refused} connections in a row. The token or the address may be wrong. ${reason}`);
+  }
+
+  function close(code = 'closed', reason = 'The application closed the client.') {
+    if (state === 'closed') return;
+    state = 'closed';
+    clearTimeout(waiting);
+    clearTimeout(pause);
+    for (const stop of stops) stop();
+    for (const conn of [old, next, current]) if (conn) end(conn, reason);
+    const error = new SwitchboardError(code, reason);
+    for (const item of outbox.values()) settle(item, error);
+    for (const t of topics.values()) drop(t, error);
+    emit('closed', { code, reason });
+  }
+
+  /** Pings. It is quiet, which costs less, if the server was heard since the ping before. */
+  function beat(conn, since) {
+    after(conn, heartbeat * (0.8 + 0.2 * Math.random()), () => {
+      beat(conn, Date.now());
+      if (conn.heardAt > since) conn.socket.send(JSON.stringify({ ...ping(), quiet: true }));
+      else check();
+    });
+  }
+
+  function ping() {
+    const silent = [...topics.values()].filter((t) => t.position && t.on === current && !t.isBusy && !t.isFresh);
+    silent.sort((a, b) => a.pinged - b.pinged).splice(PINGED);
+    for (const t of topics.values()) t.isFresh = false;
+    for (const t of silent) t.pinged = ++pings;
+    return { type: 'ping', positions: Object.fromEntries(silent.map((t) => [t.name, t.position])) };
+  }
+
+  /** Finds out whether the connection is alive. */
+  function check() {
+    const conn = current;
+    if (!conn || conn.isChecking) return;
+    conn.isChecking = true;
+    const at = Date.now();
+    ask(conn, ping(), () => (conn.isChecking = false), () => {
+      conn.isChecking = false;
+      if (conn.isOver || conn.heardAt >= at || isHidden()) return;
+      // The timer came much too late, so this machine slept. The answer may be there in a moment.
+      if (Date.now() - at > 2 * timeout) return check();
+      conn.isForeign = !conn.isAnswered;
+      end(conn, 'The server does not answer.');
+    });
+  }
+
+  function wake() {
+    if (isHidden() || state === 'closed') return;
+    if (waiting && !current) open('The network or the page is back.');
+    else check();
+  }
+
+  // ---- Requests ----------------------------------------------------------------------------------------------------
+
+  /** Sends a frame. Then either `done` gets the answer, or `lost` is called. `part` gets frames before the answer. */
+  function ask(conn, frame, done, lost, part) {
+    const id = (frame.id ??= newId());
+    send(conn, id, JSON.stringify(frame), { done, lost, part, isPing: frame.type === 'ping' });
+    return id;
+  }
+
+  function send(conn, id, text, request) {
+    requests.set(id, request);
+    request.conn = conn;
+    request.timer = setTimeout(() => {
+      requests.delete(id);
+      if (!request.isPing) check();
+      request.lost();
+    }, timeout);
+    conn.socket.send(text);
+  }
+
+  function forget(id, request) {
+    clearTimeout(request.timer);
+    requests.delete(id);
+  }
+
+  function hear(conn, text) {
+    conn.heardAt = Date.now();
+    let frame;
+    try {
+      frame = JSON.parse(text);
+    } catch {
+      // It is looked at below.
+    }
+    if (typeof frame !== 'object' || !frame) {
+      if (conn.isAnswered) return;
+      conn.isForeign = true;
+      return end(conn, `The server does not answer as Switchboard does. It sent: ${String(text).slice(0, 80)}`);
+    }
+    const { type, id } = frame;
+    if (/^(ack|data|error|history|pong)$/.test(type)) {
+      conn.isAnswered = true;
+      refused = 0;
+    }
+    if (type === 'data') return take(conn, topics.get(frame.topic) ?? conn.named.get(id), frame, frame.payload?.data);
+    if (!type && 'senderId' in frame) return take(conn, topics.get('@me'), frame, frame.body);
+    for (const [name, position] of Object.entries(frame.behind ?? {})) isBehind(topics.get(name), position);
+
+    const request = requests.get(id);
+    const isUnknown = type === 'error' && frame.code === 'unidentified';
+    // A ping without an id was quiet.
+    if (isUnknown && (request?.isPing || id == null)) return end(conn, frame.message);
+    if (!request || !/^(ack|error|history|pong)$/.test(type)) return;
+    if (type === 'history' && request.part) return request.part(frame);
+    forget(id, request);
+    // Either the connection has no record, or a connection without a user asked for what needs one. A ping tells.
+    if (isUnknown) ask(request.conn, { type: 'ping' }, () => request.done(frame), request.lost);
+    else request.done(frame);
+  }
+
+  // ---- Messages to the server --------------------------------------------------------------------------------------
+
+  /** Sends what waits. Frames of one lane go one after another, because the server works on frames in parallel. */
+  function pump() {
+    if (!current || pause) return;
+    const taken = new Set();
+    let count = 0;
+    for (const item of outbox.values()) {
+      if (!item.conn && !taken.has(item.lane)) write(item);
+      taken.add(item.lane);
+      count += item.conn ? 1 : 0;
+      if (count >= room) return;
+    }
+  }
+
+  function write(item) {
+    const { id, text } = item;
+    item.conn = current;
+    const lost = () => {
+      item.conn = undefined;
+      pump();
+    };
+    const done = (frame) => {
+      if (!frame.temporary) {
+        errors = 0;
+        room = Math.min(room + 1, AT_ONCE);
+        return frame.type === 'error' ? settle(item, errorOf(frame)) : settle(item, undefined, frame);
+      }
+      // The server has too much to do, or this client sends too fast. So nothing is sent for a while, and little at first.
+      item.conn = undefined;
+      room = 1;
+      pause ??= setTimeout(() => {
+        pause = undefined;
+        pump();
+      }, 500 + backOff(++errors));
+    };
+    send(current, id, item.isRepeated ? `${text.slice(0, -1)},"again":true}` : text, { done, lost });
+    item.isRepeated = item.isMessage;
+  }
+
+  function settle(item, error, frame) {
+    if (!outbox.delete(item.id)) return;
+    if (error) item.reject(error);
+    else item.resolve(frame);
+    pump();
+  }
+
+  function put(lane, frame, isMessage) {
+    const { id } = frame;
+    return new Promise((resolve, reject) => {
+      outbox.set(id, { id, lane, text: JSON.stringify(frame), isMessage, resolve, reject });
+      pump();
+    });
+  }
+
+  function post(lane, content, { id = newId() } = {}) {
+    const frame = { ...content, id };
+    const size = sizeOf({ ...frame, again: true });
+    let problem;
+    if (state === 'closed') problem = ['closed', 'The client is closed.'];
+    else if (outbox.has(id)) problem = ['invalid_field', `A message with the id ${id} still waits for its ack.`];
+    else if (outbox.size >= buffer) problem = ['buffer_full', `${buffer} messages wait already, and no more are kept.`];
+    else if (size > frameLimit) {
+      problem = ['too_large', `The message is too large: its frame has ${size} bytes, and the gateway takes ${frameLimit}.`];
+    }
+    const promise = problem ? Promise.reject(new SwitchboardError(...problem)) : put(lane, frame, true);
+    // An application that does not look at the result must not be ended by it.
+    promise.catch(() => {});
+    return Object.assign(promise, { id, status: problem ? 'dropped' : outbox.get(id)?.conn ? 'sent' : 'buffered' });
+  }
+
+  async function history(name, range) {
+    const page = await put(newId(), { type: 'history', topic: name, ...range, id: newId() });
+    return { ...page, messages: page.messages.map((message) => read(name, page.epoch, message)) };
+  }
+
+  // ---- Topics ------------------------------------------------------------------------------------------------------
+
+  /** A message of a history frame. A hole is a number that will never have a message. */
+  function read(topic, epoch, { seq, hole, data, senderId, at }) {
+    return hole ? { seq, isHole: true } : { topic, data, senderId, epoch, seq, at };
+  }
+
+  /** A message that came live. */
+  function take(conn, t, { senderId, epoch, seq }, data) {
+    if (!t) return;
+    const message = { topic: t.name, data, senderId, epoch, seq };
+    t.isFresh = true;
+    if (seq !== undefined) return offer(t, epoch, seq, message);
+    // A connection hears direct messages before it can ask for their positions. The history has this one.
+    if (t.position) return t.isBusy || t.on !== current || fill(t);
+    // Two connections are open. Direct messages reach the new one even before its handshake ends.
+    const hasTwin = old ? t.on === current : next && t.name === '@me';
+    const key = hasTwin || copies.length ? JSON.stringify([t.name, senderId, data]) : '';
+    copies = copies.filter(({ at }) => at > Date.now() - GRACE);
+    const index = copies.findLastIndex((copy) => copy.key === key && copy.conn !== conn);
+    if (index >= 0) return copies.splice(index, 1);
+    if (hasTwin) copies.push({ key, conn, at: Date.now() });
+    if (t.name === '@me' && (t.isBusy || t.on !== current)) t.early.push(message);
+    else deliver(t, message);
+  }
+
+  function offer(t, epoch, seq, message) {
+    if (t.position) {
+      // The names of epochs rise. A topic that began anew is asked for all that it has.
+      if (epoch !== t.position.epoch) return epoch > t.position.epoch && fill(t);
+      if (seq <= t.position.seq) return;
+    }
+    t.held.set(seq, message);
+    drain(t);
+  }
+
+  /** Delivers what follows on the position. */
+  function drain(t) {
+    for (let seq; t.position && t.held.has((seq = t.position.seq + 1)); ) {
+      const message = t.held.get(seq);
+      t.held.delete(seq);
+      t.position = { epoch: t.position.epoch, seq };
+      deliver(t, message);
+    }
+    watch(t);
+  }
+
+  function deliver(t, message) {
+    if (message.isHole) return;
+    for (const listener of [...t.listeners]) {
+      if (listener.late) listener.late.push(message);
+      else if (t.listeners.has(listener)) call(listener.handler, message);
+    }
+  }
+
+  /** Goes on from a position, after what is held before it. */
+  function jump(t, position) {
+    const isPast = ([seq, message]) => seq <= position.seq || (message.epoch ?? position.epoch) !== position.epoch;
+    const past = [...t.held].filter(isPast).sort(([a], [b]) => a - b);
+    t.position = position;
+    t.goal = 0;
+    for (const [seq, message] of past) {
+      t.held.delete(seq);
+      deliver(t, message);
+    }
+    drain(t);
+  }
+
+  function gap(t, position, reason) {
+    emit('gap', { topic: t.name, from: t.position, to: position, reason });
+    if (position) jump(t, position);
+  }
+
+  /** Asks for what is missing, unless it comes by itself in time. */
+  function watch(t) {
+    if (t.position && !t.held.size && t.goal <= t.position.seq) {
+      clearTimeout(t.timer);
+      t.timer = undefined;
+      t.tries = 0;
+    } else if (t.position && !t.timer && !t.isBusy && t.on === current) {
+      t.timer = setTimeout(fill, HOLD * 2 ** t.tries, t);
+    }
+  }
+
+  function isBehind(t, position) {
+    if (!t?.position) return;
+    if (position.epoch !== t.position.epoch) return offer(t, position.epoch, position.seq);
+    t.goal = Math.max(t.goal, position.seq);
+    watch(t);
+  }
+
+  async function fill(t) {
+    if (t.isFilling) return;
+    t.isFilling = true;
+    const from = t.position;
+    const page = await put(newId(), { type: 'history', topic: t.name, after: from, limit: 1000, id: newId() }).catch((error) => error);
+    t.isFilling = false;
+    t.timer = undefined;
+    if (topics.get(t.name) !== t || !t.position) return;
+    if (!page.messages) {
+      // The topic does not keep its messages any more.
+      gap(t, undefined, page.code);
+      jump(t, { epoch: t.position.epoch, seq: Infinity });
+      t.position = undefined;
+      return;
+    }
+    if (page.epoch > t.position.epoch) gap(t, { epoch: page.epoch, seq: 0 }, 'expired');
+    for (const message of page.messages) {
+      if (message.seq > t.position.seq + 1) gap(t, { epoch: page.epoch, seq: message.seq - 1 }, 'expired');
+      offer(t, page.epoch, message.seq, read(t.name, page.epoch, message));
+    }
+    if (page.more) return fill(t);
+    t.tries = t.position === from ? t.tries + 1 : 0;
+    const seq = t.held.size ? Math.min(...t.held.keys()) - 1 : t.goal;
+    if (t.tries >= TRIES && seq > t.position.seq) gap(t, { epoch: t.position.epoch, seq }, 'expired');
+    watch(t);
+  }
+
+  /** Brings the subscriptions on the current connection in line with the listeners. */
+  function sync() {
+    if (!current) return;
+    const wanted = [];
+    for (const t of topics.values()) {
+      if (t.isBusy || t.pause) continue;
+      const isOn = t.on === current;
+      if (t.listeners.size) isOn || wanted.push(t);
+      else if (isOn && t.name !== '@me') leave(t, current);
+      else topics.delete(t.name);
+    }
+    for (const t of wanted.filter((t) => t.isAlone)) subscribe([t], current);
+    subscribe(wanted.filter((t) => !t.isAlone), current);
+    if (old && !old.isRetired && [...topics.values()].every((t) => t.on === current && !t.isBusy)) {
+      const conn = old;
+      conn.isRetired = true;
+      after(conn, GRACE, () => end(conn));
+    }
+  }
+
+  /** One frame for all topics: a connection that comes back resumes with one invocation. */
+  function subscribe(list, conn) {
+    if (!list.length) return;
+    const froms = list.map(({ position }) => position);
+    const entries = list.map(({ name, position, last }) => ({
+      topic: name,
+      ...(position ? { after: position } : last ? { last } : { positions: true }),
+    }));
+    const frame = { type: 'subscribe', ...(list.length > 1 ? { topics: entries } : entries[0]) };
+    if (list.length > SUBSCRIBED || (list.length > 1 && sizeOf(frame) > frameLimit)) {
+      const half = list.length >> 1;
+      subscribe(list.slice(0, half), conn);
+      return subscribe(list.slice(half), conn);
+    }
+    for (const t of list) {
+      t.isBusy = true;
+      t.on = conn;
+    }
+    const free = (isLost) => {
+      for (const t of list) {
+        t.isBusy = false;
+        if (isLost && t.on === conn) t.on = undefined;
+      }
+    };
+    const done = (frame) => {
+      const answers = frame.topics ?? list.map(() => frame);
+      // Only data frames of topics with history name their topic. The others need an id of their own.
+      const plain = list.filter((_, index) => !answers[index].code && !answers[index].epoch);
+      const isWrong = !frame.topics && frame.code && !frame.temporary;
+      const alone = list.length < 2 ? [] : isWrong ? list : plain.length > 1 ? plain : [];
+      free();
+      if (plain.length === 1) conn.named.set(id, plain[0]);
+      list.forEach((t, index) => {
+        t.isAlone ||= alone.includes(t);
+        if (alone.includes(t)) t.on = undefined;
+        else subscribed(t, froms[index], answers[index]);
+      });
+      sync();
+    };
+    const lost = () => {
+      free(true);
+      sync();
+    };
+    const id = ask(conn, frame, done, lost, ({ topic, epoch, messages }) => {
+      const t = topics.get(topic);
+      if (t) for (const message of messages) offer(t, epoch, message.seq, read(topic, epoch, message));
+    });
+    if (list.length === 1) conn.named.set(id, list[0]);
+  }
+
+  function subscribed(t, from, { code, message, temporary, epoch, seq, recovered }) {
+    if (code) t.on = undefined;
+    if (temporary) {
+      t.pause = setTimeout(() => {
+        t.pause = undefined;
+        sync();
+      }, backOff(t.errors++));
+      return;
+    }
+    t.errors = 0;
+    if (code === 'no_history' && (t.position || t.last)) {
+      // The next subscribe asks for less.
+      if (t.position) gap(t, undefined, code);
+      t.position = t.last = undefined;
+      return;
+    }
+    if (code) {
+      topics.delete(t.name);
+      return drop(t, new SwitchboardError(code, message));
+    }
+    const position = epoch && { epoch, seq };
+    if (!position) {
+      // The old connection heard everything until this moment, if it is still there.
+      if (from || (t.isJoined && !old)) gap(t, undefined, 'no_history');
+      t.position = undefined;
+    } else if (from && recovered) {
+      t.goal = Math.max(t.goal, seq);
+      if (!old) emit('recovered', { topic: t.name, from, to: position });
+      drain(t);
+    } else if (from) gap(t, position, 'expired');
+    else jump(t, position);
+    t.isJoined = true;
+    const early = t.early.splice(0);
+    if (!position || !(from || t.last)) for (const message of early) deliver(t, message);
+    const result = { history: Boolean(position), recovered: from ? recovered === true : undefined };
+    for (const listener of t.listeners) if (!listener.late) listener.resolve(result);
+  }
+
+  function leave(t, conn) {
+    clearTimeout(t.timer);
+    Object.assign(t, fresh(), { isBusy: true });
+    const failed = () => {
+      t.isBusy = false;
+      t.on = t.listeners.size ? undefined : conn;
+      sync();
+    };
+    const done = ({ temporary }) => {
+      if (temporary) return setTimeout(failed, backOff(t.errors++));
+      t.isBusy = false;
+      sync();
+    };
+    ask(conn, { type: 'unsubscribe', topic: t.name }, done, failed);
+  }
+
+  /** Ends a topic whose subscription the server refused, or whose client is closed. */
+  function drop(t, error) {
+    clearTimeout(t.timer);
+    clearTimeout(t.pause);
+    for (const listener of t.listeners) listener.reject(error);
+    if (state !== 'closed') emit('error', { topic: t.name, error });
+  }
+
+  const fresh = () => ({
+    on: undefined,
+    position: undefined,
+    last: undefined,
+    held: new Map(),
+    early: [],
+    goal: 0,
+    tries: 0,
+    errors: 0,
+    pinged: 0,
+    isBusy: false,
+    isJoined: false,
+    timer: undefined,
+    pause: undefined,
+  });
+
+  function listen(name, handler, { last, after: position } = {}) {
+    const t = topics.get(name) ?? { name, listeners: new Set(), ...fresh() };
+    topics.set(name, t);
+    const listener = { handler };
+    const ready = new Promise((resolve, reject) => Object.assign(listener, { resolve, reject }));
+    ready.catch(() => {});
+    if (state === 'closed') listener.reject(new SwitchboardError('closed', 'The client is closed.'));
+    else if ((t.isJoined || t.on) && (last || position)) catchUp(t, listener, last, position);
+    else if (t.isJoined) listener.resolve({ history: Boolean(t.position) });
+    else {
+      t.position ??= position && { epoch: position.epoch, seq: position.seq };
+      t.last = Math.max(t.last ?? 0, last ?? 0);
+    }
+    t.listeners.add(listener);
+    // A handler that is removed in the same breath costs no frame, and many topics share one.
+    queueMicrotask(sync);
+    return {
+      ready,
+      unsubscribe() {
+        if (t.listeners.delete(listener)) queueMicrotask(sync);
+      },
+      get position() {
+        return t.position;
+      },
+    };
+  }
+
+  /** Gives a further listener of a topic the history that it asks for, and then what came meanwhile. */
+  async function catchUp(t, listener, last, from) {
+    listener.late = [];
+    const found = [];
+    let position = from;
+    let result = { history: true, recovered: from && true };
+    try {
+      for (let isMore = true; isMore; ) {
+        const page = await history(t.name, from ? { after: position } : { before: position, limit: last - found.length });
+        for (const { seq } of from ? page.messages : []) {
+          if (page.epoch !== position.epoch || seq !== position.seq + 1) result.recovered = false;
+          position = { epoch: page.epoch, seq };
+        }
+        found.push(...page.messages);
+        position = { epoch: page.epoch, seq: found.at(-1)?.seq };
+        isMore = page.more && (from || found.length < last);
+      }
+    } catch (error) {
+      if (error.code !== 'no_history') return listener.reject(error);
+      result = { history: false, recovered: from && false };
+    }
+    const { late } = listener;
+    listener.late = undefined;
+    const isLive = ({ epoch, seq }) => epoch === t.position?.epoch && seq > t.position.seq;
+    const all = new Map([...found, ...late].filter((message) => !isLive(message)).map((message) => [message.seq ?? {}, message]));
+    for (const message of [...all.values()].sort((a, b) => a.seq - b.seq)) {
+      if (!message.isHole && t.listeners.has(listener)) call(listener.handler, message);
+    }
+    listener.resolve(result);
+  }
+
+  // ---- The application's side --------------------------------------------------------------------------------------
+
+  const stops = ['online', 'offline', 'pageshow', 'visibilitychange'].map((name) => {
+    const target = name === 'visibilitychange' ? globalThis.document : globalThis;
+    target?.addEventListener?.(name, wake);
+    return () => target?.removeEventListener?.(name, wake);
+  });
+
+  queueMicrotask(() => {
+    if (state === 'closed') return;
+    emit('connecting', { attempt: 1, delay: 0 });
+    open();
+  });
+
+  return {
+    get state() {
+      return state;
+    },
+    on(name, handler) {
+      if (!handlers.has(name)) handlers.set(name, new Set());
+      handlers.get(name).add(handler);
+      return () => handlers.get(name).delete(handler);
+    },
+    topic: (name) => ({
+      name,
+      subscribe: (handler, range) => listen(name, handler, range),
+      publish: (message, more) => post(name, { type: 'message', topic: name, message }, more),
+      history: async (range) => {
+        const { epoch, messages, more = false } = await history(name, range);
+        return { epoch, messages: messages.filter((message) => !message.isHole), more };
+      },
+    }),
+    send: (userId, body, more) => post(`@${userId}`, { action: 'sendMessage', destinationUserId: userId, body }, more),
+    wake,
+    close: () => close(),
+  };
+}

@@ -1,0 +1,553 @@
+// The scenarios of ../../scenarios.md, against the real local stack.
+import assert from 'node:assert/strict';
+import { once } from 'node:events';
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import http from 'node:http';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { after, describe, test } from 'node:test';
+import { WebSocketServer } from 'ws';
+import { client, ear, network, plain, soon, start } from './stack.js';
+
+const tried = new Set();
+
+/** A test of a row of the table. */
+function scenario(name, work) {
+  tried.add(name);
+  if (process.env.ONLY && !process.env.ONLY.split(',').includes(name)) return;
+  test(name, { timeout: 60_000 }, work);
+}
+
+after(() => {
+  const table = readFileSync(new URL('../../scenarios.md', import.meta.url), 'utf8');
+  const rows = [...table.matchAll(/^\| `([a-z-]+)` \|/gm)].map((row) => row[1]);
+  assert.deepEqual([...tried].sort(), rows.sort());
+});
+
+const numbers = (count, from = 1) => Array.from({ length: count }, (_, index) => from + index);
+
+describe('scenarios', { concurrency: 4 }, () => {
+  scenario('cut', async (t) => {
+    const stack = await start(t);
+    const net = await network(t, stack);
+    const sender = await plain(t, stack.url('?userId=1'));
+    const two = client(t, net.url('?userId=2'));
+    const heard = ear();
+    assert.deepEqual(await two.topic('room.7').subscribe(heard).ready, { history: true, recovered: undefined });
+    await sender.publish('room.7', 1);
+    await heard.until(1);
+    net.isDown = true;
+    net.cut();
+    for (const number of [2, 3]) await sender.publish('room.7', number);
+    net.isDown = false;
+    const { topic, from, to } = await two.event('recovered');
+    assert.deepEqual([topic, from.seq, to.seq], ['room.7', 1, 3]);
+    await sender.publish('room.7', 4);
+    await heard.until(4);
+    assert.deepEqual(heard.data(), [1, 2, 3, 4]);
+    assert.deepEqual(heard.heard.map((message) => [message.senderId, message.seq]), numbers(4).map((n) => ['1', n]));
+    assert.equal(two.events.some(({ name }) => name === 'gap'), false);
+  });
+
+  scenario('restart', async (t) => {
+    const folder = mkdtempSync(join(tmpdir(), 'switchboard-'));
+    t.after(() => rmSync(folder, { recursive: true }));
+    const stack = await start(t, ['--data-dir', folder]);
+    const one = client(t, stack.url('?userId=1'));
+    const heard = ear();
+    await one.topic('room.7').subscribe(heard).ready;
+    await one.topic('room.7').publish('before');
+    await stack.stop();
+    const first = await one.event('connecting');
+    assert.equal(first.reason, undefined);
+    assert.match((await one.event('connecting')).reason, /1012|1006/);
+    const posts = numbers(5).map((number) => one.topic('room.7').publish(number));
+    assert.deepEqual(posts.map((post) => post.status), Array(5).fill('buffered'));
+    await start(t, ['--data-dir', folder], { port: stack.port });
+    const acks = await soon(Promise.all(posts), 'the acks');
+    assert.deepEqual(acks.map((ack) => ack.seq), [2, 3, 4, 5, 6]);
+    await heard.until(6);
+    assert.deepEqual(heard.data(), ['before', 1, 2, 3, 4, 5]);
+    const { messages, more } = await one.topic('room.7').history();
+    assert.deepEqual([messages.map(({ data }) => data), more], [[5, 4, 3, 2, 1, 'before'], false]);
+  });
+
+  scenario('lost-ack', async (t) => {
+    const stack = await start(t);
+    const net = await network(t, stack);
+    const one = client(t, net.url('?userId=1'));
+    await one.event('connected');
+    net.isDeaf = true;
+    const post = one.topic('room.7').publish('once');
+    assert.equal(post.status, 'sent');
+    // The ack is on its way, and gets lost.
+    await net.until(() => net.lost > 0);
+    net.isDeaf = false;
+    net.cut();
+    const ack = await soon(post, 'the ack');
+    assert.deepEqual([ack.id, ack.seq, ack.duplicate], [post.id, 1, true]);
+    const { messages } = await one.topic('room.7').history();
+    assert.deepEqual(messages.map(({ data }) => data), ['once']);
+  });
+
+  scenario('missing-ack', async (t) => {
+    const stack = await start(t);
+    const net = await network(t, stack);
+    const one = client(t, net.url('?userId=1'), { timeout: 4000 });
+    await one.event('connected');
+    net.isDeaf = true;
+    const post = one.topic('room.7').publish('once');
+    await net.until(() => net.lost > 0);
+    net.isDeaf = false;
+    // The connection stays: only the ack is missing.
+    const ack = await soon(post, 'the ack');
+    assert.deepEqual([ack.seq, ack.duplicate, net.connections], [1, true, 1]);
+  });
+
+  scenario('lost-message', async (t) => {
+    const stack = await start(t);
+    const net = await network(t, stack);
+    const sender = await plain(t, stack.url('?userId=1'));
+    const two = client(t, net.url('?userId=2'));
+    const heard = ear();
+    await two.topic('room.7').subscribe(heard).ready;
+    await sender.publish('room.7', 1);
+    await heard.until(1);
+    net.isDeaf = true;
+    await sender.publish('room.7', 2);
+    await net.until(() => net.lost > 0);
+    net.isDeaf = false;
+    for (const number of [3, 4]) await sender.publish('room.7', number);
+    await heard.until(4);
+    assert.deepEqual(heard.data(), [1, 2, 3, 4]);
+    assert.equal(net.connections, 1);
+  });
+
+  scenario('lost-last-message', async (t) => {
+    const stack = await start(t);
+    const net = await network(t, stack);
+    const sender = await plain(t, stack.url('?userId=1'));
+    const two = client(t, net.url('?userId=2'), { heartbeat: 500 });
+    const heard = ear();
+    await two.topic('room.7').subscribe(heard).ready;
+    await sender.publish('room.7', 1);
+    await heard.until(1);
+    net.isDeaf = true;
+    await sender.publish('room.7', 2);
+    await net.until(() => net.lost > 0);
+    net.isDeaf = false;
+    await heard.until(2);
+    assert.deepEqual(heard.data(), [1, 2]);
+  });
+
+  scenario('deaf', async (t) => {
+    const stack = await start(t);
+    const net = await network(t, stack);
+    const one = client(t, net.url('?userId=1'), { heartbeat: 500, timeout: 500 });
+    const heard = ear();
+    await one.topic('room.7').subscribe(heard).ready;
+    net.isDeaf = true;
+    await net.until(() => net.connections > 1);
+    net.isDeaf = false;
+    assert.match((await one.event('connecting'), await one.event('connecting')).reason, /does not answer/);
+    await soon(one.topic('room.7').publish('hi'), 'the ack');
+    await heard.until(1);
+  });
+
+  scenario('idle', async (t) => {
+    const stack = await start(t, ['--idle-timeout', '4s']);
+    const net = await network(t, stack);
+    const one = client(t, net.url('?userId=1'), { heartbeat: 1500 });
+    await one.event('connected');
+    const pings = () => stack.lines.filter((line) => /default .* served/.test(line)).length;
+    await net.until(() => pings() >= 4);
+    assert.deepEqual([net.connections, one.state], [1, 'connected']);
+  });
+
+  scenario('rotation', async (t) => {
+    const stack = await start(t, ['--connection-duration', '20s']);
+    const net = await network(t, stack);
+    const two = client(t, net.url('?userId=2'), { lifetime: 4000 });
+    const [room, hall, direct] = [ear(), ear(), ear()];
+    two.topic('@me').subscribe(direct);
+    await two.topic('room.7').subscribe(room).ready;
+    await two.topic('hall').subscribe(hall).ready;
+    let sender = await plain(t, stack.url('?userId=1'));
+    let sent = 0;
+    let least = Infinity;
+    const isOpen = () => two.sockets.filter((socket) => socket.readyState === socket.OPEN).length;
+    const rotations = () => two.events.filter(({ name, rotated }) => name === 'connected' && rotated).length;
+    for (let since = Date.now(); rotations() < 3; ) {
+      // The sender is no client of the library, so it has to look after its own connection.
+      if (Date.now() - since > 2000) [sender, since] = [await plain(t, stack.url('?userId=1')), Date.now()];
+      sent += 1;
+      await Promise.all([
+        sender.publish('room.7', sent),
+        sender.publish('hall', sent),
+        sender.ask({ action: 'sendMessage', destinationUserId: '2', body: sent }),
+      ]);
+      least = Math.min(least, isOpen());
+    }
+    for (const it of [room, hall, direct]) await it.until(sent);
+    assert.deepEqual(room.data(), numbers(sent));
+    for (const it of [hall, direct]) assert.deepEqual(it.data().sort((a, b) => a - b), numbers(sent));
+    assert.equal(least, 1);
+    assert.deepEqual(two.events.filter(({ name }) => !['connected'].includes(name)), [{ name: 'connecting', attempt: 1, delay: 0 }]);
+  });
+
+  scenario('order', async (t) => {
+    const stack = await start(t, ['--fault', 'message-delay=100ms']);
+    const sender = await plain(t, stack.url('?userId=1'));
+    const two = client(t, stack.url('?userId=2'));
+    const heard = ear();
+    await two.topic('room.7').subscribe(heard).ready;
+    // The frames overtake each other, and half of them come twice.
+    const frames = numbers(30).flatMap((n) => (n % 2 ? [n] : [n, n]));
+    await Promise.all(frames.map((n, index) => sender.publish('room.7', n, { id: `m${n}`, again: frames[index - 1] === n })));
+    await heard.until(30);
+    await sender.publish('room.7', 'end', { id: 'end' });
+    await heard.until(31);
+    assert.deepEqual([...heard.data().slice(0, 30)].sort((a, b) => a - b), numbers(30));
+    const seqs = heard.heard.map(({ seq }) => seq);
+    assert.deepEqual(seqs, [...new Set(seqs)].sort((a, b) => a - b));
+    assert.equal(heard.data().at(-1), 'end');
+  });
+
+  scenario('own-order', async (t) => {
+    const stack = await start(t, ['--fault', 'reorder-messages=0.5']);
+    const one = client(t, stack.url('?userId=1'));
+    const heard = ear();
+    await one.topic('hall').subscribe(heard).ready;
+    const posts = numbers(10).map((number) => one.topic('hall').publish(number));
+    await soon(Promise.all(posts), 'the acks');
+    await heard.until(10);
+    assert.deepEqual(heard.data(), numbers(10));
+  });
+
+  scenario('busy', async (t) => {
+    const stack = await start(t);
+    const net = await network(t, stack);
+    const one = client(t, net.url('?userId=1'));
+    await one.event('connected');
+    net.isDeaf = true;
+    const posts = ['first', 'second'].map((text) => one.topic('room.7').publish(text));
+    await net.until(() => net.lost > 0);
+    net.isDeaf = false;
+    net.say({ type: 'error', code: 'busy', message: 'too much at once', temporary: true, id: posts[0].id });
+    const acks = await soon(Promise.all(posts), 'the acks');
+    assert.deepEqual(acks.map(({ seq, duplicate }) => [seq, duplicate]), [[1, true], [2, undefined]]);
+    assert.equal(net.connections, 1);
+  });
+
+  scenario('too-fast', async (t) => {
+    const stack = await start(t, ['--env', 'MAX_FRAMES_PER_SECOND=20', '--max-environments', '1']);
+    const one = client(t, stack.url('?userId=1'), { maxDelay: 2000, timeout: 10_000 });
+    await one.event('connected');
+    const posts = numbers(80).map((number) => one.topic(`room.${number}`).publish(number));
+    const acks = await soon(Promise.all(posts), 'the acks', 50_000);
+    assert.deepEqual(acks.map(({ seq }) => seq), Array(80).fill(1));
+    assert.equal(one.sockets.length, 1);
+  });
+
+  scenario('no-history', async (t) => {
+    const stack = await start(t);
+    const net = await network(t, stack);
+    const one = client(t, net.url('?userId=1'));
+    const heard = ear();
+    assert.deepEqual(await one.topic('hall').subscribe(heard, { last: 5 }).ready, { history: false, recovered: undefined });
+    await one.topic('hall').publish(1);
+    net.cut();
+    assert.deepEqual(await one.event('gap'), { name: 'gap', topic: 'hall', from: undefined, to: undefined, reason: 'no_history' });
+    await one.topic('hall').publish(2);
+    await heard.until(2);
+    assert.deepEqual(heard.data(), [1, 2]);
+    const [error] = await Promise.allSettled([one.topic('hall').history()]);
+    assert.equal(error.reason.code, 'no_history');
+  });
+
+  scenario('history-gone', async (t) => {
+    const stack = await start(t);
+    const one = client(t, stack.url('?userId=1'));
+    const heard = ear();
+    const subscription = one.topic('room.7').subscribe(heard);
+    await subscription.ready;
+    await one.topic('room.7').publish(1);
+    const { position } = subscription;
+    // Without a folder for its tables, the stack forgets everything.
+    await stack.stop();
+    await start(t, [], { port: stack.port });
+    const gap = await one.event('gap');
+    assert.deepEqual([gap.topic, gap.from, gap.reason, gap.to.seq], ['room.7', position, 'expired', 0]);
+    await one.topic('room.7').publish(2);
+    await heard.until(2);
+    const late = await one.topic('room.7').subscribe(ear(), { after: position }).ready;
+    assert.deepEqual(late, { history: true, recovered: false });
+  });
+
+  scenario('after', async (t) => {
+    const stack = await start(t);
+    const sender = await plain(t, stack.url('?userId=1'));
+    const { epoch } = await sender.publish('room.7', 1);
+    for (const number of [2, 3]) await sender.publish('room.7', number);
+    const two = client(t, stack.url('?userId=2'));
+    const first = ear();
+    const subscription = two.topic('room.7').subscribe(first, { after: { epoch, seq: 1 } });
+    assert.deepEqual(await subscription.ready, { history: true, recovered: true });
+    assert.deepEqual([first.data(), subscription.position], [[2, 3], { epoch, seq: 3 }]);
+    assert.equal(typeof first.heard[0].at, 'number');
+    // Further listeners of the same topic read the history for themselves.
+    const [second, third, fourth] = [ear(), ear(), ear()];
+    const late = [
+      two.topic('room.7').subscribe(second, { last: 2 }).ready,
+      two.topic('room.7').subscribe(third, { after: { epoch, seq: 0 } }).ready,
+      two.topic('room.7').subscribe(fourth).ready,
+    ];
+    await sender.publish('room.7', 4);
+    const results = await Promise.all(late);
+    assert.deepEqual(results.map(({ recovered }) => recovered), [undefined, true, undefined]);
+    await sender.publish('room.7', 5);
+    for (const it of [first, second, third, fourth]) await it.until(({ data }) => data === 5);
+    assert.deepEqual(first.data(), [2, 3, 4, 5]);
+    assert.ok([[2, 3, 4, 5], [3, 4, 5]].some((fits) => String(fits) === String(second.data())), String(second.data()));
+    assert.deepEqual(third.data(), [1, 2, 3, 4, 5]);
+    assert.deepEqual(fourth.data(), [4, 5]);
+
+    // A long history takes several frames, and new messages come between them.
+    const long = numbers(6).map((number) => `${number} ${'x'.repeat(15_000)}`);
+    for (const message of long) await sender.publish('room.7', message);
+    const fifth = ear();
+    let isReady = false;
+    const { ready } = two.topic('room.7').subscribe(fifth, { last: 6 });
+    ready.then(() => (isReady = true));
+    let count = 0;
+    while (!isReady) await sender.publish('room.7', (count += 1));
+    await sender.publish('room.7', (count += 1));
+    await fifth.until(({ data }) => data === count);
+    const firsts = fifth.data().slice(0, -count).map((data) => long.indexOf(data));
+    assert.deepEqual([firsts.at(-1), fifth.data().slice(-count)], [5, numbers(count)]);
+  });
+
+  scenario('many-topics', async (t) => {
+    const stack = await start(t);
+    const net = await network(t, stack);
+    const sender = await plain(t, stack.url('?userId=1'));
+    const two = client(t, net.url('?userId=2'));
+    const names = ['room.7', 'hall', 'room.8', 'yard'];
+    const ears = names.map(() => ear());
+    await Promise.all(names.map((name, index) => two.topic(name).subscribe(ears[index]).ready));
+    for (const name of names) await sender.publish(name, `${name} 1`);
+    for (const it of ears) await it.until(1);
+    net.isDown = true;
+    net.cut();
+    for (const name of names) await sender.publish(name, `${name} 2`);
+    net.isDown = false;
+    const told = ['recovered', 'gap', 'recovered', 'gap'].map((name) => two.event(name));
+    assert.deepEqual((await Promise.all(told)).map(({ topic }) => topic).sort(), [...names].sort());
+    for (const name of names) await sender.publish(name, `${name} 3`);
+    for (const it of ears) await it.until(({ data }) => data.endsWith('3'));
+    const missed = { 'room.7': [1, 2, 3], hall: [1, 3], 'room.8': [1, 2, 3], yard: [1, 3] };
+    names.forEach((name, index) => assert.deepEqual(ears[index].data(), missed[name].map((n) => `${name} ${n}`)));
+  });
+
+  scenario('leave-and-return', async (t) => {
+    const stack = await start(t, ['--fault', 'message-delay=100ms']);
+    const one = client(t, stack.url('?userId=1'));
+    const [gone, heard] = [ear(), ear()];
+    for (const round of numbers(5)) {
+      const before = one.topic('hall').subscribe(gone);
+      await before.ready;
+      before.unsubscribe();
+      // The frame is on its way.
+      await Promise.resolve();
+      const now = one.topic('hall').subscribe(heard);
+      await now.ready;
+      await one.topic('hall').publish(round);
+      await heard.until(round);
+      now.unsubscribe();
+    }
+    assert.deepEqual([gone.data(), heard.data()], [[], numbers(5)]);
+  });
+
+  scenario('direct', async (t) => {
+    const stack = await start(t);
+    const [one, two] = [client(t, stack.url('?userId=1')), client(t, stack.url('?userId=2'))];
+    const heard = ear();
+    two.topic('@me').subscribe(heard);
+    await two.event('connected');
+    const ack = await soon(one.send('2', { text: 'hello there!' }), 'the ack');
+    assert.equal(ack.delivered, 1);
+    await heard.until(1);
+    assert.deepEqual([heard.heard[0].senderId, heard.heard[0].data], ['1', { text: 'hello there!' }]);
+  });
+
+  scenario('inbox', async (t) => {
+    const stack = await start(t);
+    const net = await network(t, stack);
+    const one = client(t, stack.url('?userId=1'));
+    // User 2 is away, and was never here.
+    const ack = await soon(one.send('2', 'first'), 'the ack');
+    assert.deepEqual([ack.delivered, ack.stored, ack.seq], [0, true, 1]);
+    const two = client(t, net.url('?userId=2'));
+    const heard = ear();
+    await two.topic('@me').subscribe(heard, { last: 10 }).ready;
+    await soon(one.send('2', 'second'), 'the ack');
+    await heard.until(2);
+    net.isDown = true;
+    net.cut();
+    await soon(one.send('2', 'third'), 'the ack');
+    net.isDown = false;
+    await heard.until(3);
+    assert.deepEqual(heard.heard.map(({ data, senderId, seq }) => [data, senderId, seq]), [
+      ['first', '1', 1],
+      ['second', '1', 2],
+      ['third', '1', 3],
+    ]);
+    assert.equal((await two.event('recovered')).topic, '@me');
+    const { messages } = await two.topic('@me').history({ limit: 1 });
+    assert.deepEqual(messages.map(({ data }) => data), ['third']);
+  });
+
+  scenario('nobody', async (t) => {
+    const stack = await start(t);
+    const nobody = client(t, stack.url());
+    const [sent] = await Promise.allSettled([nobody.send('2', 'hi')]);
+    assert.deepEqual([sent.reason.code, nobody.state], ['unidentified', 'connected']);
+    assert.equal(nobody.sockets.length, 1);
+  });
+
+  scenario('deleted', async (t) => {
+    const stack = await start(t, ['--sigv4', 'off']);
+    const one = client(t, stack.url('?userId=1'));
+    const heard = ear();
+    await one.topic('room.7').subscribe(heard).ready;
+    const id = stack.lines.join('\n').match(/gateway +(\S+=) connected/)[1];
+    await fetch(`http://localhost:${stack.port}/dev/@connections/${encodeURIComponent(id)}`, { method: 'DELETE' });
+    await one.event('recovered');
+    await one.topic('room.7').publish('hi');
+    await heard.until(1);
+  });
+
+  scenario('no-record', async (t) => {
+    const stack = await start(t);
+    const one = client(t, stack.url('?userId=1'));
+    const heard = ear();
+    await one.topic('room.7').subscribe(heard).ready;
+    const id = stack.lines.join('\n').match(/gateway +(\S+=) connected/)[1];
+    const headers = {
+      'x-amz-target': 'DynamoDB_20120810.DeleteItem',
+      'x-amz-date': '20260101T000000Z',
+      'content-type': 'application/x-amz-json-1.0',
+      authorization: 'AWS4-HMAC-SHA256 Credential=x/20260101/us-east-1/dynamodb/aws4_request, SignedHeaders=host, Signature=0',
+    };
+    const dynamodb = stack.lines.join('\n').match(/http:\/\/localhost:\d+/)[0];
+    const body = JSON.stringify({ TableName: 'switchboard-dev-connections', Key: { connectionId: { S: id } } });
+    const deleted = await fetch(dynamodb, { method: 'POST', headers, body });
+    assert.equal(deleted.status, 200, await deleted.text());
+    // The server does not know this connection any more. The client finds out and connects again.
+    const ack = await soon(one.topic('room.7').publish('hi'), 'the ack');
+    assert.equal(ack.seq, 1);
+    assert.equal(one.sockets.length, 2);
+    await heard.until(1);
+  });
+
+  scenario('wrong-token', async (t) => {
+    const keys = JSON.stringify({ keys: [{ kty: 'oct', alg: 'HS256', k: 'A'.repeat(43) }] });
+    const stack = await start(t, ['--env', 'IDENTITY_MODE=verified', '--env', `TOKEN_KEYS=${keys}`]);
+    const asked = [];
+    const token = (about) => (asked.push(about), 'wrong');
+    const one = client(t, stack.url(), { token, refusals: 3 });
+    const post = one.topic('room.7').publish('hi');
+    const { code, reason } = await one.event('closed');
+    assert.equal(code, 'refused');
+    assert.match(reason, /refused 3 connections in a row.*401/);
+    assert.deepEqual(asked.slice(0, 3).map(({ attempt }) => attempt), [1, 2, 3]);
+    assert.match(asked[1].reason, /401/);
+    assert.equal(one.state, 'closed');
+    await assert.rejects(post, { code: 'refused' });
+    await assert.rejects(one.topic('room.7').publish('hi'), { code: 'closed' });
+  });
+
+  scenario('token-renewed', async (t) => {
+    const k = Buffer.alloc(32, 7);
+    const keys = JSON.stringify({ keys: [{ kty: 'oct', alg: 'HS256', k: k.toString('base64url') }] });
+    const stack = await start(t, ['--env', 'IDENTITY_MODE=verified', '--env', `TOKEN_KEYS=${keys}`]);
+    const { createHmac } = await import('node:crypto');
+    const sign = (claims) => {
+      const text = [{ alg: 'HS256' }, claims].map((part) => Buffer.from(JSON.stringify(part)).toString('base64url')).join('.');
+      return `${text}.${createHmac('sha256', k).update(text).digest('base64url')}`;
+    };
+    const now = Math.floor(Date.now() / 1000);
+    // The first one has expired, and the second question fails.
+    const answers = [() => sign({ sub: '1', exp: now - 100 }), () => Promise.reject(new Error('no network')), () => sign({ sub: '1', exp: now + 100 })];
+    const reasons = [];
+    const token = async ({ attempt, reason }) => (reasons.push(reason), answers[attempt - 1]());
+    const one = client(t, stack.url(), { token });
+    await soon(one.send('1', 'hi'), 'the ack');
+    assert.equal(reasons.length, 3);
+    assert.match(reasons[1], /401/);
+    assert.equal(reasons[2], 'no network');
+  });
+
+  scenario('not-switchboard', async (t) => {
+    const server = http.createServer((_, response) => response.end('hello'));
+    server.listen(0);
+    t.after(() => server.close());
+    const silent = new WebSocketServer({ port: 0 });
+    const chatty = new WebSocketServer({ port: 0 });
+    chatty.on('connection', (socket) => socket.send('Welcome!'));
+    for (const it of [silent, chatty]) t.after(() => (it.clients.forEach((socket) => socket.terminate()), it.close()));
+    for (const [it, words] of [
+      [server, /refused 2 connections.*200/],
+      [silent, /refused 2 connections.*does not answer/],
+      [chatty, /refused 2 connections.*It sent: Welcome!/],
+    ]) {
+      const one = client(t, `ws://localhost:${it.address().port}/`, { refusals: 2, timeout: 300 });
+      one.topic('hall').publish('hi');
+      assert.match((await one.event('closed')).reason, words);
+    }
+  });
+
+  scenario('unreachable', async (t) => {
+    const server = http.createServer().listen(0);
+    const { port } = server.address();
+    await new Promise((resolve) => server.close(resolve));
+    const one = client(t, `ws://localhost:${port}/`, { refusals: 2, maxDelay: 20 });
+    // A server that is down may come back, so the client goes on.
+    while ((await one.event('connecting')).attempt < 6);
+    assert.equal(one.state, 'connecting');
+  });
+
+  scenario('full-buffer', async (t) => {
+    const stack = await start(t);
+    const one = client(t, stack.url('?userId=1'), { buffer: 2 });
+    const posts = numbers(3).map((number) => one.topic('room.7').publish(number));
+    assert.deepEqual(posts.map(({ status }) => status), ['buffered', 'buffered', 'dropped']);
+    const results = await soon(Promise.allSettled(posts), 'the acks');
+    assert.deepEqual(results.map(({ value, reason }) => value?.seq ?? reason.code), [1, 2, 'buffer_full']);
+    assert.match(results[2].reason.message, /2 messages wait already/);
+  });
+
+  scenario('too-large', async (t) => {
+    const stack = await start(t);
+    const one = client(t, stack.url('?userId=1'));
+    const post = one.topic('hall').publish('x'.repeat(128 * 1024));
+    assert.equal(post.status, 'dropped');
+    await assert.rejects(post, { code: 'too_large', message: /its frame has 1311\d\d bytes, and the gateway takes 32768/ });
+    // Characters count in bytes.
+    await assert.rejects(one.topic('hall').publish('ž'.repeat(17_000)), { code: 'too_large' });
+    assert.equal((await soon(one.topic('hall').publish('x'.repeat(32_500)), 'the ack')).delivered, 0);
+    // Where the limit is set too high, the gateway closes the connection. The client goes on without this message.
+    const careless = client(t, stack.url('?userId=1'), { frameLimit: 1e6 });
+    const posts = ['x'.repeat(40_000), 'hi'].map((message) => careless.topic('hall').publish(message));
+    const results = await soon(Promise.allSettled(posts), 'the acks');
+    assert.deepEqual(results.map(({ value, reason }) => value?.delivered ?? reason.code), ['too_large', 0]);
+  });
+
+  scenario('refused-subscription', async (t) => {
+    const stack = await start(t);
+    const one = client(t, stack.url('?userId=1'));
+    await assert.rejects(one.topic('@2').subscribe(ear()).ready, { code: 'forbidden_topic' });
+    const { topic, error } = await one.event('error');
+    assert.deepEqual([topic, error.code], ['@2', 'forbidden_topic']);
+  });
+});
