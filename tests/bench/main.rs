@@ -181,8 +181,8 @@ impl<'a> Room<'a> {
             client
         };
         let mut many = Vec::new();
-        for _ in 0..MANY {
-            many.push(join("many", "many").await);
+        for user in 0..MANY {
+            many.push(join(&format!("many-{user}"), "many").await);
         }
         let (mut sender, mut listener) = (join("1", "sender").await, join("2", "one").await);
         listener.ask(json!({"type": "subscribe", "topic": "room.one", "id": "s"})).await;
@@ -217,7 +217,10 @@ impl<'a> Room<'a> {
     /// Makes an event happen, and returns when its effect is there.
     async fn happens(&mut self, event: Event) {
         match event {
-            Event::Connect => self.guests.push(self.stack.connect("?userId=guest").await),
+            Event::Connect => {
+                self.next += 1;
+                self.guests.push(self.stack.connect(&format!("?userId=guest-{}", self.next)).await);
+            }
             Event::Disconnect => self.guests.pop().unwrap().close().await,
             Event::Ping => drop(self.sender.ask(json!({"type": "ping"})).await),
             Event::Subscribe => {

@@ -66,6 +66,8 @@ pub(crate) struct Settings {
     faults: &'static [&'static str],
     /// Whether history is cut at the end.
     is_history_cut: bool,
+    /// Whether its counts are printed.
+    has_report: bool,
     /// The folder of the functions' binaries.
     pub(crate) binaries: Option<&'static str>,
 }
@@ -81,6 +83,7 @@ impl Settings {
             lost_acks: 0.3,
             faults: &["kill=0.05", "duplicate-stream-record=0.05"],
             is_history_cut: false,
+            has_report: true,
             binaries: None,
         }
     }
@@ -100,7 +103,7 @@ impl Settings {
 
     /// The same in a few seconds.
     pub(crate) fn small(self) -> Self {
-        Self { messages: 60, senders: 8, subscribers: 8, topics: 4, ..self }
+        Self { messages: 60, senders: 8, subscribers: 8, topics: 4, has_report: false, ..self }
     }
 }
 
@@ -319,6 +322,9 @@ impl History {
             }
         }
 
+        if !self.settings.has_report {
+            return violations;
+        }
         println!("{:?}", self.settings);
         println!("{:>9} messages kept, {} of them events, each once", places.len(), ledger.events.len());
         for (what, count) in &counts {
@@ -458,7 +464,7 @@ impl Sender {
 }
 
 /// The newest numbers of each topic that history is cut in, and how far they are apart.
-const TAIL: usize = 100;
+const TAIL: u64 = 100;
 const APART_MS: i64 = 30_000;
 
 /// How long the test's rule keeps a message.
@@ -477,52 +483,70 @@ async fn cut(history: &History, stack: &Stack) -> Vec<String> {
             topics.entry(topic.to_owned()).or_default().push(row);
         }
     }
+    let asked = topics.into_iter().map(|(topic, rows)| {
+        let head = &heads[&topic];
+        async move { cut_topic(history, &topic, head, rows).await }
+    });
     let (mut violations, mut answers) = (Vec::new(), BTreeMap::<_, usize>::new());
-    for (topic, mut rows) in topics {
-        rows.sort_by_key(|row| text(row, "s"));
-        let there = kept(&rows).remove(&topic).unwrap();
-        let removed = expire(history, &heads[&topic], rows).await;
-        for _ in 0..QUESTIONS {
-            let (epoch, last) = &heads[&topic];
-            let after = fastrand::u64(last.saturating_sub(TAIL as u64)..=*last);
-            let is_missing =
-                there.iter().any(|(seq, message)| *seq > after && message.is_some() && removed.contains(seq));
-            let position = json!({"epoch": epoch, "seq": after});
-            for frame in [
-                json!({"type": "subscribe", "topic": topic, "after": position}),
-                json!({"type": "history", "topic": topic, "after": position, "limit": 1000}),
-            ] {
-                let (recovered, got) = ask(history, frame.clone()).await;
-                let wanted = there.iter().filter(|(seq, message)| *seq > after && message.is_some());
-                let is_complete = wanted.clone().all(|(seq, message)| got.get(seq) == message.as_ref());
-                *answers.entry((is_missing, recovered)).or_default() += 1;
-                if recovered && (is_missing || !is_complete) {
-                    violations.push(format!("{frame} hides a gap: {got:?}, removed {removed:?}"));
-                }
-            }
+    for (broken, of_topic) in futures_util::future::join_all(asked).await {
+        violations.extend(broken);
+        for answer in of_topic {
+            *answers.entry(answer).or_default() += 1;
         }
     }
-    for ((is_missing, recovered), count) in answers {
+    for ((is_missing, recovered), count) in answers.into_iter().filter(|_| history.settings.has_report) {
         let missing = if is_missing { "something was missing" } else { "nothing was missing" };
         println!("{count:>9} answers when {missing}: \"recovered\":{recovered}");
     }
     violations
 }
 
+/// Cuts the history of one topic. Returns what broke a promise, and for each answer whether something was missing and whether
+/// it said `"recovered":true`.
+async fn cut_topic(
+    history: &History,
+    topic: &str,
+    head: &(String, u64),
+    mut rows: Vec<Row>,
+) -> (Vec<String>, Vec<(bool, bool)>) {
+    let (epoch, last) = head;
+    rows.sort_by_key(|row| text(row, "s"));
+    let there = kept(&rows).remove(topic).unwrap();
+    let removed = expire(history, topic, *last, rows).await;
+    let (mut violations, mut answers, mut client) = (Vec::new(), Vec::new(), None);
+    for _ in 0..QUESTIONS {
+        let after = fastrand::u64(last.saturating_sub(TAIL)..=*last);
+        let behind = || there.iter().filter_map(|(seq, message)| Some((*seq, message.as_ref()?)));
+        let is_missing = behind().any(|(seq, _)| seq > after && removed.contains(&seq));
+        let position = json!({"epoch": epoch, "seq": after});
+        for frame in [
+            json!({"type": "subscribe", "topic": topic, "after": position}),
+            json!({"type": "history", "topic": topic, "after": position, "limit": 1000}),
+        ] {
+            let (recovered, got) = ask(history, &mut client, frame.clone()).await;
+            let is_complete = behind().all(|(seq, message)| seq <= after || got.get(&seq) == Some(message));
+            if recovered && (is_missing || !is_complete) {
+                violations.push(format!("{frame} hides a gap: {got:?}, removed {removed:?}"));
+            }
+            answers.push((is_missing, recovered));
+        }
+    }
+    (violations, answers)
+}
+
 /// Makes messages old, so that those before some number have expired, and removes some of them, as DynamoDB does it: in any
 /// order. Returns the removed numbers.
-async fn expire(history: &History, (_, last): &(String, u64), rows: Vec<Row>) -> BTreeSet<u64> {
+async fn expire(history: &History, topic: &str, last: u64, rows: Vec<Row>) -> BTreeSet<u64> {
     let table = table_name("messages");
     let seq_of = |row: &Row| text(row, "s").split_once('/').unwrap().1.parse::<u64>().unwrap();
     let now_ms = i64::try_from(std::time::UNIX_EPOCH.elapsed().unwrap().as_millis()).unwrap();
-    let first = last.saturating_sub(TAIL as u64);
+    let first = last.saturating_sub(TAIL);
     // The first number of the tail that has not expired. For some topics nothing of the tail has.
-    let expired = fastrand::u64(first..=*last);
+    let expired = fastrand::u64(first..=last);
     let at_ms =
         |seq: u64| now_ms - KEPT_MS + (i64::try_from(seq).unwrap() - i64::try_from(expired).unwrap()) * APART_MS;
     let numeric = |value: i64| AttributeValue::N(value.to_string());
     let until_s = |seq: u64| numeric((at_ms(seq) + KEPT_MS) / 1000);
-    let topic = text(&rows[0], "p")[2..].to_owned();
     // The longer a run of removed numbers, the less readers know, so some topics lose everything that has expired.
     let share = [0.1, 0.5, 1.0][fastrand::usize(..3)];
     let mut removed = BTreeSet::new();
@@ -543,28 +567,32 @@ async fn expire(history: &History, (_, last): &(String, u64), rows: Vec<Row>) ->
         history.dynamodb.put_item().table_name(&table).set_item(Some(row)).send().await.unwrap();
     }
     // A head is kept for 30 days more than its last message.
-    let head_until_s = (at_ms(*last) + KEPT_MS) / 1000 + 30 * 24 * 3600;
+    let head_until_s = (at_ms(last) + KEPT_MS) / 1000 + 30 * 24 * 3600;
     let update = history.dynamodb.update_item().table_name(&table);
     let update = update.key("p", AttributeValue::S(format!("h:{topic}"))).key("s", AttributeValue::S("-".to_owned()));
     let update = update.update_expression("SET #at = :at, #ttl = :ttl");
     let update = update.expression_attribute_names("#at", "at").expression_attribute_names("#ttl", "ttl");
-    let update = update.expression_attribute_values(":at", numeric(at_ms(*last)));
+    let update = update.expression_attribute_values(":at", numeric(at_ms(last)));
     update.expression_attribute_values(":ttl", numeric(head_until_s)).send().await.unwrap();
     removed
 }
 
 /// Asks until there is a whole answer: whether it is `recovered`, and the messages that came.
-async fn ask(history: &History, mut frame: Value) -> (bool, BTreeMap<u64, String>) {
+async fn ask(history: &History, client: &mut Option<Client>, mut frame: Value) -> (bool, BTreeMap<u64, String>) {
     'again: loop {
         let id = format!("q{}", fastrand::u64(..));
         frame["id"] = json!(id);
-        let mut client = history.connect("asker").await;
-        if client.socket.send(Message::text(frame.to_string())).await.is_err() {
+        // A connection that did not answer is of no use any more.
+        let mut asked = match client.take() {
+            Some(client) => client,
+            None => history.connect("asker").await,
+        };
+        if asked.socket.send(Message::text(frame.to_string())).await.is_err() {
             continue;
         }
         let mut got = BTreeMap::new();
         loop {
-            let next = tokio::time::timeout(ANSWER_PATIENCE, client.socket.next()).await;
+            let next = tokio::time::timeout(ANSWER_PATIENCE, asked.socket.next()).await;
             let Ok(Some(Ok(next))) = next else { continue 'again };
             let Message::Text(text) = next else { continue };
             let answer: Value = serde_json::from_str(&text).unwrap();
@@ -577,6 +605,7 @@ async fn ask(history: &History, mut frame: Value) -> (bool, BTreeMap<u64, String
                 }
             }
             if let Some(recovered) = answer.get("recovered") {
+                *client = Some(asked);
                 return (recovered.as_bool().unwrap(), got);
             }
         }
