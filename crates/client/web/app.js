@@ -85,7 +85,11 @@ function listRow(conversation) {
   const last = items.findLast((item) => !item.note);
   const title = element('span', 'name', titleOf(conversation));
   title.dir = 'auto';
-  const preview = element('span', 'last', problem || (last ? `${last.isMine ? 'You: ' : ''}${textOf(last.data).slice(0, 120)}` : 'No messages yet'));
+  const preview = element(
+    'span',
+    'last',
+    problem || (last ? `${last.isMine ? 'You: ' : ''}${textOf(last.data).slice(0, 120)}` : 'No messages yet'),
+  );
   link.append(avatar(titleOf(conversation), !conversation.isPerson), title, preview);
   if (last) link.append(element('time', '', when(last.at)));
   if (unread) {
@@ -113,6 +117,7 @@ function toEnd() {
 function renderTalk() {
   const conversation = current();
   ui.compose.hidden = !conversation || Boolean(conversation.problem);
+  ui.remove.hidden = !conversation || conversation.isPerson;
   ui.title.textContent = conversation ? titleOf(conversation) : '';
   ui.about.textContent = conversation ? aboutOf(conversation) : '';
   ui.older.hidden = !conversation?.hasOlder && !(conversation?.items.length > shown);
@@ -152,10 +157,13 @@ function place(wanted) {
 }
 
 function emptyWords(conversation) {
-  if (!conversation) return 'Choose a conversation, or start one: a topic such as room.tea, or @ and the name of somebody.';
+  if (!conversation)
+    return 'Choose a conversation, or start one: a topic such as room.tea, or @ and the name of somebody.';
   if (conversation.problem) return conversation.problem;
   if (conversation.items.length) return '';
-  return conversation.isPerson ? `Nothing here yet. ${titleOf(conversation)} gets your message even when away.` : 'Nothing here yet. Say hello.';
+  return conversation.isPerson
+    ? `Nothing here yet. ${titleOf(conversation)} gets your message even when away.`
+    : 'Nothing here yet. Say hello.';
 }
 
 function messageRow(conversation, item, isFirst) {
@@ -184,7 +192,11 @@ function messageRow(conversation, item, isFirst) {
     const fate = { pending: ' · sending', sent: ' ✓', failed: '' }[status];
     clock.append(fate);
     if (status === 'sent') {
-      const words = item.isStored ? 'kept until they are back' : item.delivered === undefined ? 'sent' : `reached ${item.delivered} connection${item.delivered === 1 ? '' : 's'}`;
+      const words = item.isStored
+        ? 'kept until they are back'
+        : item.delivered === undefined
+          ? 'sent'
+          : `reached ${item.delivered} connection${item.delivered === 1 ? '' : 's'}`;
       clock.title += `: ${words}`;
     }
   }
@@ -323,7 +335,12 @@ ui['sign-in'].addEventListener('submit', (event) => {
 ui.new.addEventListener('submit', (event) => {
   event.preventDefault();
   const to = ui.to.value.trim();
-  const problem = !to || to === '@' ? 'Write a topic, or @ and a name.' : new TextEncoder().encode(to.replace(/^@/, '')).length > 256 ? 'A name has at most 256 bytes.' : '';
+  const problem =
+    !to || to === '@'
+      ? 'Write a topic, or @ and a name.'
+      : new TextEncoder().encode(to.replace(/^@/, '')).length > 256
+        ? 'A name has at most 256 bytes.'
+        : '';
   ui['new-problem'].textContent = problem;
   if (problem) return;
   ui.to.value = '';
@@ -390,6 +407,12 @@ ui.back.addEventListener('click', () => {
   ui.list.querySelector('a')?.focus();
 });
 ui.leave.addEventListener('click', leave);
+ui.remove.addEventListener('click', () => {
+  chat.remove(chat.open);
+  history.replaceState(null, '', location.pathname + location.search);
+  route();
+  ui.to.focus();
+});
 ui.ended.addEventListener('close', () => {
   const { user } = chat;
   chat.close();
@@ -401,7 +424,9 @@ document.addEventListener('visibilitychange', () => chat?.show(chat.open, docume
 /** The user of a token, which the server checks and this page only shows. */
 function userOf(text) {
   try {
-    const bytes = Uint8Array.from(atob(text.split('.')[1].replace(/-/g, '+').replace(/_/g, '/')), (char) => char.charCodeAt(0));
+    const bytes = Uint8Array.from(atob(text.split('.')[1].replace(/-/g, '+').replace(/_/g, '/')), (char) =>
+      char.charCodeAt(0),
+    );
     return JSON.parse(new TextDecoder().decode(bytes)).sub;
   } catch {
     return 'you';

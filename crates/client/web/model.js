@@ -10,6 +10,7 @@ export class Chat extends EventTarget {
   conversations = new Map();
   open;
   #storage;
+  #end = new AbortController();
 
   constructor({ url, user, token, storage }) {
     super();
@@ -25,7 +26,8 @@ export class Chat extends EventTarget {
     if (!names.length) this.add('room.lobby');
     // Direct messages of everybody arrive at one address. The positions that were read are kept for each person.
     this.client.topic('@me').subscribe((message) => this.#direct(message), { last: 100 });
-    addEventListener?.('storage', (event) => event.key === this.#storage.key && this.#merge());
+    const merge = (event) => event.key === this.#storage.key && this.#merge();
+    addEventListener('storage', merge, { signal: this.#end.signal });
   }
 
   /** Makes a conversation, unless it exists. A person's name begins with `@`. */
@@ -33,7 +35,18 @@ export class Chat extends EventTarget {
     const existing = this.conversations.get(name);
     if (existing) return existing;
     const isPerson = name.startsWith('@');
-    const conversation = { name, isPerson, items: [], unread: 0, read, isNew: !read, hasOlder: false, problem: '', history: undefined, at: Date.now() };
+    const conversation = {
+      name,
+      isPerson,
+      items: [],
+      unread: 0,
+      read,
+      isNew: !read,
+      hasOlder: false,
+      problem: '',
+      history: undefined,
+      at: Date.now(),
+    };
     this.conversations.set(name, conversation);
     for (const { id, data, at } of sent) this.#insert(conversation, { id, data, at, isMine: true, status: 'sent' });
     if (!isPerson) {
@@ -63,9 +76,9 @@ export class Chat extends EventTarget {
     return conversation;
   }
 
+  /** Listens to a topic no longer. */
   remove(name) {
-    const conversation = this.conversations.get(name);
-    conversation?.subscription?.unsubscribe();
+    this.conversations.get(name).subscription.unsubscribe();
     this.conversations.delete(name);
     this.#save();
     this.#tell('list');
@@ -85,7 +98,9 @@ export class Chat extends EventTarget {
   send(conversation, data) {
     const item = { data, at: Date.now(), isMine: true, status: 'pending' };
     const { client } = this;
-    const post = conversation.isPerson ? client.send(conversation.name.slice(1), data) : client.topic(conversation.name).publish(data);
+    const post = conversation.isPerson
+      ? client.send(conversation.name.slice(1), data)
+      : client.topic(conversation.name).publish(data);
     item.id = post.id;
     this.#insert(conversation, item);
     this.#changed(conversation);
@@ -120,11 +135,20 @@ export class Chat extends EventTarget {
   }
 
   close() {
+    this.#end.abort();
     this.client.close();
   }
 
   #item({ data, senderId, epoch, seq, at }) {
-    return { data, from: senderId, isMine: senderId === this.user, epoch, seq, at: at ?? Date.now(), status: 'sent' };
+    return {
+      data,
+      from: senderId,
+      isMine: senderId === this.user,
+      epoch,
+      seq,
+      at: at ?? Date.now(),
+      status: 'sent',
+    };
   }
 
   #direct(message) {
@@ -132,7 +156,8 @@ export class Chat extends EventTarget {
     const conversation = this.conversations.get(name) ?? this.add(name);
     const item = { ...this.#item(message), isMine: false };
     // One's own note to oneself is there already, as the message that was sent.
-    if (message.senderId === this.user && conversation.items.some(({ isMine, data }) => isMine && data === item.data)) return;
+    if (message.senderId === this.user && conversation.items.some(({ isMine, data }) => isMine && data === item.data))
+      return;
     conversation.isNew = false;
     this.#arrived(conversation, item);
   }
@@ -170,7 +195,9 @@ export class Chat extends EventTarget {
 
   #markRead(conversation) {
     conversation.unread = 0;
-    const last = conversation.items.findLast(({ seq, isMine }) => seq !== undefined && !(conversation.isPerson && isMine));
+    const last = conversation.items.findLast(
+      ({ seq, isMine }) => seq !== undefined && !(conversation.isPerson && isMine),
+    );
     if (!last) return;
     conversation.read = { epoch: last.epoch, seq: last.seq };
     this.#save();
@@ -182,7 +209,8 @@ export class Chat extends EventTarget {
         ? 'You were disconnected. This topic does not keep what was written meanwhile.'
         : 'Something may be missing here: the server no longer has it.';
     for (const conversation of this.conversations.values()) {
-      const isMeant = topic === '@me' ? conversation.isPerson && conversation.items.length : conversation.name === topic;
+      const isMeant =
+        topic === '@me' ? conversation.isPerson && conversation.items.length : conversation.name === topic;
       if (!isMeant || conversation.items.at(-1)?.note === text) continue;
       this.#insert(conversation, { note: text, at: Date.now() });
       this.#changed(conversation);
@@ -198,7 +226,8 @@ export class Chat extends EventTarget {
   /** Messages of a topic are in the order of their numbers. What has none is where its time puts it. */
   #sort({ items, isPerson }) {
     const isLater = (a, b) => {
-      if (!isPerson && a.seq !== undefined && b.seq !== undefined) return a.epoch === b.epoch ? a.seq > b.seq : a.epoch > b.epoch;
+      if (!isPerson && a.seq !== undefined && b.seq !== undefined)
+        return a.epoch === b.epoch ? a.seq > b.seq : a.epoch > b.epoch;
       if (!isPerson && a.status === 'pending' && b.seq !== undefined) return true;
       return a.at > b.at;
     };
@@ -222,12 +251,20 @@ export class Chat extends EventTarget {
     setTimeout(() => {
       this.isSaving = false;
       const all = [...this.conversations.values()];
-      const sent = all.filter(({ isPerson }) => isPerson).map(({ name, items }) => {
-        const mine = items.filter(({ isMine, status }) => isMine && status === 'sent').slice(-KEPT);
-        return [name, mine.map(({ id, data, at }) => ({ id, data, at }))];
-      });
-      const read = all.filter((conversation) => conversation.read).map((conversation) => [conversation.name, conversation.read]);
-      const value = { names: all.map(({ name }) => name), read: Object.fromEntries(read), sent: Object.fromEntries(sent) };
+      const sent = all
+        .filter(({ isPerson }) => isPerson)
+        .map(({ name, items }) => {
+          const mine = items.filter(({ isMine, status }) => isMine && status === 'sent').slice(-KEPT);
+          return [name, mine.map(({ id, data, at }) => ({ id, data, at }))];
+        });
+      const read = all
+        .filter((conversation) => conversation.read)
+        .map((conversation) => [conversation.name, conversation.read]);
+      const value = {
+        names: all.map(({ name }) => name),
+        read: Object.fromEntries(read),
+        sent: Object.fromEntries(sent),
+      };
       try {
         this.#storage.in.setItem(this.#storage.key, JSON.stringify(value));
       } catch {
@@ -242,10 +279,12 @@ export class Chat extends EventTarget {
     for (const name of names) {
       const conversation = this.conversations.get(name) ?? this.add(name, read[name]);
       for (const { id, data, at } of sent[name] ?? []) {
-        if (!conversation.items.some((item) => item.id === id)) this.#insert(conversation, { id, data, at, isMine: true, status: 'sent' });
+        if (!conversation.items.some((item) => item.id === id))
+          this.#insert(conversation, { id, data, at, isMine: true, status: 'sent' });
       }
       const position = read[name];
-      const isFurther = position && !(conversation.read?.epoch === position.epoch && conversation.read.seq >= position.seq);
+      const isFurther =
+        position && !(conversation.read?.epoch === position.epoch && conversation.read.seq >= position.seq);
       if (isFurther) Object.assign(conversation, { read: position, unread: 0 });
       this.#changed(conversation);
     }

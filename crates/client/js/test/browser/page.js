@@ -5,7 +5,8 @@ import http from 'node:http';
 import { extname } from 'node:path';
 import { chromium } from 'playwright-core';
 
-const program = process.env.CHROMIUM ?? ['/usr/bin/chromium', '/usr/bin/chromium-browser', '/usr/bin/google-chrome'].find(existsSync);
+const program =
+  process.env.CHROMIUM ?? ['/usr/bin/chromium', '/usr/bin/chromium-browser', '/usr/bin/google-chrome'].find(existsSync);
 const types = { '.html': 'text/html', '.css': 'text/css', '.js': 'text/javascript', '.svg': 'image/svg+xml' };
 
 export async function launch(t) {
@@ -38,7 +39,8 @@ export async function open(t, browser, site, stack, user, options = {}) {
   page.on('pageerror', (error) => page.errors.push(String(error)));
   page.on('console', (message) => {
     // The browser logs each refused handshake as an error. A test that cuts the network expects that.
-    if (message.type() === 'error' && !/ERR_CONNECTION|WebSocket/.test(message.text())) page.errors.push(message.text());
+    if (message.type() === 'error' && !/ERR_CONNECTION|WebSocket/.test(message.text()))
+      page.errors.push(message.text());
   });
   page.setDefaultTimeout(20_000);
   await page.goto(`${site}?url=${encodeURIComponent(stack.url())}`);

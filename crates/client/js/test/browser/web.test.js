@@ -41,29 +41,46 @@ describe('the chat page', { concurrency: 1 }, () => {
     await grace.locator('#list a', { hasText: 'room.lobby' }).click();
     await shows(grace, 'hello yourself');
     assert.equal(await grace.locator('.unread').count(), 0);
+    // Who leaves a topic does not hear it any more.
+    await grace.getByRole('button', { name: 'Leave topic' }).click();
+    await grace.locator('#list a', { hasText: 'room.lobby' }).waitFor({ state: 'detached' });
+    await ada.locator('#list a', { hasText: 'room.lobby' }).click();
+    await say(ada, 'is grace gone?');
+    await ada.locator('.mine.sent', { hasText: 'is grace gone?' }).waitFor();
+    await go(ada, '@grace');
+    await say(ada, 'bye');
+    await shows(grace, 'bye');
+    assert.equal(await grace.locator('#list').getByText('is grace gone?').count(), 0);
     assert.deepEqual([...ada.errors, ...grace.errors], []);
   });
 
-  test('the stack stops and starts: the page comes back and sends what was written meanwhile, once', options, async (t) => {
-    const folder = mkdtempSync(join(tmpdir(), 'switchboard-'));
-    t.after(() => rmSync(folder, { recursive: true }));
-    const [stack, browser, site] = [await start(t, ['--data-dir', folder]), await launch(t), await serve(t)];
-    const ada = await open(t, browser, site, stack, 'ada');
-    await say(ada, 'before');
-    await ada.locator('.mine.sent').waitFor();
-    await stack.stop();
-    await ada.locator('#banner').getByText('Reconnecting').waitFor();
-    for (const text of ['one', 'two']) await say(ada, text);
-    await ada.locator('.mine.pending').nth(1).waitFor();
-    const again = await start(t, ['--data-dir', folder], { port: stack.port });
-    await ada.locator('.mine.sent').nth(2).waitFor();
-    await ada.locator('#banner').waitFor({ state: 'hidden' });
-    assert.deepEqual(await texts(ada), ['before', 'one', 'two']);
-    const sender = await plain(t, again.url('?userId=ada'));
-    const { messages } = await sender.ask({ type: 'history', topic: 'room.lobby' });
-    assert.deepEqual(messages.map(({ data }) => data), ['two', 'one', 'before']);
-    assert.deepEqual(ada.errors, []);
-  });
+  test(
+    'the stack stops and starts: the page comes back and sends what was written meanwhile, once',
+    options,
+    async (t) => {
+      const folder = mkdtempSync(join(tmpdir(), 'switchboard-'));
+      t.after(() => rmSync(folder, { recursive: true }));
+      const [stack, browser, site] = [await start(t, ['--data-dir', folder]), await launch(t), await serve(t)];
+      const ada = await open(t, browser, site, stack, 'ada');
+      await say(ada, 'before');
+      await ada.locator('.mine.sent').waitFor();
+      await stack.stop();
+      await ada.locator('#banner').getByText('Reconnecting').waitFor();
+      for (const text of ['one', 'two']) await say(ada, text);
+      await ada.locator('.mine.pending').nth(1).waitFor();
+      const again = await start(t, ['--data-dir', folder], { port: stack.port });
+      await ada.locator('.mine.sent').nth(2).waitFor();
+      await ada.locator('#banner').waitFor({ state: 'hidden' });
+      assert.deepEqual(await texts(ada), ['before', 'one', 'two']);
+      const sender = await plain(t, again.url('?userId=ada'));
+      const { messages } = await sender.ask({ type: 'history', topic: 'room.lobby' });
+      assert.deepEqual(
+        messages.map(({ data }) => data),
+        ['two', 'one', 'before'],
+      );
+      assert.deepEqual(ada.errors, []);
+    },
+  );
 
   test('mistakes are told in words, and markup is text', options, async (t) => {
     const [stack, browser, site] = [await start(t), await launch(t), await serve(t)];
@@ -76,12 +93,19 @@ describe('the chat page', { concurrency: 1 }, () => {
     await ada.getByRole('button', { name: 'Discard' }).click();
     await ada.locator('.failed').waitFor({ state: 'detached' });
     await go(ada, 'INITIAL_CONNECTION');
-    await ada.locator('#empty').getByText(/reserved/).waitFor();
+    await ada
+      .locator('#empty')
+      .getByText(/reserved/)
+      .waitFor();
     await ada.getByLabel('Topic, or @ and a name').fill('ž'.repeat(200));
     await ada.keyboard.press('Enter');
     await ada.getByText('A name has at most 256 bytes.').waitFor();
     await go(ada, `<b>${'long'.repeat(60)}</b>`);
-    const wide = await ada.evaluate(() => [...document.querySelectorAll('*')].filter((it) => it.getBoundingClientRect().right > innerWidth + 1).map((it) => it.outerHTML.slice(0, 200)));
+    const wide = await ada.evaluate(() =>
+      [...document.querySelectorAll('*')]
+        .filter((it) => it.getBoundingClientRect().right > innerWidth + 1)
+        .map((it) => it.outerHTML.slice(0, 200)),
+    );
     assert.deepEqual(wide, []);
     assert.equal(await ada.locator('#list b, #messages script, #title b').count(), 0);
     assert.deepEqual(ada.errors, []);
@@ -95,7 +119,10 @@ describe('the chat page', { concurrency: 1 }, () => {
     await page.goto(`${site}?url=${encodeURIComponent(site.replace('http', 'ws'))}`);
     await page.getByLabel('Your name').fill('ada');
     await page.keyboard.press('Enter');
-    await page.locator('dialog').getByText(/The server refused 20 connections in a row/).waitFor();
+    await page
+      .locator('dialog')
+      .getByText(/The server refused 20 connections in a row/)
+      .waitFor();
     await page.getByRole('button', { name: 'Try again' }).waitFor();
   });
 
@@ -108,6 +135,19 @@ describe('the chat page', { concurrency: 1 }, () => {
     await ada.context().setOffline(false);
     await shows(ada, 'are you there?');
     assert.deepEqual(await texts(ada), ['are you there?']);
+  });
+
+  test('a tab that was frozen until its connection was cut', options, async (t) => {
+    const [stack, browser, site] = [await start(t, ['--idle-timeout', '3s']), await launch(t), await serve(t)];
+    const ada = await open(t, browser, site, stack, 'ada');
+    const cdp = await ada.context().newCDPSession(ada);
+    await cdp.send('Page.setWebLifecycleState', { state: 'frozen' });
+    await stack.logs(/1001/);
+    const grace = await plain(t, stack.url('?userId=grace'));
+    await grace.publish('room.lobby', 'while you slept');
+    await cdp.send('Page.setWebLifecycleState', { state: 'active' });
+    await shows(ada, 'while you slept');
+    assert.deepEqual([await texts(ada), ada.errors], [['while you slept'], []]);
   });
 
   test('a thousand messages do not hold the page up', options, async (t) => {
@@ -187,7 +227,10 @@ describe('the chat page', { concurrency: 1 }, () => {
       [grace, 'Morning! The new exchange is wired up.'],
       [ada, 'Lovely. Did the cords arrive?'],
       [grace, 'Two dozen, all of them yellow ☎️'],
-      [grace, 'I labelled the jacks A to F, so that nobody has to guess which line is whose when three of them ring at once.'],
+      [
+        grace,
+        'I labelled the jacks A to F, so that nobody has to guess which line is whose when three of them ring at once.',
+      ],
       [ada, 'Perfect'],
     ]) {
       await say(page, text);
