@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help run publish history build test test-client test-browser conformance soak simulate lint deny fmt check settings package deploy remove logs test-release test-deploy bench clean
+.PHONY: help run publish history build test test-client test-browser conformance soak soak-history simulate lint deny fmt check settings package deploy remove logs test-release test-deploy bench clean
 
 # STAGE and REGION name the deployment. ARCH is the processors' architecture: arm64 or x86_64.
 STAGE ?= dev
@@ -58,6 +58,9 @@ test-deploy: package target/venv/test-deploy ## Lint the deployment, and deploy 
 # Both sockets of a connection are on this machine, so 2,000 connections need 4,000 open files and some more.
 soak: build ## Open 2,000 connections, inject faults, and check every row and process at the end; SECONDS=60
 	ulimit -n 16384 && cargo test -p switchboard-tests --test soak -- --seconds $(or $(SECONDS),60)
+
+soak-history: build ## Lose acks, cut sockets and kill functions on topics with history; ARGS='--cut-sockets --messages 100000'
+	ulimit -n 16384 && cargo test -p switchboard-tests --test soak -- --history $(ARGS)
 
 # Optimisation of this one package takes seconds and makes the model five times as fast. The handlers spend most of their
 # time in the SDK and in the embedded DynamoDB, and the profile optimises those.

@@ -501,6 +501,9 @@ describe('scenarios', { concurrency: 4 }, () => {
     await two.topic('@me').subscribe(heard, { last: 10 }).ready;
     await soon(one.send('2', 'second'), 'the ack');
     await heard.until(2);
+    // A post that began before the subscribe has no position, and its message is in the history that was asked for.
+    net.say({ senderId: '1', body: 'first' });
+    await soon(two.topic('@me').history(), 'an answer behind it');
     net.isDown = true;
     net.cut();
     await soon(one.send('2', 'third'), 'the ack');
