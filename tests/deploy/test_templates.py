@@ -13,7 +13,7 @@ TOOLS = pathlib.Path(sys.executable).parent
 
 
 # A stage of its own, with everything switched on that is off otherwise.
-SWITCHED = "--param=domain=chat.example.org --param=tracing=Active --param=alarmEmail=me@example.org"
+SWITCHED = "--param=domain=chat.example.org --param=tracing=Active --param=alarmEmail=me@example.org --param=budget=100"
 
 
 @pytest.fixture(scope="module", params=["dev", "prod", "switched"])

@@ -1,8 +1,8 @@
 //! Bad input: the client learns what was wrong, and connection and stack go on.
 
-use futures_util::SinkExt;
+use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
-use switchboard_tests::stack::{NO_RULES, Stack};
+use switchboard_tests::stack::{NO_RULES, PATIENCE, Stack, text};
 use tokio_tungstenite::tungstenite::Message;
 
 #[tokio::test]
@@ -105,4 +105,65 @@ async fn unknown_fields_are_ignored() {
     let mut one = stack.connect("?userId=1").await;
     let pong: Value = one.ask(json!({"type": "ping", "extra": {"a": [1]}, "id": "p"})).await;
     assert_eq!(pong, json!({"type": "pong", "id": "p"}));
+}
+
+#[tokio::test]
+async fn a_client_that_sends_too_fast_hears_it_and_is_disconnected_if_it_goes_on() {
+    // One frame after the other is served by one environment.
+    let stack = Stack::with(&["--env", "MAX_FRAMES_PER_SECOND=1"]).await;
+    let mut fast = stack.connect("?userId=1").await;
+    let mut other = stack.connect("?userId=2").await;
+    let ping = |id: usize| json!({"type": "ping", "id": id.to_string()});
+    let mut refused = 0;
+    let code = loop {
+        if fast.socket.send(Message::text(ping(refused).to_string())).await.is_err() {
+            break None;
+        }
+        match tokio::time::timeout(PATIENCE, fast.socket.next()).await.expect("no frame came") {
+            Some(Ok(Message::Text(text))) => {
+                let frame: Value = serde_json::from_str(&text).unwrap();
+                if frame["type"] != "pong" {
+                    assert_eq!(
+                        (&frame["code"], &frame["temporary"]),
+                        (&json!("rate_limited"), &json!(true)),
+                        "{frame}"
+                    );
+                    assert!(frame["message"].as_str().unwrap().contains("1 frames a second"), "{frame}");
+                    refused += 1;
+                }
+            }
+            Some(Ok(Message::Close(Some(frame)))) => break Some(u16::from(frame.code)),
+            other => panic!("neither a frame nor the end: {other:?}"),
+        }
+    };
+    assert!(refused >= 2 && code == Some(1000), "{refused} {code:?}");
+    stack.logged(1, &["default |", "a connection is closed: it goes on sending too fast"]).await;
+    assert_eq!(other.ask(ping(0)).await["type"], "pong");
+    let rows = stack.settled("connections", 1).await;
+    assert_eq!(text(&rows[0], "userId"), "2");
+}
+
+#[tokio::test]
+async fn a_user_has_only_so_many_connections() {
+    let stack = Stack::with(&["--env", "MAX_CONNECTIONS_PER_USER=2"]).await;
+    let one = stack.connect("?userId=1").await;
+    let _also_one = stack.connect("?userId=1").await;
+    assert_eq!(stack.refused("?userId=1").await, 429);
+    stack.logged(1, &["connect |", "user `1` already has 2 connections"]).await;
+    let (_two, _nobody) = (stack.connect("?userId=2").await, stack.connect("").await);
+    one.close().await;
+    stack.settled("topics", 2).await;
+    stack.connect("?userId=1").await.hears_nothing().await;
+}
+
+#[tokio::test]
+async fn a_user_who_looks_like_another_one_cannot_connect() {
+    let stack = Stack::start().await;
+    for query in ["?userId=alice%20", "?userId=al%E2%80%8Bice", "?userId=%E2%80%AEecila"] {
+        assert_eq!(stack.refused(query).await, 400, "{query}");
+    }
+    let mut one = stack.connect("?userId=alice").await;
+    let error = one.ask(json!({"type": "subscribe", "topic": "general\u{200b}"})).await;
+    assert_eq!(error["code"], "invalid_field");
+    assert!(error["message"].as_str().unwrap().contains("invisible characters"), "{error}");
 }

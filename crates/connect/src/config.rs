@@ -9,6 +9,9 @@ use crate::token::Verifier;
 /// The default of `TOKEN_MAX_LIFETIME_S`: 24 hours.
 const DEFAULT_MAX_LIFETIME_S: u32 = 24 * 60 * 60;
 
+/// Ours. A person has a few devices, each with a few tabs.
+const DEFAULT_MAX_CONNECTIONS: u32 = 100;
+
 /// Read once per execution environment.
 #[derive(Debug)]
 pub struct Config {
@@ -18,6 +21,8 @@ pub struct Config {
     /// `TOKEN_AUDIENCE` and the `iss` `TOKEN_ISSUER`, if these are set, and expire within `TOKEN_MAX_LIFETIME_S` seconds.
     /// Without keys there are no tokens.
     pub(crate) tokens: Option<Verifier>,
+    /// `MAX_CONNECTIONS_PER_USER`, default 100: a user who has so many gets no further one. Zero means no limit.
+    pub(crate) max_connections: u32,
     /// The function starts, but an operator should know this.
     pub(crate) warnings: Vec<String>,
 }
@@ -75,6 +80,14 @@ impl Config {
                 DEFAULT_MAX_LIFETIME_S
             }
         };
+        let max_connections = match variable("MAX_CONNECTIONS_PER_USER").map(|text| text.parse()) {
+            None => DEFAULT_MAX_CONNECTIONS,
+            Some(Ok(connections)) => connections,
+            Some(Err(_)) => {
+                problems.push("MAX_CONNECTIONS_PER_USER is not a whole number".to_owned());
+                DEFAULT_MAX_CONNECTIONS
+            }
+        };
         let tokens = match keys.map(|text| KeySet::parse(&text)) {
             None => None,
             Some(Ok(set)) => {
@@ -88,7 +101,7 @@ impl Config {
             }
         };
         if problems.is_empty() {
-            Ok(Self { identity_mode, tokens, warnings })
+            Ok(Self { identity_mode, tokens, max_connections, warnings })
         } else {
             Err(Error::Config { problems: problems.join("; ") })
         }

@@ -8,7 +8,7 @@ use switchboard_core::connection::{Connection, UserId};
 use switchboard_core::frame::Frame;
 use switchboard_core::function::{Caller, Served, lifecycle, message};
 use switchboard_core::rights::{Act, Grants};
-use switchboard_core::topic::Topic;
+use switchboard_core::topic::{Name, Topic};
 use switchboard_core::{ClientError, Error, Failure};
 
 use crate::config::{Config, IdentityMode};
@@ -35,6 +35,7 @@ const BEARER: &[u8] = b"bearer";
 pub struct Identity {
     mode: IdentityMode,
     verifier: Option<Verifier>,
+    max_connections: u32,
 }
 
 /// What is known of a client after its handshake.
@@ -52,7 +53,7 @@ impl Identity {
         for warning in config.warnings {
             tracing::warn!("{warning}");
         }
-        Self { mode: config.identity_mode, verifier: config.tokens }
+        Self { mode: config.identity_mode, verifier: config.tokens, max_connections: config.max_connections }
     }
 
     /// The authorizer's word counts before a token, and a token before the client's own word. A wrong token refuses the
@@ -161,6 +162,9 @@ pub async fn handle(
             expires_at_s,
             grants,
         };
+        if let Some(user) = &connection.user_id {
+            check_count(backend, user, identity.max_connections).await?;
+        }
         Ok(backend.store.put(&connection, caller.deadline).await?)
     })
     .await
@@ -170,7 +174,8 @@ pub async fn handle(
 async fn renew(backend: &Backend, identity: &Identity, caller: &Caller, frame: &Frame<'_>) -> Result<Served, Failure> {
     let Verified { user, expires_at_s, grants } = identity.verify(&frame.token()?)?;
     let (rules, act) = (&backend.config.topic_rules, Act::Subscribe);
-    let keeps = |topic: &Topic, grants: &Grants| rules.who(act, topic).check(act, topic, Some(&user), grants).is_ok();
+    let keeps =
+        |topic: &Topic, grants: &Grants| rules.allow(act, &Name::Topic(topic.clone()), Some(&user), grants).is_ok();
     let connection = Connection {
         id: caller.connection_id.clone(),
         user_id: Some(user.clone()),
@@ -183,10 +188,20 @@ async fn renew(backend: &Backend, identity: &Identity, caller: &Caller, frame: &
     Ok(Served::Renewed { removed })
 }
 
+/// Checks that a user may have one more connection. Handshakes of the same moment do not see each other, so a few more are
+/// possible.
+async fn check_count(backend: &Backend, user: &UserId, limit: u32) -> Result<(), Failure> {
+    if limit > 0 && backend.store.count(user).await? >= limit {
+        return Err(ClientError::TooManyConnections { user_id: user.clone(), limit }.into());
+    }
+    Ok(())
+}
+
 /// The status of a refused handshake.
 fn status(mistake: &ClientError) -> i64 {
     match mistake {
         ClientError::Unidentified { .. } | ClientError::InvalidToken { .. } => 401,
+        ClientError::TooManyConnections { .. } => 429,
         _ => 400,
     }
 }
@@ -222,7 +237,9 @@ mod tests {
     }
 
     fn open(query: &[(&str, &str)]) -> Result<Option<UserId>, ClientError> {
-        Identity { mode: IdentityMode::Open, verifier: None }.of(&event(query, &[], None)).map(|named| named.user)
+        Identity { mode: IdentityMode::Open, verifier: None, max_connections: 0 }
+            .of(&event(query, &[], None))
+            .map(|named| named.user)
     }
 
     fn good(user: &str) -> String {
@@ -299,7 +316,7 @@ mod tests {
                         _ => expected,
                     };
                     let verifier = has_keys.then(|| Verifier::new(keys(), None, None, 3600));
-                    let found = Identity { mode, verifier }.of(&event);
+                    let found = Identity { mode, verifier, max_connections: 0 }.of(&event);
                     let found = found.as_ref().map(|named| named.user.as_ref().map(UserId::as_str)).map_err(status);
                     assert_eq!(found, expected, "{mode:?} {has_keys} {query:?} {headers:?} {principal:?}");
                 }
@@ -308,10 +325,62 @@ mod tests {
     }
 
     #[test]
+    fn grants_come_from_where_the_users_name_does_and_sessions_end_with_tokens() {
+        let claims = json!({"sub": "alice", "exp": at(60), "topics": {"subscribe": ["by.token"]}});
+        let token = crate::example_keys::token(&header(Algorithm::HS256, None), &claims);
+        let text = |topics: &str| json!({"principalId": "alice", "topics": topics});
+        let by_authorizer = text(r#"{"subscribe":["by.authorizer"]}"#);
+        let nameless = json!({"topics": r#"{"subscribe":["by.authorizer"]}"#});
+        let no_topics = json!({"principalId": "alice"});
+        let verifier =
+            || Verifier::new(KeySet::parse(&set(&[jwk(Algorithm::HS256, &json!({}))])).unwrap().keys, None, None, 3600);
+        for (query, authorizer, granted, expires) in [
+            (vec![("token", token.as_str())], None, "by.token", true),
+            (vec![("token", token.as_str())], Some(&by_authorizer), "by.authorizer", true),
+            (vec![("token", token.as_str())], Some(&no_topics), "", true),
+            (vec![], Some(&by_authorizer), "by.authorizer", false),
+            (vec![("userId", "alice")], Some(&nameless), "by.authorizer", false),
+            (vec![("userId", "alice")], None, "", false),
+        ] {
+            let mut event = event(&query, &[], None);
+            event.request_context.authorizer =
+                serde_json::from_value(authorizer.cloned().unwrap_or_else(|| json!({}))).unwrap();
+            let identity = Identity { mode: IdentityMode::Open, verifier: Some(verifier()), max_connections: 0 };
+            let named = identity.of(&event).unwrap();
+            assert_eq!(named.user.unwrap().as_str(), "alice");
+            assert_eq!(named.expires_at_s.is_some(), expires, "{query:?} {authorizer:?}");
+            for topic in ["by.token", "by.authorizer"] {
+                let is_granted = named.grants.contain(Act::Subscribe, &Topic::parse(topic).unwrap());
+                assert_eq!(is_granted, topic == granted, "{query:?} {authorizer:?}");
+            }
+        }
+        for (topics, problem) in [
+            (json!({"subscribe": []}), "`topics` must be JSON text"),
+            (json!("{"), "`topics` must be JSON text"),
+            (json!(7), "`topics` must be JSON text"),
+            (json!("[]"), "`topics` must be an object"),
+            (json!(r#"{"publish":["a*b"]}"#), "`topics.publish[0]` may have a `*` only at its end"),
+        ] {
+            let mut event = event(&[], &[], None);
+            let fields = json!({"principalId": "alice", "topics": topics});
+            event.request_context.authorizer = serde_json::from_value(fields).unwrap();
+            let identity = Identity { mode: IdentityMode::Verified, verifier: None, max_connections: 0 };
+            let mistake = identity.of(&event).unwrap_err();
+            assert_eq!(
+                mistake.to_string(),
+                format!("the authorizer gave wrong grants: {problem}")
+                    .replace("an object", "an object with the lists `subscribe` and `publish`")
+            );
+            assert_eq!(status(&mistake), 401);
+        }
+    }
+
+    #[test]
     fn an_authorizer_that_names_nobody_is_an_error() {
         for principal in [json!(null), json!(7), json!("")] {
             let event = event(&[("userId", "mallory")], &[], Some(principal));
-            let mistake = Identity { mode: IdentityMode::Open, verifier: None }.of(&event).unwrap_err();
+            let mistake =
+                Identity { mode: IdentityMode::Open, verifier: None, max_connections: 0 }.of(&event).unwrap_err();
             assert_eq!(status(&mistake), 400, "{mistake}");
         }
     }

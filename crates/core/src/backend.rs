@@ -12,6 +12,7 @@ use crate::config::Config;
 use crate::event::EventStore;
 use crate::gateway::Gateways;
 use crate::history::History;
+use crate::limits::FrameRate;
 use crate::metrics::Metrics;
 use crate::publisher::Publisher;
 use crate::store::ConnectionStore;
@@ -37,6 +38,8 @@ pub struct Backend {
     pub history: History,
     /// The ways back to the clients.
     pub gateways: Gateways,
+    /// How fast each connection sends.
+    pub frame_rate: FrameRate,
     /// Fan-out.
     pub publisher: Publisher,
     /// Numbers for CloudWatch.
@@ -74,7 +77,8 @@ impl Backend {
         let events = EventStore::new(dynamodb, config.events_table.clone());
         let metrics = Metrics::new(&config, function_name);
         let gateways = Gateways::new(sdk.clone(), config.publish_endpoint.clone(), memory_mb);
+        let frame_rate = FrameRate::new(config.max_frames_per_second);
         let publisher = Publisher::new(store.clone(), events, metrics.clone());
-        Self { config, store, history, gateways, publisher, metrics }
+        Self { config, store, history, gateways, frame_rate, publisher, metrics }
     }
 }

@@ -26,6 +26,9 @@ pub struct Config {
     /// `CONNECTION_TTL_S`, seconds, default 7200: how long a connection's rows count, from its `$connect`. The
     /// gateway closes every connection after two hours (Amazon API Gateway quotas, WebSocket APIs).
     pub connection_ttl: Duration,
+    /// `MAX_FRAMES_PER_SECOND`, default 50: how many frames one connection may send in each execution environment. Zero
+    /// means no limit. See [`crate::limits`].
+    pub max_frames_per_second: u32,
     /// `METRICS_NAMESPACE`: CloudWatch's namespace of the functions' own metrics; without it none are written.
     pub metrics_namespace: Option<String>,
 }
@@ -36,6 +39,9 @@ pub fn variable(name: &str) -> Option<String> {
     #[expect(clippy::disallowed_methods, reason = "this is the one place that reads the environment")]
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
+
+/// Ours. A person's client sends a few frames a second, and a shared cursor or a game 20 to 30.
+const DEFAULT_FRAMES_PER_SECOND: u32 = 50;
 
 /// The gateway's limit on a connection's life: 2 hours.
 const DEFAULT_CONNECTION_TTL_S: u64 = 2 * 60 * 60;
@@ -78,6 +84,14 @@ impl Config {
                 DEFAULT_CONNECTION_TTL_S
             }
         };
+        let max_frames_per_second = match variable("MAX_FRAMES_PER_SECOND").map(|text| text.parse()) {
+            None => DEFAULT_FRAMES_PER_SECOND,
+            Some(Ok(frames)) => frames,
+            Some(Err(_)) => {
+                problems.push("MAX_FRAMES_PER_SECOND is not a whole number".to_owned());
+                DEFAULT_FRAMES_PER_SECOND
+            }
+        };
         let publish_endpoint = ["PUBLISH_ENDPOINT", "AWS_ENDPOINT_URL_APIGATEWAYMANAGEMENTAPI", "AWS_ENDPOINT_URL"]
             .into_iter()
             .find_map(|name| variable(name).map(|url| (name, url)))
@@ -92,6 +106,7 @@ impl Config {
             messages_table,
             publish_endpoint,
             connection_ttl: Duration::from_secs(connection_ttl_s),
+            max_frames_per_second,
             metrics_namespace: variable("METRICS_NAMESPACE"),
         };
         if problems.is_empty() { Ok(config) } else { Err(Error::Config { problems: problems.join("; ") }) }
@@ -123,9 +138,9 @@ mod tests {
 
     #[test]
     fn every_missing_or_wrong_variable_is_named() {
-        let error = read(&[("TOPICS_TABLE", "t"), ("CONNECTION_TTL_S", "soon")]);
+        let error = read(&[("TOPICS_TABLE", "t"), ("CONNECTION_TTL_S", "soon"), ("MAX_FRAMES_PER_SECOND", "-1")]);
         let text = error.unwrap_err().to_string();
-        for name in ["CONNECTIONS_TABLE", "EVENTS_TABLE", "CONNECTION_TTL_S"] {
+        for name in ["CONNECTIONS_TABLE", "EVENTS_TABLE", "CONNECTION_TTL_S", "MAX_FRAMES_PER_SECOND"] {
             assert!(text.contains(name), "{name} is not in: {text}");
         }
         assert!(!text.contains("TOPICS_TABLE"), "{text}");

@@ -91,19 +91,33 @@ impl Connection {
     }
 }
 
-/// Checks the name of a user or a topic: not empty, bounded, printable. The bound is in bytes, because a connection's row
+/// Checks the name of a user or a topic: not empty, bounded, and visible. The bound is in bytes, because a connection's row
 /// holds the names of all its topics, and each subscribe pays for the row by its size.
 pub(crate) fn checked(field: &'static str, text: &str, max_bytes: usize) -> Result<String, ClientError> {
-    if text.len() > max_bytes || !is_printable(text) {
-        let expected = format!("a string of 1 to {max_bytes} bytes of UTF-8 without control characters");
-        return Err(ClientError::InvalidField { field, expected });
-    }
-    Ok(text.to_owned())
+    let expected = if text.len() > max_bytes || !is_printable(text) {
+        format!("a string of 1 to {max_bytes} bytes of UTF-8 without control characters")
+    } else if text.chars().any(is_invisible) || text.trim() != text {
+        "a name without invisible characters, and without spaces at its ends".to_owned()
+    } else {
+        return Ok(text.to_owned());
+    };
+    Err(ClientError::InvalidField { field, expected })
 }
 
-/// Returns whether the name is not empty and has no control character.
+/// Returns whether the text is not empty and has no control character.
 pub(crate) fn is_printable(text: &str) -> bool {
     !text.is_empty() && !text.chars().any(char::is_control)
+}
+
+/// Returns whether a character is shown as nothing, or changes the direction of others. With it, two names look the same and
+/// are different. These are the line and paragraph separators and all characters with the property
+/// `Default_Ignorable_Code_Point` (Unicode 16, DerivedCoreProperties.txt): zero-width and bidirectional ones are among them.
+fn is_invisible(character: char) -> bool {
+    matches!(u32::from(character),
+        0x2028 | 0x2029
+        | 0xAD | 0x34F | 0x61C | 0x115F..=0x1160 | 0x17B4..=0x17B5 | 0x180B..=0x180F | 0x200B..=0x200F
+        | 0x202A..=0x202E | 0x2060..=0x206F | 0x3164 | 0xFE00..=0xFE0F | 0xFEFF | 0xFFA0 | 0xFFF0..=0xFFF8
+        | 0x1BCA0..=0x1BCA3 | 0x1D173..=0x1D17A | 0xE0000..=0xE0FFF)
 }
 
 #[cfg(test)]
@@ -118,6 +132,32 @@ mod tests {
             let error = UserId::parse("userId", wrong).unwrap_err();
             assert_eq!(error.code(), "invalid_field");
             assert!(error.to_string().contains("`userId` must be a string of 1 to 256 bytes"), "{error}");
+        }
+    }
+
+    #[test]
+    fn names_that_look_like_others_are_refused() {
+        for same in ["é", "שלום", "李", "a b", "Ωmega", "🙂"] {
+            assert!(UserId::parse("userId", same).is_ok(), "{same}");
+        }
+        for twin in [
+            "alice ",
+            " alice",
+            "alice\u{a0}",
+            "alice\u{3000}",
+            "al\u{200b}ice",
+            "al\u{200d}ice",
+            "\u{202e}ecila",
+            "alice\u{2069}",
+            "al\u{ad}ice",
+            "alice\u{fe0f}",
+            "\u{feff}alice",
+            "alice\u{e0041}",
+            "a\u{2028}b",
+            "\u{3164}",
+        ] {
+            let error = UserId::parse("userId", twin).unwrap_err().to_string();
+            assert!(error.contains("`userId` must be a name without invisible characters"), "{twin:?}: {error}");
         }
     }
 }

@@ -90,6 +90,20 @@ pub enum ClientError {
     /// DynamoDB was too busy for this frame. Nothing was posted.
     #[error("too much is going on at once; send this frame again in a moment")]
     Busy,
+    /// The connection sends frames too fast. Nothing was done.
+    #[error("this connection sends more than {rate} frames a second; wait a moment, or it will be closed")]
+    RateLimited {
+        /// Frames a second.
+        rate: u32,
+    },
+    /// At the handshake: the user has as many connections as one user may have.
+    #[error("user `{user_id}` already has {limit} connections")]
+    TooManyConnections {
+        /// The user.
+        user_id: UserId,
+        /// How many there may be.
+        limit: u32,
+    },
     /// No connection of the destination user took the message.
     #[error("user `{user_id}` is not connected")]
     UserOffline {
@@ -115,13 +129,15 @@ impl ClientError {
             Self::InvalidToken { .. } => "invalid_token",
             Self::UserOffline { .. } => "user_offline",
             Self::Busy => "busy",
+            Self::RateLimited { .. } => "rate_limited",
+            Self::TooManyConnections { .. } => "too_many_connections",
         }
     }
 
     /// Whether the same frame may succeed when the client sends it again in a moment.
     #[must_use]
     pub fn is_temporary(&self) -> bool {
-        matches!(self, Self::Busy)
+        matches!(self, Self::Busy | Self::RateLimited { .. })
     }
 
     /// The mistake of a frame whose connection is not in the connections table (any more), or whose session has ended.

@@ -20,6 +20,7 @@ use crate::deadline::Deadline;
 use crate::frame::{Ack, Frame, Reply, TopicAck};
 use crate::gateway::Gateway;
 use crate::history::{Appended, Stamp};
+use crate::limits::Verdict;
 use crate::{ClientError, Error, Failure};
 
 /// Starts the log. Every `main` does this first, so that a wrong configuration is logged as well.
@@ -172,7 +173,11 @@ pub async fn message(
         Ok(frame) => frame.id().ok().flatten(),
         Err(_) => Frame::id_of(text),
     };
+    let verdict = backend.frame_rate.count(&caller.connection_id);
     let served = async {
+        if verdict != Verdict::Serve {
+            return Err(ClientError::RateLimited { rate: backend.config.max_frames_per_second }.into());
+        }
         let frame = frame?;
         frame.id()?;
         handle(&caller, &frame).await
@@ -220,6 +225,11 @@ pub async fn message(
         let posted =
             backend.publisher.reply(&caller.gateway, &caller.connection_id, reply.to_bytes(), caller.deadline).await;
         posted.map_err(|fault| report(backend, &caller, start, fault))?;
+    }
+    if verdict == Verdict::Disconnect {
+        warn!(connection.id = %caller.connection_id, "a connection is closed: it goes on sending too fast");
+        // `$disconnect` removes its rows.
+        caller.gateway.delete(&caller.connection_id, caller.deadline).await;
     }
     log(backend, &caller, start, outcome);
     Ok(response(200))

@@ -14,6 +14,7 @@
 //! * [`gateway`]: the `@connections` API;
 //! * [`rules`] and [`rights`]: what topics can do, and who may do what with them;
 //! * [`history`]: the table where topics keep their messages;
+//! * [`limits`]: how fast one connection may send;
 //! * [`event`]: the table through which backends publish, and unfinished publishes go on;
 //! * [`metrics`]: numbers for CloudWatch;
 //! * [`error`]: mistakes of clients and faults of ours, kept apart;
@@ -31,6 +32,7 @@ pub mod frame;
 pub mod function;
 pub mod gateway;
 pub mod history;
+pub mod limits;
 pub mod metrics;
 pub mod publication;
 pub mod publisher;

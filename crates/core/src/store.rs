@@ -24,7 +24,7 @@ use aws_sdk_dynamodb::error::SdkError;
 use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
 use aws_sdk_dynamodb::types::{
     AttributeValue, DeleteRequest, KeysAndAttributes, PutRequest, ReturnValue, ReturnValuesOnConditionCheckFailure,
-    WriteRequest,
+    Select, WriteRequest,
 };
 use futures_util::future;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
@@ -164,6 +164,24 @@ impl ConnectionStore {
         }
         writes.insert(self.connections.clone(), vec![put(row)]);
         self.batch_write(writes, deadline).await
+    }
+
+    /// Counts the connections of a user, with one eventually consistent `Query`: at most those of its first page, which has
+    /// thousands. Connections that ended without a `$disconnect` count until a post finds them gone, or their rows expire.
+    ///
+    /// # Errors
+    ///
+    /// When DynamoDB fails.
+    pub async fn count(&self, user: &UserId) -> Result<u32, Error> {
+        let query = self.dynamodb.query().table_name(&self.topics).select(Select::Count);
+        let query = query
+            .key_condition_expression("topic = :topic")
+            .filter_expression("#ttl > :now")
+            .expression_attribute_names("#ttl", TTL)
+            .expression_attribute_values(":topic", string(Topic::address(user).as_str()))
+            .expression_attribute_values(":now", AttributeValue::N(now_s().to_string()));
+        let page = query.send().await.map_err(|error| Error::store("Query", &self.topics, &error))?;
+        Ok(u32::try_from(page.count).unwrap_or(0))
     }
 
     /// Reads one connection, which may have ended a moment ago. `None` means that there is no record, or that the session has

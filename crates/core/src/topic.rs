@@ -149,7 +149,7 @@ mod tests {
         assert_eq!(own.of(None).unwrap_err().code(), "unidentified");
         let topic = Name::parse("me").unwrap();
         assert_eq!((topic.as_str(), topic.of(Some(&user)).unwrap().as_str()), ("me", "me"));
-        for other in ["@7", "@", "@me ", "@ME", "INITIAL_CONNECTION"] {
+        for other in ["@7", "@", "@ME", "INITIAL_CONNECTION"] {
             assert_eq!(Name::parse(other).unwrap_err().code(), "forbidden_topic", "{other}");
         }
     }
