@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help run publish history build test test-client conformance soak simulate lint deny fmt check settings package deploy remove logs test-release test-deploy bench clean
+.PHONY: help run publish history build test test-client test-browser conformance soak soak-history simulate lint deny fmt check settings package deploy remove logs test-release test-deploy bench clean
 
 # STAGE and REGION name the deployment. ARCH is the processors' architecture: arm64 or x86_64.
 STAGE ?= dev
@@ -39,6 +39,10 @@ test: tests/clients/node_modules target/python/installed infra/node_modules test
 test-client: build crates/client/js/node_modules ## Run the tests of the JavaScript client
 	npm test --silent --prefix crates/client/js
 
+# SCREENSHOTS=DIR writes pictures of the page into a folder. CHROMIUM names another browser.
+test-browser: build crates/client/js/node_modules ## Use the chat page in Chromium
+	npm run test-browser --silent --prefix crates/client/js
+
 export TARGET
 conformance: tests/clients/node_modules target/python/installed ## Compare the local gateway, or TARGET=wss://host/stage, with API Gateway
 	cargo build --workspace --all-targets
@@ -55,10 +59,14 @@ test-deploy: package target/venv/test-deploy ## Lint the deployment, and deploy 
 soak: build ## Open 2,000 connections, inject faults, and check every row and process at the end; SECONDS=60
 	ulimit -n 16384 && cargo test -p switchboard-tests --test soak -- --seconds $(or $(SECONDS),60)
 
-# Optimisation of this one package takes seconds and makes the model five times as fast.
-simulate: ## Random runs of a model of reliable topics: SEEDS=10000, or each step of SEED=7
+soak-history: build ## Lose acks, cut sockets and kill functions on topics with history; ARGS='--cut-sockets --messages 100000'
+	ulimit -n 16384 && cargo test -p switchboard-tests --test soak -- --history $(ARGS)
+
+# Optimisation of this one package takes seconds and makes the model five times as fast. The handlers spend most of their
+# time in the SDK and in the embedded DynamoDB, and the profile optimises those.
+simulate: ## Random runs of a model of reliable topics, or with HANDLERS=1 of the functions: SEEDS=10000, or each step of SEED=7
 	cargo test -q -p switchboard-tests --test simulate --config 'profile.dev.package.switchboard-tests.opt-level=3' -- \
-		--run $(if $(SEED),--seed $(SEED)) $(if $(SEEDS),--seeds $(SEEDS)) $(ARGS)
+		--run $(if $(HANDLERS),--handlers) $(if $(SEED),--seed $(SEED)) $(if $(SEEDS),--seeds $(SEEDS)) $(ARGS)
 
 # It reads the memory and the CPU time of processes from /proc, so it needs Linux.
 bench: ## Measure what events cost: CPU time, calls, bytes, memory
@@ -81,7 +89,7 @@ fmt: ## Format the code
 # These checks need no AWS account. The release build takes most of the time of a first run.
 check: ## Run what CI runs: format, lint, dependencies, every test
 	cargo fmt --all --check
-	$(MAKE) lint deny test test-release test-deploy
+	$(MAKE) lint deny test test-browser test-release test-deploy
 
 settings: infra/node_modules ## Check the settings of STAGE, and refuse what is unsafe or what Lambda would refuse
 	@node infra/settings.mjs

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use futures_util::future::join_all;
-use serde_json::json;
+use serde_json::{Value, json};
 use switchboard_tests::client::Client;
 use switchboard_tests::proxy::Proxy;
 use switchboard_tests::stack::{Stack, children, root, table_name};
@@ -23,11 +23,15 @@ const WARM_UP: usize = 20;
 /// Subscribers of the large topic.
 const MANY: usize = 100;
 
-/// The stack accepts more connections a second than AWS.
-const FAST: [&str; 2] = ["--connection-rate", "100000"];
+/// The stack accepts more connections a second than AWS, and the functions more frames of one connection than by default.
+const FAST: [&str; 4] = ["--connection-rate", "100000", "--env", "MAX_FRAMES_PER_SECOND=0"];
 
 /// The folder of the functions' release builds.
 const FUNCTIONS: [&str; 2] = ["--binaries", "target/release"];
+
+/// How many clients publish at the same time, and how many messages each sends, one after the other.
+const WRITERS: [usize; 4] = [1, 4, 16, 64];
+const MESSAGES: usize = 20;
 
 /// How many connections are only open.
 const IDLE: usize = 2000;
@@ -43,14 +47,22 @@ async fn main() {
     bare.print("a function that does nothing", &bare);
     let stack = Stack::with(&[&FUNCTIONS[..], &FAST].concat()).await;
     let mut room = Room::open(&stack).await;
+    let mut costs = Vec::new();
     for event in EVENTS {
-        room.cost(event).await.print(&event.name(), &bare);
+        let cost = room.cost(event).await;
+        cost.print(&event.name(), &bare);
+        costs.push((event, cost));
     }
     drop(stack);
+    let cost = |event| &costs.iter().find(|(found, _)| *found == event).unwrap().1;
+    cost(Event::KeptToOne).compare("history, per message", cost(Event::MessageToOne));
+    cost(Event::KeptAndAcknowledged).compare("history, per message with an ack", cost(Event::MessageAcknowledged));
     println!("\n{:42} {:>11} {:>11} {:>13}", "first event, start included", "CPU", "memory", "binary");
     starts().await;
     println!("\n{:42} {:>9} {:>8} {:>9} {:>9}", "per event", "DynamoDB", "posts", "bytes", "logged");
     calls().await;
+    println!("\n{:42} {:>9} {:>11} {:>11} {:>9}", "DynamoDB answers in 5 ms", "DynamoDB", "p50", "p99", "x 1");
+    writers().await;
     println!();
     idle().await;
 }
@@ -65,11 +77,17 @@ enum Event {
     Unsubscribe,
     SendMessage,
     MessageToOne,
+    MessageAcknowledged,
     MessageToMany,
     PutItem,
+    KeptToOne,
+    KeptAndAcknowledged,
+    KeptItem,
+    /// With the number of messages that it missed.
+    Resume(usize),
 }
 
-const EVENTS: [Event; 9] = [
+const EVENTS: [Event; 16] = [
     Event::Connect,
     Event::Disconnect,
     Event::Ping,
@@ -77,8 +95,15 @@ const EVENTS: [Event; 9] = [
     Event::Unsubscribe,
     Event::SendMessage,
     Event::MessageToOne,
+    Event::MessageAcknowledged,
     Event::MessageToMany,
     Event::PutItem,
+    Event::KeptToOne,
+    Event::KeptAndAcknowledged,
+    Event::KeptItem,
+    Event::Resume(1),
+    Event::Resume(100),
+    Event::Resume(1000),
 ];
 
 impl Event {
@@ -93,6 +118,11 @@ impl Event {
             Self::MessageToOne => "message to 1 subscriber".to_owned(),
             Self::MessageToMany => format!("message to {MANY} subscribers"),
             Self::PutItem => "an item in the events table, 1 subscriber".to_owned(),
+            Self::MessageAcknowledged => "the same, acknowledged".to_owned(),
+            Self::KeptToOne => "message that is kept, to 1 subscriber".to_owned(),
+            Self::KeptAndAcknowledged => "the same, acknowledged".to_owned(),
+            Self::KeptItem => "an item that is kept, 1 subscriber".to_owned(),
+            Self::Resume(missed) => format!("resume of {missed} missed message(s)"),
         }
     }
 
@@ -102,7 +132,7 @@ impl Event {
             Self::Connect => "connect",
             Self::Disconnect => "disconnect",
             Self::SendMessage => "send-message",
-            Self::PutItem => "publish",
+            Self::PutItem | Self::KeptItem => "publish",
             _ => "default",
         }
     }
@@ -120,14 +150,15 @@ impl Event {
     /// How often it is measured. A stream is polled four times a second.
     fn count(self) -> usize {
         match self {
-            Self::PutItem => 40,
-            Self::MessageToMany => 100,
+            Self::PutItem | Self::KeptItem => 40,
+            Self::MessageToMany | Self::Resume(100) => 100,
+            Self::Resume(1000) => 20,
             _ => 500,
         }
     }
 }
 
-/// A stack with a client that sends, one that listens to the topic `one`, and many that listen to `many`.
+/// A stack with a client that sends, one that listens to the topics `one` and `room.one`, and many that listen to `many`.
 struct Room<'a> {
     stack: &'a Stack,
     dynamodb: aws_sdk_dynamodb::Client,
@@ -136,8 +167,10 @@ struct Room<'a> {
     many: Vec<Client>,
     /// A client that has come to leave again.
     guests: Vec<Client>,
-    /// The id of the latest item.
+    /// The number in the latest id.
     next: usize,
+    /// The epochs of the topics that clients resume.
+    epochs: Vec<(usize, Value)>,
 }
 
 impl<'a> Room<'a> {
@@ -148,17 +181,46 @@ impl<'a> Room<'a> {
             client
         };
         let mut many = Vec::new();
-        for _ in 0..MANY {
-            many.push(join("many", "many").await);
+        for user in 0..MANY {
+            many.push(join(&format!("many-{user}"), "many").await);
         }
-        let (sender, listener) = (join("1", "sender").await, join("2", "one").await);
-        Self { stack, dynamodb: stack.dynamodb().await, sender, listener, many, guests: Vec::new(), next: 0 }
+        let (mut sender, mut listener) = (join("1", "sender").await, join("2", "one").await);
+        listener.ask(json!({"type": "subscribe", "topic": "room.one", "id": "s"})).await;
+        let mut epochs = Vec::new();
+        for missed in EVENTS.into_iter().filter_map(|event| match event {
+            Event::Resume(missed) => Some(missed),
+            _ => None,
+        }) {
+            // A frame has at most 100 messages.
+            for first in (0..missed).step_by(100) {
+                let messages = vec!["hello there!"; 100.min(missed - first)];
+                let frame =
+                    json!({"type": "message", "topic": resumed(missed), "messages": messages, "id": first.to_string()});
+                let ack = sender.ask(frame).await;
+                if first == 0 {
+                    epochs.push((missed, ack["epoch"].clone()));
+                }
+            }
+        }
+        let dynamodb = stack.dynamodb().await;
+        Self { stack, dynamodb, sender, listener, many, guests: Vec::new(), next: 0, epochs }
+    }
+
+    /// Sends a message, and waits for its ack and its delivery.
+    async fn acknowledged(&mut self, topic: &str) {
+        self.next += 1;
+        let id = self.next.to_string();
+        self.sender.ask(json!({"type": "message", "topic": topic, "message": "hello there!", "id": id})).await;
+        self.listener.next().await;
     }
 
     /// Makes an event happen, and returns when its effect is there.
     async fn happens(&mut self, event: Event) {
         match event {
-            Event::Connect => self.guests.push(self.stack.connect("?userId=guest").await),
+            Event::Connect => {
+                self.next += 1;
+                self.guests.push(self.stack.connect(&format!("?userId=guest-{}", self.next)).await);
+            }
             Event::Disconnect => self.guests.pop().unwrap().close().await,
             Event::Ping => drop(self.sender.ask(json!({"type": "ping"})).await),
             Event::Subscribe => {
@@ -181,10 +243,29 @@ impl<'a> Room<'a> {
                 self.sender.send(json!({"type": "message", "topic": "many", "message": "hello there!"})).await;
                 join_all(self.many.iter_mut().map(Client::next)).await;
             }
-            Event::PutItem => {
+            Event::PutItem | Event::KeptItem => {
                 self.next += 1;
-                put_item(&self.dynamodb, "one", &self.next.to_string()).await;
+                let topic = if event == Event::PutItem { "one" } else { "room.one" };
+                put_item(&self.dynamodb, topic, &self.next.to_string()).await;
                 self.listener.next().await;
+            }
+            Event::MessageAcknowledged => self.acknowledged("one").await,
+            Event::KeptAndAcknowledged => self.acknowledged("room.one").await,
+            Event::KeptToOne => {
+                self.sender.send(json!({"type": "message", "topic": "room.one", "message": "hello there!"})).await;
+                self.listener.next().await;
+            }
+            Event::Resume(missed) => {
+                let epoch = &self.epochs.iter().find(|(of, _)| *of == missed).unwrap().1;
+                let after = json!({"epoch": epoch, "seq": 0});
+                let frame = json!({"type": "subscribe", "topic": resumed(missed), "after": after, "id": "s"});
+                let mut answer = self.sender.ask(frame).await;
+                let mut got = 0;
+                while answer["type"] == "history" {
+                    got += answer["messages"].as_array().unwrap().len();
+                    answer = self.sender.next().await;
+                }
+                assert_eq!((got, &answer["recovered"]), (missed, &json!(true)));
             }
         }
     }
@@ -209,6 +290,11 @@ impl<'a> Room<'a> {
         let times = self.repeat(event, event.count()).await;
         Usage::of(self.stack, event.binary()).await.since(&before, times)
     }
+}
+
+/// The topic whose messages a client has missed.
+fn resumed(missed: usize) -> String {
+    format!("room.{missed}")
 }
 
 /// The CPU time of two processes so far: that of a function, if it is still the same one, and that of the stack.
@@ -256,6 +342,16 @@ impl Cost {
         let [function, gateway, p50, p99] =
             [self.function, self.gateway, self.p50, self.p99].map(|time| time.as_secs_f64() * 1e3);
         println!("{name:42} {function:>8.3} ms {ratio:>7.1} {gateway:>11.3} ms {p50:>8.2} ms {p99:>8.2} ms");
+    }
+}
+
+impl Cost {
+    /// Prints how many times as much as another event it costs.
+    fn compare(&self, name: &str, other: &Self) {
+        let ratio = |of: fn(&Self) -> Duration| of(self).as_secs_f64() / of(other).as_secs_f64();
+        let (cpu, stack) = (ratio(|cost| cost.function), ratio(|cost| cost.gateway));
+        let (p50, p99) = (ratio(|cost| cost.p50), ratio(|cost| cost.p99));
+        println!("{name:42} {cpu:>10.2}x {stack:>21.2}x {p50:>10.2}x {p99:>10.2}x");
     }
 }
 
@@ -336,7 +432,7 @@ async fn put_item(dynamodb: &aws_sdk_dynamodb::Client, topic: &str, id: &str) {
 
 /// The calls and bytes that a function exchanges with AWS for an event.
 async fn calls() {
-    let (proxy, stack) = Proxy::in_front(&FUNCTIONS, |_| None).await;
+    let (proxy, stack) = Proxy::in_front(&[&FUNCTIONS[..], &FAST].concat(), |_| None).await;
     let mut room = Room::open(&stack).await;
     for event in EVENTS {
         room.repeat(event, 1).await;
@@ -355,6 +451,58 @@ async fn calls() {
             proxy.take_bytes(),
             logged(&stack) - before
         );
+    }
+}
+
+/// How long messages take when several clients publish at the same time: to one topic, and each to a topic of its own. Topics
+/// of their own show what the machine makes of it; what one topic takes longer is the topic's doing.
+async fn writers() {
+    let environments = ["--max-environments", "64"];
+    let (proxy, stack) = Proxy::in_front(&[&FUNCTIONS[..], &FAST, &environments].concat(), |_| None).await;
+    for operation in ["GetItem", "UpdateItem", "PutItem", "Query"] {
+        proxy.delay(operation, Duration::from_millis(5));
+    }
+    let mut clients = Vec::new();
+    for user in 0..WRITERS[WRITERS.len() - 1] {
+        clients.push(stack.connect(&format!("?userId={user}")).await);
+    }
+    let mut first = [Duration::ZERO; 2];
+    let mut next = 0;
+    // The first round starts the execution environments.
+    for (round, count) in [WRITERS[WRITERS.len() - 1]].into_iter().chain(WRITERS).enumerate() {
+        for (kind, name) in ["to one topic", "each to a topic of its own"].into_iter().enumerate() {
+            proxy.take();
+            next += 1;
+            let tasks = clients[..count].iter_mut().enumerate().map(async |(index, client)| {
+                let topic = if kind == 0 { "room.one".to_owned() } else { format!("room.own-{index}") };
+                let mut times = Vec::new();
+                for message in 0..MESSAGES {
+                    let id = format!("{next}-{message}");
+                    let start = Instant::now();
+                    client.ask(json!({"type": "message", "topic": topic, "message": "hello there!", "id": id})).await;
+                    times.push(start.elapsed());
+                }
+                times
+            });
+            let mut times = join_all(tasks).await.concat();
+            if round == 0 {
+                continue;
+            }
+            times.sort_unstable();
+            let calls = proxy.take().into_iter().filter(|operation| operation != "POST").count();
+            let (p50, p99) = (times[times.len() / 2], times[times.len() * 99 / 100]);
+            if round == 1 {
+                first[kind] = p99;
+            }
+            println!(
+                "{:42} {:>9.2} {:>8.2} ms {:>8.2} ms {:>8.2}x",
+                format!("{count} writer(s), {name}"),
+                calls as f64 / times.len() as f64,
+                p50.as_secs_f64() * 1e3,
+                p99.as_secs_f64() * 1e3,
+                p99.as_secs_f64() / first[kind].as_secs_f64(),
+            );
+        }
     }
 }
 

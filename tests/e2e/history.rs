@@ -1,8 +1,9 @@
 //! Topics with history: what is kept, and what senders and subscribers hear of it.
 
+use aws_sdk_dynamodb::types::AttributeValue;
 use serde_json::{Value, json};
 use switchboard_tests::proxy::{Proxy, answer};
-use switchboard_tests::stack::{Row, Stack, number, text};
+use switchboard_tests::stack::{NO_RULES, Row, Stack, number, table_name, text};
 
 use crate::mistakes::send_in_fragments;
 
@@ -401,4 +402,124 @@ async fn a_ping_finds_the_topics_that_have_gone_on() {
     let delete = stack.dynamodb().await.delete_item().table_name("switchboard-dev-connections");
     delete.key("connectionId", row["connectionId"].clone()).send().await.unwrap();
     assert_eq!(one.ask(json!({"type": "ping", "quiet": true})).await["code"], "unidentified");
+}
+
+/// Puts a row into the table of messages that no function of ours has written.
+async fn put_foreign(stack: &Stack, p: &str, s: &str, attributes: &[(&str, AttributeValue)]) {
+    let string = |text: &str| AttributeValue::S(text.to_owned());
+    let mut put = stack.dynamodb().await.put_item().table_name(table_name("messages"));
+    put = put.item("p", string(p)).item("s", string(s));
+    for (name, value) in attributes {
+        put = put.item(*name, value.clone());
+    }
+    put.send().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_topic_whose_history_was_switched_off_is_one_without_history() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = ["--data-dir", folder.path().to_str().unwrap()];
+    let stack = Stack::with(&data).await;
+    let mut one = stack.connect("?userId=1").await;
+    let kept = one.ask(message("room.7", "a", "m1")).await;
+    let after = json!({"epoch": kept["epoch"], "seq": 0});
+    assert_eq!(stack.interrupt().await, Some(0));
+
+    let stack = Stack::with(&[&data[..], &NO_RULES].concat()).await;
+    let mut one = stack.connect("?userId=1").await;
+    let rows = stack.all_rows("messages").await.len();
+    assert!(rows > 0, "the table was not kept");
+    for frame in [
+        json!({"type": "subscribe", "topic": "room.7", "id": "s", "after": after}),
+        json!({"type": "subscribe", "topic": "room.7", "id": "s", "last": 1}),
+        json!({"type": "history", "topic": "room.7", "id": "s", "after": after}),
+        json!({"type": "history", "topic": "room.7", "id": "s"}),
+    ] {
+        let error = one.ask(frame).await;
+        assert_eq!((&error["code"], &error["id"]), (&json!("no_history"), &json!("s")), "{error}");
+    }
+    // A client that knows a position hears the frames of a topic without history, and nothing of the position.
+    let list = json!([{"topic": "room.7", "positions": true}, {"topic": "room.8", "after": after}]);
+    let ack = one.ask(json!({"type": "subscribe", "topics": list, "id": "s"})).await;
+    assert_eq!(ack["topics"][0], json!({"topic": "room.7"}));
+    assert_eq!((&ack["topics"][1]["code"], &ack["topics"][1]["temporary"]), (&json!("no_history"), &json!(false)));
+    let ping = json!({"type": "ping", "positions": {"room.7": after}});
+    assert_eq!(one.ask(ping).await, json!({"type": "pong"}));
+    let mut two = stack.connect("?userId=2").await;
+    for frame in [message("room.7", "b", "m2"), again(message("room.7", "b", "m2"))] {
+        assert_eq!(two.ask(frame).await, json!({"type": "ack", "id": "m2", "delivered": 1}));
+        assert_eq!(one.next_text().await, r#"{"id":"s","payload":{"data":"b"},"type":"data"}"#);
+    }
+    assert_eq!(stack.all_rows("messages").await.len(), rows);
+    assert_eq!(stack.interrupt().await, Some(0));
+
+    // Switched on again, it goes on where it was. What was sent meanwhile is not in it.
+    let stack = Stack::with(&data).await;
+    let mut one = stack.connect("?userId=1").await;
+    let ack = one.ask(message("room.7", "c", "m3")).await;
+    assert_eq!((&ack["epoch"], &ack["seq"]), (&kept["epoch"], &json!(2)));
+    let history = one.ask(json!({"type": "subscribe", "topic": "room.7", "id": "s", "after": after})).await;
+    let found: Vec<_> = history["messages"].as_array().unwrap().iter().map(|message| message["data"].clone()).collect();
+    assert_eq!(found, ["a", "c"]);
+    assert_eq!(one.next().await["recovered"], true);
+}
+
+/// Rows that somebody else has written: they are skipped, or count as numbers that have no message.
+#[tokio::test]
+async fn foreign_rows_in_the_table_of_messages_harm_nobody() {
+    let string = |text: &str| AttributeValue::S(text.to_owned());
+    let numeric = |text: &str| AttributeValue::N(text.to_owned());
+    let stack = Stack::start().await;
+    let mut one = stack.connect("?userId=1").await;
+    let first = one.ask(message("room.7", "a", "m1")).await;
+    let epoch = first["epoch"].as_str().unwrap().to_owned();
+    let at = |seq: &str| format!("{epoch}/{seq}");
+    // Keys without a number of the epoch.
+    for s in [&epoch, "", "zzzzzzzz", &at("2"), &at("two"), &at("00000000000x"), &at("000000000000"), "0/000000000002"]
+    {
+        let s = if s.is_empty() { "-" } else { s };
+        put_foreign(&stack, "m:room.7", s, &[("json", string("\"foreign\""))]).await;
+    }
+    // Keys of the next three numbers, with other content: nothing, text that is not JSON, and attributes of other types.
+    put_foreign(&stack, "m:room.7", &at("000000000002"), &[]).await;
+    let broken = [("json", string("{")), ("at", numeric("1")), ("ttl", numeric("1"))];
+    put_foreign(&stack, "m:room.7", &at("000000000003"), &broken).await;
+    let wrong =
+        [("json", numeric("1")), ("at", string("x")), ("ttl", string("x")), ("prev", AttributeValue::Bool(true))];
+    put_foreign(&stack, "m:room.7", &at("000000000004"), &wrong).await;
+    // Heads of two other topics, and keys that belong to nobody.
+    put_foreign(&stack, "h:room.8", "-", &[("epoch", numeric("1")), ("last", string("x"))]).await;
+    put_foreign(&stack, "h:room.9", "-", &[]).await;
+    put_foreign(&stack, "x", "y", &[]).await;
+
+    // The next message passes over the numbers that are taken.
+    let ack = one.ask(message("room.7", "b", "m2")).await;
+    assert_eq!((&ack["type"], &ack["epoch"], &ack["seq"]), (&json!("ack"), &json!(epoch), &json!(5)), "{ack}");
+    assert_eq!(one.ask(again(message("room.7", "b", "m2"))).await["duplicate"], true);
+    let after = json!({"epoch": epoch, "seq": 0});
+    let history = one.ask(json!({"type": "subscribe", "topic": "room.7", "id": "s", "after": after})).await;
+    let found: Vec<_> = history["messages"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|entry| if entry["hole"] == true { json!("hole") } else { entry["data"].clone() })
+        .collect();
+    assert_eq!(found, ["a", "hole", "hole", "hole", "b"]);
+    assert_eq!(one.next().await, json!({"type": "ack", "id": "s", "epoch": epoch, "seq": 5, "recovered": true}));
+    let page =
+        one.ask(json!({"type": "history", "topic": "room.7", "id": "h", "before": {"epoch": epoch, "seq": 5}})).await;
+    let data: Vec<_> = page["messages"].as_array().unwrap().iter().filter_map(|entry| entry.get("data")).collect();
+    assert_eq!(data, [&json!("a")]);
+
+    // Nobody can count on a head with other types, so its topic fails. A head without attributes begins an epoch.
+    assert_eq!(one.ask(message("room.8", "c", "m3")).await["message"], "Internal server error");
+    let list = json!([{"topic": "room.8", "last": 1}, {"topic": "room.7", "after": {"epoch": epoch, "seq": 5}}]);
+    let ack = one.ask(json!({"type": "subscribe", "topics": list, "id": "s"})).await;
+    assert_eq!((&ack["topics"][0]["code"], &ack["topics"][1]["recovered"]), (&json!("busy"), &json!(true)), "{ack}");
+    for topic in ["room.9", "room.10"] {
+        let ack = one.ask(message(topic, "d", "m4")).await;
+        assert_eq!((&ack["type"], &ack["seq"]), (&json!("ack"), &json!(1)));
+    }
+    let broken = stack.log(&["a row of the table of messages is skipped"]);
+    assert!(!broken.is_empty(), "the log does not name the rows that are skipped");
 }

@@ -76,7 +76,7 @@ impl Client {
         }
     }
 
-    fn socket(&self) -> Option<Socket> {
+    pub fn socket(&self) -> Option<Socket> {
         match self.phase {
             Phase::Live { socket } | Phase::Subscribing { socket, .. } => Some(socket),
             _ => None,
@@ -155,25 +155,18 @@ impl Client {
                 self.answered(request, world);
                 world.promised(self.index);
             }
-            Frame::Answer { request, recovered, start, end } => {
-                self.answered(request, world);
-                match self.position {
-                    None => self.begin(start, world),
-                    // Live frames may have brought it further in the meantime.
-                    Some(position) if !recovered && start > position => {
-                        world.ledger.moved(self.index, position, start);
-                        self.position = Some(start);
-                    }
-                    Some(_) => {}
-                }
-                self.target = self.target.max(Some(end));
-            }
+            Frame::Answer { request, recovered, start, end } => self.is_at(request, recovered, (start, end), world),
             Frame::Pong { request, behind } => {
                 if self.ping.is_some_and(|ping| ping.request == request) {
                     self.ping = None;
                 }
                 self.target = self.target.max(behind);
             }
+            Frame::Page { request, recovered, start, end, entries } => {
+                self.held.extend(entries);
+                self.is_at(request, recovered, (start, end), world);
+            }
+            Frame::Acknowledged { .. } | Frame::Other { .. } => {}
             Frame::Unidentified => {
                 world.leave(socket, true);
                 self.go_away(world.settings.call.1, world);
@@ -185,6 +178,21 @@ impl Client {
     fn begin(&mut self, position: Position, world: &mut World) {
         self.position = Some(position);
         world.begins(self.index, position);
+    }
+
+    /// The topic has gone on from one position to the other.
+    fn is_at(&mut self, request: u32, recovered: bool, (start, end): (Position, Position), world: &mut World) {
+        self.answered(request, world);
+        match self.position {
+            None => self.begin(start, world),
+            // Live frames may have brought it further in the meantime.
+            Some(position) if !recovered && start > position => {
+                world.ledger.moved(self.index, position, start);
+                self.position = Some(start);
+            }
+            Some(_) => {}
+        }
+        self.target = self.target.max(Some(end));
     }
 
     fn answered(&mut self, request: u32, world: &mut World) {
@@ -248,7 +256,7 @@ impl Client {
             }
             Phase::Away { .. } => {}
             _ if self.leaves <= now => {
-                let pause = world.random.spread(world.settings.offline);
+                let pause = world.time_away();
                 self.leave(pause, world);
             }
             Phase::Subscribing { until, tries: SUBSCRIBES, .. } if until <= now => {

@@ -19,6 +19,12 @@ pub enum Frame {
     Pong { request: u32, behind: Option<Position> },
     /// The connection has no row.
     Unidentified,
+    /// The answer of the real function to a question: history and answer in one.
+    Page { request: u32, recovered: bool, start: Position, end: Position, entries: Vec<(Position, Option<Content>)> },
+    /// The ack of a message.
+    Acknowledged { author: Author, position: Position },
+    /// A frame that clients with positions ignore.
+    Other { text: String },
 }
 
 impl fmt::Display for Frame {
@@ -39,6 +45,11 @@ impl fmt::Display for Frame {
             Self::Pong { request, behind: None } => write!(f, "pong of request {request}"),
             Self::Pong { request, behind: Some(behind) } => write!(f, "pong of request {request}, behind {behind}"),
             Self::Unidentified => write!(f, "error unidentified"),
+            Self::Page { request, recovered, start, end, .. } => {
+                write!(f, "page of request {request}, recovered: {recovered}, from {start} to {end}")
+            }
+            Self::Acknowledged { author, position } => write!(f, "ack of {author} as {position}"),
+            Self::Other { text } => write!(f, "{text}"),
         }
     }
 }
@@ -46,6 +57,7 @@ impl fmt::Display for Frame {
 /// A message that a client or a backend wants published.
 #[derive(Debug, Clone, Copy, Hash)]
 pub struct Publication {
+    pub user: u32,
     /// A frame without `id` has no author.
     pub author: Option<Author>,
     pub content: Content,

@@ -1,8 +1,9 @@
 //! The simulation: the protocol of reliable topics under random schedules, kills and lost answers, in virtual time.
 //!
-//! It is a model. No function of ours runs here; what runs is the protocol that they are to follow, call by call, on tables
-//! that behave as DynamoDB promises and no better. `make simulate` runs many seeds or shows one; `cargo test` runs a few
-//! thousand, and finds every planted bug. One seed is one run, the same on every machine.
+//! It has two subjects under one checker. The first is a model: the protocol that the functions are to follow, call by call,
+//! on tables that behave as DynamoDB promises and no better. The second is the functions' real handlers, in [`handlers`].
+//! `make simulate` runs many seeds or shows one; `cargo test` runs a few thousand, and finds every planted bug. One seed is
+//! one run, the same on every machine.
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "the report is the program's output")]
 #![expect(unreachable_pub, reason = "in a test binary nothing is reachable, and `pub` is what its modules share")]
@@ -12,6 +13,7 @@ mod client;
 mod explore;
 mod faults;
 mod frame;
+mod handlers;
 mod invariants;
 mod lambda;
 mod protocol;
@@ -25,7 +27,7 @@ mod world;
 
 use std::process::ExitCode;
 
-use settings::{BUGS, Settings};
+use settings::{BUGS, HANDLER_BUGS, Settings};
 
 const USAGE: &str = "\
 make simulate                               runs seeds 0 to 9,999
@@ -38,6 +40,7 @@ make simulate ARGS=--real                   times and rates as on AWS, messages 
 make simulate ARGS=--without-faults         nothing goes wrong
 make simulate ARGS='--bug no-binding --shortest --set senders=1 --set clients=1'
                                             shows the shortest run that breaks an invariant, not the first
+make simulate HANDLERS=1                    runs the functions' real handlers; most of the rest works as above
 make simulate ARGS=--measure                how often clients are told that they may have missed something";
 
 /// How many seeds are run if nothing is said.
@@ -49,7 +52,8 @@ fn main() -> ExitCode {
         return trials::run(arguments);
     };
     if arguments.iter().any(|argument| argument == "--help") {
-        let bugs: Vec<_> = BUGS.iter().map(|(_, name, text)| format!("  {name}: {text}")).collect();
+        let bugs: Vec<_> =
+            BUGS.iter().chain(&HANDLER_BUGS).map(|(_, name, text)| format!("  {name}: {text}")).collect();
         let numbers = Settings::short().names();
         println!("{USAGE}\n\nbugs:\n{}\n\nnumbers and their defaults:\n{numbers}", bugs.join("\n"));
         return ExitCode::SUCCESS;
@@ -79,6 +83,7 @@ impl Request {
         let settings = Settings::short();
         let mut request = Self { settings, first: None, seeds: None, shortest: false, measure: false };
         let mut assignments = Vec::new();
+        let arguments_name_handlers = arguments.iter().any(|argument| argument == "--handlers");
         let mut arguments = arguments.iter();
         while let Some(argument) = arguments.next() {
             let mut value = || arguments.next().ok_or_else(|| format!("{argument} lacks its value"));
@@ -87,12 +92,16 @@ impl Request {
                 "--seeds" => request.seeds = Some(number(value()?)?),
                 "--bug" => request.settings = Settings::planted(value()?.parse()?),
                 "--set" => assignments.push(value()?),
+                "--handlers" => request.settings = Settings::handlers(),
                 "--real" => request.settings = Settings::real(24, 0.02),
                 "--without-faults" => request.settings = request.settings.without_faults(),
                 "--shortest" => request.shortest = true,
                 "--measure" => request.measure = true,
                 _ => return Err(format!("{argument} is not known")),
             }
+        }
+        if arguments_name_handlers && !request.settings.handlers {
+            return Err("this bug or setting is one of the model".to_owned());
         }
         for assignment in assignments {
             request.settings.set(assignment)?;

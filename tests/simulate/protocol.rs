@@ -41,7 +41,8 @@ pub async fn invoke(lambda: Lambda, invocation: Invocation) -> Result<(), Failed
         Invocation::Ping { socket, request, position } => ping(&lambda, socket, request, position).await,
         Invocation::Publish(publication) => publish(&lambda, publication).await,
         Invocation::Record { record: Record::Event { id, content }, .. } => {
-            publish(&lambda, Publication { author: Some(Author::Event(id)), content, again: false }).await
+            publish(&lambda, Publication { user: u32::MAX, author: Some(Author::Event(id)), content, again: false })
+                .await
         }
         Invocation::Record { record: Record::Range { position, content, after }, .. } => {
             fan_out(&lambda, position, content, Some(after)).await

@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
+use crate::handlers;
 use crate::invariants::{Counts, Violation};
 use crate::lambda::{Failed, Lambda};
 use crate::protocol;
@@ -26,6 +27,9 @@ type Function = Pin<Box<dyn Future<Output = Result<(), Failed>>>>;
 
 /// Runs one seed. Faults that are left out, by their number, do not happen.
 pub fn run(seed: u64, settings: &Rc<Settings>, left_out: Vec<u64>, trace: bool) -> Outcome {
+    if settings.handlers {
+        return handlers::run(seed, settings, left_out, trace);
+    }
     let world = Rc::new(RefCell::new(World::new(seed, settings, left_out, trace)));
     let mut functions = Vec::new();
     run_until_end(&world, &mut functions);

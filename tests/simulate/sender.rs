@@ -59,12 +59,12 @@ impl Sender {
         self.begun += 1;
         let content = world.new_content();
         if world.sends_without_id() {
-            world.publish(Publication { author: None, content, again: false });
+            world.publish(Publication { user: self.user, author: None, content, again: false });
             return self.pause(world);
         }
         let author = Author::Frame { user: self.user, id: self.begun };
         let pending = Pending { author, content, sent_at: world.now };
-        world.publish(Publication { author: Some(author), content, again: false });
+        world.publish(Publication { user: self.user, author: Some(author), content, again: false });
         self.pending = Some(pending);
         self.wait(world);
     }
@@ -91,7 +91,7 @@ impl Sender {
         let content = if world.reuses_id() { world.new_content() } else { pending.content };
         // A client that has forgotten what it sent does not say so.
         let again = !world.repeats_needlessly();
-        world.publish(Publication { author: Some(pending.author), content, again });
+        world.publish(Publication { user: self.user, author: Some(pending.author), content, again });
         self.wait(world);
     }
 
@@ -101,7 +101,12 @@ impl Sender {
         {
             self.pending = None;
             if world.repeats_needlessly() {
-                world.publish(Publication { author: Some(author), content: pending.content, again: true });
+                world.publish(Publication {
+                    user: self.user,
+                    author: Some(author),
+                    content: pending.content,
+                    again: true,
+                });
             }
             self.pause(world);
         }

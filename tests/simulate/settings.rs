@@ -26,6 +26,9 @@ pub enum Bug {
     NoVerify,
     RangeWithoutProgress,
     BindingWithoutBefore,
+    WrittenButDropped,
+    SameEpochAgain,
+    ClockOff,
 }
 
 /// Each bug: its name, and what it does.
@@ -79,7 +82,19 @@ pub const BUGS: [(Bug, &str, &str); 19] = [
     ),
 ];
 
+/// The bugs of runs with the real handlers. They are in what surrounds the handlers.
+pub const HANDLER_BUGS: [(Bug, &str, &str); 3] = [
+    (Bug::WrittenButDropped, "written-but-dropped", "the table answers that a message is written, and drops it"),
+    (Bug::SameEpochAgain, "same-epoch-again", "a topic whose head has expired gets the same epoch again"),
+    (Bug::ClockOff, "clock-off", "the clocks of functions are off by as long as messages are kept"),
+];
+
 impl Bug {
+    /// It needs the real handlers.
+    pub fn is_of_handlers(self) -> bool {
+        HANDLER_BUGS.iter().any(|(bug, ..)| *bug == self)
+    }
+
     /// It breaks nothing: it only makes `recovered` false more often.
     pub fn is_harmless(self) -> bool {
         self == Self::BindingWithoutBefore
@@ -90,7 +105,7 @@ impl FromStr for Bug {
     type Err = String;
 
     fn from_str(name: &str) -> Result<Self, String> {
-        let found = BUGS.iter().find(|(_, known, _)| *known == name);
+        let found = BUGS.iter().chain(&HANDLER_BUGS).find(|(_, known, _)| *known == name);
         found.map(|(bug, _, _)| *bug).ok_or_else(|| format!("there is no bug {name}"))
     }
 }
@@ -99,6 +114,8 @@ impl FromStr for Bug {
 #[derive(Debug, Clone)]
 pub struct Settings {
     pub bug: Option<Bug>,
+    /// The functions' real handlers run, and not the model's protocol.
+    pub handlers: bool,
 
     pub senders: u32,
     pub clients: usize,
@@ -163,6 +180,9 @@ pub struct Settings {
     pub lost_response: f64,
     /// A call times out, and takes effect later.
     pub late: f64,
+    /// A call is put off, or refused with status 500, and does nothing; only for real handlers.
+    pub throttled: f64,
+    pub refused: f64,
     /// A post to a live connection is answered with 410.
     pub false_gone: f64,
     /// A post is accepted and never arrives.
@@ -193,6 +213,7 @@ impl Settings {
     pub fn short() -> Self {
         Self {
             bug: None,
+            handlers: false,
             senders: 2,
             clients: 2,
             messages: 6,
@@ -224,6 +245,8 @@ impl Settings {
             lost_request: 0.01,
             lost_response: 0.02,
             late: 0.01,
+            throttled: 0.0,
+            refused: 0.0,
             false_gone: 0.02,
             lost_post: 0.02,
             duplicate_record: 0.2,
@@ -241,12 +264,15 @@ impl Settings {
 
     /// The same with a bug, and with more of what brings it to light.
     pub fn planted(bug: Bug) -> Self {
-        let mut settings = Self { bug: Some(bug), ..Self::short() };
+        let settings = if bug.is_of_handlers() { Self::handlers() } else { Self::short() };
+        let mut settings = Self { bug: Some(bug), ..settings };
         match bug {
             Bug::FreshByTtl => {
                 settings.late = 0.1;
                 settings.stalls = 0.15;
             }
+            Bug::ClockOff => settings.skew = settings.kept,
+            Bug::SameEpochAgain => settings.very_quiet = 0.3,
             Bug::RepetitionWritesOldNumber => {
                 settings.kept = 4_000;
                 settings.stubborn = 0.5;
@@ -304,9 +330,37 @@ impl Settings {
         }
     }
 
+    /// The real handlers at their own times, with many faults.
+    pub fn handlers() -> Self {
+        const MINUTE: Ms = 60_000;
+        const HOUR: Ms = 60 * MINUTE;
+        let short = Self::short();
+        Self {
+            handlers: true,
+            messages: 3,
+            other_kept: 2 * HOUR,
+            kept_changes: short.kept_changes,
+            events: 1,
+            ping: 20 * MINUTE,
+            patience: 20_000,
+            binding_gap: 10 * MINUTE,
+            gap: (20, 20 * MINUTE),
+            online: (5 * MINUTE, 2 * HOUR),
+            offline: (500, 2 * HOUR),
+            half_open: 0.1,
+            throttled: 0.02,
+            refused: 0.01,
+            quiet: short.quiet,
+            very_quiet: short.very_quiet,
+            ..Self::real(1, 1.0)
+        }
+    }
+
     /// Nothing goes wrong.
     pub fn without_faults(mut self) -> Self {
-        let rates: [&mut f64; 15] = [
+        let rates: [&mut f64; 17] = [
+            &mut self.throttled,
+            &mut self.refused,
             &mut self.kill,
             &mut self.stalls,
             &mut self.lost_request,
@@ -363,8 +417,10 @@ impl Settings {
         Ok(())
     }
 
-    fn rates(&mut self) -> [(&'static str, &mut f64); 17] {
+    fn rates(&mut self) -> [(&'static str, &mut f64); 19] {
         [
+            ("throttled", &mut self.throttled),
+            ("refused", &mut self.refused),
             ("kill", &mut self.kill),
             ("stalls", &mut self.stalls),
             ("lost-request", &mut self.lost_request),

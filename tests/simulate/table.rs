@@ -17,6 +17,11 @@ pub struct Position {
 }
 
 impl Position {
+    /// Before the first number of its epoch.
+    pub fn begin(self) -> Self {
+        Self { seq: 0, ..self }
+    }
+
     pub fn next(self) -> Self {
         Self { seq: self.seq + 1, ..self }
     }
@@ -87,6 +92,10 @@ pub struct Head {
 impl Head {
     pub fn position(&self) -> Position {
         Position { epoch: self.epoch, seq: self.last }
+    }
+
+    pub fn begin(&self) -> Position {
+        self.position().begin()
     }
 }
 
@@ -189,7 +198,7 @@ pub struct Table {
 }
 
 impl Table {
-    fn set_head(&mut self, head: Option<Head>) {
+    pub fn set_head(&mut self, head: Option<Head>) {
         self.old_head = std::mem::replace(&mut self.head, head);
     }
 

@@ -8,10 +8,13 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use crate::explore::{self, Failure, Summary};
 use crate::invariants::Violation;
 use crate::run;
-use crate::settings::{BUGS, Bug, Settings};
+use crate::settings::{BUGS, Bug, HANDLER_BUGS, Settings};
 
 /// How many seeds the protocol must withstand here. `make simulate` runs as many as one likes.
 const SEEDS: u64 = 2_000;
+
+/// How many seeds the real handlers must withstand here. A seed takes 60 ms of CPU time.
+const HANDLER_SEEDS: u64 = 2_000;
 
 /// Within how many seeds a planted bug must be found. It ends at the first.
 const ENOUGH: u64 = 10_000;
@@ -24,8 +27,13 @@ pub fn run(arguments: Vec<String>) -> ExitCode {
         Trial::test("the protocol holds", || holds(SEEDS, &Settings::short(), "").map(drop)),
         Trial::test("the protocol holds at the times of a deployment", real_times),
         Trial::test("without faults nobody is told that something is missing", without_faults),
-        Trial::test("a seed is the same run twice", same_run),
+        Trial::test("a seed is the same run twice", || same_run(20, &Settings::short())),
+        Trial::test("the handlers hold", || holds(HANDLER_SEEDS, &Settings::handlers(), "--handlers").map(drop)),
+        Trial::test("a seed is the same run of the handlers twice", || same_run(5, &Settings::handlers())),
     ];
+    for (bug, name, _) in HANDLER_BUGS {
+        trials.push(Trial::test(format!("the planted bug {name} around the handlers is found"), move || is_found(bug)));
+    }
     for (bug, name, _) in BUGS {
         trials.push(if bug.is_harmless() {
             let arguments = format!("--bug {name}");
@@ -73,9 +81,9 @@ fn is_found(bug: Bug) -> Result<(), Failed> {
     if summary.failures.is_empty() { Err("no invariant noticed".into()) } else { Ok(()) }
 }
 
-fn same_run() -> Result<(), Failed> {
-    let settings = Rc::new(Settings::short());
-    for seed in 0..20 {
+fn same_run(seeds: u64, settings: &Settings) -> Result<(), Failed> {
+    let settings = Rc::new(settings.clone());
+    for seed in 0..seeds {
         let one = run::run(seed, &settings, Vec::new(), false);
         let two = run::run(seed, &settings, Vec::new(), true);
         if one.hash != two.hash

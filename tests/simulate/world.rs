@@ -12,6 +12,7 @@ use crate::calls::Call;
 use crate::client::Client;
 use crate::faults::{Faults, Kept};
 use crate::frame::{Frame, Invocation, Publication, Record};
+use crate::handlers::Engine;
 use crate::invariants::{Answered, Invariant, Ledger};
 use crate::random::{Random, Trail};
 use crate::run::Outcome;
@@ -27,6 +28,9 @@ struct Process {
     /// The connection whose rows it wrote last.
     touches: Option<Socket>,
     writes: u32,
+    killed: bool,
+    /// What it has sent of the history.
+    sent: Vec<(Position, Option<Content>)>,
 }
 
 /// A connection as the gateway sees it.
@@ -139,6 +143,8 @@ pub struct World {
     end: Ms,
     trail: Trail,
     trace: Option<Vec<String>>,
+    /// The real tables, if real handlers run.
+    pub engine: Option<Rc<Engine>>,
 }
 
 // ---- What the calls of functions do ----
@@ -182,6 +188,9 @@ impl World {
             self.removes_connection(socket);
         } else {
             self.table.remove(key);
+        }
+        if let Some(engine) = &self.engine {
+            engine.remove(key);
         }
         self.tell(|| ("DynamoDB".to_owned(), format!("removes the expired {key}")));
     }
@@ -302,7 +311,15 @@ impl World {
     }
 
     pub fn invoke(&mut self, invocation: Invocation) {
-        self.processes.push(Process { invocation, deadline: Ms::MAX, running: true, touches: None, writes: 0 });
+        self.processes.push(Process {
+            invocation,
+            deadline: Ms::MAX,
+            running: true,
+            touches: None,
+            writes: 0,
+            killed: false,
+            sent: Vec::new(),
+        });
         self.starting.push(self.processes.len() - 1);
     }
 
@@ -330,6 +347,16 @@ impl World {
         } else if self.sockets[socket].open {
             self.sockets[socket].open = false;
             self.disconnected(socket);
+        }
+    }
+
+    /// How long a client stays away. While nobody says anything for days, it does so, too.
+    pub fn time_away(&mut self) -> Ms {
+        let pause = self.random.spread(self.settings.offline);
+        if self.quiet_until > self.now + self.settings.head_extra / 2 {
+            pause.max(self.quiet_until - self.now)
+        } else {
+            pause
         }
     }
 
@@ -407,7 +434,8 @@ impl World {
     pub fn quiet_spell(&mut self) {
         let Settings { kept, head_extra, quiet, very_quiet, .. } = *self.settings;
         if self.random.chance(quiet) {
-            self.quiet_until = self.now + self.random.spread((kept / 4, 2 * kept));
+            let until = self.now + self.random.spread((kept / 4, 2 * kept));
+            self.quiet_until = self.quiet_until.max(until);
         }
         if self.random.chance(very_quiet) {
             self.quiet_until = self.now + kept + head_extra + self.random.between((0, 3 * kept));
@@ -417,6 +445,126 @@ impl World {
     /// The kept time that a function starts with.
     pub fn kept_time(&mut self) -> Ms {
         self.kept.at(self.now, &mut self.random)
+    }
+}
+
+// ---- What real handlers need ----
+
+impl World {
+    pub fn trail(&mut self) -> &mut Trail {
+        &mut self.trail
+    }
+
+    /// When the next event is due, or nothing when the run is over.
+    pub fn next_at(&self) -> Option<Ms> {
+        self.queue.peek().map(|Reverse(timed)| timed.at).filter(|at| *at <= self.end)
+    }
+
+    pub fn invocation(&self, process: usize) -> Invocation {
+        self.processes[process].invocation
+    }
+
+    pub fn begins_to_run(&mut self, process: usize, life: Ms) {
+        self.processes[process].deadline = self.now + life;
+    }
+
+    /// When a connection was opened, and whose it is.
+    pub fn connected(&self, socket: Socket) -> (Ms, u32) {
+        let Connected { opened_at, client, .. } = self.sockets[socket];
+        (opened_at, u32::try_from(client).unwrap_or(u32::MAX))
+    }
+
+    /// The connection of a user who is connected.
+    pub fn socket_of(&self, user: u32) -> Option<Socket> {
+        let client = self.clients.get(user as usize)?.as_ref()?;
+        client.socket()
+    }
+
+    pub fn any_open_socket(&self) -> Option<Socket> {
+        self.sockets.iter().position(|socket| socket.open && socket.attached)
+    }
+
+    /// Whether functions go on although no event is planned: their waits are not in the queue.
+    pub fn functions_go_on(&self) -> bool {
+        self.now <= self.end && self.processes.iter().any(|process| process.running)
+    }
+
+    pub fn hit(&mut self, rate: f64) -> bool {
+        self.faults.hit(rate)
+    }
+
+    /// Whether an eventually consistent read does not see a new connection yet.
+    pub fn reads_before_connect(&mut self, socket: Socket) -> bool {
+        self.now < self.sockets[socket].opened_at + self.settings.stale && self.random.chance(0.2)
+    }
+
+    pub fn drops_write(&mut self) -> bool {
+        self.random.chance(0.05)
+    }
+
+    /// How long a request or an answer travels, and whether it stalls.
+    pub fn travel_time(&mut self) -> (Ms, bool) {
+        let stalls = self.faults.hit(self.settings.stalls);
+        let time = if stalls { self.settings.stall } else { self.settings.call };
+        (self.random.between(time), stalls)
+    }
+
+    pub fn late_by(&mut self) -> Ms {
+        self.random.between((1, self.settings.life))
+    }
+
+    /// Whether the function is dead from now on.
+    pub fn dies_now(&mut self, process: usize) -> bool {
+        if self.processes[process].running && self.faults.hit(self.settings.kill / 2.0) {
+            self.processes[process].killed = true;
+        }
+        self.processes[process].killed
+    }
+
+    pub fn was_killed(&self, process: usize) -> bool {
+        self.processes[process].killed
+    }
+
+    /// Notes what a call writes. Whether a call with a fault has written it is not known.
+    pub fn note_call(&mut self, process: usize, sockets: &[Socket], has_fault: bool, writes: u32) {
+        self.processes[process].writes += writes;
+        for socket in sockets {
+            self.processes[process].touches = Some(*socket);
+            self.sockets[*socket].touched |= has_fault;
+        }
+    }
+
+    pub fn tell_process(&mut self, process: usize, line: impl FnOnce() -> String) {
+        let invocation = self.processes[process].invocation;
+        self.tell(|| (format!("{invocation} ({process})"), line()));
+    }
+
+    /// Judges a frame that a function posts, whether it arrives or not.
+    pub fn judge_frame(&mut self, process: usize, socket: Socket, frame: &Frame) {
+        match (frame, self.processes[process].invocation) {
+            (Frame::History { entries }, _) => self.processes[process].sent.extend(entries),
+            (Frame::Answer { recovered, start, end, .. }, Invocation::Subscribe { after, .. }) => match after {
+                Some(after) => {
+                    let (recovered, start, end) = (*recovered, *start, *end);
+                    let entries = std::mem::take(&mut self.processes[process].sent);
+                    let answered = Answered { after, recovered, start, end, entries: &entries, resumes: true };
+                    self.judge(socket, &answered);
+                    self.processes[process].sent = entries;
+                }
+                None => self.is_given(*start),
+            },
+            (Frame::Page { recovered, start, end, entries, .. }, Invocation::History { after, .. }) => {
+                let (recovered, start, end) = (*recovered, *start, *end);
+                self.judge(socket, &Answered { after, recovered, start, end, entries, resumes: false });
+            }
+            (Frame::Pong { behind, .. }, Invocation::Ping { position: Some(position), .. }) => {
+                self.is_behind(socket, position, *behind);
+            }
+            (Frame::Acknowledged { author, position }, _) => {
+                self.ledger.acknowledged(*author, *position, self.now, &self.table);
+            }
+            _ => {}
+        }
     }
 }
 
@@ -454,6 +602,7 @@ impl World {
             end: Ms::MAX,
             trail: Trail::default(),
             trace: trace.then(Vec::new),
+            engine: None,
         };
         for index in 0..clients {
             // Timer 0 is the one that a new client has.
@@ -468,7 +617,7 @@ impl World {
         world
     }
 
-    fn plan(&mut self, at: Ms, event: Event) {
+    pub fn plan(&mut self, at: Ms, event: Event) {
         self.order += 1;
         self.queue.push(Reverse(Timed { at, order: self.order, event }));
     }
@@ -498,6 +647,9 @@ impl World {
             Event::Arrive { socket, frame } => {
                 if self.sockets[socket].attached {
                     let client = self.sockets[socket].client;
+                    if let Frame::Acknowledged { author: author @ Author::Frame { user, .. }, .. } = frame {
+                        self.with_sender(user, |sender, world| sender.acknowledged(author, world));
+                    }
                     self.with_client(client, |client, world| client.receive(socket, frame, world));
                 }
             }
@@ -550,6 +702,9 @@ impl World {
             return self.plan(self.quiet_until + 1, Event::Backend);
         }
         let content = self.new_content();
+        if let Some(engine) = &self.engine {
+            engine.event(self.events, content);
+        }
         self.put_record(Record::Event { id: self.events, content });
         self.events -= 1;
         let at = self.now + self.random.spread(self.settings.gap);

@@ -1,7 +1,7 @@
 //! The soak test: two thousand connections, mixed traffic and faults, then an account of every row, frame and process.
 //!
-//! `make soak` runs it for a minute. `cargo test` compiles it and runs nothing, because there is no `--seconds`. The stack
-//! and the functions must keep these promises:
+//! `make soak` runs it for a minute. `make soak-history` runs two others, which are about topics with history, and
+//! `cargo test` runs small versions of those: see `history`. In this one the stack and the functions must keep these promises:
 //!
 //! * Every row belongs to an open connection. There are exceptions where a fault has cost a `$connect` or a `$disconnect`:
 //!   there are no more of them than such faults, and posts to them heal the tables.
@@ -13,12 +13,18 @@
 
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a test prints its counts and fails where it stands")]
 
+mod history;
+mod subscriber;
+
 use std::collections::{BTreeMap, BTreeSet};
+use std::process::ExitCode;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use futures_util::StreamExt;
+use history::Settings;
+use libtest_mimic::Trial;
 use serde_json::{Value, json};
 use switchboard_tests::client::Client;
 use switchboard_tests::stack::{PATIENCE, Stack, children, table_name, text};
@@ -40,8 +46,13 @@ const HANDSHAKES: usize = 32;
 /// Pings under way at a time. With all at once, the account's concurrency would throttle half of them.
 const PINGS: usize = 64;
 
-/// A client waits this long for a pong. Pongs come within a second even on a busy machine.
-const PONG_PATIENCE: Duration = Duration::from_secs(5);
+/// Frames under way at a time. A machine that is too slow for the clients' frames would gather more and more of them, until
+/// the account's concurrency throttles everything, handshakes included. So a client that finds no room thinks again.
+const FRAMES: usize = 64;
+
+/// A client waits this long for an answer. Answers come within a second, and on a busy machine within a few. A gone fault
+/// costs an answer.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long the last events may be under way.
 const EVENT_PATIENCE: Duration = Duration::from_secs(10);
@@ -70,6 +81,15 @@ enum Phase {
     /// Each client sends a ping. Once it is answered, every earlier frame has arrived.
     Drained,
     End,
+}
+
+/// What a frame is to the client that gets it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Received {
+    /// Somebody's message.
+    Message,
+    /// The answer to a frame of its own.
+    Answer,
 }
 
 /// A message that was sent. Its text is unique.
@@ -148,19 +168,66 @@ struct Soak {
     ledger: Mutex<Ledger>,
     handshakes: Semaphore,
     pings: Semaphore,
+    frames: Semaphore,
     /// How many clients have finished the present phase.
     finished: watch::Sender<usize>,
 }
 
-#[tokio::main]
-async fn main() {
-    let arguments: Vec<String> = std::env::args().collect();
-    let seconds = arguments.iter().position(|it| it == "--seconds").and_then(|at| arguments.get(at + 1));
-    let Some(seconds) = seconds else {
-        println!("the soak test runs with `make soak`");
-        return;
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match arguments.first().map(String::as_str) {
+        Some("--seconds") => block_on(soak(Duration::from_secs(arguments[1].parse().unwrap()))),
+        Some("--history") => {
+            let (lost_acks, cut_sockets) = runs(&arguments[1..]);
+            for run in lost_acks.into_iter().chain(cut_sockets) {
+                block_on(history::run(run));
+            }
+        }
+        _ => return trials(),
+    }
+    ExitCode::SUCCESS
+}
+
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Runtime::new().unwrap().block_on(future)
+}
+
+/// Small runs for `cargo test`.
+fn trials() -> ExitCode {
+    let trial = |name: &str, settings: Settings| {
+        Trial::test(name, move || {
+            block_on(history::run(settings.small()));
+            Ok(())
+        })
     };
-    soak(Duration::from_secs(seconds.parse().unwrap())).await;
+    let trials = vec![
+        trial("history::acks_are_lost_and_functions_killed", Settings::lost_acks()),
+        trial("history::sockets_are_cut_and_everything_fails_sometimes", Settings::cut_sockets()),
+    ];
+    libtest_mimic::run(&libtest_mimic::Arguments::from_args(), trials).exit_code()
+}
+
+/// The runs that `--history` asks for: both, unless it names one. `--messages 10000` and so on change their sizes.
+fn runs(arguments: &[String]) -> (Option<Settings>, Option<Settings>) {
+    let mut runs = (Some(Settings::lost_acks()), Some(Settings::cut_sockets()));
+    let mut arguments = arguments.iter();
+    while let Some(argument) = arguments.next() {
+        let mut change = |change: &dyn Fn(&mut Settings, &'static str)| {
+            let value: &'static str = arguments.next().expect("it has a value").clone().leak();
+            runs.0.iter_mut().chain(&mut runs.1).for_each(|run| change(run, value));
+        };
+        match argument.as_str() {
+            "--lost-acks" => runs.1 = None,
+            "--cut-sockets" => runs.0 = None,
+            "--messages" => change(&|run, value| run.messages = value.parse().unwrap()),
+            "--senders" => change(&|run, value| run.senders = value.parse().unwrap()),
+            "--subscribers" => change(&|run, value| run.subscribers = value.parse().unwrap()),
+            "--topics" => change(&|run, value| run.topics = value.parse().unwrap()),
+            "--binaries" => change(&|run, value| run.binaries = Some(value)),
+            _ => panic!("{argument} is not known"),
+        }
+    }
+    runs
 }
 
 async fn soak(duration: Duration) {
@@ -172,6 +239,7 @@ async fn soak(duration: Duration) {
         ledger: Mutex::default(),
         handshakes: Semaphore::new(HANDSHAKES),
         pings: Semaphore::new(PINGS),
+        frames: Semaphore::new(FRAMES),
         finished: watch::Sender::new(0),
     });
     let phase = watch::Sender::new(Phase::Traffic);
@@ -254,8 +322,10 @@ impl Soak {
 
     async fn finished(&self, count: usize) {
         let mut finished = self.finished.subscribe();
-        let all = finished.wait_for(|finished| *finished >= count);
-        tokio::time::timeout(3 * PATIENCE, all).await.expect("not every client got that far").unwrap();
+        while *finished.borrow_and_update() < count {
+            let next = tokio::time::timeout(PATIENCE, finished.changed()).await;
+            next.expect("the clients got no further").unwrap();
+        }
     }
 
     /// Runs a client, and another one whenever it leaves, so that one connection is always open.
@@ -298,6 +368,7 @@ impl Soak {
     /// Sends frames at random. Returns true when the client has left and another one should come.
     async fn live(&self, user: &str, mut client: Client, phase: &mut watch::Receiver<Phase>) -> bool {
         let mut topics = BTreeSet::new();
+        let mut waiting = None;
         // A new client must also finish a phase that began before it came.
         let mut answered = Phase::Traffic;
         loop {
@@ -311,7 +382,11 @@ impl Soak {
             let thinking = THINKING_TIME.mul_f64(2.0 * fastrand::f64());
             tokio::select! {
                 frame = client.socket.next() => match frame {
-                    Some(Ok(Message::Text(frame))) => self.received(user, &frame),
+                    Some(Ok(Message::Text(frame))) => {
+                        if self.received(user, &frame) == Received::Answer {
+                            waiting = None;
+                        }
+                    }
                     Some(Ok(_)) => {}
                     // Only the end of the stack closes a connection.
                     _ => {
@@ -325,7 +400,18 @@ impl Soak {
                         self.leave(user, client, &topics).await;
                         return true;
                     }
+                    // A client that has waited in vain so long goes on.
+                    let waits = waiting.as_ref().is_some_and(|(_, since): &(_, Instant)| since.elapsed() < ANSWER_PATIENCE);
+                    if waits {
+                        continue;
+                    }
+                    drop(waiting.take());
+                    let Ok(permit) = self.frames.try_acquire() else {
+                        self.ledger().count("frames put off");
+                        continue;
+                    };
                     self.act(user, &mut client, &mut topics).await;
+                    waiting = Some((permit, Instant::now()));
                 }
             }
         }
@@ -394,7 +480,7 @@ impl Soak {
         let ping = json!({"type": "ping", "id": id});
         client.send(ping.clone()).await;
         loop {
-            let next = tokio::time::timeout(PONG_PATIENCE, client.next_text());
+            let next = tokio::time::timeout(ANSWER_PATIENCE, client.next_text());
             let Ok(frame) = next.await else {
                 self.ledger().count("pings sent again");
                 client.send(ping.clone()).await;
@@ -413,7 +499,7 @@ impl Soak {
         }
     }
 
-    fn received(&self, user: &str, frame: &str) {
+    fn received(&self, user: &str, frame: &str) -> Received {
         let frame: Value = serde_json::from_str(frame).unwrap();
         let mut ledger = self.ledger();
         let token = frame["body"].as_str().or(frame["payload"]["data"].as_str());
@@ -422,7 +508,7 @@ impl Soak {
             *seen += 1;
             let is_again = *seen > 1;
             ledger.count(if is_again { "frames delivered again" } else { "frames delivered" });
-            return;
+            return Received::Message;
         }
         match frame["type"].as_str() {
             Some("ack") => {
@@ -437,6 +523,7 @@ impl Soak {
             }
             Some("pong") => ledger.count("pongs once more"),
             Some("error") => match frame["code"].as_str() {
+                Some("busy") => ledger.count("answers: busy"),
                 Some("user_offline") => ledger.count("answers: user offline"),
                 Some("unidentified") => ledger.count("answers: unidentified (forgotten by a gone fault)"),
                 _ => panic!("{frame}"),
@@ -446,6 +533,7 @@ impl Soak {
             None if frame["message"] == "Too Many Requests" => ledger.count("answers: too many requests"),
             _ => panic!("{frame}"),
         }
+        Received::Answer
     }
 
     /// Prints the counts, and returns the messages that reached fewer receivers than was acknowledged.
@@ -539,8 +627,8 @@ impl Soak {
         while left.rows > 0 {
             assert!(Instant::now() < deadline, "not healed: {left:#?}");
             for user in &left.users {
-                let frame = json!({"action": "sendMessage", "destinationUserId": user, "body": "anybody?"});
-                healer.ask(frame).await;
+                let frame = json!({"action": "sendMessage", "destinationUserId": user, "body": "anybody?", "id": "h"});
+                self.posts(&mut healer, frame).await;
                 posts += 1;
             }
             for topic in &left.topics {
@@ -548,12 +636,22 @@ impl Soak {
                 let token = format!("message-{message}");
                 let sent = Sent { to: topic.clone(), ..Sent::default() };
                 self.ledger().messages.insert(token.clone(), sent);
-                healer.ask(json!({"type": "message", "topic": topic, "message": token, "id": token})).await;
+                let frame = json!({"type": "message", "topic": topic, "message": token, "id": token});
+                self.posts(&mut healer, frame).await;
                 posts += 1;
             }
             left = self.stale(stack).await;
         }
         println!("{posts:>8} messages to them, and every row belongs to an open connection");
+    }
+
+    /// Sends a frame that posts to stale rows, and waits for an answer. A gone fault may cost the answer, and the next round
+    /// posts to the same rows.
+    async fn posts(&self, healer: &mut Client, frame: Value) {
+        healer.send(frame).await;
+        if tokio::time::timeout(ANSWER_PATIENCE, healer.next_text()).await.is_err() {
+            self.ledger().count("answers that never came");
+        }
     }
 
     /// The rows whose connection is not open, according to the gateway.

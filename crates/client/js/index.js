@@ -23,6 +23,9 @@ const TRIES = 4;
 const PINGED = 20;
 const SUBSCRIBED = 100;
 
+/** At most this many messages wait for their answers. The server takes bursts of 100 frames, and 50 a second. */
+const AT_ONCE = 20;
+
 export class SwitchboardError extends Error {
   constructor(code, message, more = {}) {
     super(message);
@@ -63,6 +66,11 @@ export function connect(url, options) {
   let refused = 0;
   /** Messages without a position that one of two open connections delivered, while the other may bring a copy. */
   let copies = [];
+  /** While the server is busy: the timer of the next try, and how often it was busy in a row. */
+  let pause;
+  let errors = 0;
+  /** How many messages may wait for their answers. */
+  let room = AT_ONCE;
   let pings = 0;
   let ids = 0;
   const prefix = Math.random().toString(36).slice(2) + Math.random().toString(36).slice(2, 8);
@@ -100,7 +108,11 @@ export function connect(url, options) {
       socket.onmessage = (event) => hear(conn, event.data);
       socket.onerror = (event) => (conn.words = event.message);
       socket.onclose = ({ code, reason: words }) =>
-        end(conn, conn.isOpen ? `The connection ended with ${code} ${words}`.trim() : conn.words || 'The handshake failed', code);
+        end(
+          conn,
+          conn.isOpen ? `The connection ended with ${code} ${words}`.trim() : conn.words || 'The handshake failed',
+          code,
+        );
     } catch (error) {
       end(conn, error?.message ?? String(error));
     }
@@ -156,7 +168,10 @@ export function connect(url, options) {
     else if (conn.socket && !conn.isOpen) {
       // A browser does not say why a handshake failed. A server that answers HTTP has refused it.
       const probe = globalThis.fetch?.(url.replace(/^ws/, 'http'), { method: 'HEAD', mode: 'no-cors' });
-      Promise.resolve(probe).then(() => refuse(reason), () => {});
+      Promise.resolve(probe).then(
+        () => refuse(reason),
+        () => {},
+      );
     }
     if (state === 'closed') return;
     let delay = 0;
@@ -168,13 +183,17 @@ export function connect(url, options) {
 
   function refuse(reason) {
     if (++refused < refusals || current || state === 'closed') return;
-    close('refused', `The server refused ${refused} connections in a row. The token or the address may be wrong. ${reason}`);
+    close(
+      'refused',
+      `The server refused ${refused} connections in a row. The token or the address may be wrong. ${reason}`,
+    );
   }
 
   function close(code = 'closed', reason = 'The application closed the client.') {
     if (state === 'closed') return;
     state = 'closed';
     clearTimeout(waiting);
+    clearTimeout(pause);
     for (const stop of stops) stop();
     for (const conn of [old, next, current]) if (conn) end(conn, reason);
     const error = new SwitchboardError(code, reason);
@@ -206,14 +225,19 @@ export function connect(url, options) {
     if (!conn || conn.isChecking) return;
     conn.isChecking = true;
     const at = Date.now();
-    ask(conn, ping(), () => (conn.isChecking = false), () => {
-      conn.isChecking = false;
-      if (conn.isOver || conn.heardAt >= at || isHidden()) return;
-      // The timer came much too late, so this machine slept. The answer may be there in a moment.
-      if (Date.now() - at > 2 * timeout) return check();
-      conn.isForeign = !conn.isAnswered;
-      end(conn, 'The server does not answer.');
-    });
+    ask(
+      conn,
+      ping(),
+      () => (conn.isChecking = false),
+      () => {
+        conn.isChecking = false;
+        if (conn.isOver || conn.heardAt >= at || isHidden()) return;
+        // The timer came much too late, so this machine slept. The answer may be there in a moment.
+        if (Date.now() - at > 2 * timeout) return check();
+        conn.isForeign = !conn.isAnswered;
+        end(conn, 'The server does not answer.');
+      },
+    );
   }
 
   function wake() {
@@ -285,11 +309,14 @@ export function connect(url, options) {
 
   /** Sends what waits. Frames of one lane go one after another, because the server works on frames in parallel. */
   function pump() {
-    if (!current) return;
+    if (!current || pause) return;
     const taken = new Set();
+    let count = 0;
     for (const item of outbox.values()) {
-      if (!item.conn && !item.pause && !taken.has(item.lane)) write(item);
+      if (!item.conn && !taken.has(item.lane)) write(item);
       taken.add(item.lane);
+      count += item.conn ? 1 : 0;
+      if (count >= room) return;
     }
   }
 
@@ -301,19 +328,27 @@ export function connect(url, options) {
       pump();
     };
     const done = (frame) => {
-      if (frame.type !== 'error') return settle(item, undefined, frame);
-      if (!frame.temporary) return settle(item, errorOf(frame));
-      item.pause = setTimeout(() => {
-        item.pause = undefined;
-        lost();
-      }, backOff(item.errors++));
+      if (!frame.temporary) {
+        errors = 0;
+        room = Math.min(room + 1, AT_ONCE);
+        return frame.type === 'error' ? settle(item, errorOf(frame)) : settle(item, undefined, frame);
+      }
+      // The server has too much to do, or this client sends too fast. So it waits, and then begins with little.
+      item.conn = undefined;
+      room = 1;
+      pause ??= setTimeout(
+        () => {
+          pause = undefined;
+          pump();
+        },
+        500 + backOff(++errors),
+      );
     };
     send(current, id, item.isRepeated ? `${text.slice(0, -1)},"again":true}` : text, { done, lost });
     item.isRepeated = item.isMessage;
   }
 
   function settle(item, error, frame) {
-    clearTimeout(item.pause);
     if (!outbox.delete(item.id)) return;
     if (error) item.reject(error);
     else item.resolve(frame);
@@ -323,7 +358,7 @@ export function connect(url, options) {
   function put(lane, frame, isMessage) {
     const { id } = frame;
     return new Promise((resolve, reject) => {
-      outbox.set(id, { id, lane, text: JSON.stringify(frame), isMessage, errors: 0, resolve, reject });
+      outbox.set(id, { id, lane, text: JSON.stringify(frame), isMessage, resolve, reject });
       pump();
     });
   }
@@ -336,7 +371,10 @@ export function connect(url, options) {
     else if (outbox.has(id)) problem = ['invalid_field', `A message with the id ${id} still waits for its ack.`];
     else if (outbox.size >= buffer) problem = ['buffer_full', `${buffer} messages wait already, and no more are kept.`];
     else if (size > frameLimit) {
-      problem = ['too_large', `The message is too large: its frame has ${size} bytes, and the gateway takes ${frameLimit}.`];
+      problem = [
+        'too_large',
+        `The message is too large: its frame has ${size} bytes, and the gateway takes ${frameLimit}.`,
+      ];
     }
     const promise = problem ? Promise.reject(new SwitchboardError(...problem)) : put(lane, frame, true);
     // An application that does not look at the result must not be ended by it.
@@ -363,7 +401,7 @@ export function connect(url, options) {
     t.isFresh = true;
     if (seq !== undefined) return offer(t, epoch, seq, message);
     // A connection hears direct messages before it can ask for their positions. The history has this one.
-    if (t.position) return t.isBusy || t.on !== current || fill(t);
+    if (t.position && !t.isNew) return t.isBusy || t.on !== current || fill(t);
     // Two connections are open. Direct messages reach the new one even before its handshake ends.
     const hasTwin = old ? t.on === current : next && t.name === '@me';
     const key = hasTwin || copies.length ? JSON.stringify([t.name, senderId, data]) : '';
@@ -379,7 +417,11 @@ export function connect(url, options) {
     if (t.position) {
       // The names of epochs rise. A topic that began anew is asked for all that it has.
       if (epoch !== t.position.epoch) return epoch > t.position.epoch && fill(t);
-      if (seq <= t.position.seq) return;
+      if (seq <= t.position.seq) {
+        // A message that was published in the moment of the first subscribe may come after its ack.
+        if (t.isNew && seq > t.heard) deliver(t, message);
+        return;
+      }
     }
     t.held.set(seq, message);
     drain(t);
@@ -398,6 +440,7 @@ export function connect(url, options) {
 
   function deliver(t, message) {
     if (message.isHole) return;
+    t.heard = Math.max(t.heard, message.seq ?? 0);
     for (const listener of [...t.listeners]) {
       if (listener.late) listener.late.push(message);
       else if (t.listeners.has(listener)) call(listener.handler, message);
@@ -444,7 +487,13 @@ export function connect(url, options) {
     if (t.isFilling) return;
     t.isFilling = true;
     const from = t.position;
-    const page = await put(newId(), { type: 'history', topic: t.name, after: from, limit: 1000, id: newId() }).catch((error) => error);
+    const page = await put(newId(), {
+      type: 'history',
+      topic: t.name,
+      after: from,
+      limit: 1000,
+      id: newId(),
+    }).catch((error) => error);
     t.isFilling = false;
     t.timer = undefined;
     if (topics.get(t.name) !== t || !t.position) return;
@@ -479,7 +528,10 @@ export function connect(url, options) {
       else topics.delete(t.name);
     }
     for (const t of wanted.filter((t) => t.isAlone)) subscribe([t], current);
-    subscribe(wanted.filter((t) => !t.isAlone), current);
+    subscribe(
+      wanted.filter((t) => !t.isAlone),
+      current,
+    );
     if (old && !old.isRetired && [...topics.values()].every((t) => t.on === current && !t.isBusy)) {
       const conn = old;
       conn.isRetired = true;
@@ -519,10 +571,12 @@ export function connect(url, options) {
       const alone = list.length < 2 ? [] : isWrong ? list : plain.length > 1 ? plain : [];
       free();
       if (plain.length === 1) conn.named.set(id, plain[0]);
+      const busy = list.filter((_, index) => answers[index].temporary);
+      if (busy.length) postpone(busy);
       list.forEach((t, index) => {
         t.isAlone ||= alone.includes(t);
         if (alone.includes(t)) t.on = undefined;
-        else subscribed(t, froms[index], answers[index]);
+        else if (!answers[index].temporary) subscribed(t, froms[index], answers[index]);
       });
       sync();
     };
@@ -537,15 +591,17 @@ export function connect(url, options) {
     if (list.length === 1) conn.named.set(id, list[0]);
   }
 
-  function subscribed(t, from, { code, message, temporary, epoch, seq, recovered }) {
+  /** Subscribes to these topics a little later, in one frame again. */
+  function postpone(list) {
+    const timer = setTimeout(() => {
+      for (const t of list) t.pause = undefined;
+      sync();
+    }, backOff(list[0].errors));
+    for (const t of list) Object.assign(t, { on: undefined, pause: timer, errors: t.errors + 1 });
+  }
+
+  function subscribed(t, from, { code, message, epoch, seq, recovered }) {
     if (code) t.on = undefined;
-    if (temporary) {
-      t.pause = setTimeout(() => {
-        t.pause = undefined;
-        sync();
-      }, backOff(t.errors++));
-      return;
-    }
     t.errors = 0;
     if (code === 'no_history' && (t.position || t.last)) {
       // The next subscribe asks for less.
@@ -558,6 +614,7 @@ export function connect(url, options) {
       return drop(t, new SwitchboardError(code, message));
     }
     const position = epoch && { epoch, seq };
+    t.isNew = !from && !t.last;
     if (!position) {
       // The old connection heard everything until this moment, if it is still there.
       if (from || (t.isJoined && !old)) gap(t, undefined, 'no_history');
@@ -606,11 +663,13 @@ export function connect(url, options) {
     held: new Map(),
     early: [],
     goal: 0,
+    heard: 0,
     tries: 0,
     errors: 0,
     pinged: 0,
     isBusy: false,
     isJoined: false,
+    isNew: false,
     timer: undefined,
     pause: undefined,
   });
@@ -650,7 +709,10 @@ export function connect(url, options) {
     let result = { history: true, recovered: from && true };
     try {
       for (let isMore = true; isMore; ) {
-        const page = await history(t.name, from ? { after: position } : { before: position, limit: last - found.length });
+        const page = await history(
+          t.name,
+          from ? { after: position } : { before: position, limit: last - found.length },
+        );
         for (const { seq } of from ? page.messages : []) {
           if (page.epoch !== position.epoch || seq !== position.seq + 1) result.recovered = false;
           position = { epoch: page.epoch, seq };
@@ -666,7 +728,9 @@ export function connect(url, options) {
     const { late } = listener;
     listener.late = undefined;
     const isLive = ({ epoch, seq }) => epoch === t.position?.epoch && seq > t.position.seq;
-    const all = new Map([...found, ...late].filter((message) => !isLive(message)).map((message) => [message.seq ?? {}, message]));
+    const all = new Map(
+      [...found, ...late].filter((message) => !isLive(message)).map((message) => [message.seq ?? {}, message]),
+    );
     for (const message of [...all.values()].sort((a, b) => a.seq - b.seq)) {
       if (!message.isHole && t.listeners.has(listener)) call(listener.handler, message);
     }

@@ -56,7 +56,12 @@ impl Config {
         Self::read(variable)
     }
 
-    fn read(variable: impl Fn(&str) -> Option<String> + Copy) -> Result<Self, Error> {
+    /// Reads the variables from another place, which tests choose.
+    ///
+    /// # Errors
+    ///
+    /// As [`Config::from_env`].
+    pub fn read(variable: impl Fn(&str) -> Option<String> + Copy) -> Result<Self, Error> {
         let mut problems = Vec::new();
         let mut required = |name: &str| {
             variable(name).unwrap_or_else(|| {

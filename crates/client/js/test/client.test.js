@@ -45,8 +45,14 @@ describe('scenarios', { concurrency: 4 }, () => {
     await sender.publish('room.7', 4);
     await heard.until(4);
     assert.deepEqual(heard.data(), [1, 2, 3, 4]);
-    assert.deepEqual(heard.heard.map((message) => [message.senderId, message.seq]), numbers(4).map((n) => ['1', n]));
-    assert.equal(two.events.some(({ name }) => name === 'gap'), false);
+    assert.deepEqual(
+      heard.heard.map((message) => [message.senderId, message.seq]),
+      numbers(4).map((n) => ['1', n]),
+    );
+    assert.equal(
+      two.events.some(({ name }) => name === 'gap'),
+      false,
+    );
   });
 
   scenario('restart', async (t) => {
@@ -62,10 +68,16 @@ describe('scenarios', { concurrency: 4 }, () => {
     assert.equal(first.reason, undefined);
     assert.match((await one.event('connecting')).reason, /1012|1006/);
     const posts = numbers(5).map((number) => one.topic('room.7').publish(number));
-    assert.deepEqual(posts.map((post) => post.status), Array(5).fill('buffered'));
+    assert.deepEqual(
+      posts.map((post) => post.status),
+      Array(5).fill('buffered'),
+    );
     await start(t, ['--data-dir', folder], { port: stack.port });
     const acks = await soon(Promise.all(posts), 'the acks');
-    assert.deepEqual(acks.map((ack) => ack.seq), [2, 3, 4, 5, 6]);
+    assert.deepEqual(
+      acks.map((ack) => ack.seq),
+      [2, 3, 4, 5, 6],
+    );
     await heard.until(6);
     assert.deepEqual(heard.data(), ['before', 1, 2, 3, 4, 5]);
     const { messages, more } = await one.topic('room.7').history();
@@ -87,13 +99,16 @@ describe('scenarios', { concurrency: 4 }, () => {
     const ack = await soon(post, 'the ack');
     assert.deepEqual([ack.id, ack.seq, ack.duplicate], [post.id, 1, true]);
     const { messages } = await one.topic('room.7').history();
-    assert.deepEqual(messages.map(({ data }) => data), ['once']);
+    assert.deepEqual(
+      messages.map(({ data }) => data),
+      ['once'],
+    );
   });
 
   scenario('missing-ack', async (t) => {
     const stack = await start(t);
     const net = await network(t, stack);
-    const one = client(t, net.url('?userId=1'), { timeout: 1500 });
+    const one = client(t, net.url('?userId=1'), { timeout: 4000 });
     await one.event('connected');
     net.isDeaf = true;
     const post = one.topic('room.7').publish('once');
@@ -190,9 +205,16 @@ describe('scenarios', { concurrency: 4 }, () => {
     }
     for (const it of [room, hall, direct]) await it.until(sent);
     assert.deepEqual(room.data(), numbers(sent));
-    for (const it of [hall, direct]) assert.deepEqual(it.data().sort((a, b) => a - b), numbers(sent));
+    for (const it of [hall, direct])
+      assert.deepEqual(
+        it.data().sort((a, b) => a - b),
+        numbers(sent),
+      );
     assert.equal(least, 1);
-    assert.deepEqual(two.events.filter(({ name }) => !['connected'].includes(name)), [{ name: 'connecting', attempt: 1, delay: 0 }]);
+    assert.deepEqual(
+      two.events.filter(({ name }) => !['connected'].includes(name)),
+      [{ name: 'connecting', attempt: 1, delay: 0 }],
+    );
   });
 
   scenario('order', async (t) => {
@@ -203,13 +225,21 @@ describe('scenarios', { concurrency: 4 }, () => {
     await two.topic('room.7').subscribe(heard).ready;
     // The frames overtake each other, and half of them come twice.
     const frames = numbers(30).flatMap((n) => (n % 2 ? [n] : [n, n]));
-    await Promise.all(frames.map((n, index) => sender.publish('room.7', n, { id: `m${n}`, again: frames[index - 1] === n })));
+    await Promise.all(
+      frames.map((n, index) => sender.publish('room.7', n, { id: `m${n}`, again: frames[index - 1] === n })),
+    );
     await heard.until(30);
     await sender.publish('room.7', 'end', { id: 'end' });
     await heard.until(31);
-    assert.deepEqual([...heard.data().slice(0, 30)].sort((a, b) => a - b), numbers(30));
+    assert.deepEqual(
+      [...heard.data().slice(0, 30)].sort((a, b) => a - b),
+      numbers(30),
+    );
     const seqs = heard.heard.map(({ seq }) => seq);
-    assert.deepEqual(seqs, [...new Set(seqs)].sort((a, b) => a - b));
+    assert.deepEqual(
+      seqs,
+      [...new Set(seqs)].sort((a, b) => a - b),
+    );
     assert.equal(heard.data().at(-1), 'end');
   });
 
@@ -235,8 +265,45 @@ describe('scenarios', { concurrency: 4 }, () => {
     net.isDeaf = false;
     net.say({ type: 'error', code: 'busy', message: 'too much at once', temporary: true, id: posts[0].id });
     const acks = await soon(Promise.all(posts), 'the acks');
-    assert.deepEqual(acks.map(({ seq, duplicate }) => [seq, duplicate]), [[1, true], [2, undefined]]);
+    assert.deepEqual(
+      acks.map(({ seq, duplicate }) => [seq, duplicate]),
+      [
+        [1, true],
+        [2, undefined],
+      ],
+    );
     assert.equal(net.connections, 1);
+  });
+
+  scenario('busy-subscribe', async (t) => {
+    const stack = await start(t);
+    const net = await network(t, stack);
+    const one = client(t, net.url('?userId=1'));
+    await one.event('connected');
+    net.isDeaf = true;
+    const names = ['room.1', 'room.2', 'room.3'];
+    const ready = names.map((name) => one.topic(name).subscribe(ear()).ready);
+    await net.until(() => net.lost > 0);
+    net.isDeaf = false;
+    net.say({ type: 'error', code: 'busy', message: 'too much at once', temporary: true, id: one.sent[0].id });
+    await soon(Promise.all(ready), 'the subscriptions');
+    assert.deepEqual(
+      one.sent.map(({ topics }) => topics.map(({ topic }) => topic)),
+      [names, names],
+    );
+  });
+
+  scenario('too-fast', async (t) => {
+    const stack = await start(t, ['--env', 'MAX_FRAMES_PER_SECOND=20', '--max-environments', '1']);
+    const one = client(t, stack.url('?userId=1'), { maxDelay: 2000, timeout: 10_000 });
+    await one.event('connected');
+    const posts = numbers(80).map((number) => one.topic(`room.${number}`).publish(number));
+    const acks = await soon(Promise.all(posts), 'the acks', 50_000);
+    assert.deepEqual(
+      acks.map(({ seq }) => seq),
+      Array(80).fill(1),
+    );
+    assert.equal(one.sockets.length, 1);
   });
 
   scenario('no-history', async (t) => {
@@ -244,10 +311,19 @@ describe('scenarios', { concurrency: 4 }, () => {
     const net = await network(t, stack);
     const one = client(t, net.url('?userId=1'));
     const heard = ear();
-    assert.deepEqual(await one.topic('hall').subscribe(heard, { last: 5 }).ready, { history: false, recovered: undefined });
+    assert.deepEqual(await one.topic('hall').subscribe(heard, { last: 5 }).ready, {
+      history: false,
+      recovered: undefined,
+    });
     await one.topic('hall').publish(1);
     net.cut();
-    assert.deepEqual(await one.event('gap'), { name: 'gap', topic: 'hall', from: undefined, to: undefined, reason: 'no_history' });
+    assert.deepEqual(await one.event('gap'), {
+      name: 'gap',
+      topic: 'hall',
+      from: undefined,
+      to: undefined,
+      reason: 'no_history',
+    });
     await one.topic('hall').publish(2);
     await heard.until(2);
     assert.deepEqual(heard.data(), [1, 2]);
@@ -294,11 +370,20 @@ describe('scenarios', { concurrency: 4 }, () => {
     ];
     await sender.publish('room.7', 4);
     const results = await Promise.all(late);
-    assert.deepEqual(results.map(({ recovered }) => recovered), [undefined, true, undefined]);
+    assert.deepEqual(
+      results.map(({ recovered }) => recovered),
+      [undefined, true, undefined],
+    );
     await sender.publish('room.7', 5);
     for (const it of [first, second, third, fourth]) await it.until(({ data }) => data === 5);
     assert.deepEqual(first.data(), [2, 3, 4, 5]);
-    assert.ok([[2, 3, 4, 5], [3, 4, 5]].some((fits) => String(fits) === String(second.data())), String(second.data()));
+    assert.ok(
+      [
+        [2, 3, 4, 5],
+        [3, 4, 5],
+      ].some((fits) => String(fits) === String(second.data())),
+      String(second.data()),
+    );
     assert.deepEqual(third.data(), [1, 2, 3, 4, 5]);
     assert.deepEqual(fourth.data(), [4, 5]);
 
@@ -313,7 +398,10 @@ describe('scenarios', { concurrency: 4 }, () => {
     while (!isReady) await sender.publish('room.7', (count += 1));
     await sender.publish('room.7', (count += 1));
     await fifth.until(({ data }) => data === count);
-    const firsts = fifth.data().slice(0, -count).map((data) => long.indexOf(data));
+    const firsts = fifth
+      .data()
+      .slice(0, -count)
+      .map((data) => long.indexOf(data));
     assert.deepEqual([firsts.at(-1), fifth.data().slice(-count)], [5, numbers(count)]);
   });
 
@@ -336,7 +424,38 @@ describe('scenarios', { concurrency: 4 }, () => {
     for (const name of names) await sender.publish(name, `${name} 3`);
     for (const it of ears) await it.until(({ data }) => data.endsWith('3'));
     const missed = { 'room.7': [1, 2, 3], hall: [1, 3], 'room.8': [1, 2, 3], yard: [1, 3] };
-    names.forEach((name, index) => assert.deepEqual(ears[index].data(), missed[name].map((n) => `${name} ${n}`)));
+    names.forEach((name, index) =>
+      assert.deepEqual(
+        ears[index].data(),
+        missed[name].map((n) => `${name} ${n}`),
+      ),
+    );
+  });
+
+  scenario('at-once', async (t) => {
+    const stack = await start(t);
+    const net = await network(t, stack);
+    const sender = await plain(t, stack.url('?userId=1'));
+    const { epoch } = await sender.publish('room.7', 1);
+    const two = client(t, net.url('?userId=2'));
+    const heard = ear();
+    await two.topic('room.7').subscribe(heard).ready;
+    // The post of a message that was published in the same moment is late, and comes twice.
+    const late = {
+      id: two.sent[0].id,
+      payload: { data: 1 },
+      type: 'data',
+      topic: 'room.7',
+      senderId: '1',
+      epoch,
+      seq: 1,
+    };
+    for (const _ of [1, 2]) net.say(late);
+    await sender.publish('room.7', 2);
+    net.say(late);
+    await sender.publish('room.7', 3);
+    await heard.until(({ data }) => data === 3);
+    assert.deepEqual(heard.data(), [1, 2, 3]);
   });
 
   scenario('leave-and-return', async (t) => {
@@ -382,19 +501,28 @@ describe('scenarios', { concurrency: 4 }, () => {
     await two.topic('@me').subscribe(heard, { last: 10 }).ready;
     await soon(one.send('2', 'second'), 'the ack');
     await heard.until(2);
+    // A post that began before the subscribe has no position, and its message is in the history that was asked for.
+    net.say({ senderId: '1', body: 'first' });
+    await soon(two.topic('@me').history(), 'an answer behind it');
     net.isDown = true;
     net.cut();
     await soon(one.send('2', 'third'), 'the ack');
     net.isDown = false;
     await heard.until(3);
-    assert.deepEqual(heard.heard.map(({ data, senderId, seq }) => [data, senderId, seq]), [
-      ['first', '1', 1],
-      ['second', '1', 2],
-      ['third', '1', 3],
-    ]);
+    assert.deepEqual(
+      heard.heard.map(({ data, senderId, seq }) => [data, senderId, seq]),
+      [
+        ['first', '1', 1],
+        ['second', '1', 2],
+        ['third', '1', 3],
+      ],
+    );
     assert.equal((await two.event('recovered')).topic, '@me');
     const { messages } = await two.topic('@me').history({ limit: 1 });
-    assert.deepEqual(messages.map(({ data }) => data), ['third']);
+    assert.deepEqual(
+      messages.map(({ data }) => data),
+      ['third'],
+    );
   });
 
   scenario('nobody', async (t) => {
@@ -427,7 +555,8 @@ describe('scenarios', { concurrency: 4 }, () => {
       'x-amz-target': 'DynamoDB_20120810.DeleteItem',
       'x-amz-date': '20260101T000000Z',
       'content-type': 'application/x-amz-json-1.0',
-      authorization: 'AWS4-HMAC-SHA256 Credential=x/20260101/us-east-1/dynamodb/aws4_request, SignedHeaders=host, Signature=0',
+      authorization:
+        'AWS4-HMAC-SHA256 Credential=x/20260101/us-east-1/dynamodb/aws4_request, SignedHeaders=host, Signature=0',
     };
     const dynamodb = stack.lines.join('\n').match(/http:\/\/localhost:\d+/)[0];
     const body = JSON.stringify({ TableName: 'switchboard-dev-connections', Key: { connectionId: { S: id } } });
@@ -450,7 +579,10 @@ describe('scenarios', { concurrency: 4 }, () => {
     const { code, reason } = await one.event('closed');
     assert.equal(code, 'refused');
     assert.match(reason, /refused 3 connections in a row.*401/);
-    assert.deepEqual(asked.slice(0, 3).map(({ attempt }) => attempt), [1, 2, 3]);
+    assert.deepEqual(
+      asked.slice(0, 3).map(({ attempt }) => attempt),
+      [1, 2, 3],
+    );
     assert.match(asked[1].reason, /401/);
     assert.equal(one.state, 'closed');
     await assert.rejects(post, { code: 'refused' });
@@ -463,12 +595,18 @@ describe('scenarios', { concurrency: 4 }, () => {
     const stack = await start(t, ['--env', 'IDENTITY_MODE=verified', '--env', `TOKEN_KEYS=${keys}`]);
     const { createHmac } = await import('node:crypto');
     const sign = (claims) => {
-      const text = [{ alg: 'HS256' }, claims].map((part) => Buffer.from(JSON.stringify(part)).toString('base64url')).join('.');
+      const text = [{ alg: 'HS256' }, claims]
+        .map((part) => Buffer.from(JSON.stringify(part)).toString('base64url'))
+        .join('.');
       return `${text}.${createHmac('sha256', k).update(text).digest('base64url')}`;
     };
     const now = Math.floor(Date.now() / 1000);
     // The first one has expired, and the second question fails.
-    const answers = [() => sign({ sub: '1', exp: now - 100 }), () => Promise.reject(new Error('no network')), () => sign({ sub: '1', exp: now + 100 })];
+    const answers = [
+      () => sign({ sub: '1', exp: now - 100 }),
+      () => Promise.reject(new Error('no network')),
+      () => sign({ sub: '1', exp: now + 100 }),
+    ];
     const reasons = [];
     const token = async ({ attempt, reason }) => (reasons.push(reason), answers[attempt - 1]());
     const one = client(t, stack.url(), { token });
@@ -511,9 +649,15 @@ describe('scenarios', { concurrency: 4 }, () => {
     const stack = await start(t);
     const one = client(t, stack.url('?userId=1'), { buffer: 2 });
     const posts = numbers(3).map((number) => one.topic('room.7').publish(number));
-    assert.deepEqual(posts.map(({ status }) => status), ['buffered', 'buffered', 'dropped']);
+    assert.deepEqual(
+      posts.map(({ status }) => status),
+      ['buffered', 'buffered', 'dropped'],
+    );
     const results = await soon(Promise.allSettled(posts), 'the acks');
-    assert.deepEqual(results.map(({ value, reason }) => value?.seq ?? reason.code), [1, 2, 'buffer_full']);
+    assert.deepEqual(
+      results.map(({ value, reason }) => value?.seq ?? reason.code),
+      [1, 2, 'buffer_full'],
+    );
     assert.match(results[2].reason.message, /2 messages wait already/);
   });
 
@@ -522,7 +666,10 @@ describe('scenarios', { concurrency: 4 }, () => {
     const one = client(t, stack.url('?userId=1'));
     const post = one.topic('hall').publish('x'.repeat(128 * 1024));
     assert.equal(post.status, 'dropped');
-    await assert.rejects(post, { code: 'too_large', message: /its frame has 1311\d\d bytes, and the gateway takes 32768/ });
+    await assert.rejects(post, {
+      code: 'too_large',
+      message: /its frame has 1311\d\d bytes, and the gateway takes 32768/,
+    });
     // Characters count in bytes.
     await assert.rejects(one.topic('hall').publish('ž'.repeat(17_000)), { code: 'too_large' });
     assert.equal((await soon(one.topic('hall').publish('x'.repeat(32_500)), 'the ack')).delivered, 0);
@@ -530,7 +677,10 @@ describe('scenarios', { concurrency: 4 }, () => {
     const careless = client(t, stack.url('?userId=1'), { frameLimit: 1e6 });
     const posts = ['x'.repeat(40_000), 'hi'].map((message) => careless.topic('hall').publish(message));
     const results = await soon(Promise.allSettled(posts), 'the acks');
-    assert.deepEqual(results.map(({ value, reason }) => value?.delivered ?? reason.code), ['too_large', 0]);
+    assert.deepEqual(
+      results.map(({ value, reason }) => value?.delivered ?? reason.code),
+      ['too_large', 0],
+    );
   });
 
   scenario('refused-subscription', async (t) => {

@@ -21,7 +21,15 @@ test('the module is small and imports nothing', () => {
 });
 
 test('the types are strict, and the declarations stand alone', () => {
-  const options = ['--strict', '--exactOptionalPropertyTypes', '--noEmit', '--module', 'nodenext', '--lib', 'es2022,dom'];
+  const options = [
+    '--strict',
+    '--exactOptionalPropertyTypes',
+    '--noEmit',
+    '--module',
+    'nodenext',
+    '--lib',
+    'es2022,dom',
+  ];
   try {
     execFileSync('node_modules/.bin/tsc', [...options, '--types', '', 'test/types.ts'], { cwd: folder });
   } catch (error) {
@@ -36,7 +44,10 @@ test('the example of the README does what it says', async (t) => {
   const [, expected] = readme.match(/```console\n\$ node chat\.mjs\n([^]*?)```/);
   // Node has a WebSocket of its own from version 22 on. Version 20 has it behind a flag.
   const flags = globalThis.WebSocket ? [] : ['--experimental-websocket', '--no-warnings'];
-  const child = spawn(process.execPath, [...flags, '--input-type=module', '-'], { cwd: folder, stdio: ['pipe', 'pipe', 'inherit'] });
+  const child = spawn(process.execPath, [...flags, '--input-type=module', '-'], {
+    cwd: folder,
+    stdio: ['pipe', 'pipe', 'inherit'],
+  });
   t.after(() => child.kill());
   child.stdin.end(code.replaceAll('localhost:3001', `localhost:${stack.port}`));
   let output = '';

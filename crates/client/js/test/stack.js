@@ -29,11 +29,13 @@ export async function start(t, args = [], { port = 0 } = {}) {
   const ports = ['--port', String(port), '--dynamodb-port', '0', '--env', 'METRICS_NAMESPACE='];
   const child = spawn(program, [...ports, ...args], { cwd: root, stdio: ['ignore', 'pipe', 'pipe'] });
   const lines = [];
+  const watchers = new Set();
   const ended = once(child, 'exit');
   const address = new Promise((resolve, reject) => {
     for (const stream of [child.stdout, child.stderr]) {
       createInterface({ input: stream }).on('line', (line) => {
         lines.push(line);
+        for (const look of watchers) look();
         const found = lines.join('\n').match(/ws:\/\/localhost:(\d+)\/dev[^]*Ctrl-C/);
         if (found) resolve(Number(found[1]));
       });
@@ -44,6 +46,15 @@ export async function start(t, args = [], { port = 0 } = {}) {
     port: await soon(address, 'the stack'),
     lines,
     url: (query = '') => `ws://localhost:${stack.port}/dev${query}`,
+    /** Waits for a line of the log. */
+    logs(pattern) {
+      const found = new Promise((resolve) => {
+        const look = () => lines.some((line) => pattern.test(line)) && (watchers.delete(look), resolve());
+        watchers.add(look);
+        look();
+      });
+      return soon(found, `${pattern} in the log`);
+    },
     async stop() {
       if (child.exitCode === null) child.kill('SIGINT');
       await soon(ended, 'the end of the stack');
@@ -72,7 +83,8 @@ export async function network(t, stack) {
     /** Sends a frame to the clients, as if it came from the stack. */
     say(frame) {
       const text = Buffer.from(JSON.stringify(frame));
-      for (const [client] of pairs) client.write(Buffer.concat([Buffer.from([0x81, 126, text.length >> 8, text.length & 255]), text]));
+      for (const [client] of pairs)
+        client.write(Buffer.concat([Buffer.from([0x81, 126, text.length >> 8, text.length & 255]), text]));
     },
     async until(is) {
       while (!is(proxy)) await soon(new Promise((resolve) => watchers.add(resolve)), String(is));
@@ -117,10 +129,15 @@ export async function network(t, stack) {
 /** A client of the library, with short times, and a record of what happened to it. */
 export function client(t, url, options = {}) {
   const sockets = [];
+  const sent = [];
   class Recorded extends WebSocket {
     constructor(address) {
       super(address);
       sockets.push(this);
+    }
+    send(text) {
+      sent.push(JSON.parse(text));
+      super.send(text);
     }
   }
   const it = connect(url, { WebSocket: Recorded, maxDelay: 200, timeout: 2000, ...options });
@@ -136,6 +153,7 @@ export function client(t, url, options = {}) {
   return Object.assign(it, {
     events,
     sockets,
+    sent,
     /** The next event of this name, counted from the ones that were taken before. */
     async event(name) {
       for (;;) {

@@ -15,7 +15,9 @@ connect('wss://example.com/dev', { heartbeats: 1 });
 
 const room = client.topic<Line>('room.7');
 let position: Position | undefined;
-const subscription = room.subscribe((message: Message<Line>) => console.log(message.data.text, message.seq), { last: 20 });
+const subscription = room.subscribe((message: Message<Line>) => console.log(message.data.text, message.seq), {
+  last: 20,
+});
 position = subscription.position;
 if (position) room.subscribe(() => {}, { after: position });
 // @ts-expect-error: the message has another type.

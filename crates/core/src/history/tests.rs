@@ -238,6 +238,26 @@ async fn a_message_costs_three_writes_with_an_id_and_two_without() {
     assert_eq!(table.log(), [one(1), one(2), one(3)]);
 }
 
+/// The clock stands still but for the calls, so times are exact.
+#[tokio::test(start_paused = true)]
+async fn many_writers_of_one_topic_take_no_longer_than_one() {
+    for writers in [1, 64] {
+        let table = Table::default();
+        let script = table.clone();
+        let (aws, backend) = Aws::backend(move |call| match script.serve(call) {
+            Answer::After(_, status, body) => Answer::After(Duration::from_millis(5), status, body),
+            Answer::Hang => Answer::Hang,
+        });
+        let start = Instant::now();
+        let ids: Vec<_> = (0..writers).map(|writer| writer.to_string()).collect();
+        let appends = ids.iter().map(|id| append(&backend, "1", Some(id), false, id));
+        futures_util::future::try_join_all(appends).await.unwrap();
+        // Three calls, one after the other, and none of them is repeated.
+        assert_eq!((start.elapsed().as_millis(), aws.calls().len()), (15, 3 * writers));
+        assert_eq!(table.log().len(), writers);
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn items_have_the_documented_attributes() {
     let table = Table::default();

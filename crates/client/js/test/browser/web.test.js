@@ -1,0 +1,250 @@
+// The chat page, as people use it.
+import assert from 'node:assert/strict';
+import { mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { describe, test } from 'node:test';
+import { plain, start } from '../stack.js';
+import { go, launch, open, say, serve } from './page.js';
+
+const axe = readFileSync(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8');
+const texts = (page) => page.locator('#messages .bubble > :first-child').allTextContents();
+const shows = (page, text) => page.locator('#messages').getByText(text, { exact: true }).waitFor();
+const options = { timeout: 120_000 };
+
+describe('the chat page', { concurrency: 1 }, () => {
+  test('two people talk in a topic and directly, with unread marks and a history', options, async (t) => {
+    const [stack, browser, site] = [await start(t), await launch(t), await serve(t)];
+    const [ada, grace] = [await open(t, browser, site, stack, 'ada'), await open(t, browser, site, stack, 'grace')];
+    await say(ada, 'hello');
+    await shows(grace, 'hello');
+    await say(grace, 'hello yourself');
+    await shows(ada, 'hello yourself');
+    await ada.locator('.mine.sent').waitFor();
+    await go(grace, '@ada');
+    for (const text of ['psst', 'are you there?']) await say(grace, text);
+    const row = ada.locator('#list a', { hasText: 'grace' });
+    await row.locator('.unread', { hasText: '2' }).waitFor();
+    assert.equal(await ada.title(), '(2) Switchboard');
+    await row.click();
+    await shows(ada, 'are you there?');
+    assert.deepEqual(await texts(ada), ['psst', 'are you there?']);
+    assert.equal(await ada.title(), 'Switchboard');
+    await say(ada, 'yes');
+    await shows(grace, 'yes');
+    // A new page of the same browser has everything, one's own direct messages included, and nothing is unread.
+    await grace.locator('.mine.sent').nth(1).waitFor();
+    await grace.reload();
+    await shows(grace, 'yes');
+    assert.deepEqual(await texts(grace), ['psst', 'are you there?', 'yes']);
+    await grace.locator('#list a', { hasText: 'room.lobby' }).click();
+    await shows(grace, 'hello yourself');
+    assert.equal(await grace.locator('.unread').count(), 0);
+    // Who leaves a topic does not hear it any more.
+    await grace.getByRole('button', { name: 'Leave topic' }).click();
+    await grace.locator('#list a', { hasText: 'room.lobby' }).waitFor({ state: 'detached' });
+    await ada.locator('#list a', { hasText: 'room.lobby' }).click();
+    await say(ada, 'is grace gone?');
+    await ada.locator('.mine.sent', { hasText: 'is grace gone?' }).waitFor();
+    await go(ada, '@grace');
+    await say(ada, 'bye');
+    await shows(grace, 'bye');
+    assert.equal(await grace.locator('#list').getByText('is grace gone?').count(), 0);
+    assert.deepEqual([...ada.errors, ...grace.errors], []);
+  });
+
+  test(
+    'the stack stops and starts: the page comes back and sends what was written meanwhile, once',
+    options,
+    async (t) => {
+      const folder = mkdtempSync(join(tmpdir(), 'switchboard-'));
+      t.after(() => rmSync(folder, { recursive: true }));
+      const [stack, browser, site] = [await start(t, ['--data-dir', folder]), await launch(t), await serve(t)];
+      const ada = await open(t, browser, site, stack, 'ada');
+      await say(ada, 'before');
+      await ada.locator('.mine.sent').waitFor();
+      await stack.stop();
+      await ada.locator('#banner').getByText('Reconnecting').waitFor();
+      for (const text of ['one', 'two']) await say(ada, text);
+      await ada.locator('.mine.pending').nth(1).waitFor();
+      const again = await start(t, ['--data-dir', folder], { port: stack.port });
+      await ada.locator('.mine.sent').nth(2).waitFor();
+      await ada.locator('#banner').waitFor({ state: 'hidden' });
+      assert.deepEqual(await texts(ada), ['before', 'one', 'two']);
+      const sender = await plain(t, again.url('?userId=ada'));
+      const { messages } = await sender.ask({ type: 'history', topic: 'room.lobby' });
+      assert.deepEqual(
+        messages.map(({ data }) => data),
+        ['two', 'one', 'before'],
+      );
+      assert.deepEqual(ada.errors, []);
+    },
+  );
+
+  test('mistakes are told in words, and markup is text', options, async (t) => {
+    const [stack, browser, site] = [await start(t), await launch(t), await serve(t)];
+    const name = '<img src=x onerror=alert(1)>';
+    const ada = await open(t, browser, site, stack, name);
+    await say(ada, '<script>alert(2)</script> مرحبا 👩‍👩‍👧');
+    await shows(ada, '<script>alert(2)</script> مرحبا 👩‍👩‍👧');
+    await say(ada, 'x'.repeat(40_000));
+    await ada.getByText(/Not sent: The message is too large: its frame has \d+ bytes/).waitFor();
+    await ada.getByRole('button', { name: 'Discard' }).click();
+    await ada.locator('.failed').waitFor({ state: 'detached' });
+    await go(ada, 'INITIAL_CONNECTION');
+    await ada
+      .locator('#empty')
+      .getByText(/reserved/)
+      .waitFor();
+    await ada.getByLabel('Topic, or @ and a name').fill('ž'.repeat(200));
+    await ada.keyboard.press('Enter');
+    await ada.getByText('A name has at most 256 bytes.').waitFor();
+    await go(ada, `<b>${'long'.repeat(60)}</b>`);
+    const wide = await ada.evaluate(() =>
+      [...document.querySelectorAll('*')]
+        .filter((it) => it.getBoundingClientRect().right > innerWidth + 1)
+        .map((it) => it.outerHTML.slice(0, 200)),
+    );
+    assert.deepEqual(wide, []);
+    assert.equal(await ada.locator('#list b, #messages script, #title b').count(), 0);
+    assert.deepEqual(ada.errors, []);
+  });
+
+  test('a server that is not Switchboard is named', options, async (t) => {
+    const [browser, site] = [await launch(t), await serve(t)];
+    const page = await (await browser.newContext()).newPage();
+    // The server of the page itself answers HTTP, and no handshake. Waiting in full would take minutes.
+    await page.addInitScript(() => (Math.random = () => 0));
+    await page.goto(`${site}?url=${encodeURIComponent(site.replace('http', 'ws'))}`);
+    await page.getByLabel('Your name').fill('ada');
+    await page.keyboard.press('Enter');
+    await page
+      .locator('dialog')
+      .getByText(/The server refused 20 connections in a row/)
+      .waitFor();
+    await page.getByRole('button', { name: 'Try again' }).waitFor();
+  });
+
+  test('a network that goes and comes back', options, async (t) => {
+    const [stack, browser, site] = [await start(t), await launch(t), await serve(t)];
+    const [ada, grace] = [await open(t, browser, site, stack, 'ada'), await open(t, browser, site, stack, 'grace')];
+    await ada.context().setOffline(true);
+    await say(grace, 'are you there?');
+    await grace.locator('.mine.sent').waitFor();
+    await ada.context().setOffline(false);
+    await shows(ada, 'are you there?');
+    assert.deepEqual(await texts(ada), ['are you there?']);
+  });
+
+  test('a tab that was frozen until its connection was cut', options, async (t) => {
+    const [stack, browser, site] = [await start(t, ['--idle-timeout', '3s']), await launch(t), await serve(t)];
+    const ada = await open(t, browser, site, stack, 'ada');
+    const cdp = await ada.context().newCDPSession(ada);
+    await cdp.send('Page.setWebLifecycleState', { state: 'frozen' });
+    await stack.logs(/1001/);
+    const grace = await plain(t, stack.url('?userId=grace'));
+    await grace.publish('room.lobby', 'while you slept');
+    await cdp.send('Page.setWebLifecycleState', { state: 'active' });
+    await shows(ada, 'while you slept');
+    assert.deepEqual([await texts(ada), ada.errors], [['while you slept'], []]);
+  });
+
+  test('a thousand messages do not hold the page up', options, async (t) => {
+    const [stack, browser, site] = [await start(t), await launch(t), await serve(t)];
+    const ada = await open(t, browser, site, stack, 'ada');
+    await go(ada, 'hall');
+    await ada.getByText('Live topic').waitFor();
+    await ada.evaluate(() => {
+      window.longest = 0;
+      new PerformanceObserver((list) => {
+        for (const { duration } of list.getEntries()) window.longest = Math.max(window.longest, duration);
+      }).observe({ entryTypes: ['longtask'] });
+    });
+    const sender = await plain(t, stack.url('?userId=2'));
+    for (let count = 0; count < 1000; count += 50) {
+      await Promise.all(Array.from({ length: 50 }, (_, index) => sender.publish('hall', `message ${count + index}`)));
+    }
+    await ada.waitForFunction(() => document.querySelectorAll('#messages .bubble').length === 300);
+    await ada.locator('#messages').getByText('message 99', { exact: false }).last().waitFor();
+    const longest = await ada.evaluate(() => window.longest);
+    console.log(`the longest task took ${Math.round(longest)} ms`);
+    assert.ok(longest < 200, `${longest} ms`);
+    // Who reads further up is not moved, and older messages are there.
+    await ada.getByRole('button', { name: 'Show older messages' }).click();
+    await ada.waitForFunction(() => document.querySelectorAll('#messages .bubble').length > 300);
+  });
+
+  test('a keyboard is enough, and axe finds nothing', options, async (t) => {
+    const [stack, browser, site] = [await start(t), await launch(t), await serve(t)];
+    const grace = await plain(t, stack.url('?userId=grace'));
+    await grace.publish('room.lobby', 'good morning');
+    const context = await browser.newContext({ viewport: { width: 1120, height: 720 } });
+    const page = await context.newPage();
+    page.setDefaultTimeout(20_000);
+    await page.goto(`${site}?url=${encodeURIComponent(stack.url())}`);
+    const check = async (where) => {
+      for (const colorScheme of ['light', 'dark']) {
+        await page.emulateMedia({ colorScheme });
+        // The page's own policy lets no foreign script in, so this one comes from the driver.
+        await page.evaluate(axe);
+        const { violations } = await page.evaluate(() => globalThis.axe.run());
+        const found = violations.map(({ id, nodes }) => `${id}: ${nodes.map(({ html }) => html).join(' ')}`);
+        assert.deepEqual(found, [], `${where}, ${colorScheme}`);
+      }
+    };
+    await check('welcome');
+    await page.keyboard.type('ada');
+    await page.keyboard.press('Enter');
+    await shows(page, 'good morning');
+    await page.keyboard.type('hello');
+    await page.keyboard.press('Enter');
+    await page.locator('.mine.sent').waitFor();
+    await grace.ask({ action: 'sendMessage', destinationUserId: 'ada', body: 'psst' });
+    await page.locator('.unread').waitFor();
+    await check('chat');
+    await page.locator('#list a').first().focus();
+    await page.keyboard.press('ArrowDown');
+    await page.keyboard.press('ArrowUp');
+    await page.keyboard.press('Enter');
+    await shows(page, 'psst');
+    await page.keyboard.type('yes?');
+    await page.keyboard.press('Enter');
+    await page.locator('.mine.sent').waitFor();
+    await page.setViewportSize({ width: 390, height: 780 });
+    await check('phone');
+    await page.getByRole('button', { name: 'All conversations' }).press('Enter');
+    await page.locator('#list a').first().waitFor();
+    await check('list on a phone');
+  });
+
+  test('pictures', { ...options, skip: !process.env.SCREENSHOTS }, async (t) => {
+    const folder = process.env.SCREENSHOTS;
+    mkdirSync(folder, { recursive: true });
+    const [stack, browser, site] = [await start(t), await launch(t), await serve(t)];
+    const [grace, ada] = [await open(t, browser, site, stack, 'grace'), await open(t, browser, site, stack, 'ada')];
+    for (const [page, text] of [
+      [grace, 'Morning! The new exchange is wired up.'],
+      [ada, 'Lovely. Did the cords arrive?'],
+      [grace, 'Two dozen, all of them yellow ☎️'],
+      [
+        grace,
+        'I labelled the jacks A to F, so that nobody has to guess which line is whose when three of them ring at once.',
+      ],
+      [ada, 'Perfect'],
+    ]) {
+      await say(page, text);
+      for (const reader of [ada, grace]) await shows(reader, text);
+    }
+    await go(grace, '@ada');
+    await say(grace, 'Are you coming to the tea at four?');
+    await ada.locator('.unread').waitFor();
+    for (const colorScheme of ['light', 'dark']) {
+      await ada.emulateMedia({ colorScheme });
+      await ada.setViewportSize({ width: 1120, height: 720 });
+      await ada.screenshot({ path: join(folder, `desktop-${colorScheme}.png`) });
+      await ada.setViewportSize({ width: 390, height: 780 });
+      await ada.screenshot({ path: join(folder, `phone-${colorScheme}.png`) });
+    }
+  });
+});

@@ -1,0 +1,1 @@
+../js/index.js

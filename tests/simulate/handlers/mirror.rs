@@ -1,0 +1,309 @@
+//! The embedded DynamoDB of one run. After each write the items that it touched are read back, and the model's table, which
+//! the invariants look at, learns of them.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+
+use dynoxide::{Database, DynoxideError};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use super::{CONNECTIONS, EVENTS, MESSAGES, TOPIC, TOPICS, items};
+use crate::frame::Record;
+use crate::settings::Bug;
+use crate::table::{Author, Content, Key, Number, Position, Socket, Span};
+use crate::world::World;
+
+/// The tables and their keys, as in infra/tables.yml.
+const TABLES: [(&str, &str, Option<&str>); 4] = [
+    (CONNECTIONS, "connectionId", None),
+    (TOPICS, "topic", Some("connectionId")),
+    (EVENTS, "topic", Some("id")),
+    (MESSAGES, "p", Some("s")),
+];
+
+pub struct Engine {
+    database: Database,
+    /// The stream records by their number.
+    images: RefCell<Vec<Value>>,
+    /// The head as it was written last, and as it was before.
+    head: RefCell<Option<Value>>,
+    old_head: RefCell<Option<Value>>,
+    /// The last row of each connection, which may be gone.
+    rows: RefCell<BTreeMap<Socket, Value>>,
+}
+
+impl Engine {
+    pub fn new() -> Self {
+        let database = Database::memory().expect("a database in memory always opens");
+        for (name, hash, range) in TABLES {
+            let keys: Vec<_> = std::iter::once((hash, "HASH")).chain(range.map(|range| (range, "RANGE"))).collect();
+            let attributes: Vec<_> =
+                keys.iter().map(|(name, _)| json!({"AttributeName": name, "AttributeType": "S"})).collect();
+            let schema: Vec<_> =
+                keys.iter().map(|(name, kind)| json!({"AttributeName": name, "KeyType": kind})).collect();
+            let table = json!({"TableName": name, "BillingMode": "PAY_PER_REQUEST", "AttributeDefinitions": attributes,
+                "KeySchema": schema});
+            call(&table, |request| database.create_table(request)).expect("the table is right");
+        }
+        Self {
+            database,
+            images: RefCell::default(),
+            head: RefCell::default(),
+            old_head: RefCell::default(),
+            rows: RefCell::default(),
+        }
+    }
+
+    pub fn image(&self, index: usize) -> Value {
+        self.images.borrow()[index].clone()
+    }
+
+    /// A backend puts an event.
+    pub fn event(&self, id: u32, content: Content) {
+        let image = json!({"topic": {"S": TOPIC}, "id": {"S": format!("event{id}")},
+            "json": {"S": items::json_of(content).to_string()}});
+        self.images.borrow_mut().push(image);
+    }
+
+    /// Serves an operation, and returns what DynamoDB answers.
+    pub fn serve(&self, operation: &str, request: &Value, world: &mut World) -> (u16, Value) {
+        let database = &self.database;
+        if let Some(stale) = self.stale(operation, request, world) {
+            return (200, stale);
+        }
+        if world.settings.has(Bug::WrittenButDropped) && is_message(request) && world.drops_write() {
+            return (200, json!({}));
+        }
+        let answer = match operation {
+            "GetItem" => call(request, |request| database.get_item(request)),
+            "PutItem" => call(request, |request| database.put_item(request)),
+            "UpdateItem" => call(&self.patched(request, world), |request| database.update_item(request)),
+            "DeleteItem" => call(request, |request| database.delete_item(request)),
+            "Query" => call(request, |request| database.query(request)),
+            "Scan" => call(request, |request| database.scan(request)),
+            "BatchGetItem" => call(request, |request| database.batch_get_item(request)),
+            "BatchWriteItem" => call(request, |request| database.batch_write_item(request)),
+            "TransactWriteItems" => call(request, |request| database.transact_write_items(request)),
+            _ => panic!("the functions do not call {operation}"),
+        };
+        match answer {
+            Ok(answer) => {
+                for Touched { table, key, item } in touched(operation, request) {
+                    let item = item.cloned().or_else(|| self.item(table, &key));
+                    self.reflect(table, &key, item.as_ref(), world);
+                }
+                (200, answer)
+            }
+            Err(error) => {
+                let body = serde_json::from_str(&error.to_json()).expect("an error is JSON");
+                (error.status_code(), body)
+            }
+        }
+    }
+
+    /// The answer of an eventually consistent read that sees what was there a moment ago.
+    fn stale(&self, operation: &str, request: &Value, world: &mut World) -> Option<Value> {
+        let heads = &request["RequestItems"][MESSAGES];
+        if operation == "BatchGetItem" && heads["ConsistentRead"] != true && world.reads_old_head() {
+            let old: Vec<_> = self.old_head.borrow().iter().cloned().collect();
+            return Some(json!({"Responses": {MESSAGES: old}, "UnprocessedKeys": {}}));
+        }
+        if operation == "GetItem" && request["TableName"] == CONNECTIONS && request["ConsistentRead"] != true {
+            let socket = items::text(&request["Key"], "connectionId").and_then(items::socket_of)?;
+            if world.reads_old_connection(socket).is_some() {
+                return Some(json!({"Item": self.rows.borrow().get(&socket)?}));
+            }
+            return world.reads_before_connect(socket).then(|| json!({}));
+        }
+        None
+    }
+
+    /// With a planted bug, a new head has the epoch of the one before it.
+    fn patched(&self, request: &Value, world: &World) -> Value {
+        let mut request = request.clone();
+        if world.settings.has(Bug::SameEpochAgain)
+            && let Some(old) = &*self.head.borrow()
+            && let Some(fresh) = request["ExpressionAttributeValues"].get_mut(":fresh")
+        {
+            *fresh = old["epoch"].clone();
+        }
+        request
+    }
+
+    /// DynamoDB removes an expired item.
+    pub fn remove(&self, key: Key) {
+        let topic_key = |p: String, s: String| json!({"p": {"S": p}, "s": {"S": s}});
+        if key == Key::Head {
+            self.old_head.borrow_mut().clone_from(&self.head.borrow());
+        }
+        let (table, key) = match key {
+            Key::Head => (MESSAGES, topic_key(format!("h:{TOPIC}"), "-".to_owned())),
+            Key::Binding(Author::Frame { user, id }) => {
+                (MESSAGES, topic_key(format!("i:{TOPIC}\n@u{user}"), format!("m{id}")))
+            }
+            Key::Binding(Author::Event(id)) => {
+                (MESSAGES, topic_key(format!("i:{TOPIC}\nbackend"), format!("event{id}")))
+            }
+            Key::Binding(Author::Invocation(_)) => return,
+            Key::Entry(position) => (MESSAGES, topic_key(format!("m:{TOPIC}"), items::sort_key(position))),
+            Key::Connection(socket) => (CONNECTIONS, json!({"connectionId": {"S": items::connection_id(socket)}})),
+            Key::Subscription(socket) => {
+                (TOPICS, json!({"topic": {"S": TOPIC}, "connectionId": {"S": items::connection_id(socket)}}))
+            }
+        };
+        let request = json!({"TableName": table, "Key": key});
+        call(&request, |request| self.database.delete_item(request)).expect("an item can be deleted");
+    }
+
+    /// The item that is there.
+    fn item(&self, table: &str, key: &Value) -> Option<Value> {
+        let request = json!({"TableName": table, "Key": key, "ConsistentRead": true});
+        let answer = call(&request, |request| self.database.get_item(request)).expect("an item can be read");
+        answer.get("Item").cloned()
+    }
+
+    /// Tells the model's table what is under a key now.
+    fn reflect(&self, table: &str, key: &Value, item: Option<&Value>, world: &mut World) {
+        let socket = items::text(key, "connectionId").and_then(items::socket_of);
+        match (table, socket, item) {
+            (CONNECTIONS, Some(socket), _) => match item.and_then(items::connection) {
+                Some(row) => {
+                    self.rows.borrow_mut().extend(item.map(|item| (socket, item.clone())));
+                    world.table.connections.insert(socket, row);
+                    world.expires(Key::Connection(socket));
+                }
+                None => world.removes_connection(socket),
+            },
+            (TOPICS, Some(socket), _) if items::text(key, "topic") == Some(TOPIC) => match item.and_then(items::ttl) {
+                Some(ttl) => {
+                    world.table.subscriptions.insert(socket, ttl);
+                    world.expires(Key::Subscription(socket));
+                }
+                None => world.table.remove(Key::Subscription(socket)),
+            },
+            (EVENTS, _, Some(image)) => self.continuation(image, world),
+            (MESSAGES, _, Some(item)) => self.reflect_message(item, world),
+            _ => {}
+        }
+    }
+
+    fn continuation(&self, image: &Value, world: &mut World) {
+        // A second write of the same item is no insert.
+        if self.images.borrow().iter().any(|known| known["topic"] == image["topic"]) {
+            return;
+        }
+        self.images.borrow_mut().push(image.clone());
+        let after = items::text(image, "after").and_then(items::socket_of).unwrap_or(0);
+        let (position, content) = items::continuation(image);
+        world.put_record(Record::Range { position, content, after });
+    }
+
+    fn reflect_message(&self, item: &Value, world: &mut World) {
+        match items::text(item, "p").unwrap_or_default().as_bytes() {
+            [b'h', ..] => {
+                let Some(head) = items::head(item) else { return };
+                let old = world.table.head;
+                if old == Some(head) {
+                    return;
+                }
+                world.table.set_head(Some(head));
+                if old.is_none_or(|old| old.epoch != head.epoch) {
+                    world.ledger.head_made(&head);
+                }
+                let last = old.filter(|old| old.epoch == head.epoch).map_or(0, |old| old.last);
+                for seq in last + 1..=head.last {
+                    let position = Position { epoch: head.epoch, seq };
+                    let span = Span { at: world.now, ..head.span };
+                    world.ledger.taken(&Number { position, span, before: old.map(|old| old.span) }, world.now);
+                }
+                world.changed_head();
+                *self.old_head.borrow_mut() = self.head.replace(Some(item.clone()));
+            }
+            [b'm', ..] => {
+                let Some(entry) = items::entry(item) else { return };
+                if world.table.log.get(&entry.number.position) != Some(&entry) {
+                    world.table.log.insert(entry.number.position, entry);
+                    world.written(&entry);
+                }
+            }
+            _ => {
+                if let Some((author, binding)) = items::binding(item) {
+                    world.table.bindings.insert(author, binding);
+                    world.expires(Key::Binding(author));
+                }
+            }
+        }
+    }
+}
+
+/// Runs a request of the engine's own type, which is DynamoDB's JSON.
+fn call<Q: DeserializeOwned, A: Serialize>(
+    request: &Value,
+    serve: impl FnOnce(Q) -> Result<A, DynoxideError>,
+) -> Result<Value, DynoxideError> {
+    let request = Q::deserialize(request).map_err(|error| DynoxideError::ValidationException(error.to_string()))?;
+    Ok(serde_json::to_value(serve(request)?).expect("an answer is JSON"))
+}
+
+/// A write of a message, not of a tombstone.
+fn is_message(request: &Value) -> bool {
+    request["Item"].get("json").is_some() && request["TableName"] == MESSAGES
+}
+
+/// What a write touches.
+struct Touched<'a> {
+    table: &'a str,
+    key: Value,
+    /// The item that it puts.
+    item: Option<&'a Value>,
+}
+
+fn touched<'a>(operation: &str, request: &'a Value) -> Vec<Touched<'a>> {
+    let put = |table: &'a str, item: &'a Value| Touched { table, key: key(table, item), item: Some(item) };
+    let keyed = |table: &'a str, key: &Value| Touched { table, key: key.clone(), item: None };
+    let table = |request: &'a Value| request["TableName"].as_str().unwrap_or_default();
+    match operation {
+        "PutItem" => vec![put(table(request), &request["Item"])],
+        "UpdateItem" | "DeleteItem" => vec![keyed(table(request), &request["Key"])],
+        "BatchWriteItem" => {
+            let tables = request["RequestItems"].as_object().into_iter().flatten();
+            let writes = tables.flat_map(|(table, writes)| {
+                writes.as_array().into_iter().flatten().map(move |write| match write.get("PutRequest") {
+                    Some(write) => put(table, &write["Item"]),
+                    None => keyed(table, &write["DeleteRequest"]["Key"]),
+                })
+            });
+            let mut writes: Vec<_> = writes.collect();
+            // The tables of a request have no order.
+            writes.sort_by_cached_key(|touched| (touched.table, touched.key.to_string()));
+            writes
+        }
+        "TransactWriteItems" => {
+            let writes = request["TransactItems"].as_array().into_iter().flatten();
+            let writes = writes.filter_map(|write| write.as_object()?.iter().next());
+            let touched = writes.map(|(kind, write)| match kind.as_str() {
+                "Put" => put(table(write), &write["Item"]),
+                _ => keyed(table(write), &write["Key"]),
+            });
+            touched.collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+fn key(table: &str, item: &Value) -> Value {
+    let (_, hash, range) = TABLES.iter().find(|(name, ..)| *name == table).expect("the table exists");
+    let mut key = json!({*hash: item[*hash]});
+    if let Some(range) = range {
+        key[*range] = item[*range].clone();
+    }
+    key
+}
+
+/// The connections whose rows a call writes.
+pub fn connections(operation: &str, request: &Value) -> Vec<usize> {
+    let touched = touched(operation, request).into_iter();
+    touched.filter_map(|touched| items::text(&touched.key, "connectionId").and_then(items::socket_of)).collect()
+}
