@@ -295,7 +295,8 @@ async fn rights_cost_one_read_where_a_rule_asks_for_them_and_nothing_elsewhere()
 /// A frame cannot say who sent it. It may try to in every field that we or AWS have ever used for that.
 #[tokio::test]
 async fn the_receiver_sees_the_true_sender_of_forged_frames() {
-    let stack = Stack::with(&["--env", "TOPIC_RULES=[{\"topic\":\"room\",\"history\":{\"hours\":1}}]"]).await;
+    let rules = r#"TOPIC_RULES=[{"topic":"room","history":{"hours":1}}]"#;
+    let stack = Stack::with(&["--env", rules, "--env", "MAX_FRAMES_PER_SECOND=0"]).await;
     let mut mallory = stack.connect("?userId=mallory").await;
     let mut alice = stack.connect("?userId=alice").await;
     alice.ask(json!({"type": "subscribe", "topic": "room", "positions": true, "id": "s"})).await;

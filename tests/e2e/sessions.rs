@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use aws_sdk_dynamodb::types::AttributeValue;
+use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use switchboard_tests::client::Client;
-use switchboard_tests::stack::{Stack, matching, number, table_name, text};
+use switchboard_tests::stack::{PATIENCE, Stack, matching, number, table_name, text};
+use tokio_tungstenite::tungstenite::Message;
 
 use crate::rights::{RULES, connect, token, verified};
 
@@ -173,11 +175,31 @@ async fn a_stage_without_keys_and_a_connection_without_a_user_take_no_token() {
         nobody.ask(auth(&good)).await["message"],
         "the token is another user's, and a connection never changes its user"
     );
-    // Whoever is 1 already may prove it, and gets what the token grants.
+    // A client that has said that it is 1 may prove it, and gets what the token grants.
     let mut one = stack.connect("?userId=1").await;
     let topics = json!({"subscribe": ["hall.*"]});
     assert_eq!(one.ask(auth(&token("1", 600, &topics))).await, json!({"type": "ack", "id": "a"}));
     assert_eq!(one.ask(json!({"type": "subscribe", "topic": "hall.1", "id": "s"})).await["type"], "ack");
+}
+
+#[tokio::test]
+async fn auth_frames_are_limited_like_others() {
+    let limit = "MAX_FRAMES_PER_SECOND=1";
+    let stack = Stack::with(&["--env", crate::rights::KEYS, "--env", "IDENTITY_MODE=verified", "--env", limit]).await;
+    let mut one = connect(&stack, "1", &json!(null)).await;
+    // One frame after the other is served by one environment.
+    let mut codes = Vec::new();
+    while one.socket.send(Message::text(auth("x").to_string())).await.is_ok() {
+        match tokio::time::timeout(PATIENCE, one.socket.next()).await.expect("no frame came") {
+            Some(Ok(Message::Text(text))) => {
+                codes.push(serde_json::from_str::<Value>(&text).unwrap()["code"].as_str().unwrap().to_owned());
+            }
+            _ => break,
+        }
+    }
+    stack.logged(1, &["connect |", "it goes on sending too fast"]).await;
+    codes.dedup();
+    assert!(codes.starts_with(&["invalid_token".to_owned(), "rate_limited".to_owned()]), "{codes:?}");
 }
 
 async fn put(stack: &Stack, topic: &str, id: &str, attributes: &[(&str, AttributeValue)]) {

@@ -9,7 +9,7 @@ use switchboard_core::connection::{Connection, UserId};
 use switchboard_core::frame::Frame;
 use switchboard_core::function::{Caller, Served, lifecycle, message};
 use switchboard_core::rights::{Act, Grants};
-use switchboard_core::topic::Topic;
+use switchboard_core::topic::{Name, Topic};
 use switchboard_core::{ClientError, Error, Failure};
 
 use crate::config::{Config, IdentityMode};
@@ -219,7 +219,8 @@ async fn check_count(backend: &Backend, user: &UserId, limit: u32) -> Result<(),
 async fn renew(backend: &Backend, identity: &Identity, caller: &Caller, frame: &Frame<'_>) -> Result<Served, Failure> {
     let Verified { user, expires_at_s, grants } = identity.verify(&frame.token()?)?;
     let (rules, act) = (&backend.config.topic_rules, Act::Subscribe);
-    let keeps = |topic: &Topic, grants: &Grants| rules.who(act, topic).check(act, topic, Some(&user), grants).is_ok();
+    let keeps =
+        |topic: &Topic, grants: &Grants| rules.allow(act, &Name::Topic(topic.clone()), Some(&user), grants).is_ok();
     let connection = Connection {
         id: caller.connection_id.clone(),
         user_id: Some(user.clone()),
@@ -356,6 +357,57 @@ mod tests {
                     assert_eq!(found, expected, "{mode:?} {has_keys} {query:?} {headers:?} {principal:?}");
                 }
             }
+        }
+    }
+
+    #[test]
+    fn grants_come_from_where_the_users_name_does_and_sessions_end_with_tokens() {
+        let claims = json!({"sub": "alice", "exp": at(60), "topics": {"subscribe": ["by.token"]}});
+        let token = crate::example_keys::token(&header(Algorithm::HS256, None), &claims);
+        let text = |topics: &str| json!({"principalId": "alice", "topics": topics});
+        let by_authorizer = text(r#"{"subscribe":["by.authorizer"]}"#);
+        let nameless = json!({"topics": r#"{"subscribe":["by.authorizer"]}"#});
+        let no_topics = json!({"principalId": "alice"});
+        let verifier =
+            || Verifier::new(KeySet::parse(&set(&[jwk(Algorithm::HS256, &json!({}))])).unwrap().keys, None, None, 3600);
+        for (query, authorizer, granted, expires) in [
+            (vec![("token", token.as_str())], None, "by.token", true),
+            (vec![("token", token.as_str())], Some(&by_authorizer), "by.authorizer", true),
+            (vec![("token", token.as_str())], Some(&no_topics), "", true),
+            (vec![], Some(&by_authorizer), "by.authorizer", false),
+            (vec![("userId", "alice")], Some(&nameless), "by.authorizer", false),
+            (vec![("userId", "alice")], None, "", false),
+        ] {
+            let mut event = event(&query, &[], None);
+            event.request_context.authorizer =
+                serde_json::from_value(authorizer.cloned().unwrap_or_else(|| json!({}))).unwrap();
+            let identity = Identity { mode: IdentityMode::Open, verifier: Some(verifier()), max_connections: 0 };
+            let named = identity.of(&event).unwrap();
+            assert_eq!(named.user.unwrap().as_str(), "alice");
+            assert_eq!(named.expires_at_s.is_some(), expires, "{query:?} {authorizer:?}");
+            for topic in ["by.token", "by.authorizer"] {
+                let is_granted = named.grants.contain(Act::Subscribe, &Topic::parse(topic).unwrap());
+                assert_eq!(is_granted, topic == granted, "{query:?} {authorizer:?}");
+            }
+        }
+        for (topics, problem) in [
+            (json!({"subscribe": []}), "`topics` must be JSON text"),
+            (json!("{"), "`topics` must be JSON text"),
+            (json!(7), "`topics` must be JSON text"),
+            (json!("[]"), "`topics` must be an object"),
+            (json!(r#"{"publish":["a*b"]}"#), "`topics.publish[0]` may have a `*` only at its end"),
+        ] {
+            let mut event = event(&[], &[], None);
+            let fields = json!({"principalId": "alice", "topics": topics});
+            event.request_context.authorizer = serde_json::from_value(fields).unwrap();
+            let identity = Identity { mode: IdentityMode::Verified, verifier: None, max_connections: 0 };
+            let mistake = identity.of(&event).unwrap_err();
+            assert_eq!(
+                mistake.to_string(),
+                format!("the authorizer gave wrong grants: {problem}")
+                    .replace("an object", "an object with the lists `subscribe` and `publish`")
+            );
+            assert_eq!(status(&mistake), 401);
         }
     }
 

@@ -102,8 +102,8 @@ pub enum Request<'a> {
 }
 
 impl Request<'_> {
-    /// What a client does by this frame, and with which topics: the rights that it needs. Whoever listens to a topic may end
-    /// that.
+    /// What a client does by this frame, and with which topics: the rights that it needs. No right is needed
+    /// to unsubscribe.
     #[must_use]
     pub fn acts(&self) -> Vec<(Act, Name)> {
         match self {

@@ -16,9 +16,10 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::ClientError;
+use crate::connection::UserId;
 use crate::frame::{MAX_KEPT_BYTES, MAX_PAYLOAD_BYTES};
-use crate::rights::{Act, Pattern, Who};
-use crate::topic::Topic;
+use crate::rights::{Act, Grants, Pattern, Who};
+use crate::topic::{Name, Topic};
 
 /// The shortest time that messages are kept. Readers of the history rely on it, whatever the rules are now.
 pub(crate) const MIN_HOURS: u32 = 1;
@@ -110,6 +111,17 @@ impl Rules {
             Act::Subscribe => rule.subscribe,
             Act::Publish => rule.publish,
         })
+    }
+
+    /// Returns the topic that a client means by a name, if its connection has the right. No handler decides that by itself.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::MissingRight`], and [`ClientError::Unidentified`] for `@me` of a connection without a user.
+    pub fn allow(&self, act: Act, name: &Name, user: Option<&UserId>, grants: &Grants) -> Result<Topic, ClientError> {
+        let topic = name.of(user)?;
+        self.who(act, &topic).check(act, &topic, user, grants)?;
+        Ok(topic)
     }
 
     /// Checks that the messages of a client are as small as the rule of their topic wants them.

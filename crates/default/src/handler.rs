@@ -93,9 +93,7 @@ fn allowed(rules: &Rules, act: Act, name: &Name, connection: Option<&Connection>
     let user = connection.and_then(|connection| connection.user_id.as_ref());
     let none = Grants::default();
     let grants = connection.map_or(&none, |connection| &connection.grants);
-    let topic = name.of(user)?;
-    rules.who(act, &topic).check(act, &topic, user, grants)?;
-    Ok(topic)
+    rules.allow(act, name, user, grants)
 }
 
 /// What a subscriber hears of one topic: its position, and whether it missed nothing, as far as both are known.

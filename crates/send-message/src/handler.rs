@@ -7,7 +7,7 @@ use switchboard_core::backend::Backend;
 use switchboard_core::function::{Served, message};
 use switchboard_core::publication::{Audience, Content, Kept, Position, Publication};
 use switchboard_core::rights::{Act, Grants, Who};
-use switchboard_core::topic::Topic;
+use switchboard_core::topic::{Name, Topic};
 use switchboard_core::{ClientError, Error, Failure};
 
 /// The sender is read from the connection's row, never from the frame. If a rule keeps direct messages, the message is kept
@@ -21,9 +21,9 @@ pub async fn handle(
         let message = frame.direct_message()?;
         let address = Topic::address(&message.destination);
         let (rules, log) = (&backend.config.topic_rules, backend.history.of(&address));
-        let (act, who) = (Act::Publish, rules.who(Act::Publish, &address));
+        let (act, name, who) = (Act::Publish, Name::Topic(address.clone()), rules.who(Act::Publish, &address));
         if who == Who::Backend {
-            who.check(act, &address, None, &Grants::default())?;
+            rules.allow(act, &name, None, &Grants::default())?;
         }
         rules.check_size(&address, "body", &[message.body])?;
         let mut devices = backend.store.receivers(&Audience::Topic(address.clone()), &Position::Start);
@@ -34,7 +34,7 @@ pub async fn handle(
         let connection = connection.ok_or_else(ClientError::unregistered)?;
         let anonymous = ClientError::Unidentified { reason: "this connection has no user, so it cannot send" };
         let sender = connection.user_id.clone().ok_or(anonymous)?;
-        who.check(act, &address, Some(&sender), &connection.grants)?;
+        rules.allow(act, &name, Some(&sender), &connection.grants)?;
 
         let kept = match &log {
             Some(log) => {

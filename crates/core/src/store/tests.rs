@@ -353,3 +353,148 @@ async fn closing_leaves_a_tombstone_and_removes_every_topic_row() {
     assert_eq!(backend.store.close(&id(), None, Deadline::after(TIME)).await.unwrap(), 0);
     assert_eq!(aws.calls().len(), 1);
 }
+
+/// The row of a connection of user 1 whose session ends then, and which may listen to `a`, `b` and so on.
+fn session_row(end_s: i64, granted: &[&str], topics: &[&str]) -> Value {
+    let mut row = listening(topics);
+    row["ttl"] = json!({"N": end_s.to_string()});
+    row["userId"] = json!({"S": "1"});
+    if !granted.is_empty() {
+        row["maySubscribe"] = json!({"SS": granted});
+    }
+    row
+}
+
+/// A connection of user 1 with a new session.
+fn renewed(end_s: i64, granted: &[&str]) -> Connection {
+    let grants = Grants::parse(&json!({"subscribe": granted})).unwrap();
+    Connection { expires_at_s: Some(end_s), grants, ..Connection::for_tests(Some("1")) }
+}
+
+/// Renews a session, and keeps what is granted. Returns the topics that are taken away.
+async fn renew(store: &ConnectionStore, connection: &Connection) -> Result<Vec<String>, Failure> {
+    let keeps = |topic: &Topic, grants: &Grants| grants.contain(crate::rights::Act::Subscribe, topic);
+    store.renew(connection, keeps, Deadline::after(TIME)).await
+}
+
+/// The calls in short: the operation, the topic if there is one, and the end that it sets.
+fn in_short(aws: &Aws) -> Vec<String> {
+    let short = aws.calls().into_iter().map(|call| {
+        let topic = call.body["Key"]["topic"]["S"].as_str().unwrap_or("-").to_owned();
+        let end_s = call.body["ExpressionAttributeValues"][":end"]["N"].as_str().unwrap_or("-").to_owned();
+        format!("{} {topic} {end_s}", call.operation)
+    });
+    short.collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_session_deletes_what_it_does_not_keep_and_moves_the_ends_of_the_rest() {
+    let (old_s, end_s) = (now_s() + 100, now_s() + 200);
+    let (aws, backend) = Aws::backend(move |call| {
+        let topic = call.body["Key"]["topic"]["S"].as_str();
+        match (call.operation.as_str(), topic) {
+            ("UpdateItem", None) => {
+                answer(200, json!({"Attributes": session_row(old_s, &["*"], &["a", "b", "c", "d"])}))
+            }
+            // The client wants this one to end earlier.
+            ("UpdateItem", Some("b")) if call.body["ExpressionAttributeValues"][":end"]["N"] == end_s.to_string() => {
+                refused(&json!({"endsAt": {"N": "7"}}))
+            }
+            // This name has no row.
+            ("DeleteItem", Some("c")) => answer(200, json!({})),
+            ("DeleteItem", Some(_)) => answer(200, json!({"Attributes": session_row(old_s, &[], &[])})),
+            ("GetItem", _) => answer(200, json!({"Item": session_row(end_s, &["a", "b"], &["a", "b", "c", "d"])})),
+            _ => answer(200, json!({})),
+        }
+    });
+    assert_eq!(renew(&backend.store, &renewed(end_s, &["a", "b"])).await.unwrap(), ["d"]);
+    let mut calls = in_short(&aws);
+    calls[1..].sort();
+    let expected = [
+        "UpdateItem - -",
+        "DeleteItem c -",
+        "DeleteItem d -",
+        "GetItem - -",
+        "UpdateItem a",
+        "UpdateItem b",
+        "UpdateItem b 7",
+    ];
+    let ends = [5, 6].map(|_| format!(" {end_s}"));
+    let expected: Vec<_> = expected
+        .iter()
+        .map(|call| {
+            if ["UpdateItem a", "UpdateItem b"].contains(call) {
+                format!("{call}{}", ends[0])
+            } else {
+                (*call).to_owned()
+            }
+        })
+        .collect();
+    assert_eq!(calls, expected);
+    let update = &aws.calls()[0].body;
+    assert_eq!(
+        update["UpdateExpression"],
+        "SET #ttl = :ttl, expiresAt = :expiresAt, maySubscribe = :maySubscribe REMOVE mayPublish"
+    );
+    assert_eq!(update["ConditionExpression"], "userId = :user AND attribute_not_exists(closedAt) AND #ttl > :now");
+    assert_eq!(update["ExpressionAttributeValues"][":ttl"], json!({"N": end_s.to_string()}));
+}
+
+/// Two `auth` frames of one moment: the other one wrote the connection's row later, so its session counts for the topics.
+#[tokio::test(start_paused = true)]
+async fn a_session_that_another_frame_replaces_meanwhile_leaves_its_end_and_its_grants_everywhere() {
+    let (end_s, other_s) = (now_s() + 100, now_s() + 200);
+    let (aws, backend) = Aws::backend(move |call| {
+        let topic = call.body["Key"]["topic"]["S"].as_str();
+        match (call.operation.as_str(), topic) {
+            ("UpdateItem", None) => answer(200, json!({"Attributes": session_row(end_s, &["*"], &["a", "b"])})),
+            ("DeleteItem", _) => answer(200, json!({"Attributes": session_row(end_s, &[], &[])})),
+            ("GetItem", _) => answer(200, json!({"Item": session_row(other_s, &["a"], &["a", "b"])})),
+            _ => answer(200, json!({})),
+        }
+    });
+    assert_eq!(renew(&backend.store, &renewed(end_s, &["a", "b"])).await.unwrap(), ["b"]);
+    let last = ["GetItem - -", "DeleteItem b -", &format!("UpdateItem a {other_s}"), "GetItem - -"];
+    assert_eq!(in_short(&aws)[1..], last);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_is_refused_to_others_and_after_its_end() {
+    let alive_s = now_s() + 100;
+    let mut tombstone = session_row(alive_s, &[], &[]);
+    tombstone["closedAt"] = json!({"N": "1"});
+    for (row, expected) in [
+        (session_row(alive_s, &[], &[]), "invalid_token"),
+        (session_row(now_s() - 1, &[], &[]), "unidentified"),
+        (tombstone, "unidentified"),
+        (Value::Null, "unidentified"),
+    ] {
+        let item = row.clone();
+        let (aws, backend) = Aws::backend(move |_| refused(&item));
+        assert_eq!(code(renew(&backend.store, &renewed(alive_s, &[])).await), expected, "{row}");
+        assert_eq!(aws.calls().len(), 1);
+    }
+}
+
+/// An `auth` frame between the first and the last step of a subscribe.
+#[tokio::test(start_paused = true)]
+async fn a_subscribe_writes_its_rows_again_when_the_session_changes_meanwhile() {
+    let (old_s, new_s) = (now_s() + 100, now_s() + 200);
+    let updates = Mutex::new(0);
+    let (aws, backend) = Aws::backend(move |call| match call.operation.as_str() {
+        "UpdateItem" => {
+            let mut updates = updates.lock().unwrap();
+            *updates += 1;
+            let end_s = if *updates == 1 { old_s } else { new_s };
+            answer(200, json!({"Attributes": session_row(end_s, &[], &["t"])}))
+        }
+        "GetItem" => answer(200, json!({"Item": session_row(new_s, &["t"], &["t"])})),
+        _ => answer(200, json!({})),
+    });
+    let grants = subscribe(&backend.store, &["t"]).await.unwrap();
+    assert!(grants.contain(crate::rights::Act::Subscribe, &Topic::parse("t").unwrap()));
+    let batches = aws.calls().into_iter().filter(|call| call.operation == "BatchWriteItem");
+    let ends =
+        batches.map(|call| call.body["RequestItems"]["TOPICS_TABLE"][0]["PutRequest"]["Item"]["ttl"]["N"].clone());
+    assert_eq!(ends.collect::<Vec<_>>(), [json!(old_s.to_string()), json!(new_s.to_string())]);
+}
