@@ -381,7 +381,8 @@ mod tests {
             let mut event = event(&query, &[], None);
             event.request_context.authorizer =
                 serde_json::from_value(authorizer.cloned().unwrap_or_else(|| json!({}))).unwrap();
-            let identity = Identity { mode: IdentityMode::Open, verifier: Some(verifier()), max_connections: 0 };
+            let identity =
+                Identity { mode: IdentityMode::Open, verifier: Some(verifier()), max_connections: 0, origins: None };
             let named = identity.of(&event).unwrap();
             assert_eq!(named.user.unwrap().as_str(), "alice");
             assert_eq!(named.expires_at_s.is_some(), expires, "{query:?} {authorizer:?}");
@@ -400,7 +401,7 @@ mod tests {
             let mut event = event(&[], &[], None);
             let fields = json!({"principalId": "alice", "topics": topics});
             event.request_context.authorizer = serde_json::from_value(fields).unwrap();
-            let identity = Identity { mode: IdentityMode::Verified, verifier: None, max_connections: 0 };
+            let identity = Identity { mode: IdentityMode::Verified, verifier: None, max_connections: 0, origins: None };
             let mistake = identity.of(&event).unwrap_err();
             assert_eq!(
                 mistake.to_string(),
