@@ -254,6 +254,15 @@ mod tests {
 
     /// The recorded `$connect` event, with these parameters of the query, `Authorization` headers and principal.
     fn event(query: &[(&str, &str)], headers: &[&str], principal: Option<Value>) -> ApiGatewayWebsocketProxyRequest {
+        authorized(query, headers, principal.map(|principal| json!({ "principalId": principal })))
+    }
+
+    /// The same with all that an authorizer has said.
+    fn authorized(
+        query: &[(&str, &str)],
+        headers: &[&str],
+        authorizer: Option<Value>,
+    ) -> ApiGatewayWebsocketProxyRequest {
         let mut event: Value = serde_json::from_str(include_str!("../../../tests/events/connect.json")).unwrap();
         for key in ["multiValueQueryStringParameters", "queryStringParameters"] {
             event.as_object_mut().unwrap().remove(key);
@@ -267,8 +276,8 @@ mod tests {
             event["headers"]["Authorization"] = json!(last);
             event["multiValueHeaders"]["Authorization"] = json!(headers);
         }
-        if let Some(principal) = principal {
-            event["requestContext"]["authorizer"] = json!({ "principalId": principal });
+        if let Some(authorizer) = authorizer {
+            event["requestContext"]["authorizer"] = authorizer;
         }
         serde_json::from_value(event).unwrap()
     }
@@ -378,9 +387,7 @@ mod tests {
             (vec![("userId", "alice")], Some(&nameless), "by.authorizer", false),
             (vec![("userId", "alice")], None, "", false),
         ] {
-            let mut event = event(&query, &[], None);
-            event.request_context.authorizer =
-                serde_json::from_value(authorizer.cloned().unwrap_or_else(|| json!({}))).unwrap();
+            let event = authorized(&query, &[], authorizer.cloned());
             let identity =
                 Identity { mode: IdentityMode::Open, verifier: Some(verifier()), max_connections: 0, origins: None };
             let named = identity.of(&event).unwrap();
@@ -398,9 +405,7 @@ mod tests {
             (json!("[]"), "`topics` must be an object"),
             (json!(r#"{"publish":["a*b"]}"#), "`topics.publish[0]` may have a `*` only at its end"),
         ] {
-            let mut event = event(&[], &[], None);
-            let fields = json!({"principalId": "alice", "topics": topics});
-            event.request_context.authorizer = serde_json::from_value(fields).unwrap();
+            let event = authorized(&[], &[], Some(json!({"principalId": "alice", "topics": topics})));
             let identity = Identity { mode: IdentityMode::Verified, verifier: None, max_connections: 0, origins: None };
             let mistake = identity.of(&event).unwrap_err();
             assert_eq!(
