@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help run publish history build test test-client test-browser conformance soak soak-history simulate lint deny fmt check settings package deploy remove logs test-release test-deploy bench clean
+.PHONY: help run publish history build test test-client test-browser no-browser conformance soak soak-history simulate lint deny fmt check settings package deploy remove logs test-release test-deploy bench clean
 
 # STAGE and REGION name the deployment. ARCH is the processors' architecture: arm64 or x86_64.
 STAGE ?= dev
@@ -7,6 +7,10 @@ REGION ?= us-east-1
 export STAGE REGION ARCH ARGS
 # On Node 20 the framework's SDK warns that it will need Node 22 one day. This variable silences it.
 export AWS_SDK_JS_NODE_VERSION_SUPPORT_WARNING_DISABLED = true
+
+# The browser that tests the chat page.
+CHROMIUM ?= $(firstword $(wildcard /usr/bin/chromium /usr/bin/chromium-browser /usr/bin/google-chrome))
+export CHROMIUM
 
 DENY_VERSION := 0.20.2
 DENY := target/tools/cargo-deny-$(DENY_VERSION)
@@ -89,7 +93,10 @@ fmt: ## Format the code
 # These checks need no AWS account. The release build takes most of the time of a first run.
 check: ## Run what CI runs: format, lint, dependencies, every test
 	cargo fmt --all --check
-	$(MAKE) lint deny test test-browser test-release test-deploy
+	$(MAKE) lint deny test $(if $(CHROMIUM),test-browser,no-browser) test-release test-deploy
+
+no-browser:
+	@echo "switchboard: the chat page was not tested: there is no Chromium here, and CHROMIUM names none" >&2
 
 settings: infra/node_modules ## Check the settings of STAGE, and refuse what is unsafe or what Lambda would refuse
 	@node infra/settings.mjs
