@@ -379,7 +379,7 @@ mod tests {
             (vec![("userId", "alice")], None, "", false),
         ] {
             let mut event = event(&query, &[], None);
-            event.request_context.authorizer =
+            event.request_context.authorizer.fields =
                 serde_json::from_value(authorizer.cloned().unwrap_or_else(|| json!({}))).unwrap();
             let identity =
                 Identity { mode: IdentityMode::Open, verifier: Some(verifier()), max_connections: 0, origins: None };
@@ -400,7 +400,7 @@ mod tests {
         ] {
             let mut event = event(&[], &[], None);
             let fields = json!({"principalId": "alice", "topics": topics});
-            event.request_context.authorizer = serde_json::from_value(fields).unwrap();
+            event.request_context.authorizer.fields = serde_json::from_value(fields).unwrap();
             let identity = Identity { mode: IdentityMode::Verified, verifier: None, max_connections: 0, origins: None };
             let mistake = identity.of(&event).unwrap_err();
             assert_eq!(
