@@ -6,6 +6,7 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use switchboard_tests::client::Client;
+use switchboard_tests::proxy::Proxy;
 use switchboard_tests::stack::{PATIENCE, Stack, matching, number, table_name, text};
 use tokio_tungstenite::tungstenite::Message;
 
@@ -180,6 +181,24 @@ async fn a_stage_without_keys_and_a_connection_without_a_user_take_no_token() {
     let topics = json!({"subscribe": ["hall.*"]});
     assert_eq!(one.ask(auth(&token("1", 600, &topics))).await, json!({"type": "ack", "id": "a"}));
     assert_eq!(one.ask(json!({"type": "subscribe", "topic": "hall.1", "id": "s"})).await["type"], "ack");
+}
+
+/// The right is there when a subscribe looks for it, and gone before its row is written.
+#[tokio::test]
+async fn a_right_that_is_taken_away_during_a_subscribe_leaves_no_row() {
+    let arguments = ["--env", crate::rights::KEYS, "--env", "IDENTITY_MODE=verified", "--env", RULES];
+    let (proxy, stack) = Proxy::in_front(&arguments, |_| None).await;
+    let mut one = connect(&stack, "1", &json!({"subscribe": ["hall.1"]})).await;
+    proxy.take();
+    // An attempt of a call may take 1.5 s.
+    proxy.delay("BatchWriteItem", Duration::from_secs(1));
+    one.send(json!({"type": "subscribe", "topic": "hall.1", "id": "s"})).await;
+    proxy.called("BatchWriteItem").await;
+    assert_eq!(one.ask(auth(&token("1", 600, &json!(null)))).await, json!({"type": "ack", "id": "a"}));
+    let refused = one.next().await;
+    assert_eq!((&refused["id"], &refused["code"]), (&json!("s"), &json!("forbidden_topic")));
+    let topics: Vec<_> = stack.rows("topics").await.iter().map(|row| text(row, "topic")).collect();
+    assert_eq!(topics, ["@1"]);
 }
 
 #[tokio::test]
