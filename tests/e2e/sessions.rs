@@ -86,7 +86,7 @@ async fn a_fresh_token_makes_the_session_longer_and_changes_its_rights() {
     one.ask(json!({"type": "unsubscribe", "topic": "hall.2", "id": "u"})).await;
     one.ask(json!({"type": "subscribe", "topic": "hall.3", "id": "s"})).await;
 
-    // What is no longer allowed ends, and a topic that ended before is not told again.
+    // Subscriptions that are no longer allowed end. The ack does not name a topic that ended before.
     let second = token("1", 600, &json!({"subscribe": ["hall.3"], "publish": ["hall.2"]}));
     assert_eq!(one.ask(auth(&second)).await, json!({"type": "ack", "id": "a", "removed": ["hall.1"]}));
     assert_eq!(one.ask(auth(&second)).await, json!({"type": "ack", "id": "a"}));

@@ -204,7 +204,7 @@ impl Client {
         }
         if self.question.is_some_and(|question| question.request == request) {
             self.question = None;
-            // What is still missing may be under way.
+            // A number that is still missing may be under way.
             self.gap_since = None;
         }
     }

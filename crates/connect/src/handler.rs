@@ -43,7 +43,7 @@ pub struct Identity {
     origins: Option<Vec<String>>,
 }
 
-/// What is known of a client after its handshake.
+/// A client's identity, as its handshake proved it.
 #[derive(Debug, Default)]
 struct Named {
     user: Option<UserId>,
@@ -72,7 +72,7 @@ impl Identity {
 
     /// The authorizer's word counts before a token, and a token before the client's own word. A wrong token refuses the
     /// client, whatever else it could be. Grants come from where the user's name does, and an authorizer may give some to a
-    /// client that has no name. A session ends with its token, whoever names the user.
+    /// client that has no name. A session ends with its token, also where the authorizer names the user.
     fn of(&self, event: &ApiGatewayWebsocketProxyRequest) -> Result<Named, ClientError> {
         let principal = event.request_context.authorizer.fields.get("principalId");
         let principal = principal

@@ -44,7 +44,7 @@ pub enum ClientError {
     Entry {
         /// Its place in the list, from 0.
         index: usize,
-        /// What is wrong with it.
+        /// The mistake in this entry.
         mistake: Box<ClientError>,
     },
     /// The topic's name is reserved.

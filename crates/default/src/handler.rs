@@ -63,7 +63,7 @@ async fn connection(
         Name::Own => Who::Identified,
         Name::Topic(topic) => backend.config.topic_rules.who(*act, topic),
     };
-    // What backends alone may do is refused, whoever the client is.
+    // No client may do what only backends may.
     let who = acts.iter().map(who).filter(|who| *who != Who::Backend).max().unwrap_or_default();
     if who == Who::Anyone && !is_needed {
         return Ok(None);

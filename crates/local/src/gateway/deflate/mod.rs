@@ -7,8 +7,8 @@
 //! same answer. Everything after the handshake is inferred as well.
 //!
 //! As in the recording, the answer says nothing about the client's side. So a client may use a window of 32 KiB and
-//! refer to earlier messages. Between two messages only the text is kept that the next message may refer to. The state
-//! of a compressor would take a quarter of a megabyte.
+//! refer to earlier messages. Between two messages the gateway keeps only the text that the next message may refer
+//! to. It does not keep the compressor, whose state takes a quarter of a megabyte.
 //!
 //! The rest of the gateway uses [`Negotiated`] in a handshake, [`Transport`] instead of TCP, [`Deflater`] before it cuts a
 //! message into frames, and [`is_corrupt`] to choose a close code. Without compression a connection has no deflater, and
