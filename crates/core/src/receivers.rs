@@ -10,6 +10,7 @@ use lambda_runtime::tracing::warn;
 use crate::Error;
 use crate::clock::now_s;
 use crate::connection::ConnectionId;
+use crate::deadline::Deadline;
 use crate::publication::{Audience, Position, SEGMENTS};
 use crate::store::{self, Item};
 use crate::topic::{Subscriber, Topic};
@@ -27,6 +28,9 @@ pub struct Receivers {
     audience: Audience,
     /// From the most to the least specific one.
     lists: Vec<List>,
+    ready: VecDeque<Subscriber>,
+    /// Why the page behind these could not be read.
+    failed: Option<Error>,
     /// How many rows were not understood so far. They are skipped.
     pub(crate) unreadable: usize,
 }
@@ -36,7 +40,7 @@ struct List {
     /// The pattern whose subscribers these are. The other lists are the audience's own.
     pattern: Option<Topic>,
     next: Next,
-    ready: VecDeque<Subscriber>,
+    rows: VecDeque<Subscriber>,
 }
 
 #[derive(Debug, Clone)]
@@ -65,29 +69,78 @@ impl Receivers {
                     Next::Page { start: Some(store::connection_key(id)) }
                 }
             };
-            List { pattern, next, ready: VecDeque::new() }
+            List { pattern, next, rows: VecDeque::new() }
         };
         let lists = std::iter::once(None).chain(patterns.into_iter().map(Some)).map(list).collect();
-        Self { dynamodb, table, audience: audience.clone(), lists, unreadable: 0 }
+        let (audience, ready) = (audience.clone(), VecDeque::new());
+        Self { dynamodb, table, audience, lists, ready, failed: None, unreadable: 0 }
     }
 
-    /// Reads pages, of all lists at the same time, until each list that has not ended has a receiver ready.
+    /// Reads pages until a receiver is ready or the list has ended.
     ///
     /// # Errors
     ///
     /// When DynamoDB fails. The next call tries the same page again.
     pub async fn fetch(&mut self) -> Result<(), Error> {
+        self.read_ahead(1).await
+    }
+
+    /// Whether there are more receivers than `limit`. The pages that are read for that are not read again.
+    ///
+    /// If the time ends or a page behind the first one cannot be read, the answer is no: a publish goes on in spite of both.
+    ///
+    /// # Errors
+    ///
+    /// When DynamoDB fails before any receiver is known. The next call tries the same page again.
+    pub async fn exceed(&mut self, limit: u32, deadline: Deadline) -> Result<bool, Error> {
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        if let Ok(Err(error)) = tokio::time::timeout(deadline.left(), self.read_ahead(limit.saturating_add(1))).await {
+            if self.ready.is_empty() {
+                return Err(error);
+            }
+            // The publisher meets it when it has come so far.
+            self.failed = Some(error);
+        }
+        Ok(self.ready.len() > limit)
+    }
+
+    /// Reads pages, of several lists at the same time, until so many receivers are ready or all lists have ended.
+    async fn read_ahead(&mut self, count: usize) -> Result<(), Error> {
+        if self.ready.is_empty()
+            && let Some(error) = self.failed.take()
+        {
+            return Err(error);
+        }
         loop {
-            let is_due = |list: &&mut List| list.ready.is_empty() && matches!(list.next, Next::Page { .. });
+            self.merge();
+            if self.ready.len() >= count {
+                return Ok(());
+            }
             let (dynamodb, table, audience) = (&self.dynamodb, &self.table, &self.audience);
-            let due = self.lists.iter_mut().filter(is_due).map(async |list| list.read(dynamodb, table, audience).await);
-            let unreadable = future::join_all(due).await;
+            let due = self.lists.iter_mut().filter(|list| list.is_due());
+            let unreadable = future::join_all(due.map(async |list| list.read(dynamodb, table, audience).await)).await;
             if unreadable.is_empty() {
                 return Ok(());
             }
             for unreadable in unreadable {
                 self.unreadable += unreadable?;
             }
+        }
+    }
+
+    /// Takes rows from the lists as long as none of them has to be read first.
+    fn merge(&mut self) {
+        while !self.lists.iter().any(List::is_due) {
+            let first = |list: &List| list.rows.front().map(|receiver| receiver.connection_id.clone());
+            let Some(next) = self.lists.iter().filter_map(first).min() else { return };
+            let mut receiver = None;
+            for list in &mut self.lists {
+                if list.rows.front().is_some_and(|receiver| receiver.connection_id == next) {
+                    let row = list.rows.pop_front();
+                    receiver = receiver.or(row);
+                }
+            }
+            self.ready.extend(receiver);
         }
     }
 
@@ -98,19 +151,16 @@ impl Receivers {
     /// As [`Receivers::fetch`].
     pub async fn next(&mut self) -> Result<Option<Subscriber>, Error> {
         self.fetch().await?;
-        let first = |list: &List| list.ready.front().map(|receiver| receiver.connection_id.clone());
-        let next = self.lists.iter().filter_map(first).min();
-        let mut receiver = None;
-        for list in &mut self.lists {
-            if list.ready.front().map(|receiver| &receiver.connection_id) == next.as_ref() {
-                receiver = receiver.or(list.ready.pop_front());
-            }
-        }
-        Ok(receiver)
+        Ok(self.ready.pop_front())
     }
 }
 
 impl List {
+    /// Whether its next page has to be read before anything is taken.
+    fn is_due(&self) -> bool {
+        self.rows.is_empty() && matches!(self.next, Next::Page { .. })
+    }
+
     /// Reads one page, and returns how many of its rows were not understood.
     async fn read(&mut self, dynamodb: &Client, table: &str, audience: &Audience) -> Result<usize, Error> {
         let Next::Page { start } = self.next.clone() else { return Ok(0) };
@@ -154,7 +204,7 @@ impl List {
         for row in rows.unwrap_or_default() {
             match subscriber(&row) {
                 Ok(subscriber) => {
-                    self.ready.push_back(Subscriber { pattern: self.pattern.clone(), ..subscriber });
+                    self.rows.push_back(Subscriber { pattern: self.pattern.clone(), ..subscriber });
                 }
                 Err(attribute) => {
                     unreadable += 1;

@@ -30,6 +30,19 @@ const MAX_HOURS: u32 = 366 * 24;
 /// How many segments a pattern may have in front of its `*`. It bounds what a publish reads.
 pub const MAX_LEVELS: usize = 8;
 
+/// The highest limit of the receivers of one publish. So many are read before the first post, and they take 15 MB of memory.
+const MAX_RECEIVERS: u32 = 100_000;
+
+/// Checks a limit of the receivers of one publish.
+///
+/// # Errors
+///
+/// The problem, as the end of a sentence.
+pub(crate) fn check_max_receivers(receivers: u32) -> Result<(), String> {
+    let problem = || format!("must be a whole number up to {MAX_RECEIVERS}, and zero means no limit");
+    (receivers <= MAX_RECEIVERS).then_some(()).ok_or_else(problem)
+}
+
 /// The rules in their order.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Rules(Vec<Rule>);
@@ -42,6 +55,7 @@ struct Rule {
     publish: Who,
     max_bytes: Option<usize>,
     wildcard: bool,
+    max_receivers: Option<u32>,
 }
 
 /// A rule as it is written.
@@ -55,6 +69,7 @@ struct Written {
     max_bytes: Option<usize>,
     #[serde(default)]
     wildcard: bool,
+    max_receivers: Option<u32>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -206,6 +221,12 @@ impl Rules {
         Ok(topic)
     }
 
+    /// Returns how many receivers a publish of a client may have, if the rule of its topic says so. Zero means no limit.
+    #[must_use]
+    pub fn max_receivers(&self, topic: &Topic) -> Option<u32> {
+        self.of(topic)?.max_receivers
+    }
+
     /// Checks that the messages of a client are as small as the rule of their topic wants them.
     ///
     /// # Errors
@@ -228,7 +249,7 @@ impl Rule {
         if !text.starts_with('{') {
             return Err("a rule must be a JSON object".to_owned());
         }
-        let Written { topic, history, subscribe, publish, max_bytes, wildcard } =
+        let Written { topic, history, subscribe, publish, max_bytes, max_receivers, wildcard } =
             serde_json::from_str(text).map_err(|error| error.to_string())?;
         let kept = match history {
             None => None,
@@ -255,11 +276,24 @@ impl Rule {
                 "`maxBytes` bounds what clients send, and with `publish` as `backend` they send nothing".to_owned()
             );
         }
+        if let Some(receivers) = max_receivers {
+            check_max_receivers(receivers).map_err(|problem| format!("`maxReceivers` {problem}"))?;
+            let reason = if kept.is_some() {
+                Some("with `history` there is no such limit, because a message is kept before its receivers are known")
+            } else if topic.starts_with('@') {
+                Some("MAX_CONNECTIONS_PER_USER bounds the receivers of an address")
+            } else {
+                (publish == Who::Backend).then_some("with `publish` as `backend` clients send nothing")
+            };
+            if let Some(reason) = reason {
+                return Err(format!("`maxReceivers` must be absent: {reason}"));
+            }
+        }
         let topics = Pattern::parse("topic", &topic)?;
         if wildcard && (topic.starts_with('@') || !matches!(topics, Pattern::Prefix(_))) {
             return Err("`wildcard` needs a `topic` that ends in `*` and is for no addresses".to_owned());
         }
-        Ok(Self { topics, kept, subscribe, publish, max_bytes, wildcard })
+        Ok(Self { topics, kept, subscribe, publish, max_bytes, max_receivers, wildcard })
     }
 }
 
@@ -464,6 +498,16 @@ mod tests {
     }
 
     #[test]
+    fn a_rule_bounds_the_receivers_of_a_publish() {
+        let rules =
+            Rules::parse(r#"[{"topic": "t", "maxReceivers": 4}, {"topic": "all", "maxReceivers": 0}, {"topic": "*"}]"#);
+        let rules = rules.unwrap();
+        for (topic, expected) in [("t", Some(4)), ("all", Some(0)), ("u", None)] {
+            assert_eq!(rules.max_receivers(&Topic::parse(topic).unwrap()), expected, "{topic}");
+        }
+    }
+
+    #[test]
     fn a_wrong_rule_is_named_by_its_number() {
         for (rule, names) in [
             (r#"{"history": {"hours": 1}}"#, "`topic`"),
@@ -496,6 +540,17 @@ mod tests {
             (r#"{"topic": "u", "wildcard": true}"#, "`wildcard` needs a `topic` that ends in `*`"),
             (r#"{"topic": "@*", "wildcard": true}"#, "is for no addresses"),
             (r#"{"topic": "u.*", "wildcard": "yes"}"#, "invalid type"),
+            (r#"{"topic": "u", "maxReceivers": 100001}"#, "up to 100000"),
+            (r#"{"topic": "u", "maxReceivers": -1}"#, "-1"),
+            (
+                r#"{"topic": "u", "maxReceivers": 1, "history": {"hours": 1}}"#,
+                "`maxReceivers` must be absent: with `history`",
+            ),
+            (
+                r#"{"topic": "u", "maxReceivers": 1, "publish": "backend"}"#,
+                "`maxReceivers` must be absent: with `publish`",
+            ),
+            (r#"{"topic": "@*", "maxReceivers": 1}"#, "`maxReceivers` must be absent: MAX_CONNECTIONS_PER_USER"),
             (r#"{"topic": "INITIAL_CONNECTION"}"#, "reserved"),
             ("7", "a JSON object"),
             (r#"["t"]"#, "a JSON object"),
