@@ -19,6 +19,7 @@ mod inbox;
 mod json;
 mod lifecycle;
 mod mistakes;
+mod presence;
 mod publish;
 mod readme;
 mod rights;
