@@ -19,8 +19,8 @@ help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 # Nobody collects metrics on this machine, and without a namespace the functions write none.
-run: build ## Start the service on this machine, and print the commands to try it
-	cargo run --quiet --bin switchboard-local -- --env METRICS_NAMESPACE= --query userId=1 $(ARGS)
+run: build ## Start the service and the chat page on this machine, and print what to try
+	cargo run --quiet --bin switchboard-local -- --env METRICS_NAMESPACE= --query userId=1 --web crates/client/web $(ARGS)
 
 export TOPIC DATA
 publish: ## Publish an event to a running stack: make publish TOPIC=general DATA='"deploy done"'

@@ -17,3 +17,4 @@ pub mod stream;
 pub mod table;
 pub mod terminal;
 mod trace;
+pub mod web;

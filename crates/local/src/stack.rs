@@ -20,6 +20,7 @@ use crate::lambda::{self, Function, OrphanGuard};
 use crate::service::{self, LogFormat, Service};
 use crate::stream::{Mappings, StreamError};
 use crate::table::{TableError, Tables};
+use crate::web::{self, Web};
 
 /// The settings of a stack that are not in the serverless.yml.
 #[derive(Debug)]
@@ -34,6 +35,8 @@ pub struct Settings {
     pub binaries: PathBuf,
     /// The most execution environments of one function at a time.
     pub max_environments: usize,
+    /// The settings of the web port.
+    pub web: web::Settings,
     /// The settings of access.
     pub access: access::Settings,
     /// The settings of Lambda.
@@ -58,6 +61,12 @@ pub enum Error {
         flag: &'static str,
         /// The system's error.
         source: std::io::Error,
+    },
+    /// The folder of `--web` is missing or is no folder.
+    #[error("{}: there is no such folder for --web", path.display())]
+    Web {
+        /// The folder.
+        path: PathBuf,
     },
     /// A function has no binary.
     #[error(transparent)]
@@ -86,10 +95,13 @@ pub struct Stack {
     dynamodb: (DynamodbProxy, TcpListener),
     /// DynamoDB's proxy for functions.
     functions_dynamodb: (DynamodbProxy, TcpListener),
+    web: Option<Web>,
     /// The gateway's address.
     pub gateway_address: SocketAddr,
     /// The address of DynamoDB for callers that are not functions.
     pub dynamodb_address: SocketAddr,
+    /// The address of the web port, if there is one.
+    pub web_address: Option<SocketAddr>,
 }
 
 impl Stack {
@@ -103,6 +115,7 @@ impl Stack {
         let (dynamodb_listener, dynamodb_address) = listen(settings.dynamodb_port, "--dynamodb-port").await?;
         let (functions_listener, functions_address) = listen(0, "--dynamodb-port").await?;
         let (engine_listener, engine_address) = listen_hidden().await?;
+        let web = web(settings).await?;
         let tables = Tables::open(settings.data_dir.as_deref(), &service.tables)?;
 
         let mut endpoints = BTreeMap::from([
@@ -160,6 +173,8 @@ impl Stack {
             engine_listener,
             dynamodb: (dynamodb, dynamodb_listener),
             functions_dynamodb: (functions_dynamodb, functions_listener),
+            web_address: web.as_ref().map(|web| web.address),
+            web,
             gateway_address,
             dynamodb_address,
         })
@@ -176,13 +191,14 @@ impl Stack {
         let engine = tokio::spawn(self.tables.serve(self.engine_listener, async { drop(stopped.await) }));
         let proxies =
             [self.dynamodb, self.functions_dynamodb].map(|(proxy, listener)| tokio::spawn(proxy.serve(listener)));
+        let web = self.web.map(|web| tokio::spawn(web.serve()));
         let mappings = self.mappings.start();
         let served = self.gateway.serve(self.gateway_listener, shutdown).await;
         mappings.shutdown().await;
         for function in &self.functions {
             function.shutdown().await;
         }
-        proxies.iter().for_each(JoinHandle::abort);
+        proxies.iter().chain(&web).for_each(JoinHandle::abort);
         drop(stop);
         if let Ok(result) = engine.await {
             result?;
@@ -202,6 +218,16 @@ fn callers(service: &Service) -> Callers {
 
 async fn listen(port: u16, flag: &'static str) -> Result<(TcpListener, SocketAddr), Error> {
     bind(Ipv4Addr::LOCALHOST, port).await.map_err(|source| Error::Listen { port, flag, source })
+}
+
+/// Binds the web port, if the settings ask for it.
+async fn web(settings: &Settings) -> Result<Option<Web>, Error> {
+    if let Some(path) = settings.web.web.as_ref().filter(|folder| !folder.is_dir()) {
+        return Err(Error::Web { path: path.clone() });
+    }
+    let Some(port) = settings.web.port() else { return Ok(None) };
+    let (listener, address) = listen(port, "--web-port").await?;
+    Ok(Some(Web::new(listener, address, &settings.web, settings.access.clone())))
 }
 
 /// Listens at an address that a web page does not find, because the engine's own server does not check callers: one of
