@@ -9,6 +9,7 @@ mod dynamodb_proxy;
 pub mod faults;
 pub mod gateway;
 pub mod iam;
+pub mod inspector;
 pub mod lambda;
 pub mod service;
 mod signature;

@@ -161,10 +161,13 @@ fn announce(service: &Service, stack: &Stack, settings: &stack::Settings, query:
     let tables = service.tables.iter().filter_map(|table| table.create_table["TableName"].as_str());
     terminal::plain(&format!("{name}, stage {stage}: {functions} (from {})", settings.binaries.display()));
     terminal::plain("");
-    if let Some(address) = stack.web_address
-        && settings.web.web.is_some()
-    {
-        terminal::plain(&format!("  http://localhost:{}", address.port()));
+    if let Some(address) = stack.web_address {
+        let port = address.port();
+        if settings.web.web.is_some() {
+            terminal::plain(&format!("  http://localhost:{port}"));
+        }
+        terminal::plain(&format!("  http://localhost:{port}/inspect"));
+        terminal::plain("");
     }
     let query = query.map(|query| format!("?{query}")).unwrap_or_default();
     let path = Some(api.paths.primary()).filter(|path| !path.is_empty()).unwrap_or_else(|| "/".to_owned());

@@ -1,4 +1,4 @@
-//! The server of the web port: the files of a folder (`--web`).
+//! The server of the web port: the files of a folder (`--web`), and the inspector.
 //!
 //! A file is found by its name below the folder. The folder may have symbolic links that lead out of it, because its
 //! owner made them. A path cannot lead out, however it is written, and names that begin with a dot are not served.
@@ -17,7 +17,8 @@ use axum::http::header::{
 };
 use axum::http::{HeaderName, StatusCode};
 use axum::middleware::{self, Next};
-use axum::response::{IntoResponse, Response};
+use axum::response::{IntoResponse, Redirect, Response};
+use axum::routing::get;
 use axum::serve::ListenerExt;
 use clap::Args;
 use percent_encoding::percent_decode_str;
@@ -25,6 +26,7 @@ use tokio::net::TcpListener;
 use tower_http::services::ServeDir;
 
 use crate::access::{self, Access};
+use crate::inspector;
 
 /// The port with `--web`, unless `--web-port` chooses another one.
 const DEFAULT_PORT: u16 = 3000;
@@ -34,10 +36,11 @@ const DEFAULT_PORT: u16 = 3000;
 // clap names a group like its struct, and other groups have this name already.
 #[group(skip)]
 pub struct Settings {
-    /// Serve the files of this folder at http://localhost:3000, with index.html at `/`.
+    /// Serve the files of this folder at http://localhost:3000, with index.html at `/`. The inspector is at `/inspect`.
     #[arg(long, value_name = "DIR")]
     pub web: Option<PathBuf>,
-    /// The port of these pages; 0 chooses a free one [default: 3000 with --web, else there is no such port].
+    /// The port of these pages and of the inspector; 0 chooses a free one [default: 3000 with --web, else there is no
+    /// such port].
     #[arg(long, value_name = "PORT")]
     pub web_port: Option<u16>,
 }
@@ -59,21 +62,23 @@ pub(crate) struct Web {
 }
 
 impl Web {
-    /// Makes a server of these files.
+    /// Makes a server of these files and of the inspector. Without files, `/` leads to the inspector.
     pub(crate) fn new(
         listener: TcpListener,
         address: SocketAddr,
         settings: &Settings,
         access: access::Settings,
+        inspected: inspector::Parts,
     ) -> Self {
         let router = match &settings.web {
             Some(folder) => {
                 Router::new().fallback_service(ServeDir::new(folder)).layer(middleware::from_fn(hide_dot_files))
             }
-            None => Router::new(),
+            None => Router::new().route("/", get(|| std::future::ready(Redirect::temporary("/inspect")))),
         };
         let access = Arc::new(Access::new("web", access, None));
         let router = router
+            .merge(inspector::router(inspected))
             .layer(middleware::from_fn(add_headers))
             .layer(middleware::from_fn_with_state(access, refuse_strangers));
         Self { listener, router, address }

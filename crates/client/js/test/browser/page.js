@@ -14,8 +14,8 @@ export async function launch(t) {
 }
 
 /** Starts a stack that serves the page, at a free port. */
-export const start = (t, args = [], options) =>
-  startStack(t, ['--web', 'crates/client/web', '--web-port', '0', ...args], options);
+export const start = (t, args = [], { webPort = '0', ...options } = {}) =>
+  startStack(t, ['--web', 'crates/client/web', '--web-port', webPort, ...args], options);
 
 /** Opens the page as a user. What the page logs as an error makes the test fail. */
 export async function open(t, browser, stack, user, options = {}) {
