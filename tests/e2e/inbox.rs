@@ -100,7 +100,7 @@ async fn what_cannot_be_stored_for_a_user_is_a_clear_mistake() {
     assert_eq!(messages.count(), 1);
 }
 
-/// As the table in README.md says.
+/// It compares with the table in crates/REFERENCE.md.
 #[tokio::test]
 async fn what_is_kept_costs_the_documented_write_units() {
     let (proxy, stack) = Proxy::in_front(&[], |_| None).await;

@@ -1,6 +1,6 @@
-//! The README's transcripts, executed word for word with the real `wscat` and `ws`.
+//! The transcripts of README.md and crates/REFERENCE.md, executed word for word with the real `wscat` and `ws`.
 //!
-//! Only the port differs: `localhost:3001` in the README is this test's own stack.
+//! Only the port differs: `localhost:3001` in them is this test's own stack.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -11,10 +11,15 @@ use switchboard_tests::stack::{PATIENCE, Row, Stack, root, text};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
-/// The fenced blocks of the README in one language.
+/// README.md, then crates/REFERENCE.md.
+fn documents() -> String {
+    ["README.md", "crates/REFERENCE.md"].map(|name| std::fs::read_to_string(root().join(name)).unwrap()).concat()
+}
+
+/// The fenced blocks of the documents in one language.
 fn blocks(language: &str) -> Vec<String> {
-    let readme = std::fs::read_to_string(root().join("README.md")).unwrap();
-    let fenced = readme.split("```").skip(1).step_by(2);
+    let documents = documents();
+    let fenced = documents.split("```").skip(1).step_by(2);
     fenced.filter_map(|block| block.strip_prefix(&format!("{language}\n")).map(str::to_owned)).collect()
 }
 
@@ -215,10 +220,10 @@ async fn the_topic_scripts_do_what_they_say() {
 }
 
 #[tokio::test]
-async fn every_error_code_of_the_readme_exists_and_none_is_missing() {
-    let readme = std::fs::read_to_string(root().join("README.md")).unwrap();
+async fn every_error_code_of_the_reference_exists_and_none_is_missing() {
+    let documents = documents();
     let source = std::fs::read_to_string(root().join("crates/core/src/error.rs")).unwrap();
-    let table = readme.split("| code | the frame … |").nth(1).unwrap();
+    let table = documents.split("| code | the frame … |").nth(1).unwrap();
     let documented: Vec<_> = table.lines().skip(2).map_while(|line| line.split('`').nth(1)).collect();
     let start = source.find("pub fn code(").unwrap();
     let body = &source[start..start + source[start..].find("\n    }\n").unwrap()];

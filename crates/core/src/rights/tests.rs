@@ -207,7 +207,7 @@ impl IntoText for (Value, Vec<(bool, String)>) {
     }
 }
 
-/// What the rights say, as README.md says it and in another way than the code: patterns are searched as text.
+/// The rights as crates/REFERENCE.md words them, in another way than the code: patterns are searched as text.
 fn model(
     rules: &[(String, &str, &str)],
     (user, may_subscribe, may_publish): (Option<&str>, &[String], &[String]),
