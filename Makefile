@@ -8,7 +8,7 @@ export STAGE REGION ARCH ARGS
 # On Node 20 the framework's SDK warns that it will need Node 22 one day. This variable silences it.
 export AWS_SDK_JS_NODE_VERSION_SUPPORT_WARNING_DISABLED = true
 
-# The browser that tests the chat page.
+# The browser that tests the pages.
 CHROMIUM ?= $(firstword $(wildcard /usr/bin/chromium /usr/bin/chromium-browser /usr/bin/google-chrome))
 export CHROMIUM
 
@@ -43,8 +43,8 @@ test: tests/clients/node_modules target/python/installed infra/node_modules test
 test-client: build crates/client/js/node_modules ## Run the tests of the JavaScript client
 	npm test --silent --prefix crates/client/js
 
-# SCREENSHOTS=DIR writes pictures of the page into a folder. CHROMIUM names another browser.
-test-browser: build crates/client/js/node_modules ## Use the chat page in Chromium
+# SCREENSHOTS=DIR writes pictures of the pages into a folder. CHROMIUM names another browser.
+test-browser: build crates/client/js/node_modules ## Use the chat page and the inspector in Chromium
 	npm run test-browser --silent --prefix crates/client/js
 
 export TARGET
@@ -96,7 +96,7 @@ check: ## Run what CI runs: format, lint, dependencies, every test
 	$(MAKE) lint deny test $(if $(CHROMIUM),test-browser,no-browser) test-release test-deploy
 
 no-browser:
-	@echo "switchboard: the chat page was not tested: there is no Chromium here, and CHROMIUM names none" >&2
+	@echo "switchboard: the pages were not tested: there is no Chromium here, and CHROMIUM names none" >&2
 
 settings: infra/node_modules ## Check the settings of STAGE, and refuse what is unsafe or what Lambda would refuse
 	@node infra/settings.mjs

@@ -63,7 +63,7 @@ const plural = (count, one) => `${count.toLocaleString()} ${one}${count === 1 ? 
 function hue(text) {
   let hash = 7;
   for (const char of text) hash = (hash * 31 + char.codePointAt(0)) % 3600;
-  return `${hash % 360}`;
+  return `${(hash * 137) % 360}`;
 }
 
 function dot(id) {
@@ -112,8 +112,7 @@ function drawPicture() {
   ui['more-connections'].textContent = `and ${picture.count - picture.connections.length} more`;
   keepFocus(ui.connections, picture.connections.map((connection) => connectionRow(connection, chosen)));
   const environments = Object.values(picture.functions).flat();
-  ui.environments.textContent = environments.length.toLocaleString();
-  ui.environments.title = plural(environments.length, 'execution environment');
+  ui.environments.textContent = plural(environments.length, 'environment');
   keepFocus(ui.functions, Object.entries(picture.functions).map((entry) => functionRow(entry, chosen)));
   ui['tables-count'].textContent = service.tables.length;
   ui.tables.replaceChildren(...service.tables.map((table, index) => tableRow(table, picture.items[index])));
