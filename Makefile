@@ -50,7 +50,7 @@ test-browser: build crates/client/js/node_modules ## Use the chat page in Chromi
 export TARGET
 conformance: tests/clients/node_modules target/python/installed ## Compare the local gateway, or TARGET=wss://host/stage, with API Gateway
 	cargo build --workspace --all-targets
-	cargo test --package switchboard-tests --test conformance
+	cargo test --workspace --test conformance
 
 test-release: package tests/clients/node_modules infra/node_modules ## Run the end to end tests on the packaged functions
 	cargo build --workspace --all-targets
@@ -61,22 +61,22 @@ test-deploy: package target/venv/test-deploy ## Lint the deployment, and deploy 
 
 # Both sockets of a connection are on this machine, so 2,000 connections need 4,000 open files and some more.
 soak: build ## Open 2,000 connections, inject faults, and check every row and process at the end; SECONDS=60
-	ulimit -n 16384 && cargo test -p switchboard-tests --test soak -- --seconds $(or $(SECONDS),60)
+	ulimit -n 16384 && cargo test --workspace --test soak -- --seconds $(or $(SECONDS),60)
 
 soak-history: build ## Lose acks, cut sockets and kill functions on topics with history; ARGS='--cut-sockets --messages 100000'
-	ulimit -n 16384 && cargo test -p switchboard-tests --test soak -- --history $(ARGS)
+	ulimit -n 16384 && cargo test --workspace --test soak -- --history $(ARGS)
 
 # Optimisation of this one package takes seconds and makes the model five times as fast. The handlers spend most of their
 # time in the SDK and in the embedded DynamoDB, and the profile optimises those.
 simulate: ## Random runs of a model of reliable topics, or with HANDLERS=1 of the functions: SEEDS=10000, or each step of SEED=7
-	cargo test -q -p switchboard-tests --test simulate --config 'profile.dev.package.switchboard-tests.opt-level=3' -- \
+	cargo test -q --workspace --test simulate --config 'profile.dev.package.switchboard-tests.opt-level=3' -- \
 		--run $(if $(HANDLERS),--handlers) $(if $(SEED),--seed $(SEED)) $(if $(SEEDS),--seeds $(SEEDS)) $(ARGS)
 
 # It reads the memory and the CPU time of processes from /proc, so it needs Linux.
 bench: ## Measure what events cost: CPU time, calls, bytes, memory
 	cargo build --workspace --bins
 	cargo build --release --bins --workspace --exclude switchboard-local --exclude switchboard-tests
-	cargo test -p switchboard-tests --test bench -- --run
+	cargo test --workspace --test bench -- --run
 
 lint: ## Run Clippy, and treat its warnings as errors
 	cargo clippy --workspace --all-targets -- -D warnings
