@@ -93,7 +93,9 @@ fmt: ## Format the code
 # These checks need no AWS account. The release build takes most of the time of a first run.
 check: ## Run what CI runs: format, lint, dependencies, every test
 	cargo fmt --all --check
-	$(MAKE) lint deny test $(if $(CHROMIUM),test-browser,no-browser) test-release test-deploy
+	$(MAKE) lint deny test $(if $(CHROMIUM),test-browser,no-browser)
+	$(MAKE) simulate HANDLERS=1 SEEDS=2000
+	$(MAKE) test-release test-deploy
 
 no-browser:
 	@echo "switchboard: the chat page was not tested: there is no Chromium here, and CHROMIUM names none" >&2
