@@ -8,6 +8,9 @@ export STAGE REGION ARCH ARGS
 # On Node 20 the framework's SDK warns that it will need Node 22 one day. This variable silences it.
 export AWS_SDK_JS_NODE_VERSION_SUPPORT_WARNING_DISABLED = true
 
+# End to end tests mostly wait, so three of them run at a time on each processor.
+export RUST_TEST_THREADS ?= $(shell expr 3 \* $$(getconf _NPROCESSORS_ONLN))
+
 # The browser that tests the chat page.
 CHROMIUM ?= $(firstword $(wildcard /usr/bin/chromium /usr/bin/chromium-browser /usr/bin/google-chrome))
 export CHROMIUM
