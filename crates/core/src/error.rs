@@ -96,6 +96,14 @@ pub enum ClientError {
         /// Frames a second.
         rate: u32,
     },
+    /// A message would have too many receivers. Nobody got it.
+    #[error("more than {limit} connections listen to the topic `{topic}`, so only backends may publish on it")]
+    TooManyReceivers {
+        /// The topic.
+        topic: String,
+        /// How many receivers a message of a client may have.
+        limit: u32,
+    },
     /// At the handshake: a web page of another origin opens the connection.
     #[error("pages of the origin `{origin}` may not connect; see ALLOWED_ORIGINS")]
     ForbiddenOrigin {
@@ -131,6 +139,7 @@ impl ClientError {
             Self::ForbiddenTopic { .. } | Self::MissingRight { .. } => "forbidden_topic",
             Self::NoHistory { .. } => "no_history",
             Self::TooManyTopics { .. } => "too_many_topics",
+            Self::TooManyReceivers { .. } => "too_many_receivers",
             Self::Unidentified { .. } => "unidentified",
             Self::InvalidToken { .. } => "invalid_token",
             Self::UserOffline { .. } => "user_offline",

@@ -9,6 +9,7 @@ use lambda_runtime::tracing::warn;
 use crate::Error;
 use crate::clock::now_s;
 use crate::connection::ConnectionId;
+use crate::deadline::Deadline;
 use crate::publication::{Audience, Position, SEGMENTS};
 use crate::store::{self, Item};
 use crate::topic::Subscriber;
@@ -22,6 +23,8 @@ pub struct Receivers {
     audience: Audience,
     next: Next,
     ready: VecDeque<Subscriber>,
+    /// Why the page behind these could not be read.
+    failed: Option<Error>,
     /// How many rows were not understood so far. They are skipped.
     pub(crate) unreadable: usize,
 }
@@ -42,7 +45,7 @@ impl Receivers {
             }
             (Position::After(id), Audience::Everybody { .. }) => Next::Page { start: Some(store::connection_key(id)) },
         };
-        Self { dynamodb, table, audience: audience.clone(), next, ready: VecDeque::new(), unreadable: 0 }
+        Self { dynamodb, table, audience: audience.clone(), next, ready: VecDeque::new(), failed: None, unreadable: 0 }
     }
 
     /// Reads pages until a receiver is ready or the list has ended.
@@ -51,7 +54,36 @@ impl Receivers {
     ///
     /// When DynamoDB fails. The next call tries the same page again.
     pub async fn fetch(&mut self) -> Result<(), Error> {
-        while let (true, Next::Page { start }) = (self.ready.is_empty(), &self.next) {
+        self.read_ahead(1).await
+    }
+
+    /// Whether there are more receivers than `limit`. The pages that are read for that are not read again.
+    ///
+    /// If the time ends or a page behind the first one cannot be read, the answer is no: a publish goes on in spite of both.
+    ///
+    /// # Errors
+    ///
+    /// When DynamoDB fails before any receiver is known. The next call tries the same page again.
+    pub async fn exceed(&mut self, limit: u32, deadline: Deadline) -> Result<bool, Error> {
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        if let Ok(Err(error)) = tokio::time::timeout(deadline.left(), self.read_ahead(limit.saturating_add(1))).await {
+            if self.ready.is_empty() {
+                return Err(error);
+            }
+            // The publisher meets it when it has come so far.
+            self.failed = Some(error);
+        }
+        Ok(self.ready.len() > limit)
+    }
+
+    /// Reads pages until so many receivers are ready or the list has ended.
+    async fn read_ahead(&mut self, count: usize) -> Result<(), Error> {
+        if self.ready.is_empty()
+            && let Some(error) = self.failed.take()
+        {
+            return Err(error);
+        }
+        while let (true, Next::Page { start }) = (self.ready.len() < count, &self.next) {
             let (rows, last) = match &self.audience {
                 Audience::Topic(topic) => {
                     let query = self

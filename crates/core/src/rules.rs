@@ -27,6 +27,19 @@ pub(crate) const MIN_HOURS: u32 = 1;
 /// The longest time that messages are kept: a year.
 const MAX_HOURS: u32 = 366 * 24;
 
+/// The highest limit of the receivers of one publish. So many are read before the first post, and they take 15 MB of memory.
+const MAX_RECEIVERS: u32 = 100_000;
+
+/// Checks a limit of the receivers of one publish.
+///
+/// # Errors
+///
+/// The problem, as the end of a sentence.
+pub(crate) fn check_max_receivers(receivers: u32) -> Result<(), String> {
+    let problem = || format!("must be a whole number up to {MAX_RECEIVERS}, and zero means no limit");
+    (receivers <= MAX_RECEIVERS).then_some(()).ok_or_else(problem)
+}
+
 /// The rules in their order.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Rules(Vec<Rule>);
@@ -38,6 +51,7 @@ struct Rule {
     subscribe: Who,
     publish: Who,
     max_bytes: Option<usize>,
+    max_receivers: Option<u32>,
 }
 
 /// A rule as it is written.
@@ -49,6 +63,7 @@ struct Written {
     subscribe: Option<Value>,
     publish: Option<Value>,
     max_bytes: Option<usize>,
+    max_receivers: Option<u32>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -124,6 +139,12 @@ impl Rules {
         Ok(topic)
     }
 
+    /// Returns how many receivers a publish of a client may have, if the rule of its topic says so. Zero means no limit.
+    #[must_use]
+    pub fn max_receivers(&self, topic: &Topic) -> Option<u32> {
+        self.of(topic)?.max_receivers
+    }
+
     /// Checks that the messages of a client are as small as the rule of their topic wants them.
     ///
     /// # Errors
@@ -146,7 +167,7 @@ impl Rule {
         if !text.starts_with('{') {
             return Err("a rule must be a JSON object".to_owned());
         }
-        let Written { topic, history, subscribe, publish, max_bytes } =
+        let Written { topic, history, subscribe, publish, max_bytes, max_receivers } =
             serde_json::from_str(text).map_err(|error| error.to_string())?;
         let kept = match history {
             None => None,
@@ -173,8 +194,21 @@ impl Rule {
                 "`maxBytes` bounds what clients send, and with `publish` as `backend` they send nothing".to_owned()
             );
         }
+        if let Some(receivers) = max_receivers {
+            check_max_receivers(receivers).map_err(|problem| format!("`maxReceivers` {problem}"))?;
+            let reason = if kept.is_some() {
+                Some("with `history` there is no such limit, because a message is kept before its receivers are known")
+            } else if topic.starts_with('@') {
+                Some("MAX_CONNECTIONS_PER_USER bounds the receivers of an address")
+            } else {
+                (publish == Who::Backend).then_some("with `publish` as `backend` clients send nothing")
+            };
+            if let Some(reason) = reason {
+                return Err(format!("`maxReceivers` must be absent: {reason}"));
+            }
+        }
         let topics = Pattern::parse("topic", &topic)?;
-        Ok(Self { topics, kept, subscribe, publish, max_bytes })
+        Ok(Self { topics, kept, subscribe, publish, max_bytes, max_receivers })
     }
 }
 
@@ -252,6 +286,16 @@ mod tests {
     }
 
     #[test]
+    fn a_rule_bounds_the_receivers_of_a_publish() {
+        let rules =
+            Rules::parse(r#"[{"topic": "t", "maxReceivers": 4}, {"topic": "all", "maxReceivers": 0}, {"topic": "*"}]"#);
+        let rules = rules.unwrap();
+        for (topic, expected) in [("t", Some(4)), ("all", Some(0)), ("u", None)] {
+            assert_eq!(rules.max_receivers(&Topic::parse(topic).unwrap()), expected, "{topic}");
+        }
+    }
+
+    #[test]
     fn a_wrong_rule_is_named_by_its_number() {
         for (rule, names) in [
             (r#"{"history": {"hours": 1}}"#, "`topic`"),
@@ -281,6 +325,17 @@ mod tests {
             ),
             (r#"{"topic": "u", "maxBytes": "1"}"#, "invalid type"),
             (r#"{"topic": "u", "maxBytes": 1, "publish": "backend"}"#, "`maxBytes` bounds what clients send"),
+            (r#"{"topic": "u", "maxReceivers": 100001}"#, "up to 100000"),
+            (r#"{"topic": "u", "maxReceivers": -1}"#, "-1"),
+            (
+                r#"{"topic": "u", "maxReceivers": 1, "history": {"hours": 1}}"#,
+                "`maxReceivers` must be absent: with `history`",
+            ),
+            (
+                r#"{"topic": "u", "maxReceivers": 1, "publish": "backend"}"#,
+                "`maxReceivers` must be absent: with `publish`",
+            ),
+            (r#"{"topic": "@*", "maxReceivers": 1}"#, "`maxReceivers` must be absent: MAX_CONNECTIONS_PER_USER"),
             (r#"{"topic": "INITIAL_CONNECTION"}"#, "reserved"),
             ("7", "a JSON object"),
             (r#"["t"]"#, "a JSON object"),

@@ -220,9 +220,9 @@ async fn history(
     Ok(Served::Answered)
 }
 
-/// A topic without subscribers is no mistake; the acknowledgement says `"delivered":0`. On a topic with history the messages
-/// are kept before the first post, and the subscribers are read after that. A client that subscribes meanwhile and reads the
-/// history misses nothing.
+/// A topic without subscribers is no mistake; the acknowledgement says `"delivered":0`. A topic without history may have too
+/// many, and then nobody gets the messages. On a topic with history they are kept before the first post, and the subscribers
+/// are read after that. A client that subscribes meanwhile and reads the history misses nothing.
 async fn publish(
     backend: &Backend,
     caller: &Caller,
@@ -240,6 +240,7 @@ async fn publish(
     // The sender is read from the connection's row, never from the frame.
     let connection = connection(backend, caller, &[(Act::Publish, name.clone())], log.is_some()).await?;
     allowed(rules, Act::Publish, &name, connection.as_ref())?;
+    let limit = rules.max_receivers(&topic).unwrap_or(backend.config.max_receivers_per_publish);
     let mut kept = None;
     if let (Some(log), Some(connection)) = (log, &connection) {
         let draft = frame.draft(field, messages, connection, &caller.invocation_id)?;
@@ -249,7 +250,11 @@ async fn publish(
     let content = Content::Data(messages.iter().map(|message| (*message).to_owned()).collect());
     let mut publication = Publication::new(Audience::Topic(topic), content, &caller.request_id);
     publication.kept = kept.as_ref().map(|kept| Kept { stamp: kept.stamp.clone(), sender });
-    let receivers = backend.store.receivers(&publication.audience, &publication.position);
+    let mut receivers = backend.store.receivers(&publication.audience, &publication.position);
+    // A message that is kept is never refused here: subscribers that come back will read it.
+    if publication.kept.is_none() && limit > 0 && receivers.exceed(limit, caller.deadline).await? {
+        return Err(ClientError::TooManyReceivers { topic: publication.topic().to_owned(), limit }.into());
+    }
     let fanout = backend.publisher.publish(&caller.gateway, publication, receivers, caller.deadline).await?;
     Ok(Served::Published { delivered: fanout.delivered, continued: fanout.continued, kept })
 }
