@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help run publish history build test test-client test-browser no-browser conformance soak soak-history simulate lint deny fmt check settings package deploy remove logs test-release test-deploy bench clean
+.PHONY: help run publish history build test test-rust test-client test-browser no-browser conformance soak soak-history simulate lint deny fmt check settings package deploy remove logs test-release test-deploy bench clean
 
 # STAGE and REGION name the deployment. ARCH is the processors' architecture: arm64 or x86_64.
 STAGE ?= dev
@@ -39,8 +39,11 @@ build: ## Build every binary
 	cargo build --workspace --bins
 
 # Everything is built first, because tests start binaries that `cargo test` alone would not build.
-test: tests/clients/node_modules target/python/installed infra/node_modules test-client ## Run every test
+test: tests/clients/node_modules target/python/installed infra/node_modules crates/client/js/node_modules ## Run every test
 	cargo build --workspace --all-targets
+	$(MAKE) -j 2 test-rust test-client
+
+test-rust:
 	cargo test --workspace
 
 test-client: build crates/client/js/node_modules ## Run the tests of the JavaScript client
