@@ -28,3 +28,4 @@ mod subscribe;
 mod tidy;
 mod tokens;
 mod topics;
+mod wildcards;
