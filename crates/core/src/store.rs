@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::error::SdkError;
-use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
+use aws_sdk_dynamodb::operation::update_item::{UpdateItemError, UpdateItemOutput};
 use aws_sdk_dynamodb::types::{
     AttributeValue, DeleteRequest, KeysAndAttributes, PutRequest, ReturnValue, ReturnValuesOnConditionCheckFailure,
     Select, WriteRequest,
@@ -310,13 +310,7 @@ impl ConnectionStore {
                 .expression_attribute_values(":now", AttributeValue::N(now_s().to_string()))
                 .return_values(ReturnValue::AllOld)
                 .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
-            match update.send().await {
-                Ok(output) => Ok(Ok(output.attributes.unwrap_or_default())),
-                Err(error) => match failed_condition(&error) {
-                    Some(row) => Ok(Err(row.clone())),
-                    None => Err(Error::store("UpdateItem", &self.connections, &error)),
-                },
-            }
+            self.changed(update.send().await)
         });
         replaced.await?.map_err(|row| match has_ended(&row) {
             true => ClientError::unregistered().into(),
@@ -679,18 +673,26 @@ impl ConnectionStore {
                 .expression_attribute_values(":most", AttributeValue::N(most_listed.to_string()))
                 .return_values(ReturnValue::AllNew)
                 .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
-            match update.send().await {
-                Ok(output) => Ok(Ok(output.attributes.unwrap_or_default())),
-                Err(error) => match failed_condition(&error) {
-                    Some(row) => Ok(Err(row.clone())),
-                    None => Err(Error::store("UpdateItem", &self.connections, &error)),
-                },
-            }
+            self.changed(update.send().await)
         });
         match added.await? {
             Ok(row) => Ok(Ok(row)),
             Err(row) if has_ended(&row) => Err(ClientError::unregistered().into()),
             Err(row) => Ok(Err(names_of(&row))),
+        }
+    }
+
+    /// The attributes that an update of a connection's row returned, or the row if it did not meet the condition.
+    fn changed(
+        &self,
+        result: Result<UpdateItemOutput, SdkError<UpdateItemError>>,
+    ) -> Result<Result<Item, Item>, Error> {
+        match result {
+            Ok(output) => Ok(Ok(output.attributes.unwrap_or_default())),
+            Err(error) => match failed_condition(&error) {
+                Some(row) => Ok(Err(row.clone())),
+                None => Err(Error::store("UpdateItem", &self.connections, &error)),
+            },
         }
     }
 
