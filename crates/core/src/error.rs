@@ -53,6 +53,14 @@ pub enum ClientError {
         /// The name as sent.
         topic: String,
     },
+    /// The name is a pattern, and no rule allows it, or the frame needs one topic.
+    #[error("the name `{topic}` is a pattern, because rules reserve `*`: {problem}")]
+    Pattern {
+        /// The name as sent.
+        topic: String,
+        /// What is wrong with it, as a sentence.
+        problem: &'static str,
+    },
     /// A rule asks for more than the connection has.
     #[error("{}", missing_right(*act, topic, *lacks))]
     MissingRight {
@@ -136,7 +144,7 @@ impl ClientError {
             Self::MissingField { .. } => "missing_field",
             Self::InvalidField { .. } => "invalid_field",
             Self::Entry { mistake, .. } => mistake.code(),
-            Self::ForbiddenTopic { .. } | Self::MissingRight { .. } => "forbidden_topic",
+            Self::ForbiddenTopic { .. } | Self::Pattern { .. } | Self::MissingRight { .. } => "forbidden_topic",
             Self::NoHistory { .. } => "no_history",
             Self::TooManyTopics { .. } => "too_many_topics",
             Self::TooManyReceivers { .. } => "too_many_receivers",
@@ -166,7 +174,7 @@ impl ClientError {
 /// The sentence that says what a connection lacks. A direct message is a publish to the address of its receiver.
 fn missing_right(act: Act, topic: &str, lacks: Lack) -> String {
     let wanted = match (act, topic.strip_prefix('@')) {
-        (Act::Subscribe, _) => format!("subscribe to the topic `{topic}`"),
+        (Act::Subscribe | Act::Read, _) => format!("subscribe to the topic `{topic}`"),
         (Act::Publish, None) => format!("publish on the topic `{topic}`"),
         (Act::Publish, Some(user)) => format!("write to the user `{user}`"),
     };

@@ -392,8 +392,13 @@ async fn rows_stay_until_the_connection_is_closed() {
         let mut publication = message();
         if post.is_none() {
             let connection_id = ConnectionId::new(id(0));
-            publication.again =
-                vec![Subscriber { connection_id, subscription_id: None, connected_at_ms: 0, positions: false }];
+            publication.again = vec![Subscriber {
+                connection_id,
+                subscription_id: None,
+                connected_at_ms: 0,
+                positions: false,
+                pattern: None,
+            }];
             publication.position = Position::End;
         }
         let fanout = publish_for(&backend, publication, TIME).await.unwrap();
@@ -533,4 +538,20 @@ fn a_continuation_has_a_key_of_its_own_and_names_are_not_parsed() {
         assert!(key(&items[0]).len() < 100);
         assert_eq!(event::continuation(items[0].clone()).unwrap().id, id);
     }
+}
+
+/// The receiver subscribed to a pattern, so its frame says the topic, and its row is the pattern's.
+#[test]
+fn the_pattern_of_a_receiver_survives_a_continuation() {
+    let receiver = |pattern: Option<&str>| Subscriber {
+        connection_id: ConnectionId::new(id(0)),
+        subscription_id: Some("s".to_owned()),
+        connected_at_ms: 1,
+        positions: false,
+        pattern: pattern.map(|pattern| Topic::parse(pattern).unwrap()),
+    };
+    let mut publication = message();
+    publication.again = vec![receiver(Some("room.*")), receiver(None)];
+    let read = event::continuation(event::item(publication.clone())).unwrap();
+    assert_eq!(read.again, publication.again);
 }
