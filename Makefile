@@ -11,7 +11,7 @@ export AWS_SDK_JS_NODE_VERSION_SUPPORT_WARNING_DISABLED = true
 # End to end tests mostly wait, so three of them run at a time on each processor.
 export RUST_TEST_THREADS ?= $(shell expr 3 \* $$(getconf _NPROCESSORS_ONLN))
 
-# The browser that tests the chat page.
+# The browser that tests the pages.
 CHROMIUM ?= $(firstword $(wildcard /usr/bin/chromium /usr/bin/chromium-browser /usr/bin/google-chrome))
 export CHROMIUM
 
@@ -22,8 +22,8 @@ help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 # Nobody collects metrics on this machine, and without a namespace the functions write none.
-run: build ## Start the service on this machine, and print the commands to try it
-	cargo run --quiet --bin switchboard-local -- --env METRICS_NAMESPACE= --query userId=1 $(ARGS)
+run: build ## Start the service and the chat page on this machine, and print what to try
+	cargo run --quiet --bin switchboard-local -- --env METRICS_NAMESPACE= --query userId=1 --web crates/client/web $(ARGS)
 
 export TOPIC DATA
 publish: ## Publish an event to a running stack: make publish TOPIC=general DATA='"deploy done"'
@@ -49,8 +49,8 @@ test-rust:
 test-client: build crates/client/js/node_modules ## Run the tests of the JavaScript client
 	npm test --silent --prefix crates/client/js
 
-# SCREENSHOTS=DIR writes pictures of the page into a folder. CHROMIUM names another browser.
-test-browser: build crates/client/js/node_modules ## Use the chat page in Chromium
+# SCREENSHOTS=DIR writes pictures of the pages into a folder. CHROMIUM names another browser.
+test-browser: build crates/client/js/node_modules ## Use the chat page and the inspector in Chromium
 	npm run test-browser --silent --prefix crates/client/js
 
 export TARGET
@@ -104,7 +104,7 @@ check: ## Run what CI runs: format, lint, dependencies, every test
 	$(MAKE) test-release test-deploy
 
 no-browser:
-	@echo "switchboard: the chat page was not tested: there is no Chromium here, and CHROMIUM names none" >&2
+	@echo "switchboard: the pages were not tested: there is no Chromium here, and CHROMIUM names none" >&2
 
 settings: infra/node_modules ## Check the settings of STAGE, and refuse what is unsafe or what Lambda would refuse
 	@node infra/settings.mjs

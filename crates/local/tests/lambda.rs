@@ -467,6 +467,7 @@ fn settings() -> FunctionSettings {
         credentials: Credentials::default(),
         shared: Settings::default(),
         guard: Arc::default(),
+        inspector: Arc::default(),
     }
 }
 
