@@ -38,9 +38,16 @@ fn only_the_end_to_end_tests_know_both_halves() {
     for (package, dependencies) in arrows(&"dev".into()) {
         let allowed: &[&str] = match package.as_str() {
             // The simulation calls the handlers.
-            "switchboard-tests" => {
-                &["connect", "default", "disconnect", "fan-out", "publish", "switchboard-core", "switchboard-local"]
-            }
+            "switchboard-tests" => &[
+                "connect",
+                "default",
+                "disconnect",
+                "fan-out",
+                "publish",
+                "send-message",
+                "switchboard-core",
+                "switchboard-local",
+            ],
             "switchboard-local" => &["switchboard-tests"],
             _ => &[],
         };
