@@ -138,7 +138,7 @@ def test_every_function_has_a_role_that_stays_within_its_stage(aws, deployed, st
             "dynamodb": rf"arn:aws:dynamodb:{REGION}:{ACCOUNT}:table/switchboard-{stage}-(connections|topics|events|messages)(/stream/.+)?",
             "sqs": rf"arn:aws:sqs:{REGION}:{ACCOUNT}:switchboard-{stage}-publish-failures",
             "execute-api": re.escape(f"arn:aws:execute-api:{REGION}:{ACCOUNT}:{api}/{stage}/")
-            + r"(POST|DELETE)/@connections/\*",
+            + r"(POST|DELETE|GET)/@connections/\*",
         }
         for statement in statements_of(aws, function):
             assert statement["Effect"] == "Allow"

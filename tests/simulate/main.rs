@@ -16,6 +16,7 @@ mod frame;
 mod handlers;
 mod invariants;
 mod lambda;
+mod members;
 mod protocol;
 mod random;
 mod run;
@@ -41,6 +42,7 @@ make simulate ARGS=--without-faults         nothing goes wrong
 make simulate ARGS='--bug no-binding --shortest --set senders=1 --set clients=1'
                                             shows the shortest run that breaks an invariant, not the first
 make simulate HANDLERS=1                    runs the functions' real handlers; most of the rest works as above
+make simulate ARGS=--members                a day of 1,000 users in topics with presence, and 1,000 who reconnect at once
 make simulate ARGS=--measure                how often clients are told that they may have missed something";
 
 /// How many seeds are run if nothing is said.
@@ -76,12 +78,13 @@ struct Request {
     /// Look for the shortest failing run instead of the first.
     shortest: bool,
     measure: bool,
+    members: bool,
 }
 
 impl Request {
     fn parse(arguments: &[String]) -> Result<Self, String> {
         let settings = Settings::short();
-        let mut request = Self { settings, first: None, seeds: None, shortest: false, measure: false };
+        let mut request = Self { settings, first: None, seeds: None, shortest: false, measure: false, members: false };
         let mut assignments = Vec::new();
         let arguments_name_handlers = arguments.iter().any(|argument| argument == "--handlers");
         let mut arguments = arguments.iter();
@@ -97,6 +100,7 @@ impl Request {
                 "--without-faults" => request.settings = request.settings.without_faults(),
                 "--shortest" => request.shortest = true,
                 "--measure" => request.measure = true,
+                "--members" => request.members = true,
                 _ => return Err(format!("{argument} is not known")),
             }
         }
@@ -110,7 +114,14 @@ impl Request {
     }
 
     fn serve(self) -> ExitCode {
-        let Self { settings, first, seeds, shortest, measure } = self;
+        let Self { settings, first, seeds, shortest, measure, members } = self;
+        if members {
+            let size = members::Size { users: 1000, devices: 3, rooms: 50, hours: 24, kills: 0.0 };
+            let seed = first.unwrap_or(1);
+            let reports = [members::run_day(size, seed), members::run_storm(1000, seed)];
+            reports.iter().for_each(|report| println!("{}", report.as_ref().unwrap_or_else(|mistake| mistake)));
+            return if reports.iter().all(Result::is_ok) { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+        }
         if measure {
             explore::measure(seeds.unwrap_or(1_000), &settings);
             return ExitCode::SUCCESS;

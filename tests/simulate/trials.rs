@@ -7,6 +7,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 
 use crate::explore::{self, Failure, Summary};
 use crate::invariants::Violation;
+use crate::members;
 use crate::run;
 use crate::settings::{BUGS, Bug, HANDLER_BUGS, Settings};
 
@@ -32,6 +33,13 @@ pub fn run(arguments: Vec<String>) -> ExitCode {
         Trial::test("the handlers hold", || holds(HANDLER_SEEDS, &Settings::handlers(), "--handlers").map(drop)),
         Trial::test("a seed is the same run of the handlers twice", || same_run(5, &Settings::handlers())),
     ];
+    let day = members::Size { users: 30, devices: 3, rooms: 3, hours: 4, kills: 0.0 };
+    trials.push(Trial::test("members are right when every $disconnect is lost", move || {
+        report(members::run_day(day, 1))
+    }));
+    let killed = members::Size { kills: 0.2, ..day };
+    trials.push(Trial::test("members are right when presence is killed", move || report(members::run_day(killed, 2))));
+    trials.push(Trial::test("members who reconnect at once", || report(members::run_storm(100, 1))));
     for (bug, name, _) in HANDLER_BUGS {
         trials.push(Trial::test(format!("the planted bug {name} around the handlers is found"), move || is_found(bug)));
     }
@@ -45,6 +53,10 @@ pub fn run(arguments: Vec<String>) -> ExitCode {
         });
     }
     libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+fn report(report: Result<String, String>) -> Result<(), Failed> {
+    report.map(|figures| println!("{figures}")).map_err(Failed::from)
 }
 
 /// `arguments` are those with which `make simulate` has the same settings.

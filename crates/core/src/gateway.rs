@@ -165,6 +165,15 @@ enum Attempt {
     Rejected(String),
 }
 
+/// What the gateway says about a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Known {
+    Open,
+    Gone,
+    /// It did not answer.
+    Unclear,
+}
+
 impl Gateway {
     /// Waits for the right to run one attempt; `None` when the deadline passes first.
     pub(crate) async fn slot(&self, deadline: Deadline) -> Option<OwnedSemaphorePermit> {
@@ -224,6 +233,20 @@ impl Gateway {
             }
         }
         Post::Refused
+    }
+
+    /// Asks whether a connection is open. It hears nothing of that.
+    pub(crate) async fn ask(&self, id: &ConnectionId, deadline: Deadline) -> Known {
+        let call = self.client.get_connection().connection_id(id.as_str()).send();
+        match tokio::time::timeout(deadline.left().min(ATTEMPT_TIMEOUT), call).await {
+            Ok(Ok(_)) => Known::Open,
+            Ok(Err(error)) if status(&error) == Some(410) => Known::Gone,
+            Ok(Err(error)) => {
+                info!(connection.id = %id, error = describe(&error), "the gateway does not say whether a connection is open");
+                Known::Unclear
+            }
+            Err(_) => Known::Unclear,
+        }
     }
 
     /// Closes a connection, so that a client that is alive after all notices and connects again. Returns whether the

@@ -11,6 +11,8 @@
 //! |---|---|---|
 //! | `u:<topic>` | `<user>` | `present` BOOL · `data?` S, JSON · `n` N, how often it changed · `by?` S, the record for which it changed, until all were told · `was?` BOOL, whether the user was present before · `ttl?` N, s, once the user has left |
 //!
+//! | `v` | `-` | `topic`, `connectionId` S: the row of a member behind which the next look at old rows begins |
+//!
 //! A record of the stream is only a doorbell: it names a topic and a user. [`Presence::announce`] compares what is true with what
 //! was told, and changes the item on the condition that nobody else has. It then reads the truth again, so the last one to
 //! write has seen the last change. `by` goes when the frames are out. A record that comes again while `by` is there is the
@@ -199,6 +201,35 @@ impl Presence {
         stream::iter(settles).buffer_unordered(ITEMS_AT_ONCE).try_collect::<()>().await
     }
 
+    /// Reads where the look at old rows has stopped; nothing if it begins anew.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::Busy`], or a fault.
+    pub async fn cursor(&self, deadline: Deadline) -> Result<Option<Item>, Failure> {
+        let item = batch_get(&self.dynamodb, &self.table, vec![cursor_key()], deadline).await?.pop();
+        let is_key = |name: &String| ["topic", "connectionId"].contains(&name.as_str());
+        let key = item.unwrap_or_default().into_iter().filter(|(name, _)| is_key(name)).collect::<Item>();
+        Ok((key.len() == 2).then_some(key))
+    }
+
+    /// Notes where the look at old rows has stopped.
+    ///
+    /// # Errors
+    ///
+    /// When DynamoDB fails.
+    pub async fn stop_at(&self, key: Option<&Item>) -> Result<(), Error> {
+        let update = self.dynamodb.update_item().table_name(&self.table).set_key(Some(cursor_key()));
+        let update = match key {
+            None => update.update_expression("REMOVE topic, connectionId"),
+            Some(key) => update
+                .update_expression("SET topic = :topic, connectionId = :connection")
+                .expression_attribute_values(":topic", key["topic"].clone())
+                .expression_attribute_values(":connection", key["connectionId"].clone()),
+        };
+        update.send().await.map(drop).map_err(|error| Error::store("UpdateItem", &self.table, &error))
+    }
+
     /// Reads what was told about some users: one strongly consistent `BatchGetItem` for each 100.
     async fn told(
         &self,
@@ -283,6 +314,10 @@ impl Announcement {
 
 /// How many frames of changes one publication has. A frame has about 32 KB, and a continuation at most 400 KB.
 const MAX_FRAMES: usize = 8;
+
+fn cursor_key() -> Item {
+    Item::from([("p".to_owned(), string("v")), ("s".to_owned(), string("-"))])
+}
 
 fn key(topic: &Topic, user: &str) -> Item {
     Item::from([("p".to_owned(), string(&format!("u:{topic}"))), ("s".to_owned(), string(user))])

@@ -20,7 +20,7 @@ use crate::clock::now_ms;
 use crate::connection::ConnectionId;
 use crate::deadline::Deadline;
 use crate::event::EventStore;
-use crate::gateway::{Gateway, Post};
+use crate::gateway::{Gateway, Known, Post};
 use crate::metrics::Metrics;
 use crate::publication::{Audience, Fanout, Position, Publication};
 use crate::receivers::Receivers;
@@ -440,17 +440,43 @@ impl Publisher {
         }
     }
 
-    /// Closes a connection and then removes its rows, in this order: a client that is alive without rows would be deaf
-    /// and would not know it. Returns whether the connection is closed.
-    async fn end(&self, gateway: &Gateway, publication: &Publication, to: &Subscriber, deadline: Deadline) -> bool {
-        let id = &to.connection_id;
-        if !gateway.delete(id, deadline).await {
+    /// Looks whether a connection that has a row of `topic` ended without a `$disconnect`. As with posts, the first 410 only marks
+    /// it, and the second one closes it and removes its rows. Returns whether it has to be looked at again in a moment.
+    pub async fn verify(&self, gateway: &Gateway, id: &ConnectionId, topic: &Topic, deadline: Deadline) -> bool {
+        if gateway.ask(id, deadline).await != Known::Gone {
             return false;
         }
+        match self.store.suspect(id).await {
+            Ok(Gone::First | Gone::Suspected) => true,
+            Ok(Gone::Confirmed | Gone::Unknown) => !self.forget_closed(gateway, id, Some(topic), deadline).await,
+            Err(error) => {
+                warn!(connection.id = %id, %error, "a connection that may be gone could not be marked");
+                false
+            }
+        }
+    }
+
+    /// Ends the connection of a receiver.
+    async fn end(&self, gateway: &Gateway, publication: &Publication, to: &Subscriber, deadline: Deadline) -> bool {
         let topic = match &publication.audience {
             Audience::Topic(topic) | Audience::Presence(topic) => Some(to.pattern.as_ref().unwrap_or(topic)),
             Audience::Everybody { .. } => None,
         };
+        self.forget_closed(gateway, &to.connection_id, topic, deadline).await
+    }
+
+    /// Closes a connection and then removes its rows, in this order: a client that is alive without rows would be deaf
+    /// and would not know it. Returns whether the connection is closed.
+    async fn forget_closed(
+        &self,
+        gateway: &Gateway,
+        id: &ConnectionId,
+        topic: Option<&Topic>,
+        deadline: Deadline,
+    ) -> bool {
+        if !gateway.delete(id, deadline).await {
+            return false;
+        }
         match self.store.close(id, topic, deadline).await {
             Ok(topics) => info!(connection.id = %id, topics, "a stale connection was forgotten"),
             Err(error) => warn!(connection.id = %id, %error, "a stale connection could not be forgotten"),

@@ -196,10 +196,16 @@ impl Rules {
         self.0.iter().filter(is_common).any(|rule| rule.presence)
     }
 
+    /// Whether any topic has presence.
+    #[must_use]
+    pub fn have_presence(&self) -> bool {
+        self.0.iter().any(|rule| rule.presence)
+    }
+
     /// Whether the table of messages is needed: for history, or for what was told of members.
     #[must_use]
     pub fn remember_anything(&self) -> bool {
-        self.keep_anything() || self.0.iter().any(|rule| rule.presence)
+        self.keep_anything() || self.have_presence()
     }
 
     /// Whether any topic has history.

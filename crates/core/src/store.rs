@@ -21,6 +21,7 @@ use std::time::Duration;
 
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::error::SdkError;
+use aws_sdk_dynamodb::operation::delete_item::DeleteItemError;
 use aws_sdk_dynamodb::operation::update_item::{UpdateItemError, UpdateItemOutput};
 use aws_sdk_dynamodb::types::{
     AttributeValue, DeleteRequest, KeysAndAttributes, PutRequest, ReturnValue, ReturnValuesOnConditionCheckFailure,
@@ -90,7 +91,8 @@ const DATA_AT: &str = "dataAt";
 pub(crate) const POSITIONS: &str = "positions";
 pub(crate) const SUBSCRIPTION_ID: &str = "subscriptionId";
 
-pub(crate) type Item = HashMap<String, AttributeValue>;
+/// An item of a table, as the SDK has it.
+pub type Item = HashMap<String, AttributeValue>;
 
 /// The connections table and the topics table.
 #[derive(Debug, Clone)]
@@ -127,6 +129,17 @@ impl Subscription {
     pub fn new(topic: Topic, id: Option<String>) -> Self {
         Self { topic, id, ttl_s: None, positions: false, presence: false, member: false, data: None }
     }
+}
+
+/// A member's row that has been there for a while.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OldMember {
+    /// The topic.
+    pub topic: Topic,
+    /// The connection by which its user is a member.
+    pub connection_id: ConnectionId,
+    /// Whether it no longer counts.
+    pub has_expired: bool,
 }
 
 /// How a connection's row is read.
@@ -574,6 +587,63 @@ impl ConnectionStore {
             if start.is_none() {
                 return Ok(newest.into_iter().map(|(user, (_, data))| (user, data)).collect());
             }
+        }
+    }
+
+    /// Returns a page of the rows of members that were there before `before_ms`, or have expired, and where the next page begins:
+    /// one eventually consistent `Scan` of at most `limit` rows.
+    ///
+    /// # Errors
+    ///
+    /// When DynamoDB fails.
+    pub async fn old_members(
+        &self,
+        before_ms: i64,
+        limit: i32,
+        start: Option<Item>,
+    ) -> Result<(Vec<OldMember>, Option<Item>), Error> {
+        let scan = self
+            .dynamodb
+            .scan()
+            .table_name(&self.topics)
+            .limit(limit)
+            .filter_expression("attribute_exists(userId) AND (connectedAt < :before OR #ttl <= :now)")
+            .projection_expression("topic, connectionId, #ttl")
+            .expression_attribute_names("#ttl", TTL)
+            .expression_attribute_values(":before", AttributeValue::N(before_ms.to_string()))
+            .expression_attribute_values(":now", AttributeValue::N(now_s().to_string()))
+            .set_exclusive_start_key(start);
+        let page = scan.send().await.map_err(|error| Error::store("Scan", &self.topics, &error))?;
+        let old = page.items.unwrap_or_default().into_iter().filter_map(|row| {
+            Some(OldMember {
+                topic: Topic::parse(text(&row, TOPIC)?).ok()?,
+                connection_id: ConnectionId::new(text(&row, CONNECTION_ID)?.to_owned()),
+                has_expired: number(&row, TTL)? <= now_s(),
+            })
+        });
+        Ok((old.collect(), page.last_evaluated_key))
+    }
+
+    /// Deletes the row of a member if it has expired: DynamoDB may take days for it, and nobody is told meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// When DynamoDB fails.
+    pub async fn expire(&self, member: &OldMember) -> Result<(), Error> {
+        let delete = self.dynamodb.delete_item().table_name(&self.topics);
+        let delete = delete
+            .set_key(Some(topic_key(member.topic.as_str(), &member.connection_id)))
+            .condition_expression("#ttl <= :now")
+            .expression_attribute_names("#ttl", TTL)
+            .expression_attribute_values(":now", AttributeValue::N(now_s().to_string()));
+        match delete.send().await {
+            Err(error)
+                if !error.as_service_error().is_some_and(DeleteItemError::is_conditional_check_failed_exception) =>
+            {
+                Err(Error::store("DeleteItem", &self.topics, &error))
+            }
+            // The connection has subscribed again meanwhile.
+            _ => Ok(()),
         }
     }
 

@@ -6,6 +6,7 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, oneshot};
@@ -18,6 +19,7 @@ use crate::gateway::{self, Gateway, Integration};
 use crate::iam::{Caller, Callers};
 use crate::inspector::{self, Inspector};
 use crate::lambda::{self, Function, OrphanGuard};
+use crate::schedule;
 use crate::service::{self, LogFormat, Service};
 use crate::stream::{Mappings, StreamError};
 use crate::table::{TableError, Tables};
@@ -89,6 +91,9 @@ pub struct Stack {
     gateway: Arc<Gateway>,
     mappings: Mappings,
     functions: Vec<Arc<Function>>,
+    /// The functions with a schedule, and its rate.
+    schedules: Vec<(Arc<Function>, Duration)>,
+    region: String,
     tables: Tables,
     gateway_listener: TcpListener,
     engine_listener: TcpListener,
@@ -181,8 +186,15 @@ impl Stack {
         };
         let web = web_listener
             .map(|(listener, address)| Web::new(listener, address, &settings.web, settings.access.clone(), parts));
+        let schedules = service.functions.iter().flat_map(|(key, function)| {
+            let schedule = |rate: &Duration| (functions[key.as_str()].clone(), *rate);
+            function.schedules.iter().map(schedule).collect::<Vec<_>>()
+        });
+        let schedules = schedules.collect();
         let functions = functions.into_values().collect();
         Ok(Self {
+            schedules,
+            region: service.region.clone(),
             gateway,
             mappings,
             functions,
@@ -211,7 +223,11 @@ impl Stack {
             [self.dynamodb, self.functions_dynamodb].map(|(proxy, listener)| tokio::spawn(proxy.serve(listener)));
         let web = self.web.map(|web| tokio::spawn(web.serve()));
         let mappings = self.mappings.start();
+        let schedules = self.schedules.into_iter();
+        let schedules: Vec<_> =
+            schedules.map(|(function, rate)| schedule::start(function, rate, self.region.clone())).collect();
         let served = self.gateway.serve(self.gateway_listener, shutdown).await;
+        schedules.iter().for_each(JoinHandle::abort);
         mappings.shutdown().await;
         for function in &self.functions {
             function.shutdown().await;

@@ -4,7 +4,7 @@
 //! late, tells nothing twice.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use aws_lambda_events::dynamodb::{Event, EventRecord};
 use aws_lambda_events::streams::{DynamoDbBatchItemFailure, DynamoDbEventResponse};
@@ -12,6 +12,7 @@ use futures_util::stream::{self, StreamExt};
 use lambda_runtime::LambdaEvent;
 use lambda_runtime::tracing::{error, info};
 use serde_dynamo::AttributeValue;
+use serde_json::Value;
 use switchboard_core::backend::Backend;
 use switchboard_core::deadline::Deadline;
 use switchboard_core::function::milliseconds;
@@ -19,6 +20,8 @@ use switchboard_core::gateway::Gateway;
 use switchboard_core::presence::{Change, Doorbells};
 use switchboard_core::topic::Topic;
 use switchboard_core::{ClientError, Error, Failure};
+
+use crate::sweep;
 
 /// How many topics are served at the same time. The posts of all of them share the gateway's slots.
 const TOPICS_AT_ONCE: usize = 8;
@@ -32,20 +35,39 @@ struct Rung {
     users: Doorbells,
 }
 
-/// Serves the topics of a batch at the same time.
+/// The longest that a batch may take. The function has more time, for looking at old rows.
+const BATCH_TIME: Duration = Duration::from_secs(60);
+
+/// Serves a batch of the stream. Any other event is the schedule, and says that it is time to look at old rows.
 ///
 /// # Errors
 ///
-/// None. The response names the record from which on the batch comes again.
+/// When old rows could not be looked at, and when an event has records of another kind.
 pub async fn handle(
     backend: &Backend,
     gateway: &Gateway,
-    event: LambdaEvent<Event>,
+    event: LambdaEvent<Value>,
 ) -> Result<DynamoDbEventResponse, Error> {
+    let LambdaEvent { payload, context } = event;
+    let deadline = Deadline::of(&context);
+    if payload.get("Records").is_none() {
+        let start = Instant::now();
+        let swept = sweep::sweep(backend, gateway, deadline).await.map_err(fault);
+        let swept = swept.inspect_err(|fault| {
+            error!(outcome = fault.error_type(), error = %fault, "old members could not be verified");
+        });
+        backend.metrics.served(milliseconds(start), swept.as_ref().err().map(Error::error_type));
+        return swept.map(|()| DynamoDbEventResponse::default());
+    }
+    let batch = serde_json::from_value(payload).map_err(|_| Error::Event { missing: "records of a table" })?;
+    Ok(serve(backend, gateway, batch, deadline.at_most(BATCH_TIME)).await)
+}
+
+/// Serves the topics of a batch at the same time. The response names the record from which on the batch comes again.
+async fn serve(backend: &Backend, gateway: &Gateway, batch: Event, deadline: Deadline) -> DynamoDbEventResponse {
     let start = Instant::now();
-    let deadline = Deadline::of(&event.context);
     let mut topics: BTreeMap<String, Rung> = BTreeMap::new();
-    for (index, record) in event.payload.records.iter().enumerate() {
+    for (index, record) in batch.records.iter().enumerate() {
         let Some((topic, users)) = doorbells(record) else { continue };
         let sequence_number = record.change.sequence_number.clone();
         let rung = topics.entry(topic).or_insert_with(|| Rung {
@@ -76,7 +98,7 @@ pub async fn handle(
         fault = Some(outcome);
     }
     backend.metrics.served(milliseconds(start), fault);
-    Ok(response)
+    response
 }
 
 /// The topic of a record, and the users of whom something may have changed: none if only the end of a row has moved.

@@ -35,22 +35,26 @@ pub struct Engine {
     rows: RefCell<BTreeMap<Socket, Value>>,
 }
 
+/// A database with empty tables.
+pub fn new_database() -> Database {
+    let database = Database::memory().expect("a database in memory always opens");
+    for (name, hash, range) in TABLES {
+        let keys: Vec<_> = std::iter::once((hash, "HASH")).chain(range.map(|range| (range, "RANGE"))).collect();
+        let attributes: Vec<_> =
+            keys.iter().map(|(name, _)| json!({"AttributeName": name, "AttributeType": "S"})).collect();
+        let schema: Vec<_> = keys.iter().map(|(name, kind)| json!({"AttributeName": name, "KeyType": kind})).collect();
+        let table = json!({"TableName": name, "BillingMode": "PAY_PER_REQUEST", "AttributeDefinitions": attributes,
+                "KeySchema": schema});
+        call(&table, |request| database.create_table(request)).expect("the table is right");
+    }
+    database
+}
+
 impl Engine {
     pub fn new(subject: Subject) -> Self {
-        let database = Database::memory().expect("a database in memory always opens");
-        for (name, hash, range) in TABLES {
-            let keys: Vec<_> = std::iter::once((hash, "HASH")).chain(range.map(|range| (range, "RANGE"))).collect();
-            let attributes: Vec<_> =
-                keys.iter().map(|(name, _)| json!({"AttributeName": name, "AttributeType": "S"})).collect();
-            let schema: Vec<_> =
-                keys.iter().map(|(name, kind)| json!({"AttributeName": name, "KeyType": kind})).collect();
-            let table = json!({"TableName": name, "BillingMode": "PAY_PER_REQUEST", "AttributeDefinitions": attributes,
-                "KeySchema": schema});
-            call(&table, |request| database.create_table(request)).expect("the table is right");
-        }
         Self {
             subject,
-            database,
+            database: new_database(),
             images: RefCell::default(),
             head: RefCell::default(),
             old_head: RefCell::default(),
@@ -252,7 +256,7 @@ impl Engine {
 }
 
 /// Runs a request of the engine's own type, which is DynamoDB's JSON.
-fn call<Q: DeserializeOwned, A: Serialize>(
+pub fn call<Q: DeserializeOwned, A: Serialize>(
     request: &Value,
     serve: impl FnOnce(Q) -> Result<A, DynoxideError>,
 ) -> Result<Value, DynoxideError> {
@@ -266,14 +270,14 @@ fn is_message(request: &Value) -> bool {
 }
 
 /// What a write touches.
-struct Touched<'a> {
-    table: &'a str,
-    key: Value,
+pub struct Touched<'a> {
+    pub table: &'a str,
+    pub key: Value,
     /// The item that it puts.
     item: Option<&'a Value>,
 }
 
-fn touched<'a>(operation: &str, request: &'a Value) -> Vec<Touched<'a>> {
+pub fn touched<'a>(operation: &str, request: &'a Value) -> Vec<Touched<'a>> {
     let put = |table: &'a str, item: &'a Value| Touched { table, key: key(table, item), item: Some(item) };
     let keyed = |table: &'a str, key: &Value| Touched { table, key: key.clone(), item: None };
     let table = |request: &'a Value| request["TableName"].as_str().unwrap_or_default();

@@ -5,7 +5,7 @@
 
 pub mod aws;
 pub mod items;
-mod mirror;
+pub mod mirror;
 
 use std::cell::{Cell, RefCell};
 use std::pin::Pin;

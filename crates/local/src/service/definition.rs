@@ -69,6 +69,8 @@ pub struct Function {
     pub log_level: Option<String>,
     /// The DynamoDB streams that it consumes.
     pub streams: Vec<StreamMapping>,
+    /// The rates of its enabled schedules.
+    pub schedules: Vec<Duration>,
 }
 
 /// [The format of a function's logs](https://docs.aws.amazon.com/lambda/latest/dg/monitoring-cloudwatchlogs-logformat.html).

@@ -68,11 +68,18 @@ pub(super) fn function(
             environment.insert(key.clone(), intrinsics.text(value, &at)?);
         }
     }
-    let mut streams = Vec::new();
+    let (mut streams, mut schedules) = (Vec::new(), Vec::new());
     for (index, event) in definition.events.iter().enumerate() {
         let at = at.key("events").index(index);
-        if event.websocket.is_some() == event.stream.is_some() {
-            return Err(Problem::new(&at, "expected either `websocket` or `stream`"));
+        let kinds = [event.websocket.is_some(), event.stream.is_some(), event.schedule.is_some()];
+        if kinds.into_iter().filter(|is_there| *is_there).count() != 1 {
+            return Err(Problem::new(&at, "expected either `websocket`, `stream` or `schedule`"));
+        }
+        if let Some(schedule) = &event.schedule {
+            let rate = rate(&schedule.rate).ok_or_else(|| {
+                Problem::new(&at.key("schedule").key("rate"), "expected a rate such as `rate(5 minutes)`")
+            })?;
+            schedules.extend(schedule.enabled.unwrap_or(true).then_some(rate));
         }
         if let Some(stream) = &event.stream {
             let mapping = streams::mapping(stream, &at.key("stream"), intrinsics)?;
@@ -98,7 +105,21 @@ pub(super) fn function(
         log_format: logs.log_format,
         log_level: logs.application_log_level.map(|level| level.name().to_owned()),
         streams,
+        schedules,
     })
+}
+
+/// Reads [a rate](https://docs.aws.amazon.com/eventbridge/latest/userguide/eb-rate-expressions.html), `rate(5 minutes)`.
+fn rate(text: &str) -> Option<Duration> {
+    let (count, unit) = text.strip_prefix("rate(")?.strip_suffix(')')?.split_once(' ')?;
+    let count: u32 = count.parse().ok().filter(|count| (1..=10_000).contains(count))?;
+    let minutes = match (unit, count) {
+        ("minute", 1) | ("minutes", 2..) => 1,
+        ("hour", 1) | ("hours", 2..) => 60,
+        ("day", 1) | ("days", 2..) => 24 * 60,
+        _ => return None,
+    };
+    Some(Duration::from_secs(u64::from(count) * minutes * 60))
 }
 
 fn is_environment_key(key: &str) -> bool {

@@ -48,6 +48,9 @@ pub(super) fn treatment(parent: &KeyPath, key: &str, siblings: &Map<String, Valu
         ["functions", _, "events", "stream"] => {
             (&[], &["consumer", "startingPositionTimestamp", "tumblingWindowInSeconds"])
         }
+        ["functions", _, "events", "schedule"] => {
+            (&["description", "name"], &["input", "inputPath", "inputTransformer", "method", "timezone"])
+        }
         ["resources"] => (TEMPLATE, &["Transform"]),
         ["resources", "extensions"] => match ignored_properties(key) {
             Some(_) => (&[], &[]),
@@ -199,7 +202,6 @@ const REFUSED_EVENTS: &[&str] = &[
     "msk",
     "rabbitmq",
     "s3",
-    "schedule",
     "sns",
     "sqs",
 ];

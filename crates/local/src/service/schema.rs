@@ -153,6 +153,15 @@ pub(super) type Timeout = Within<1, 900>;
 pub(super) struct Event {
     pub(super) websocket: Option<Websocket>,
     pub(super) stream: Option<Stream>,
+    pub(super) schedule: Option<Schedule>,
+}
+
+/// `schedule: {rate: rate(5 minutes)}`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a mapping with a rate")]
+pub(super) struct Schedule {
+    pub(super) rate: String,
+    pub(super) enabled: Option<bool>,
 }
 
 /// `websocket: $connect`, or `websocket: {route: $connect}`.

@@ -28,3 +28,17 @@ fn environment_values_are_scalars() {
         "serverless.yml: functions.connect.environment.A-B: not a name that an environment variable can have";
     assert_eq!(error(&[("serverless.yml", &text)]), expected);
 }
+
+#[test]
+fn a_schedule_is_a_rate_and_may_be_disabled() {
+    let minutes = |schedules: &str| {
+        let events = format!("[{{websocket: one}}, {schedules}]");
+        let main = format!(
+            "{{service: chat, provider: {{name: aws}}, functions: {{one: {{handler: one, events: {events}}}}}}}"
+        );
+        let service = load(&[("serverless.yml", &main)]);
+        service.functions["one"].schedules.iter().map(|rate| rate.as_secs() / 60).collect::<Vec<_>>()
+    };
+    assert_eq!(minutes("{schedule: {rate: rate(5 minutes)}}, {schedule: {rate: rate(1 hour)}}"), [5, 60]);
+    assert_eq!(minutes("{schedule: {rate: rate(2 days), enabled: false}}"), [0; 0]);
+}

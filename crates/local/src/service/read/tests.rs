@@ -241,8 +241,18 @@ fn broken_files_are_refused_with_file_and_key() {
         ("websocket: $connect", "http: GET /", "functions.connect.events[0].http: not supported by the local stack"),
         (
             "websocket: $connect",
+            "schedule: {rate: cron(0 * * * ? *)}",
+            "functions.connect.events[0].schedule.rate: expected a rate such as `rate(5 minutes)`",
+        ),
+        (
+            "websocket: $connect",
+            "schedule: {rate: rate(5 minutes), input: x}",
+            "functions.connect.events[0].schedule.input: not supported by the local stack",
+        ),
+        (
+            "websocket: $connect",
             "websockets: $connect",
-            "functions.connect.events[0].websockets: unknown field `websockets`, expected `websocket` or `stream`",
+            "functions.connect.events[0].websockets: unknown field `websockets`, expected one of `websocket`, `stream`, `schedule`",
         ),
         (
             "websocket: $connect",
