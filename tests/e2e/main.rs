@@ -8,6 +8,7 @@
 
 mod another_service;
 mod budget;
+mod canaries;
 mod chat;
 mod delivery;
 mod deployment;
@@ -19,6 +20,7 @@ mod inbox;
 mod json;
 mod lifecycle;
 mod mistakes;
+mod presence;
 mod publish;
 mod readme;
 mod rights;
