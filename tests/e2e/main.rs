@@ -17,6 +17,7 @@ mod history;
 mod iam;
 mod inbox;
 mod json;
+mod keys;
 mod lifecycle;
 mod mistakes;
 mod publish;

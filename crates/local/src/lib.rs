@@ -10,6 +10,7 @@ pub mod faults;
 pub mod gateway;
 pub mod iam;
 pub mod lambda;
+mod parameters;
 pub mod service;
 mod signature;
 pub mod stack;
