@@ -8,7 +8,7 @@ use serde_json::Value;
 use switchboard_core::backend::Backend;
 use switchboard_core::connection::{Connection, UserId};
 use switchboard_core::frame::Frame;
-use switchboard_core::function::{Caller, Served, lifecycle, message};
+use switchboard_core::function::{Caller, Peer, Served, lifecycle, message};
 use switchboard_core::rights::{Act, Grants};
 use switchboard_core::topic::{Name, Topic};
 use switchboard_core::{ClientError, Error, Failure};
@@ -49,6 +49,8 @@ pub struct Identity {
 #[derive(Debug, Default)]
 struct Named {
     user: Option<UserId>,
+    /// For the log.
+    by: Option<&'static str>,
     expires_at_s: Option<i64>,
     grants: Grants,
 }
@@ -81,7 +83,11 @@ impl Identity {
     fn check_origin(&self, event: &ApiGatewayWebsocketProxyRequest) -> Result<(), ClientError> {
         let (Some(allowed), Some(origin)) = (&self.origins, event.headers.get("origin")) else { return Ok(()) };
         let origin = origin.to_str().unwrap_or_default().to_lowercase();
-        if allowed.contains(&origin) { Ok(()) } else { Err(ClientError::ForbiddenOrigin { origin }) }
+        if allowed.contains(&origin) {
+            return Ok(());
+        }
+        tracing::debug!(origin, "pages of this origin may not connect");
+        Err(ClientError::ForbiddenOrigin)
     }
 
     /// The authorizer's word counts before a token, and a token before the client's own word. A wrong token refuses the
@@ -100,17 +106,19 @@ impl Identity {
         };
         let by_authorizer = granted_by_authorizer(event)?;
         let expires_at_s = named.as_ref().map(|token| token.expires_at_s);
-        let (user, by_token) = match (principal, named, self.mode) {
-            (Some(user), _, _) => (Some(user), None),
-            (None, Some(Verified { user, grants, .. }), _) => (Some(user), Some(grants)),
+        let (user, by, by_token) = match (principal, named, self.mode) {
+            (Some(user), _, _) => (Some(user), Some("authorizer"), None),
+            (None, Some(Verified { user, grants, .. }), _) => (Some(user), Some("token"), Some(grants)),
             (None, None, IdentityMode::Verified) => {
                 return Err(ClientError::Unidentified { reason: "neither an authorizer nor a token says who this is" });
             }
             (None, None, IdentityMode::Open) => {
-                (query(event, USER_ID)?.map(|claim| UserId::parse(USER_ID, claim)).transpose()?, None)
+                let user = query(event, USER_ID)?.map(|claim| UserId::parse(USER_ID, claim)).transpose()?;
+                let by = user.as_ref().map(|_| "client");
+                (user, by, None)
             }
         };
-        Ok(Named { user, expires_at_s, grants: by_authorizer.or(by_token).unwrap_or_default() })
+        Ok(Named { user, by, expires_at_s, grants: by_authorizer.or(by_token).unwrap_or_default() })
     }
 
     async fn verify(&self, token: &str) -> Result<Verified, ClientError> {
@@ -202,7 +210,7 @@ pub async fn handle(
     let offers_bearer = matches!(offered(&event.payload), Ok(Some(_)));
     let mut response = lifecycle(backend, event, status, async |caller, event| {
         identity.check_origin(event)?;
-        let Named { user, expires_at_s, grants } = identity.of(event).await?;
+        let Named { user, by, expires_at_s, grants } = identity.of(event).await?;
         let connection = Connection {
             id: caller.connection_id.clone(),
             user_id: user,
@@ -214,7 +222,8 @@ pub async fn handle(
         if let Some(user) = &connection.user_id {
             check_count(backend, user, identity.max_connections).await?;
         }
-        Ok(backend.store.put(&connection, caller.deadline).await?)
+        backend.store.put(&connection, caller.deadline).await?;
+        Ok(Peer { user: connection.user_id, named_by: by })
     })
     .await?;
     if offers_bearer {
@@ -255,7 +264,7 @@ async fn renew(backend: &Backend, identity: &Identity, caller: &Caller, frame: &
 fn status(mistake: &ClientError) -> i64 {
     match mistake {
         ClientError::Unidentified { .. } | ClientError::InvalidToken { .. } => 401,
-        ClientError::ForbiddenOrigin { .. } => 403,
+        ClientError::ForbiddenOrigin => 403,
         ClientError::TooManyConnections { .. } => 429,
         _ => 400,
     }

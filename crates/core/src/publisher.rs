@@ -17,14 +17,14 @@ use lambda_runtime::tracing::{error, info, warn};
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::clock::now_ms;
-use crate::connection::ConnectionId;
+use crate::connection::{ConnectionId, UserId};
 use crate::deadline::Deadline;
 use crate::event::EventStore;
 use crate::gateway::{Gateway, Post};
 use crate::metrics::Metrics;
 use crate::publication::{Audience, Fanout, Position, Publication};
 use crate::receivers::Receivers;
-use crate::store::{ConnectionStore, Gone};
+use crate::store::{Closed, ConnectionStore, Gone};
 use crate::topic::{Subscriber, Topic};
 use crate::{Error, frame};
 
@@ -451,7 +451,10 @@ impl Publisher {
             Audience::Everybody { .. } => None,
         };
         match self.store.close(id, topic, deadline).await {
-            Ok(topics) => info!(connection.id = %id, topics, "a stale connection was forgotten"),
+            Ok(Closed { user, subscriptions }) => {
+                let user = user.as_ref().map(UserId::as_str);
+                info!(connection.id = %id, user.id = user, topics = subscriptions, "a stale connection was forgotten");
+            }
             Err(error) => warn!(connection.id = %id, %error, "a stale connection could not be forgotten"),
         }
         true
