@@ -12,7 +12,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from conftest import PRIVATE, PUBLIC, ROOT, SECRET, jwks, line
+from conftest import PRIVATE, PUBLIC, ROOT, SECRET, jwks, line, package, replace
 
 
 @pytest.fixture
@@ -27,25 +27,6 @@ def settings(make):
     return run
 
 
-@pytest.fixture
-def service(tmp_path):
-    """A copy of the service whose serverless.yml a test may change, with an empty file for each zip."""
-    (tmp_path / "infra").symlink_to(ROOT / "infra")
-    text = (ROOT / "serverless.yml").read_text()
-    (tmp_path / "serverless.yml").write_text(text)
-    archives = tmp_path / "target/lambda/arm64"
-    archives.mkdir(parents=True)
-    for handler in [row.split()[1] for row in text.splitlines() if row.strip().startswith("handler:")]:
-        (archives / f"{handler}.zip").touch()
-    return tmp_path
-
-
-def replace(service, old, new):
-    file = service / "serverless.yml"
-    assert file.read_text().count(old) == 1, old
-    file.write_text(file.read_text().replace(old, new))
-
-
 def check(service, keys=""):
     """The check on a changed copy: whether it passed, and what it printed."""
     environment = os.environ | {"STAGE": "production", "REGION": "us-east-1", "ARGS": "", "ARCH": "", "TOKEN_KEYS": keys}
@@ -53,15 +34,6 @@ def check(service, keys=""):
     result = subprocess.run(command, cwd=service, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     print(result.stdout)
     return result.returncode == 0, result.stdout
-
-
-def package(service, stage, keys="", **variables):
-    """The template that the framework itself makes for a stage, without our scripts."""
-    command = [ROOT / "infra/node_modules/.bin/serverless", "package", "--stage", stage]
-    environment = os.environ | {"TOKEN_KEYS": keys} | variables
-    result = subprocess.run(command, cwd=service, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    assert result.returncode == 0, result.stdout
-    return json.loads((service / ".serverless/cloudformation-template-update-stack.json").read_text())
 
 
 def variables(template, function):
