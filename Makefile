@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help run publish history build test test-client test-browser no-browser conformance soak soak-history simulate lint deny fmt check settings package deploy remove logs test-release test-deploy bench clean
+.PHONY: help run publish history build test test-rust test-client test-browser no-browser conformance soak soak-history simulate lint deny fmt check settings package deploy remove logs test-release test-deploy bench clean
 
 # STAGE and REGION name the deployment. ARCH is the processors' architecture: arm64 or x86_64. DROP names what a deployment may
 # take away from its stage.
@@ -9,7 +9,10 @@ export STAGE REGION ARCH ARGS DROP
 # On Node 20 the framework's SDK warns that it will need Node 22 one day. This variable silences it.
 export AWS_SDK_JS_NODE_VERSION_SUPPORT_WARNING_DISABLED = true
 
-# The browser that tests the chat page.
+# End to end tests mostly wait, so three of them run at a time on each processor.
+export RUST_TEST_THREADS ?= $(shell expr 3 \* $$(getconf _NPROCESSORS_ONLN))
+
+# The browser that tests the pages.
 CHROMIUM ?= $(firstword $(wildcard /usr/bin/chromium /usr/bin/chromium-browser /usr/bin/google-chrome))
 export CHROMIUM
 
@@ -20,8 +23,8 @@ help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 # Nobody collects metrics on this machine, and without a namespace the functions write none.
-run: build ## Start the service on this machine, and print the commands to try it
-	cargo run --quiet --bin switchboard-local -- --env METRICS_NAMESPACE= --query userId=1 $(ARGS)
+run: build ## Start the service and the chat page on this machine, and print what to try
+	cargo run --quiet --bin switchboard-local -- --env METRICS_NAMESPACE= --query userId=1 --web crates/client/web $(ARGS)
 
 export TOPIC DATA
 publish: ## Publish an event to a running stack: make publish TOPIC=general DATA='"deploy done"'
@@ -37,21 +40,24 @@ build: ## Build every binary
 	cargo build --workspace --bins
 
 # Everything is built first, because tests start binaries that `cargo test` alone would not build.
-test: tests/clients/node_modules target/python/installed infra/node_modules test-client ## Run every test
+test: tests/clients/node_modules target/python/installed infra/node_modules crates/client/js/node_modules ## Run every test
 	cargo build --workspace --all-targets
+	$(MAKE) -j 2 test-rust test-client
+
+test-rust:
 	cargo test --workspace
 
 test-client: build crates/client/js/node_modules ## Run the tests of the JavaScript client
 	npm test --silent --prefix crates/client/js
 
-# SCREENSHOTS=DIR writes pictures of the page into a folder. CHROMIUM names another browser.
-test-browser: build crates/client/js/node_modules ## Use the chat page in Chromium
+# SCREENSHOTS=DIR writes pictures of the pages into a folder. CHROMIUM names another browser.
+test-browser: build crates/client/js/node_modules ## Use the chat page and the inspector in Chromium
 	npm run test-browser --silent --prefix crates/client/js
 
 export TARGET
 conformance: tests/clients/node_modules target/python/installed ## Compare the local gateway, or TARGET=wss://host/stage, with API Gateway
 	cargo build --workspace --all-targets
-	cargo test --package switchboard-tests --test conformance
+	cargo test --workspace --test conformance
 
 test-release: package tests/clients/node_modules infra/node_modules ## Run the end to end tests on the packaged functions
 	cargo build --workspace --all-targets
@@ -62,22 +68,22 @@ test-deploy: package target/venv/test-deploy ## Lint the deployment, and deploy 
 
 # Both sockets of a connection are on this machine, so 2,000 connections need 4,000 open files and some more.
 soak: build ## Open 2,000 connections, inject faults, and check every row and process at the end; SECONDS=60
-	ulimit -n 16384 && cargo test -p switchboard-tests --test soak -- --seconds $(or $(SECONDS),60)
+	ulimit -n 16384 && cargo test --workspace --test soak -- --seconds $(or $(SECONDS),60)
 
 soak-history: build ## Lose acks, cut sockets and kill functions on topics with history; ARGS='--cut-sockets --messages 100000'
-	ulimit -n 16384 && cargo test -p switchboard-tests --test soak -- --history $(ARGS)
+	ulimit -n 16384 && cargo test --workspace --test soak -- --history $(ARGS)
 
 # Optimisation of this one package takes seconds and makes the model five times as fast. The handlers spend most of their
 # time in the SDK and in the embedded DynamoDB, and the profile optimises those.
 simulate: ## Random runs of a model of reliable topics, or with HANDLERS=1 of the functions: SEEDS=10000, or each step of SEED=7
-	cargo test -q -p switchboard-tests --test simulate --config 'profile.dev.package.switchboard-tests.opt-level=3' -- \
+	cargo test -q --workspace --test simulate --config 'profile.dev.package.switchboard-tests.opt-level=3' -- \
 		--run $(if $(HANDLERS),--handlers) $(if $(SEED),--seed $(SEED)) $(if $(SEEDS),--seeds $(SEEDS)) $(ARGS)
 
 # It reads the memory and the CPU time of processes from /proc, so it needs Linux.
 bench: ## Measure what events cost: CPU time, calls, bytes, memory
 	cargo build --workspace --bins
 	cargo build --release --bins --workspace --exclude switchboard-local --exclude switchboard-tests
-	cargo test -p switchboard-tests --test bench -- --run
+	cargo test --workspace --test bench -- --run
 
 lint: ## Run Clippy, and treat its warnings as errors
 	cargo clippy --workspace --all-targets -- -D warnings
@@ -94,10 +100,12 @@ fmt: ## Format the code
 # These checks need no AWS account. The release build takes most of the time of a first run.
 check: ## Run what CI runs: format, lint, dependencies, every test
 	cargo fmt --all --check
-	$(MAKE) lint deny test $(if $(CHROMIUM),test-browser,no-browser) test-release test-deploy
+	$(MAKE) lint deny test $(if $(CHROMIUM),test-browser,no-browser)
+	$(MAKE) simulate HANDLERS=1 SEEDS=2000
+	$(MAKE) test-release test-deploy
 
 no-browser:
-	@echo "switchboard: the chat page was not tested: there is no Chromium here, and CHROMIUM names none" >&2
+	@echo "switchboard: the pages were not tested: there is no Chromium here, and CHROMIUM names none" >&2
 
 settings: infra/node_modules ## Check the settings of STAGE, and refuse what is unsafe or what Lambda would refuse
 	@node infra/settings.mjs

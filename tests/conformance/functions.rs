@@ -124,16 +124,20 @@ content-length: 2
                     let api = Api::ours(flags).await;
                     let mut client = api.connect().await;
                     let folder = tempfile::tempdir().unwrap();
-                    let file = folder.path().join("done");
-                    let left = client.ask(&json!({"action": "echo", "do": "leave", "ms": 100, "touch": file})).await;
+                    let (signal, done) = (folder.path().join("signal"), folder.path().join("done"));
+                    let leave = json!({"action": "echo", "do": "leave", "after": signal, "touch": done});
+                    let left = client.ask(&leave).await;
+                    if freezes {
+                        stopped(&left["pid"]).await;
+                    }
+                    std::fs::write(&signal, "").unwrap();
                     if freezes {
                         // A process that is stopped does nothing more.
-                        stopped(&left["pid"]).await;
-                        assert!(!file.exists(), "it went on");
-                        client.ask(&json!({"action": "echo", "do": "sleep", "ms": 200})).await;
+                        assert!(!done.exists(), "it went on");
+                        client.send(&json!({"action": "echo", "do": "sleep", "ms": 200})).await;
                     }
                     let deadline = tokio::time::Instant::now() + SOON;
-                    while !file.exists() {
+                    while !done.exists() {
                         assert!(tokio::time::Instant::now() < deadline, "it never went on");
                         tokio::time::sleep(Duration::from_millis(10)).await;
                     }

@@ -174,7 +174,8 @@ async fn what_cannot_be_kept_is_a_clear_mistake() {
 
 #[tokio::test]
 async fn a_message_with_history_costs_a_read_and_three_writes_more_and_without_an_id_two() {
-    let (proxy, stack) = Proxy::in_front(&[], |_| None).await;
+    let rules = ["--env", r#"TOPIC_RULES=[{"topic":"room.*","history":{"hours":24}}]"#];
+    let (proxy, stack) = Proxy::in_front(&rules, |_| None).await;
     let mut one = stack.connect("?userId=1").await;
     proxy.take();
     one.ask(message("room.7", json!(1), "m1")).await;

@@ -29,3 +29,4 @@ mod subscribe;
 mod tidy;
 mod tokens;
 mod topics;
+mod wildcards;

@@ -1,8 +1,10 @@
 //! Bad input: the client learns what was wrong, and connection and stack go on.
 
+use aws_sdk_dynamodb::types::AttributeValue;
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
-use switchboard_tests::stack::{NO_RULES, PATIENCE, Stack, text};
+use switchboard_tests::proxy::Proxy;
+use switchboard_tests::stack::{NO_RULES, PATIENCE, Stack, table_name, text};
 use tokio_tungstenite::tungstenite::Message;
 
 #[tokio::test]
@@ -154,6 +156,53 @@ async fn a_user_has_only_so_many_connections() {
     one.close().await;
     stack.settled("topics", 2).await;
     stack.connect("?userId=1").await.hears_nothing().await;
+}
+
+/// The limit is about what clients cause on topics without history. A message that is kept is never refused for its receivers.
+#[tokio::test]
+async fn a_message_with_too_many_receivers_reaches_nobody() {
+    let rules = r#"TOPIC_RULES=[{"topic":"room.*","history":{"hours":1}},{"topic":"hall","maxReceivers":4},
+        {"topic":"small","maxReceivers":3},{"topic":"all","maxReceivers":0}]"#;
+    let arguments = ["--env", "MAX_RECEIVERS_PER_PUBLISH=3", "--env", rules];
+    let (proxy, stack) = Proxy::in_front(&arguments, |_| None).await;
+    let mut listeners = Vec::new();
+    for _ in 0..4 {
+        let mut listener = stack.connect("?userId=1").await;
+        let topics = ["t", "room.1", "hall", "small", "all"].map(|topic| json!({"topic": topic}));
+        listener.ask(json!({"type": "subscribe", "topics": topics, "id": "s"})).await;
+        listeners.push(listener);
+    }
+    let mut sender = stack.connect("?userId=2").await;
+    let message = |topic: &str| json!({"type": "message", "topic": topic, "message": "x", "id": "m"});
+    for (topic, limit) in [("t", 3), ("small", 3)] {
+        proxy.take();
+        let error = sender.ask(message(topic)).await;
+        assert_eq!((&error["code"], &error["temporary"]), (&json!("too_many_receivers"), &json!(false)), "{error}");
+        let expected = format!("more than {limit} connections listen to the topic `{topic}`");
+        assert!(error["message"].as_str().unwrap().starts_with(&expected), "{error}");
+        assert_eq!(proxy.take(), ["Query", "POST"], "one read, and the answer");
+    }
+    for listener in &mut listeners {
+        listener.hears_nothing().await;
+    }
+    for topic in ["room.1", "hall", "all"] {
+        assert_eq!(sender.ask(message(topic)).await["delivered"], 4, "{topic}");
+    }
+    let direct = json!({"action": "sendMessage", "destinationUserId": "1", "body": "x", "id": "d"});
+    assert_eq!(sender.ask(direct).await["delivered"], 4);
+    for listener in &mut listeners {
+        for _ in 0..4 {
+            listener.next().await;
+        }
+    }
+    let put = stack.dynamodb().await.put_item().table_name(table_name("events"));
+    let string = |text: &str| AttributeValue::S(text.to_owned());
+    put.item("topic", string("t")).item("id", string("1")).item("data", string("e")).send().await.unwrap();
+    for listener in &mut listeners {
+        assert_eq!(listener.next().await["payload"]["data"], "e", "a backend has no such limit");
+    }
+    listeners[0].ask(json!({"type": "unsubscribe", "topic": "t", "id": "u"})).await;
+    assert_eq!(sender.ask(message("t")).await["delivered"], 3);
 }
 
 #[tokio::test]

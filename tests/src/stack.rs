@@ -97,7 +97,12 @@ impl Stack {
             let port: String = line.split_once(scheme).unwrap().1.chars().take_while(char::is_ascii_digit).collect();
             format!("127.0.0.1:{port}")
         };
-        Self { process, gateway: address("ws://localhost:"), dynamodb: address("http://localhost:"), lines }
+        Self {
+            process,
+            gateway: address("ws://localhost:"),
+            dynamodb: address("--endpoint-url http://localhost:"),
+            lines,
+        }
     }
 
     /// Connects to the stage with this query, `?userId=1` or nothing.

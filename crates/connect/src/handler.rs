@@ -274,6 +274,7 @@ fn status(mistake: &ClientError) -> i64 {
 mod tests {
     use jsonwebtoken::Algorithm;
     use serde_json::{Value, json};
+    use switchboard_core::rights::Pattern;
 
     use super::*;
     use crate::example_keys::{at, header, jwk, set};
@@ -432,7 +433,7 @@ mod tests {
             assert_eq!(named.user.unwrap().as_str(), "alice");
             assert_eq!(named.expires_at_s.is_some(), expires, "{query:?} {authorizer:?}");
             for topic in ["by.token", "by.authorizer"] {
-                let is_granted = named.grants.contain(Act::Subscribe, &Topic::parse(topic).unwrap());
+                let is_granted = named.grants.contain(Act::Subscribe, &Pattern::of(&Topic::parse(topic).unwrap()));
                 assert_eq!(is_granted, topic == granted, "{query:?} {authorizer:?}");
             }
         }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::Error;
 use crate::gateway::Endpoint;
-use crate::rules::Rules;
+use crate::rules::{self, Rules};
 
 /// What every function is configured with, read once per execution environment.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,6 +29,9 @@ pub struct Config {
     /// `MAX_FRAMES_PER_SECOND`, default 50: how many frames one connection may send in each execution environment. Zero
     /// means no limit. See [`crate::limits`].
     pub max_frames_per_second: u32,
+    /// `MAX_RECEIVERS_PER_PUBLISH`, default 10,000: how many receivers a message of a client may have on a topic without
+    /// history, unless a rule says otherwise. Zero means no limit.
+    pub max_receivers_per_publish: u32,
     /// `METRICS_NAMESPACE`: CloudWatch's namespace of the functions' own metrics; without it none are written.
     pub metrics_namespace: Option<String>,
 }
@@ -42,6 +45,9 @@ pub fn variable(name: &str) -> Option<String> {
 
 /// Ours. A person's client sends a few frames a second, and a shared cursor or a game 20 to 30.
 const DEFAULT_FRAMES_PER_SECOND: u32 = 50;
+
+/// Ours. Posting to so many connections costs one cent ($1 for a million), and a conversation has fewer members.
+const DEFAULT_RECEIVERS_PER_PUBLISH: u32 = 10_000;
 
 /// The gateway's limit on a connection's life: 2 hours.
 const DEFAULT_CONNECTION_TTL_S: u64 = 2 * 60 * 60;
@@ -97,6 +103,14 @@ impl Config {
                 DEFAULT_FRAMES_PER_SECOND
             }
         };
+        let receivers = variable("MAX_RECEIVERS_PER_PUBLISH")
+            .map(|text| text.parse().map_err(|_| "is not a whole number".to_owned()));
+        let receivers = receivers.unwrap_or(Ok(DEFAULT_RECEIVERS_PER_PUBLISH));
+        let checked = receivers.and_then(|receivers| rules::check_max_receivers(receivers).map(|()| receivers));
+        let max_receivers_per_publish = checked.unwrap_or_else(|problem| {
+            problems.push(format!("MAX_RECEIVERS_PER_PUBLISH {problem}"));
+            DEFAULT_RECEIVERS_PER_PUBLISH
+        });
         let publish_endpoint = ["PUBLISH_ENDPOINT", "AWS_ENDPOINT_URL_APIGATEWAYMANAGEMENTAPI", "AWS_ENDPOINT_URL"]
             .into_iter()
             .find_map(|name| variable(name).map(|url| (name, url)))
@@ -112,6 +126,7 @@ impl Config {
             publish_endpoint,
             connection_ttl: Duration::from_secs(connection_ttl_s),
             max_frames_per_second,
+            max_receivers_per_publish,
             metrics_namespace: variable("METRICS_NAMESPACE"),
         };
         if problems.is_empty() { Ok(config) } else { Err(Error::Config { problems: problems.join("; ") }) }
@@ -143,9 +158,11 @@ mod tests {
 
     #[test]
     fn every_missing_or_wrong_variable_is_named() {
-        let error = read(&[("TOPICS_TABLE", "t"), ("CONNECTION_TTL_S", "soon"), ("MAX_FRAMES_PER_SECOND", "-1")]);
+        let limits = [("MAX_FRAMES_PER_SECOND", "-1"), ("MAX_RECEIVERS_PER_PUBLISH", "100001")];
+        let error = read(&[&[("TOPICS_TABLE", "t"), ("CONNECTION_TTL_S", "soon")], &limits[..]].concat());
         let text = error.unwrap_err().to_string();
-        for name in ["CONNECTIONS_TABLE", "EVENTS_TABLE", "CONNECTION_TTL_S", "MAX_FRAMES_PER_SECOND"] {
+        let limits = limits.map(|(name, _)| name);
+        for name in ["CONNECTIONS_TABLE", "EVENTS_TABLE", "CONNECTION_TTL_S"].into_iter().chain(limits) {
             assert!(text.contains(name), "{name} is not in: {text}");
         }
         assert!(!text.contains("TOPICS_TABLE"), "{text}");

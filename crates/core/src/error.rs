@@ -53,6 +53,14 @@ pub enum ClientError {
         /// The name as sent.
         topic: String,
     },
+    /// The name is a pattern, and no rule allows it, or the frame needs one topic.
+    #[error("the name `{topic}` is a pattern, because rules reserve `*`: {problem}")]
+    Pattern {
+        /// The name as sent.
+        topic: String,
+        /// What is wrong with it, as a sentence.
+        problem: &'static str,
+    },
     /// A rule asks for more than the connection has.
     #[error("{}", missing_right(*act, topic, *lacks))]
     MissingRight {
@@ -96,6 +104,14 @@ pub enum ClientError {
         /// Frames a second.
         rate: u32,
     },
+    /// A message would have too many receivers. Nobody got it.
+    #[error("more than {limit} connections listen to the topic `{topic}`, so only backends may publish on it")]
+    TooManyReceivers {
+        /// The topic.
+        topic: String,
+        /// How many receivers a message of a client may have.
+        limit: u32,
+    },
     /// At the handshake: a web page of another origin opens the connection.
     #[error("the page's origin is not one of ALLOWED_ORIGINS; the level DEBUG shows it")]
     ForbiddenOrigin,
@@ -125,9 +141,10 @@ impl ClientError {
             Self::MissingField { .. } => "missing_field",
             Self::InvalidField { .. } => "invalid_field",
             Self::Entry { mistake, .. } => mistake.code(),
-            Self::ForbiddenTopic { .. } | Self::MissingRight { .. } => "forbidden_topic",
+            Self::ForbiddenTopic { .. } | Self::Pattern { .. } | Self::MissingRight { .. } => "forbidden_topic",
             Self::NoHistory { .. } => "no_history",
             Self::TooManyTopics { .. } => "too_many_topics",
+            Self::TooManyReceivers { .. } => "too_many_receivers",
             Self::Unidentified { .. } => "unidentified",
             Self::InvalidToken { .. } => "invalid_token",
             Self::UserOffline { .. } => "user_offline",
@@ -154,7 +171,7 @@ impl ClientError {
 /// The sentence that says what a connection lacks. A direct message is a publish to the address of its receiver.
 fn missing_right(act: Act, topic: &str, lacks: Lack) -> String {
     let wanted = match (act, topic.strip_prefix('@')) {
-        (Act::Subscribe, _) => format!("subscribe to the topic `{topic}`"),
+        (Act::Subscribe | Act::Read, _) => format!("subscribe to the topic `{topic}`"),
         (Act::Publish, None) => format!("publish on the topic `{topic}`"),
         (Act::Publish, Some(user)) => format!("write to the user `{user}`"),
     };

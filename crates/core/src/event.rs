@@ -101,6 +101,8 @@ struct Receiver {
     connected_at: i64,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     positions: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pattern: Option<String>,
 }
 
 /// Why an item is no continuation that this version understands.
@@ -166,6 +168,7 @@ impl From<Publication> for Continuation {
             subscription_id: receiver.subscription_id,
             connected_at: receiver.connected_at_ms,
             positions: receiver.positions,
+            pattern: receiver.pattern.map(|pattern| pattern.as_str().to_owned()),
         });
         let (epoch, seq) = rest.kept.map(|kept| (kept.stamp.epoch, kept.stamp.seq)).unzip();
         Self {
@@ -213,12 +216,16 @@ pub fn continuation(item: serde_dynamo::Item) -> Result<Publication, UnknownCont
         Some(sender) if is_address => Content::DirectMessage { sender, body: json(item.json)? },
         _ => Content::Data([item.json].into_iter().chain(item.further).map(json).collect::<Result<_, _>>()?),
     };
-    let again = item.again.into_iter().map(|receiver| Subscriber {
-        connection_id: ConnectionId::new(receiver.connection_id),
-        subscription_id: receiver.subscription_id,
-        connected_at_ms: receiver.connected_at,
-        positions: receiver.positions,
+    let again = item.again.into_iter().map(|receiver| {
+        Ok(Subscriber {
+            connection_id: ConnectionId::new(receiver.connection_id),
+            subscription_id: receiver.subscription_id,
+            connected_at_ms: receiver.connected_at,
+            positions: receiver.positions,
+            pattern: receiver.pattern.map(|pattern| Topic::parse(&pattern)).transpose()?,
+        })
     });
+    let again = again.collect::<Result<_, ClientError>>()?;
     let position = item.after.map_or(Position::End, |id| Position::After(ConnectionId::new(id)));
-    Ok(Publication { audience, content, kept, id: item.origin_id, position, again: again.collect() })
+    Ok(Publication { audience, content, kept, id: item.origin_id, position, again })
 }

@@ -17,7 +17,7 @@ use crate::ClientError;
 use crate::connection::{Connection, UserId, is_printable};
 use crate::history::{DEFAULT_LIMIT, Draft, Entry, From, MAX_LIMIT, MAX_NEWEST, MAX_SEQ, Page, Range, Stamp, Writer};
 use crate::rights::Act;
-use crate::store::MAX_TOPICS;
+use crate::store::{MAX_TOPICS, Subscription};
 use crate::topic::{Name, Topic};
 
 /// Longest `id` of a frame, in characters, which are at most 512 bytes of UTF-8.
@@ -92,6 +92,8 @@ pub enum Request<'a> {
         /// How many messages at most.
         limit: usize,
     },
+    /// `{"type":"topics"}`: what the connection listens to.
+    Topics,
     /// `{"type":"ping"}`.
     Ping {
         /// Where the client is in topics that have been silent.
@@ -110,10 +112,10 @@ impl Request<'_> {
             Self::Subscribe { topics, .. } => {
                 topics.iter().map(|wanted| (Act::Subscribe, wanted.name.clone())).collect()
             }
-            Self::Unsubscribe { .. } => Vec::new(),
+            Self::Unsubscribe { .. } | Self::Topics => Vec::new(),
             Self::Message { topic, .. } => vec![(Act::Publish, Name::Topic(topic.clone()))],
-            Self::History { topic, .. } => vec![(Act::Subscribe, topic.clone())],
-            Self::Ping { positions, .. } => positions.iter().map(|(name, _)| (Act::Subscribe, name.clone())).collect(),
+            Self::History { topic, .. } => vec![(Act::Read, topic.clone())],
+            Self::Ping { positions, .. } => positions.iter().map(|(name, _)| (Act::Read, name.clone())).collect(),
         }
     }
 }
@@ -210,6 +212,7 @@ impl<'a> Frame<'a> {
             },
             "message" => Ok(Request::Message { topic: self.topic()?, messages: self.messages()? }),
             "history" => Ok(Request::History { topic: self.name()?, range: self.range()?, limit: self.limit()? }),
+            "topics" => Ok(Request::Topics),
             "ping" => Ok(Request::Ping { positions: self.positions()?, is_quiet: self.flag("quiet")? }),
             _ => Err(ClientError::UnknownType { kind: kind.chars().take(QUOTED_CHARS).collect() }),
         }
@@ -719,10 +722,18 @@ pub fn kept_direct_message(sender: &UserId, body: &RawValue, stamp: &Stamp) -> V
 }
 
 /// The frame in which a subscriber receives what was published to its topic; `id` is its subscription's:
-/// `{"id":"<subscriptionId>","payload":{"data":"count is 0"},"type":"data"}`.
+/// `{"id":"<subscriptionId>","payload":{"data":"count is 0"},"type":"data"}`. A subscriber to a pattern also reads the `topic`.
 #[must_use]
-pub fn data(id: Option<&str>, message: &RawValue) -> Vec<u8> {
-    to_bytes(&Data { id, payload: Payload { data: message }, r#type: "data" })
+pub fn data(id: Option<&str>, message: &RawValue, topic: Option<&str>) -> Vec<u8> {
+    #[derive(Serialize)]
+    struct OfPattern<'a> {
+        #[serde(flatten)]
+        data: Data<'a>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        topic: Option<&'a str>,
+    }
+    let data = Data { id, payload: Payload { data: message }, r#type: "data" };
+    if topic.is_some() { to_bytes(&OfPattern { data, topic }) } else { to_bytes(&data) }
 }
 
 /// The same for a subscriber that asked for positions, on a topic with history:
@@ -742,6 +753,37 @@ pub fn kept_data(id: Option<&str>, message: &RawValue, topic: &str, stamp: &Stam
     }
     let data = Data { id, payload: Payload { data: message }, r#type: "data" };
     to_bytes(&KeptData { data, topic, sender_id: sender.map(UserId::as_str), stamp })
+}
+
+/// The frame that lists the subscriptions of a connection. Each has what its subscribe frame had:
+/// `{"type":"topics","id":"t1","topics":[{"topic":"@me"},{"topic":"room.7","id":"s1","positions":true}]}`.
+#[must_use]
+pub fn topics(id: Option<&str>, subscriptions: &[Subscription]) -> Vec<u8> {
+    #[derive(Serialize)]
+    struct Topics<'a> {
+        r#type: &'static str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        id: Option<&'a str>,
+        topics: Vec<Listed<'a>>,
+    }
+    #[derive(Serialize)]
+    struct Listed<'a> {
+        topic: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        id: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        ttl: Option<i64>,
+        #[serde(skip_serializing_if = "std::ops::Not::not")]
+        positions: bool,
+    }
+    let listed = subscriptions.iter().map(|Subscription { topic, id, ttl_s, positions }| Listed {
+        // Nobody listens to the address of another user.
+        topic: if topic.is_address() { Name::OWN } else { topic.as_str() },
+        id: id.as_deref(),
+        ttl: *ttl_s,
+        positions: *positions,
+    });
+    to_bytes(&Topics { r#type: "topics", id, topics: listed.collect() })
 }
 
 /// How many of these entries fit one frame of history: those with at most [`MAX_KEPT_BYTES`] together, or one.
@@ -895,7 +937,7 @@ mod tests {
     fn published(payload: &str) -> String {
         let frame = message(payload);
         match Frame::parse(&frame).unwrap().request().unwrap() {
-            Request::Message { messages, .. } => text(data(Some("s"), messages[0])),
+            Request::Message { messages, .. } => text(data(Some("s"), messages[0], None)),
             other => panic!("not a message: {other:?}"),
         }
     }
@@ -1539,7 +1581,7 @@ mod tests {
         let message = RawValue::from_string(r#"{ "n": 1e400, "h": "\ud83d" }"#.to_owned()).unwrap();
         for (sender, expected) in [(Some("1"), r#""senderId":"1","#), (None, "")] {
             let sender = sender.map(|user| UserId::parse("userId", user).unwrap());
-            let plain = text(data(Some("s"), &message));
+            let plain = text(data(Some("s"), &message, None));
             let kept = text(kept_data(Some("s"), &message, "room.7", &stamp, sender.as_ref()));
             let more = format!(r#","topic":"room.7",{expected}"epoch":"k3f9xq2a","seq":42}}"#);
             assert_eq!(kept, format!("{}{more}", plain.strip_suffix('}').unwrap()));
@@ -1552,8 +1594,33 @@ mod tests {
         for widest in ["\u{10ffff}", "\"", "\\"] {
             let sender = UserId::parse("userId", &widest.repeat(UserId::MAX_BYTES / widest.len())).unwrap();
             assert!(super::direct_message(&sender, &body).len() <= 128 * 1024);
-            assert!(data(Some(&widest.repeat(MAX_ID_CHARS)), &body).len() <= 128 * 1024);
+            assert!(data(Some(&widest.repeat(MAX_ID_CHARS)), &body, Some(&widest.repeat(64))).len() <= 128 * 1024);
         }
+    }
+
+    #[test]
+    fn the_list_of_subscriptions_has_what_their_frames_had() {
+        let subscription = |topic: &str, id: Option<&str>, ttl_s, positions| Subscription {
+            topic: Topic::of_event(topic).unwrap(),
+            id: id.map(str::to_owned),
+            ttl_s,
+            positions,
+        };
+        let subscriptions = [
+            subscription("@7", None, None, false),
+            subscription("general", Some("s1"), Some(1_795_650_067), false),
+            subscription("room.*", Some("s2"), None, true),
+        ];
+        let listed = r#"[{"topic":"@me"},{"topic":"general","id":"s1","ttl":1795650067},{"topic":"room.*","id":"s2","positions":true}]"#;
+        assert_eq!(
+            text(topics(Some("t1"), &subscriptions)),
+            format!(r#"{{"type":"topics","id":"t1","topics":{listed}}}"#)
+        );
+        assert_eq!(text(topics(None, &[])), r#"{"type":"topics","topics":[]}"#);
+        // The longest list fits what the gateway takes.
+        let longest =
+            subscription(&"\"".repeat(Topic::MAX_BYTES), Some(&"\"".repeat(MAX_ID_CHARS)), Some(i64::MAX), true);
+        assert!(topics(Some("t1"), &vec![longest; MAX_TOPICS]).len() < MAX_PAYLOAD_BYTES);
     }
 
     #[test]

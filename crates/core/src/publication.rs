@@ -113,7 +113,8 @@ impl Publication {
             Audience::Everybody { .. } => Some(Topic::INITIAL_CONNECTION),
         };
         let Some(Kept { stamp, sender }) = kept else {
-            return data.iter().map(|data| frame::data(id, data)).collect();
+            let topic = to.pattern.as_ref().map(|_| self.topic());
+            return data.iter().map(|data| frame::data(id, data, topic)).collect();
         };
         let numbers = (0..=stamp.seq).rev().take(data.len());
         let frame = |(data, seq)| {
@@ -178,6 +179,35 @@ mod tests {
                 subscription_id: None,
                 connected_at_ms: 0,
                 positions,
+                pattern: None,
+            };
+            assert_eq!(String::from_utf8(publication.frames(&to).remove(0)).unwrap(), expected);
+        }
+    }
+
+    #[test]
+    fn a_subscriber_to_a_pattern_reads_which_topic_it_was() {
+        let topic = |name| Topic::parse(name).unwrap();
+        let content = Content::Data(vec![to_raw_value("hi").unwrap()]);
+        let mut publication = Publication::new(Audience::Topic(topic("room.7")), content, "request");
+        let stamp = Stamp { epoch: "k3f9xq2a".to_owned(), seq: 42 };
+        let plain = r#"{"id":"s","payload":{"data":"hi"},"type":"data"}"#;
+        let named = r#"{"id":"s","payload":{"data":"hi"},"type":"data","topic":"room.7"}"#;
+        let kept = r#"{"id":"s","payload":{"data":"hi"},"type":"data","topic":"room.7","epoch":"k3f9xq2a","seq":42}"#;
+        for (pattern, is_kept, positions, expected) in [
+            (None, true, false, plain),
+            (Some("room.*"), false, false, named),
+            (Some("room.*"), false, true, named),
+            (Some("room.*"), true, false, named),
+            (Some("room.*"), true, true, kept),
+        ] {
+            publication.kept = is_kept.then(|| Kept { stamp: stamp.clone(), sender: None });
+            let to = Subscriber {
+                connection_id: ConnectionId::new("c=".to_owned()),
+                subscription_id: Some("s".to_owned()),
+                connected_at_ms: 0,
+                positions,
+                pattern: pattern.map(topic),
             };
             assert_eq!(String::from_utf8(publication.frames(&to).remove(0)).unwrap(), expected);
         }
@@ -192,6 +222,7 @@ mod tests {
             subscription_id: Some("s".to_owned()),
             connected_at_ms: 0,
             positions: false,
+            pattern: None,
         };
         let payload = || to_raw_value("x").unwrap();
         for (audience, content, expected) in [

@@ -389,7 +389,7 @@ impl Publisher {
             Post::Rejected => Outcome::Failed,
             Post::Hung if is_last_chance => {
                 warn!(connection.id = %id, "a receiver is dropped: it does not read");
-                match self.end(gateway, publication, id, deadline).await {
+                match self.end(gateway, publication, to, deadline).await {
                     true => Outcome::Dropped,
                     false => Outcome::Failed,
                 }
@@ -429,7 +429,7 @@ impl Publisher {
                 Outcome::Suspect
             }
             Ok(Gone::Suspected) => Outcome::Suspect,
-            Ok(Gone::Confirmed | Gone::Unknown) => match self.end(gateway, publication, id, deadline).await {
+            Ok(Gone::Confirmed | Gone::Unknown) => match self.end(gateway, publication, to, deadline).await {
                 true => Outcome::Stale,
                 false => Outcome::Suspect,
             },
@@ -442,12 +442,13 @@ impl Publisher {
 
     /// Closes a connection and then removes its rows, in this order: a client that is alive without rows would be deaf
     /// and would not know it. Returns whether the connection is closed.
-    async fn end(&self, gateway: &Gateway, publication: &Publication, id: &ConnectionId, deadline: Deadline) -> bool {
+    async fn end(&self, gateway: &Gateway, publication: &Publication, to: &Subscriber, deadline: Deadline) -> bool {
+        let id = &to.connection_id;
         if !gateway.delete(id, deadline).await {
             return false;
         }
         let topic = match &publication.audience {
-            Audience::Topic(topic) => Some(topic),
+            Audience::Topic(topic) => Some(to.pattern.as_ref().unwrap_or(topic)),
             Audience::Everybody { .. } => None,
         };
         match self.store.close(id, topic, deadline).await {

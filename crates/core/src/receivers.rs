@@ -4,45 +4,76 @@ use std::collections::{HashMap, VecDeque};
 
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::types::AttributeValue;
+use futures_util::future;
 use lambda_runtime::tracing::warn;
 
 use crate::Error;
 use crate::clock::now_s;
 use crate::connection::ConnectionId;
+use crate::deadline::Deadline;
 use crate::publication::{Audience, Position, SEGMENTS};
 use crate::store::{self, Item};
-use crate::topic::Subscriber;
+use crate::topic::{Subscriber, Topic};
 
 /// The live receivers of an audience, in the order of DynamoDB's keys. Reading is lazy: each page is one `Query` or
 /// `Scan`, strongly consistent, and it is read when the page before it is used up.
+///
+/// The subscribers of a topic are in several lists: its own, and one for each pattern that contains the topic. All of them
+/// are in the order of connections, so they are merged. A connection that is in several lists is one receiver, and the most
+/// specific list says what it gets. One position is the same place in all lists.
 #[derive(Debug)]
 pub struct Receivers {
     dynamodb: Client,
     table: String,
     audience: Audience,
-    next: Next,
+    /// From the most to the least specific one.
+    lists: Vec<List>,
     ready: VecDeque<Subscriber>,
+    /// Why the page behind these could not be read.
+    failed: Option<Error>,
     /// How many rows were not understood so far. They are skipped.
     pub(crate) unreadable: usize,
 }
 
 #[derive(Debug)]
+struct List {
+    /// The pattern whose subscribers these are. The other lists are the audience's own.
+    pattern: Option<Topic>,
+    next: Next,
+    rows: VecDeque<Subscriber>,
+}
+
+#[derive(Debug, Clone)]
 enum Next {
     Page { start: Option<Item> },
     End,
 }
 
 impl Receivers {
-    pub(crate) fn new(dynamodb: Client, table: String, audience: &Audience, position: &Position) -> Self {
-        let next = match (position, audience) {
-            (Position::Start, _) => Next::Page { start: None },
-            (Position::End, _) => Next::End,
-            (Position::After(id), Audience::Topic(topic)) => {
-                Next::Page { start: Some(store::topic_key(topic.as_str(), id)) }
-            }
-            (Position::After(id), Audience::Everybody { .. }) => Next::Page { start: Some(store::connection_key(id)) },
+    pub(crate) fn new(
+        dynamodb: Client,
+        table: String,
+        audience: &Audience,
+        patterns: Vec<Topic>,
+        position: &Position,
+    ) -> Self {
+        let list = |pattern: Option<Topic>| {
+            let next = match (position, audience) {
+                (Position::Start, _) => Next::Page { start: None },
+                (Position::End, _) => Next::End,
+                (Position::After(id), Audience::Topic(topic)) => {
+                    let key = store::topic_key(pattern.as_ref().unwrap_or(topic).as_str(), id);
+                    Next::Page { start: Some(key) }
+                }
+                (Position::After(id), Audience::Everybody { .. }) => {
+                    Next::Page { start: Some(store::connection_key(id)) }
+                }
+            };
+            List { pattern, next, rows: VecDeque::new() }
         };
-        Self { dynamodb, table, audience: audience.clone(), next, ready: VecDeque::new(), unreadable: 0 }
+        let lists = std::iter::once(None).chain(patterns.into_iter().map(Some)).map(list).collect();
+        let (audience, ready) = (audience.clone(), VecDeque::new());
+        Self { dynamodb, table, audience, lists, ready, failed: None, unreadable: 0 }
     }
 
     /// Reads pages until a receiver is ready or the list has ended.
@@ -51,61 +82,66 @@ impl Receivers {
     ///
     /// When DynamoDB fails. The next call tries the same page again.
     pub async fn fetch(&mut self) -> Result<(), Error> {
-        while let (true, Next::Page { start }) = (self.ready.is_empty(), &self.next) {
-            let (rows, last) = match &self.audience {
-                Audience::Topic(topic) => {
-                    let query = self
-                        .dynamodb
-                        .query()
-                        .table_name(&self.table)
-                        .consistent_read(true)
-                        .key_condition_expression("topic = :topic")
-                        .filter_expression("#ttl > :now")
-                        .projection_expression("connectionId, subscriptionId, connectedAt, positions")
-                        .expression_attribute_names("#ttl", store::TTL)
-                        .expression_attribute_values(":topic", store::string(topic.as_str()))
-                        .expression_attribute_values(":now", AttributeValue::N(now_s().to_string()))
-                        .set_exclusive_start_key(start.clone());
-                    let page = query.send().await.map_err(|error| Error::store("Query", &self.table, &error))?;
-                    (page.items, page.last_evaluated_key)
-                }
-                Audience::Everybody { segment } => {
-                    let scan = self
-                        .dynamodb
-                        .scan()
-                        .table_name(&self.table)
-                        .consistent_read(true)
-                        .segment((*segment).into())
-                        .total_segments(SEGMENTS.into())
-                        .filter_expression("#ttl > :now AND attribute_not_exists(closedAt)")
-                        .projection_expression("connectionId, connectedAt")
-                        .expression_attribute_names("#ttl", store::TTL)
-                        .expression_attribute_values(":now", AttributeValue::N(now_s().to_string()))
-                        .set_exclusive_start_key(start.clone());
-                    let page = scan.send().await.map_err(|error| Error::store("Scan", &self.table, &error))?;
-                    (page.items, page.last_evaluated_key)
-                }
-            };
-            self.next = last.map_or(Next::End, |key| Next::Page { start: Some(key) });
-            for row in rows.unwrap_or_default() {
-                match subscriber(&row) {
-                    Ok(subscriber) => self.ready.push_back(subscriber),
-                    Err(attribute) => {
-                        self.unreadable += 1;
-                        let id = store::text(&row, store::CONNECTION_ID).unwrap_or("?");
-                        let (table, audience) = (&self.table, &self.audience);
-                        warn!(
-                            table,
-                            ?audience,
-                            connection.id = id,
-                            attribute,
-                            "a row is skipped: an attribute is missing or has the wrong type"
-                        );
-                    }
-                }
+        self.read_ahead(1).await
+    }
+
+    /// Whether there are more receivers than `limit`. The pages that are read for that are not read again.
+    ///
+    /// If the time ends or a page behind the first one cannot be read, the answer is no: a publish goes on in spite of both.
+    ///
+    /// # Errors
+    ///
+    /// When DynamoDB fails before any receiver is known. The next call tries the same page again.
+    pub async fn exceed(&mut self, limit: u32, deadline: Deadline) -> Result<bool, Error> {
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        if let Ok(Err(error)) = tokio::time::timeout(deadline.left(), self.read_ahead(limit.saturating_add(1))).await {
+            if self.ready.is_empty() {
+                return Err(error);
+            }
+            // The publisher meets it when it has come so far.
+            self.failed = Some(error);
+        }
+        Ok(self.ready.len() > limit)
+    }
+
+    /// Reads pages, of several lists at the same time, until so many receivers are ready or all lists have ended.
+    async fn read_ahead(&mut self, count: usize) -> Result<(), Error> {
+        if self.ready.is_empty()
+            && let Some(error) = self.failed.take()
+        {
+            return Err(error);
+        }
+        loop {
+            self.merge();
+            if self.ready.len() >= count {
+                return Ok(());
+            }
+            let (dynamodb, table, audience) = (&self.dynamodb, &self.table, &self.audience);
+            let due = self.lists.iter_mut().filter(|list| list.is_due());
+            let unreadable = future::join_all(due.map(async |list| list.read(dynamodb, table, audience).await)).await;
+            if unreadable.is_empty() {
+                return Ok(());
+            }
+            for unreadable in unreadable {
+                self.unreadable += unreadable?;
             }
         }
-        Ok(())
+    }
+
+    /// Takes rows from the lists as long as none of them has to be read first.
+    fn merge(&mut self) {
+        while !self.lists.iter().any(List::is_due) {
+            let first = |list: &List| list.rows.front().map(|receiver| receiver.connection_id.clone());
+            let Some(next) = self.lists.iter().filter_map(first).min() else { return };
+            let mut receiver = None;
+            for list in &mut self.lists {
+                if list.rows.front().is_some_and(|receiver| receiver.connection_id == next) {
+                    let row = list.rows.pop_front();
+                    receiver = receiver.or(row);
+                }
+            }
+            self.ready.extend(receiver);
+        }
     }
 
     /// The next receiver; `None` at the end of the list.
@@ -119,6 +155,74 @@ impl Receivers {
     }
 }
 
+impl List {
+    /// Whether its next page has to be read before anything is taken.
+    fn is_due(&self) -> bool {
+        self.rows.is_empty() && matches!(self.next, Next::Page { .. })
+    }
+
+    /// Reads one page, and returns how many of its rows were not understood.
+    async fn read(&mut self, dynamodb: &Client, table: &str, audience: &Audience) -> Result<usize, Error> {
+        let Next::Page { start } = self.next.clone() else { return Ok(0) };
+        let (rows, last) = match audience {
+            Audience::Topic(topic) => {
+                let query = dynamodb
+                    .query()
+                    .table_name(table)
+                    .consistent_read(true)
+                    .key_condition_expression("topic = :topic")
+                    .filter_expression("#ttl > :now")
+                    .projection_expression("connectionId, subscriptionId, connectedAt, positions")
+                    .expression_attribute_names("#ttl", store::TTL)
+                    .expression_attribute_values(
+                        ":topic",
+                        store::string(self.pattern.as_ref().unwrap_or(topic).as_str()),
+                    )
+                    .expression_attribute_values(":now", AttributeValue::N(now_s().to_string()))
+                    .set_exclusive_start_key(start);
+                let page = query.send().await.map_err(|error| Error::store("Query", table, &error))?;
+                (page.items, page.last_evaluated_key)
+            }
+            Audience::Everybody { segment } => {
+                let scan = dynamodb
+                    .scan()
+                    .table_name(table)
+                    .consistent_read(true)
+                    .segment((*segment).into())
+                    .total_segments(SEGMENTS.into())
+                    .filter_expression("#ttl > :now AND attribute_not_exists(closedAt)")
+                    .projection_expression("connectionId, connectedAt")
+                    .expression_attribute_names("#ttl", store::TTL)
+                    .expression_attribute_values(":now", AttributeValue::N(now_s().to_string()))
+                    .set_exclusive_start_key(start);
+                let page = scan.send().await.map_err(|error| Error::store("Scan", table, &error))?;
+                (page.items, page.last_evaluated_key)
+            }
+        };
+        self.next = last.map_or(Next::End, |key| Next::Page { start: Some(key) });
+        let mut unreadable = 0;
+        for row in rows.unwrap_or_default() {
+            match subscriber(&row) {
+                Ok(subscriber) => {
+                    self.rows.push_back(Subscriber { pattern: self.pattern.clone(), ..subscriber });
+                }
+                Err(attribute) => {
+                    unreadable += 1;
+                    let id = store::text(&row, store::CONNECTION_ID).unwrap_or("?");
+                    warn!(
+                        table,
+                        ?audience,
+                        connection.id = id,
+                        attribute,
+                        "a row is skipped: an attribute is missing or has the wrong type"
+                    );
+                }
+            }
+        }
+        Ok(unreadable)
+    }
+}
+
 /// The receiver in a row of either table, or the attribute that makes the row useless.
 fn subscriber(row: &HashMap<String, AttributeValue>) -> Result<Subscriber, &'static str> {
     let id = store::text(row, store::CONNECTION_ID).ok_or(store::CONNECTION_ID)?;
@@ -126,6 +230,10 @@ fn subscriber(row: &HashMap<String, AttributeValue>) -> Result<Subscriber, &'sta
         connection_id: ConnectionId::new(id.to_owned()),
         subscription_id: store::text(row, store::SUBSCRIPTION_ID).map(str::to_owned),
         connected_at_ms: store::number(row, store::CONNECTED_AT).ok_or(store::CONNECTED_AT)?,
-        positions: row.get(store::POSITIONS).is_some_and(|asked| asked.as_bool().is_ok_and(|asked| *asked)),
+        positions: store::is_set(row, store::POSITIONS),
+        pattern: None,
     })
 }
+
+#[cfg(test)]
+mod tests;

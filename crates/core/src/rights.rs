@@ -20,8 +20,10 @@ pub const MAX_GRANTS_BYTES: usize = 8 * 1024;
 /// What a client does with a topic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Act {
-    /// It listens, or reads history or positions.
+    /// It listens.
     Subscribe,
+    /// It reads history or positions. That needs the right to listen.
+    Read,
     /// It sends a message, or a direct message to the user whose address the topic is.
     Publish,
 }
@@ -65,15 +67,27 @@ impl Who {
     ///
     /// What the connection lacks.
     pub fn check(self, act: Act, topic: &Topic, user: Option<&UserId>, grants: &Grants) -> Result<(), ClientError> {
+        self.check_all(act, topic, &Pattern::of(topic), user, grants)
+    }
+
+    /// Decides the same about all topics of a pattern. `name` is what the client asked for.
+    pub(crate) fn check_all(
+        self,
+        act: Act,
+        name: &Topic,
+        topics: &Pattern,
+        user: Option<&UserId>,
+        grants: &Grants,
+    ) -> Result<(), ClientError> {
         let lacks = match self {
             Self::Anyone => return Ok(()),
             Self::Identified if user.is_some() => return Ok(()),
-            Self::Granted if grants.contain(act, topic) => return Ok(()),
+            Self::Granted if grants.contain(act, topics) => return Ok(()),
             Self::Identified => Lack::User,
             Self::Granted => Lack::Grant,
             Self::Backend => Lack::Everything,
         };
-        Err(ClientError::MissingRight { act, topic: topic.as_str().to_owned(), lacks })
+        Err(ClientError::MissingRight { act, topic: name.as_str().to_owned(), lacks })
     }
 }
 
@@ -133,15 +147,21 @@ impl Pattern {
         }
     }
 
-    /// Whether the topic is one of this pattern. A name that ends in `*` is no topic like others: to a reader it means all
-    /// names that begin like it. So it is taken as a pattern, and a grant of some of these names does not contain it.
+    /// The pattern that a name stands for. A name that ends in `*` is no topic like others: to a reader it means all names
+    /// that begin like it. So a grant of some of these names does not contain it.
     #[must_use]
-    pub fn contains_topic(&self, topic: &Topic) -> bool {
+    pub fn of(topic: &Topic) -> Self {
         let name = topic.as_str();
-        self.contains(&match name.strip_suffix('*') {
+        match name.strip_suffix('*') {
             Some(prefix) => Self::Prefix(prefix.to_owned()),
             None => Self::Exact(name.to_owned()),
-        })
+        }
+    }
+
+    /// Whether the topic, or each topic of a name that ends in `*`, is one of this pattern.
+    #[must_use]
+    pub fn contains_topic(&self, topic: &Topic) -> bool {
+        self.contains(&Self::of(topic))
     }
 }
 
@@ -187,14 +207,14 @@ impl Grants {
         Ok(Self { subscribe: patterns("subscribe", subscribe)?, publish: patterns("publish", publish)? })
     }
 
-    /// Whether one of the patterns contains the topic.
+    /// Whether one of the granted patterns contains all of these topics.
     #[must_use]
-    pub fn contain(&self, act: Act, topic: &Topic) -> bool {
+    pub fn contain(&self, act: Act, topics: &Pattern) -> bool {
         let patterns = match act {
-            Act::Subscribe => &self.subscribe,
+            Act::Subscribe | Act::Read => &self.subscribe,
             Act::Publish => &self.publish,
         };
-        patterns.iter().any(|pattern| pattern.contains_topic(topic))
+        patterns.iter().any(|pattern| pattern.contains(topics))
     }
 }
 

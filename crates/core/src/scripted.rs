@@ -63,8 +63,15 @@ impl std::fmt::Debug for Aws {
 impl Aws {
     /// A backend that talks to this script, and the record of its calls.
     pub(crate) fn backend(script: impl Fn(&Call) -> Answer + Send + Sync + 'static) -> (Self, Backend) {
+        Self::configured(Config::for_tests(), script)
+    }
+
+    /// The same with a configuration of the test's own.
+    pub(crate) fn configured(
+        config: Config,
+        script: impl Fn(&Call) -> Answer + Send + Sync + 'static,
+    ) -> (Self, Backend) {
         let aws = Self { calls: Arc::default(), script: Arc::new(script) };
-        let config = Config::for_tests();
         let backend = Backend::new(config, &aws.sdk(), "test".to_owned(), 256);
         (aws, backend)
     }

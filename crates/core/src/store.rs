@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::error::SdkError;
-use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
+use aws_sdk_dynamodb::operation::update_item::{UpdateItemError, UpdateItemOutput};
 use aws_sdk_dynamodb::types::{
     AttributeValue, DeleteRequest, KeysAndAttributes, PutRequest, ReturnValue, ReturnValuesOnConditionCheckFailure,
     Select, WriteRequest,
@@ -37,6 +37,7 @@ use crate::deadline::{Backoff, Deadline};
 use crate::publication::{Audience, Position};
 use crate::receivers::Receivers;
 use crate::rights::{Grants, Pattern};
+use crate::rules::Rules;
 use crate::topic::Topic;
 use crate::{ClientError, Error, Failure};
 
@@ -94,6 +95,7 @@ pub struct ConnectionStore {
     connections: String,
     topics: String,
     connection_ttl: Duration,
+    rules: Rules,
 }
 
 /// A subscription that a connection asks for.
@@ -149,6 +151,7 @@ impl ConnectionStore {
             connections: config.connections_table.clone(),
             topics: config.topics_table.clone(),
             connection_ttl: config.connection_ttl,
+            rules: config.topic_rules.clone(),
         }
     }
 
@@ -298,13 +301,7 @@ impl ConnectionStore {
                 .expression_attribute_values(":now", AttributeValue::N(now_s().to_string()))
                 .return_values(ReturnValue::AllOld)
                 .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
-            match update.send().await {
-                Ok(output) => Ok(Ok(output.attributes.unwrap_or_default())),
-                Err(error) => match failed_condition(&error) {
-                    Some(row) => Ok(Err(row.clone())),
-                    None => Err(Error::store("UpdateItem", &self.connections, &error)),
-                },
-            }
+            self.changed(update.send().await)
         });
         replaced.await?.map_err(|row| match has_ended(&row) {
             true => ClientError::unregistered().into(),
@@ -517,14 +514,38 @@ impl ConnectionStore {
         .await
     }
 
-    /// The live receivers of an audience from a position on.
+    /// The live receivers of an audience from a position on. Those of a topic are its own subscribers, and those of each
+    /// pattern that a rule allows.
     #[must_use]
     pub fn receivers(&self, audience: &Audience, position: &Position) -> Receivers {
-        let table = match audience {
-            Audience::Topic(_) => &self.topics,
-            Audience::Everybody { .. } => &self.connections,
+        let (table, patterns) = match audience {
+            Audience::Topic(topic) => (&self.topics, self.rules.patterns_of(topic)),
+            Audience::Everybody { .. } => (&self.connections, Vec::new()),
         };
-        Receivers::new(self.dynamodb.clone(), table.clone(), audience, position)
+        Receivers::new(self.dynamodb.clone(), table.clone(), audience, patterns, position)
+    }
+
+    /// Returns the live subscriptions of an open connection, in the order of their topics: one strongly consistent `GetItem`
+    /// and one `BatchGetItem`.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::Unidentified`] when the connection is not stored, [`ClientError::Busy`], or a fault.
+    pub async fn subscriptions(&self, id: &ConnectionId, deadline: Deadline) -> Result<Vec<Subscription>, Failure> {
+        let row = self.listed(id, deadline).await?.ok_or_else(ClientError::unregistered)?;
+        let names: Vec<_> = names_of(&row).into_iter().collect();
+        let rows = self.live_rows(id, &names, deadline).await?;
+        let subscription = |row: &Item| {
+            Some(Subscription {
+                topic: Topic::of_event(text(row, TOPIC)?).ok()?,
+                id: text(row, SUBSCRIPTION_ID).map(str::to_owned),
+                ttl_s: number(row, ENDS_AT),
+                positions: is_set(row, POSITIONS),
+            })
+        };
+        let mut subscriptions: Vec<_> = rows.iter().filter_map(subscription).collect();
+        subscriptions.sort_by(|one, other| one.topic.cmp(&other.topic));
+        Ok(subscriptions)
     }
 
     /// Adds names to the set of an open connection, and makes room for them if the list is full. Returns the end of its row.
@@ -570,18 +591,26 @@ impl ConnectionStore {
                 .expression_attribute_values(":most", AttributeValue::N(most_listed.to_string()))
                 .return_values(ReturnValue::AllNew)
                 .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
-            match update.send().await {
-                Ok(output) => Ok(Ok(output.attributes.unwrap_or_default())),
-                Err(error) => match failed_condition(&error) {
-                    Some(row) => Ok(Err(row.clone())),
-                    None => Err(Error::store("UpdateItem", &self.connections, &error)),
-                },
-            }
+            self.changed(update.send().await)
         });
         match added.await? {
             Ok(row) => Ok(Ok(row)),
             Err(row) if has_ended(&row) => Err(ClientError::unregistered().into()),
             Err(row) => Ok(Err(names_of(&row))),
+        }
+    }
+
+    /// The attributes that an update of a connection's row returned, or the row if it did not meet the condition.
+    fn changed(
+        &self,
+        result: Result<UpdateItemOutput, SdkError<UpdateItemError>>,
+    ) -> Result<Result<Item, Item>, Error> {
+        match result {
+            Ok(output) => Ok(Ok(output.attributes.unwrap_or_default())),
+            Err(error) => match failed_condition(&error) {
+                Some(row) => Ok(Err(row.clone())),
+                None => Err(Error::store("UpdateItem", &self.connections, &error)),
+            },
         }
     }
 
@@ -649,10 +678,15 @@ impl ConnectionStore {
 
     /// Returns those of the topics to which a connection is subscribed: one strongly consistent `BatchGetItem`.
     async fn live(&self, id: &ConnectionId, names: &[String], deadline: Deadline) -> Result<BTreeSet<String>, Failure> {
+        let rows = self.live_rows(id, names, deadline).await?;
+        Ok(rows.iter().filter_map(|row| text(row, TOPIC)).map(str::to_owned).collect())
+    }
+
+    async fn live_rows(&self, id: &ConnectionId, names: &[String], deadline: Deadline) -> Result<Vec<Item>, Failure> {
         let keys = names.iter().map(|topic| topic_key(topic, id)).collect();
-        let rows = batch_get(&self.dynamodb, &self.topics, keys, deadline).await?;
-        let is_live = |row: &&Item| number(row, TTL).is_some_and(|ttl_s| ttl_s > now_s());
-        Ok(rows.iter().filter(is_live).filter_map(|row| text(row, TOPIC)).map(str::to_owned).collect())
+        let mut rows = batch_get(&self.dynamodb, &self.topics, keys, deadline).await?;
+        rows.retain(|row| number(row, TTL).is_some_and(|ttl_s| ttl_s > now_s()));
+        Ok(rows)
     }
 
     /// The row of a subscription, whose connection's row ends at `end_s`. The row of a user's address is the one that
@@ -781,6 +815,10 @@ pub(crate) fn text<'a>(row: &'a Item, attribute: &str) -> Option<&'a str> {
 
 pub(crate) fn number(row: &Item, attribute: &str) -> Option<i64> {
     row.get(attribute)?.as_n().ok()?.parse().ok()
+}
+
+pub(crate) fn is_set(row: &Item, attribute: &str) -> bool {
+    row.get(attribute).is_some_and(|value| value.as_bool().is_ok_and(|value| *value))
 }
 
 /// The row whose condition failed, as far as the call asked for it.

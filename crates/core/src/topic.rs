@@ -50,6 +50,11 @@ impl Topic {
         }
     }
 
+    /// The name of the pattern of all topics that begin with `prefix`.
+    pub(crate) fn below(prefix: &str) -> Self {
+        Self(format!("{prefix}*"))
+    }
+
     /// Whether this is a user's address.
     #[must_use]
     pub fn is_address(&self) -> bool {
@@ -125,6 +130,8 @@ pub struct Subscriber {
     pub connected_at_ms: i64,
     /// Whether it asked for positions: where each message is in the history of the topic.
     pub positions: bool,
+    /// The pattern that it subscribed to, if it did not name the topic. Its data frames then say which topic it was.
+    pub pattern: Option<Topic>,
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Frames without a route of their own: subscribe, unsubscribe, message, ping.
+//! Frames without a route of their own: subscribe, unsubscribe, message, history, topics, ping.
 
 use aws_lambda_events::apigw::{ApiGatewayProxyResponse, ApiGatewayWebsocketProxyRequest};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
@@ -45,6 +45,7 @@ pub async fn handle(
             Request::History { topic, range, limit } => {
                 history(backend, caller, frame, &topic, &acts, &range, limit).await
             }
+            Request::Topics => topics(backend, caller, frame).await,
             Request::Ping { positions, is_quiet } => ping(backend, caller, &positions, &acts, is_quiet).await,
         }
     })
@@ -163,6 +164,10 @@ fn check_ends(topics: &[Wanted], is_list: bool) -> Result<(), ClientError> {
 /// The topic that a client wants to listen to, unless it has no right to, or asks for something that the topic does not have.
 fn find(backend: &Backend, wanted: &Wanted, connection: Option<&Connection>) -> Result<Topic, ClientError> {
     let topic = allowed(&backend.config.topic_rules, Act::Subscribe, &wanted.name, connection)?;
+    if wanted.from.is_some() && backend.config.topic_rules.is_pattern(&topic) {
+        let expected = "absent with a pattern, because a position is of one topic".to_owned();
+        return Err(ClientError::InvalidField { field: "after` or `last", expected });
+    }
     if wanted.from.is_some() && backend.history.of(&topic).is_none() {
         return Err(ClientError::NoHistory { topic: wanted.name.as_str().to_owned() });
     }
@@ -211,7 +216,7 @@ async fn history(
     limit: usize,
 ) -> Result<Served, Failure> {
     let connection = open_connection(backend, caller, acts, false).await?;
-    let topic = allowed(&backend.config.topic_rules, Act::Subscribe, name, connection.as_ref())?;
+    let topic = allowed(&backend.config.topic_rules, Act::Read, name, connection.as_ref())?;
     let no_history = || ClientError::NoHistory { topic: name.as_str().to_owned() };
     let log = backend.history.of(&topic).ok_or_else(no_history)?;
     let page = log.page(range, limit, caller.deadline).await?;
@@ -220,9 +225,9 @@ async fn history(
     Ok(Served::Answered)
 }
 
-/// A topic without subscribers is no mistake; the acknowledgement says `"delivered":0`. On a topic with history the messages
-/// are kept before the first post, and the subscribers are read after that. A client that subscribes meanwhile and reads the
-/// history misses nothing.
+/// A topic without subscribers is no mistake; the acknowledgement says `"delivered":0`. A topic without history may have too
+/// many, and then nobody gets the messages. On a topic with history they are kept before the first post, and the subscribers
+/// are read after that. A client that subscribes meanwhile and reads the history misses nothing.
 async fn publish(
     backend: &Backend,
     caller: &Caller,
@@ -232,6 +237,7 @@ async fn publish(
 ) -> Result<Served, Failure> {
     let rules = &backend.config.topic_rules;
     let field = if messages.len() == 1 { "message" } else { "messages" };
+    rules.check_one(&topic)?;
     let (name, log) = (Name::Topic(topic.clone()), backend.history.of(&topic));
     if rules.who(Act::Publish, &topic) == Who::Backend {
         allowed(rules, Act::Publish, &name, None)?;
@@ -240,6 +246,7 @@ async fn publish(
     // The sender is read from the connection's row, never from the frame.
     let connection = connection(backend, caller, &[(Act::Publish, name.clone())], log.is_some()).await?;
     allowed(rules, Act::Publish, &name, connection.as_ref())?;
+    let limit = rules.max_receivers(&topic).unwrap_or(backend.config.max_receivers_per_publish);
     let mut kept = None;
     if let (Some(log), Some(connection)) = (log, &connection) {
         let draft = frame.draft(field, messages, connection, &caller.invocation_id)?;
@@ -249,9 +256,21 @@ async fn publish(
     let content = Content::Data(messages.iter().map(|message| (*message).to_owned()).collect());
     let mut publication = Publication::new(Audience::Topic(topic), content, &caller.request_id);
     publication.kept = kept.as_ref().map(|kept| Kept { stamp: kept.stamp.clone(), sender });
-    let receivers = backend.store.receivers(&publication.audience, &publication.position);
+    let mut receivers = backend.store.receivers(&publication.audience, &publication.position);
+    // A message that is kept is never refused here: subscribers that come back will read it.
+    if publication.kept.is_none() && limit > 0 && receivers.exceed(limit, caller.deadline).await? {
+        return Err(ClientError::TooManyReceivers { topic: publication.topic().to_owned(), limit }.into());
+    }
     let fanout = backend.publisher.publish(&caller.gateway, publication, receivers, caller.deadline).await?;
     Ok(Served::Published { delivered: fanout.delivered, continued: fanout.continued, kept })
+}
+
+/// One frame answers with what the connection listens to, so that a client can compare that with what it means to hear.
+async fn topics(backend: &Backend, caller: &Caller, frame: &Frame<'_>) -> Result<Served, Failure> {
+    let subscriptions = backend.store.subscriptions(&caller.connection_id, caller.deadline).await?;
+    let answer = frame::topics(frame.id()?.as_deref(), &subscriptions);
+    backend.publisher.reply(&caller.gateway, &caller.connection_id, answer, caller.deadline).await?;
+    Ok(Served::Answered)
 }
 
 /// A client without a record hears that instead of a pong.
@@ -263,7 +282,7 @@ async fn ping(
     is_quiet: bool,
 ) -> Result<Served, Failure> {
     let connection = open_connection(backend, caller, acts, true).await?;
-    let topic = |name| allowed(&backend.config.topic_rules, Act::Subscribe, name, connection.as_ref());
+    let topic = |name| allowed(&backend.config.topic_rules, Act::Read, name, connection.as_ref());
     let topics = positions.iter().map(|(name, stamp)| Ok((topic(name)?, stamp.clone())));
     let topics: Vec<_> = topics.collect::<Result<_, ClientError>>()?;
     let mut heads = backend.history.behind(&topics).await?;

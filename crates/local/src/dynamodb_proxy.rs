@@ -10,11 +10,13 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::header::CONTENT_LENGTH;
+use axum::http::request;
 use axum::http::{HeaderName, HeaderValue, StatusCode, Uri};
 use axum::response::Response;
 use axum::serve::ListenerExt;
@@ -25,6 +27,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
@@ -32,6 +35,7 @@ use crate::access::{self, Access};
 use crate::faults::{Chance, Faults};
 use crate::iam::ACCOUNT_ID;
 use crate::iam::{Callers, Denial};
+use crate::inspector::{Event, Inspector, Text};
 use crate::signature;
 use crate::terminal;
 
@@ -49,6 +53,8 @@ pub(crate) struct DynamodbProxy {
     callers: Callers,
     faults: Arc<Faults>,
     access: Arc<Access>,
+    /// It is told what happens.
+    inspector: Arc<Inspector>,
     client: Client<HttpConnector, Full<Bytes>>,
 }
 
@@ -79,11 +85,12 @@ impl DynamodbProxy {
         callers: Callers,
         faults: Arc<Faults>,
         access: Arc<Access>,
+        inspector: Arc<Inspector>,
     ) -> Self {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
         let client = Client::builder(TokioExecutor::new()).build(connector);
-        Self { engine, region: region.to_owned(), callers, faults, access, client }
+        Self { engine, region: region.to_owned(), callers, faults, access, inspector, client }
     }
 
     /// Serves until the future is dropped.
@@ -140,7 +147,7 @@ impl DynamodbProxy {
         None
     }
 
-    async fn forward(&self, mut parts: axum::http::request::Parts, body: Bytes) -> Response {
+    async fn forward(&self, mut parts: request::Parts, body: Bytes) -> Response {
         let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
         let uri = Uri::builder().scheme("http").authority(self.engine.to_string()).path_and_query(path).build();
         let forwarded = match uri {
@@ -158,7 +165,7 @@ impl DynamodbProxy {
     }
 
     /// Forwards a `BatchWriteItem` without its last `count` writes. Adds these to the unprocessed items of the answer.
-    async fn forward_without(&self, mut parts: axum::http::request::Parts, mut body: Value, count: usize) -> Response {
+    async fn forward_without(&self, mut parts: request::Parts, mut body: Value, count: usize) -> Response {
         let mut left: BTreeMap<String, Vec<Value>> = BTreeMap::new();
         let tables: Vec<_> = body["RequestItems"].as_object_mut().into_iter().flatten().collect();
         let mut missing = count;
@@ -199,7 +206,7 @@ impl DynamodbProxy {
 async fn respond(State(proxy): State<Arc<DynamodbProxy>>, request: Request) -> Response {
     match proxy.access.check(request.headers(), request.uri()) {
         Ok(origin) => {
-            let mut response = serve(&proxy, request).await;
+            let mut response = read(&proxy, request).await;
             access::share(response.headers_mut(), origin);
             response
         }
@@ -210,15 +217,111 @@ async fn respond(State(proxy): State<Arc<DynamodbProxy>>, request: Request) -> R
     }
 }
 
-async fn serve(proxy: &DynamodbProxy, request: Request) -> Response {
+async fn read(proxy: &DynamodbProxy, request: Request) -> Response {
     let (parts, body) = request.into_parts();
-    let body = match body.collect().await {
-        Ok(body) => body.to_bytes(),
+    match body.collect().await {
+        Ok(body) if proxy.inspector.is_watched() => inspected(proxy, parts, body.to_bytes()).await,
+        Ok(body) => serve(proxy, parts, body.to_bytes()).await,
         // The caller has gone, so nobody reads the answer.
-        Err(_) => return Response::default(),
-    };
+        Err(_) => Response::default(),
+    }
+}
+
+/// Serves a call and tells the inspector. To know the consumed capacity, it asks the engine for it. The caller sees
+/// that only if it has asked as well.
+async fn inspected(proxy: &DynamodbProxy, mut parts: request::Parts, body: Bytes) -> Response {
+    let caller = proxy.inspector.caller(&parts.headers, parts.uri.query());
+    let operation = operation(&parts).to_owned();
+    let call: Call = serde_json::from_slice(&body).unwrap_or_default();
+    let mut tables: Vec<_> =
+        needed(&operation, &call).into_iter().filter_map(|(_, it)| it.map(str::to_owned)).collect();
+    tables.dedup();
+    let input = Text::new(&body);
+    let asking = if HAVE_CAPACITY.contains(&operation.as_str()) { with_capacity(&body) } else { None };
+    let is_ours = asking.is_some();
+    let body = asking.unwrap_or(body);
+    parts.headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
+    let begin = Instant::now();
+    let (mut parts, body) = serve(proxy, parts, body).await.into_parts();
+    let mut body = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
+    let ms = begin.elapsed().into();
+    let (units, rest) = without_capacity(&body);
+    if is_ours && let Some(rest) = rest {
+        body = rest;
+        // Both headers fit the engine's answer only.
+        parts.headers.remove(HeaderName::from_static("x-amz-crc32"));
+        parts.headers.remove(CONTENT_LENGTH);
+    }
+    proxy.inspector.tell_of(&caller, |invocation| Event::Call {
+        invocation,
+        operation,
+        tables,
+        units,
+        ms,
+        status: parts.status.as_u16(),
+        error: (parts.status != StatusCode::OK).then(|| error_type(&body)),
+        input,
+        output: Text::new(&body),
+    });
+    Response::from_parts(parts, Body::from(body))
+}
+
+/// The operations that return the consumed capacity on request.
+const HAVE_CAPACITY: [&str; 13] = [
+    "BatchExecuteStatement",
+    "BatchGetItem",
+    "BatchWriteItem",
+    "DeleteItem",
+    "ExecuteStatement",
+    "ExecuteTransaction",
+    "GetItem",
+    "PutItem",
+    "Query",
+    "Scan",
+    "TransactGetItems",
+    "TransactWriteItems",
+    "UpdateItem",
+];
+
+/// An object of JSON whose values stay as they are.
+type Members<'a> = BTreeMap<std::borrow::Cow<'a, str>, &'a RawValue>;
+
+/// Asks for the consumed capacity, unless the call does so already.
+fn with_capacity(body: &[u8]) -> Option<Bytes> {
+    let members: Members<'_> = serde_json::from_slice(body).ok()?;
+    if members.contains_key("ReturnConsumedCapacity") {
+        return None;
+    }
+    let mut members: BTreeMap<_, _> = members.into_iter().collect();
+    let total: &RawValue = serde_json::from_str(r#""TOTAL""#).ok()?;
+    members.insert("ReturnConsumedCapacity".into(), total);
+    Some(serde_json::to_vec(&members).ok()?.into())
+}
+
+/// Returns the capacity units of an answer, and the answer without them.
+fn without_capacity(body: &[u8]) -> (Option<f64>, Option<Bytes>) {
+    let Ok(mut members) = serde_json::from_slice::<Members<'_>>(body) else { return (None, None) };
+    let Some(capacity) = members.remove("ConsumedCapacity") else { return (None, None) };
+    let capacity: Value = serde_json::from_str(capacity.get()).unwrap_or_default();
+    let tables = capacity.as_array().map_or(std::slice::from_ref(&capacity), Vec::as_slice);
+    let units = tables.iter().filter_map(|table| table["CapacityUnits"].as_f64()).sum();
+    (Some(units), serde_json::to_vec(&members).ok().map(Bytes::from))
+}
+
+/// Returns an error's type without its namespace.
+fn error_type(body: &[u8]) -> String {
+    let body: Value = serde_json::from_slice(body).unwrap_or_default();
+    body["__type"].as_str().unwrap_or_default().rsplit('#').next().unwrap_or_default().to_owned()
+}
+
+/// Returns the operation that the headers name.
+fn operation(parts: &request::Parts) -> &str {
     let target = parts.headers.get("x-amz-target").and_then(|target| target.to_str().ok()).unwrap_or_default();
-    let operation = target.rsplit('.').next().unwrap_or_default().to_owned();
+    target.rsplit('.').next().unwrap_or_default()
+}
+
+async fn serve(proxy: &DynamodbProxy, parts: request::Parts, body: Bytes) -> Response {
+    let operation = operation(&parts).to_owned();
     // If the body cannot be read, the engine refuses it.
     let call: Call = serde_json::from_slice(&body).unwrap_or_default();
     let access_key_id = signature::access_key_id(&parts.headers, parts.uri.query());
@@ -319,8 +422,14 @@ mod tests {
         let callers = Callers(HashMap::from([("local-connect".to_owned(), caller)]));
         let settings = Settings { faults: faults.iter().map(|fault| fault.parse().unwrap()).collect(), seed: 7 };
         let access = Arc::new(Access::new("dynamodb", access::Settings::default(), None));
-        let proxy =
-            DynamodbProxy::new(engine_address, "eu-central-1", callers, Arc::new(Faults::new(&settings)), access);
+        let proxy = DynamodbProxy::new(
+            engine_address,
+            "eu-central-1",
+            callers,
+            Arc::new(Faults::new(&settings)),
+            access,
+            Arc::default(),
+        );
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         tokio::spawn(proxy.serve(listener));

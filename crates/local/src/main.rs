@@ -14,6 +14,7 @@ use switchboard_local::lambda;
 use switchboard_local::service::{self, Service};
 use switchboard_local::stack::{self, Stack};
 use switchboard_local::terminal::{self, LogFormat};
+use switchboard_local::web;
 
 /// Runs the Rust WebSocket service of a serverless.yml on this machine: API Gateway, Lambda and DynamoDB in one
 /// process, the service's real function binaries behind it.
@@ -59,6 +60,8 @@ struct Arguments {
     /// SecureString, and the flag may be repeated.
     #[arg(long, value_name = "NAME=FILE", value_parser = parameter)]
     parameter: Vec<(String, PathBuf)>,
+    #[command(flatten)]
+    web: web::Settings,
     #[command(flatten)]
     access: access::Settings,
     #[command(flatten)]
@@ -134,6 +137,7 @@ async fn run(arguments: Arguments) -> Result<(), Box<dyn Error>> {
         binaries,
         max_environments: arguments.max_environments,
         parameters: arguments.parameter.into_iter().collect(),
+        web: arguments.web,
         access: arguments.access,
         lambda: arguments.lambda,
         gateway: arguments.gateway,
@@ -169,6 +173,14 @@ fn announce(service: &Service, stack: &Stack, settings: &stack::Settings, query:
     let tables = service.tables.iter().filter_map(|table| table.create_table["TableName"].as_str());
     terminal::plain(&format!("{name}, stage {stage}: {functions} (from {})", settings.binaries.display()));
     terminal::plain("");
+    if let Some(address) = stack.web_address {
+        let port = address.port();
+        if settings.web.web.is_some() {
+            terminal::plain(&format!("  http://localhost:{port}"));
+        }
+        terminal::plain(&format!("  http://localhost:{port}/inspect"));
+        terminal::plain("");
+    }
     let query = query.map(|query| format!("?{query}")).unwrap_or_default();
     let path = Some(api.paths.primary()).filter(|path| !path.is_empty()).unwrap_or_else(|| "/".to_owned());
     let key = api.api_keys.as_ref().filter(|keys| keys.source == KeySource::Header);

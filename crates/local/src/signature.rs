@@ -132,7 +132,7 @@ fn verify(claim: &Claim, request: &Parts, body: Sha256, credentials: &[Credentia
     }
     let known = credentials
         .iter()
-        .find(|known| known.access_key_id == *access_key_id && claim.token.as_ref() == Some(&known.session_token));
+        .find(|known| known.access_key_id == *access_key_id && known.is_token(claim.token.as_deref()));
     let known = known.ok_or(SignatureError::UnknownKey)?;
     let age = Timestamp::now().duration_since(time.timestamp());
     if age < -SKEW || age > claim.lifetime().ok_or(SignatureError::Incomplete)? {
@@ -145,6 +145,14 @@ fn verify(claim: &Claim, request: &Parts, body: Sha256, credentials: &[Credentia
 /// Returns the access key id in a request's signature. The signature is not verified.
 pub(crate) fn access_key_id(headers: &HeaderMap, query: Option<&str>) -> Option<String> {
     Claim::of(headers, query)?.credential.into_iter().next()
+}
+
+/// Returns the session token of a request, which says which execution environment signed it.
+pub(crate) fn session_token(headers: &HeaderMap, query: Option<&str>) -> Option<String> {
+    match headers.get("x-amz-security-token") {
+        Some(token) => token.to_str().ok().map(str::to_owned),
+        None => parameters(query?).find(|(name, _)| name == "X-Amz-Security-Token").map(|(_, token)| token),
+    }
 }
 
 impl Claim {

@@ -16,11 +16,13 @@ use crate::dynamodb_proxy::DynamodbProxy;
 use crate::faults::{self, Faults};
 use crate::gateway::{self, Gateway, Integration};
 use crate::iam::{Caller, Callers};
+use crate::inspector::{self, Inspector};
 use crate::lambda::{self, Function, OrphanGuard};
 use crate::parameters::Parameters;
 use crate::service::{self, LogFormat, Service};
 use crate::stream::{Mappings, StreamError};
 use crate::table::{TableError, Tables};
+use crate::web::{self, Web};
 
 /// The settings of a stack that are not in the serverless.yml.
 #[derive(Debug)]
@@ -37,6 +39,8 @@ pub struct Settings {
     pub max_environments: usize,
     /// The file of each parameter of SSM.
     pub parameters: BTreeMap<String, PathBuf>,
+    /// The settings of the web port.
+    pub web: web::Settings,
     /// The settings of access.
     pub access: access::Settings,
     /// The settings of Lambda.
@@ -62,6 +66,12 @@ pub enum Error {
         /// The system's error.
         source: std::io::Error,
     },
+    /// The folder of `--web` is missing or is no folder.
+    #[error("{}: there is no such folder for --web", path.display())]
+    Web {
+        /// The folder.
+        path: PathBuf,
+    },
     /// A function has no binary.
     #[error(transparent)]
     Function(#[from] lambda::Error),
@@ -79,7 +89,7 @@ pub enum Error {
 /// A stack with its ports, tables and functions. It does not serve yet.
 #[derive(Debug)]
 pub struct Stack {
-    gateway: Gateway,
+    gateway: Arc<Gateway>,
     mappings: Mappings,
     functions: Vec<Arc<Function>>,
     tables: Tables,
@@ -91,10 +101,13 @@ pub struct Stack {
     functions_dynamodb: (DynamodbProxy, TcpListener),
     /// SSM for functions.
     parameters: (Parameters, TcpListener),
+    web: Option<Web>,
     /// The gateway's address.
     pub gateway_address: SocketAddr,
     /// The address of DynamoDB for callers that are not functions.
     pub dynamodb_address: SocketAddr,
+    /// The address of the web port, if there is one.
+    pub web_address: Option<SocketAddr>,
 }
 
 impl Stack {
@@ -109,6 +122,7 @@ impl Stack {
         let (functions_listener, functions_address) = listen(0, "--dynamodb-port").await?;
         let (parameters_listener, parameters_address) = listen(0, "--parameter").await?;
         let (engine_listener, engine_address) = listen_hidden().await?;
+        let web_listener = listen_web(&settings.web).await?;
         let tables = Tables::open(settings.data_dir.as_deref(), &service.tables)?;
 
         let mut endpoints = BTreeMap::from([
@@ -121,6 +135,7 @@ impl Stack {
         ]);
         endpoints.extend(settings.environment.clone());
         let faults = Arc::new(Faults::new(&settings.faults));
+        let inspector = Arc::<Inspector>::default();
         // Functions without a reservation share the rest of the account's concurrency.
         let reserved: usize = service.functions.values().filter_map(|function| function.reserved_concurrency).sum();
         let unreserved = Arc::new(Semaphore::new(settings.lambda.account_concurrency.saturating_sub(reserved)));
@@ -133,6 +148,7 @@ impl Stack {
                 faults: faults.clone(),
                 credentials: lambda::Credentials::of(key),
                 guard: guard.clone(),
+                inspector: inspector.clone(),
                 ..function_settings(key, function, service, settings, &endpoints, concurrency)
             };
             functions.insert(key.as_str(), Arc::new(Function::new(function_settings)?));
@@ -158,13 +174,28 @@ impl Stack {
             credentials,
             Access::new("ssm", settings.access.clone(), None),
         );
-        let functions_dynamodb =
-            DynamodbProxy::new(engine_address, &service.region, callers, faults.clone(), access.clone());
-        let dynamodb = DynamodbProxy::new(engine_address, &service.region, Callers::default(), Arc::default(), access);
+        let proxy = |callers, faults| {
+            let (access, inspector) = (access.clone(), inspector.clone());
+            DynamodbProxy::new(engine_address, &service.region, callers, faults, access, inspector)
+        };
+        let functions_dynamodb = proxy(callers, faults.clone());
+        let dynamodb = proxy(Callers::default(), Arc::default());
         let api = service.api.clone();
         let gateway =
             Gateway::new(api, gateway_functions, settings.gateway.clone(), settings.access.clone(), faults.clone());
-        let mappings = Mappings::open(service, &functions, &tables, settings.data_dir.as_deref(), &faults)?;
+        let gateway = Arc::new(gateway.inspected_by(inspector.clone()));
+        let mappings = Mappings::open(service, &functions, &tables, settings.data_dir.as_deref(), &faults, &inspector)?;
+        let parts = inspector::Parts {
+            service: service.name.clone(),
+            stage: service.api.stage.clone(),
+            inspector,
+            gateway: gateway.clone(),
+            functions: functions.iter().map(|(&key, function)| (key.to_owned(), function.clone())).collect(),
+            database: tables.database(),
+            tables: table_names(service),
+        };
+        let web = web_listener
+            .map(|(listener, address)| Web::new(listener, address, &settings.web, settings.access.clone(), parts));
         let functions = functions.into_values().collect();
         Ok(Self {
             gateway,
@@ -176,6 +207,8 @@ impl Stack {
             dynamodb: (dynamodb, dynamodb_listener),
             functions_dynamodb: (functions_dynamodb, functions_listener),
             parameters: (parameters, parameters_listener),
+            web_address: web.as_ref().map(|web| web.address),
+            web,
             gateway_address,
             dynamodb_address,
         })
@@ -194,13 +227,14 @@ impl Stack {
             [self.dynamodb, self.functions_dynamodb].map(|(proxy, listener)| tokio::spawn(proxy.serve(listener)));
         let (parameters, parameters_listener) = self.parameters;
         let parameters = tokio::spawn(parameters.serve(parameters_listener));
+        let web = self.web.map(|web| tokio::spawn(web.serve()));
         let mappings = self.mappings.start();
         let served = self.gateway.serve(self.gateway_listener, shutdown).await;
         mappings.shutdown().await;
         for function in &self.functions {
             function.shutdown().await;
         }
-        proxies.iter().chain([&parameters]).for_each(JoinHandle::abort);
+        proxies.iter().chain([&parameters]).chain(&web).for_each(JoinHandle::abort);
         drop(stop);
         if let Ok(result) = engine.await {
             result?;
@@ -220,6 +254,21 @@ fn callers(service: &Service) -> Callers {
 
 async fn listen(port: u16, flag: &'static str) -> Result<(TcpListener, SocketAddr), Error> {
     bind(Ipv4Addr::LOCALHOST, port).await.map_err(|source| Error::Listen { port, flag, source })
+}
+
+fn table_names(service: &Service) -> Vec<String> {
+    service.tables.iter().filter_map(|table| table.create_table["TableName"].as_str().map(str::to_owned)).collect()
+}
+
+/// Binds the web port, if the settings ask for it.
+async fn listen_web(settings: &web::Settings) -> Result<Option<(TcpListener, SocketAddr)>, Error> {
+    if let Some(path) = settings.web.as_ref().filter(|folder| !folder.is_dir()) {
+        return Err(Error::Web { path: path.clone() });
+    }
+    match settings.port() {
+        Some(port) => listen(port, "--web-port").await.map(Some),
+        None => Ok(None),
+    }
 }
 
 /// Listens at an address that a web page does not find, because the engine's own server does not check callers: one of
@@ -268,5 +317,6 @@ fn function_settings(
         credentials: lambda::Credentials::default(),
         shared: settings.lambda.clone(),
         guard: Arc::default(),
+        inspector: Arc::default(),
     }
 }

@@ -386,22 +386,24 @@ async fn a_shutdown_in_the_middle_of_inits_leaves_no_process() {
 #[tokio::test]
 async fn work_that_outlives_its_response_waits_for_the_next_event() {
     let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("done");
-    let leave = json!({ "do": "leave", "ms": 100, "touch": file });
+    let (signal, done) = (folder.path().join("signal"), folder.path().join("done"));
+    let leave = json!({ "do": "leave", "after": signal, "touch": done });
     let function = function();
     let pid = body(&function.invoke(event(leave.clone())).await.unwrap())["pid"].as_u64().unwrap();
     eventually(|| state(pid) == 'T').await;
     // A stopped process does nothing more.
-    assert!(!file.exists());
-    let next = body(&function.invoke(event(json!({ "do": "sleep", "ms": 200 }))).await.unwrap());
-    assert_eq!(next["pid"], pid);
-    assert!(file.exists());
+    std::fs::write(&signal, "").unwrap();
+    assert!(!done.exists());
+    tokio::select! {
+        next = function.invoke(event(json!({ "do": "sleep", "ms": 60_000 }))) => panic!("{next:?} came first"),
+        () = eventually(|| done.exists()) => {}
+    }
 
-    std::fs::remove_file(&file).unwrap();
+    std::fs::remove_file(&done).unwrap();
     let unfrozen = Settings { no_freeze: true, ..Settings::default() };
     let function = Function::new(FunctionSettings { shared: unfrozen, ..settings() }).unwrap();
     function.invoke(event(leave)).await.unwrap();
-    eventually(|| file.exists()).await;
+    eventually(|| done.exists()).await;
 }
 
 #[tokio::test]
@@ -465,6 +467,7 @@ fn settings() -> FunctionSettings {
         credentials: Credentials::default(),
         shared: Settings::default(),
         guard: Arc::default(),
+        inspector: Arc::default(),
     }
 }
 

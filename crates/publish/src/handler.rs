@@ -75,6 +75,13 @@ async fn publish(
         Ok(publications) => publications,
         Err(poison) => return give_up(&poison),
     };
+    for publication in &publications {
+        if let Audience::Topic(topic) = &publication.audience
+            && let Err(poison) = backend.config.topic_rules.check_one(topic)
+        {
+            return give_up(&poison);
+        }
+    }
     // Only an event to everybody has several parts, and nothing keeps it.
     for publication in &mut publications {
         match keep(backend, publication, invocation_id, deadline).await {

@@ -45,6 +45,14 @@ export async function start(t, args = [], { port = 0 } = {}) {
   const stack = {
     port: await soon(address, 'the stack'),
     lines,
+    /** The address of the pages, with `--web`. */
+    get site() {
+      return `http://localhost:${lines.join('\n').match(/^ {2}http:\/\/localhost:(\d+)/m)[1]}/`;
+    },
+    /** The port of DynamoDB. */
+    get dynamodb() {
+      return lines.join('\n').match(/--endpoint-url http:\/\/localhost:(\d+)/)[1];
+    },
     url: (query = '') => `ws://localhost:${stack.port}/dev${query}`,
     /** Waits for a line of the log. */
     logs(pattern) {

@@ -100,7 +100,7 @@ impl Claim {
 impl Log<'_> {
     /// Keeps a message: an `UpdateItem`, a `PutItem` for the id if there is one, and a `PutItem`. A repetition that
     /// says so costs a `GetItem` and a `PutItem` if its first try was kept. Several messages are written in one transaction,
-    /// which costs 2 write units for each: all of them are there, or none.
+    /// which costs 2 write units for each message: the table then has all of them or none.
     ///
     /// # Errors
     ///
@@ -150,30 +150,10 @@ impl Log<'_> {
     /// same write.
     async fn take(&self, count: u64, deadline: Deadline) -> Result<Number, Failure> {
         let at_ms = now_ms();
-        let fresh = epoch(at_ms);
-        let ttl_s = at_ms / 1000 + self.kept_s + HEAD_KEPT_S;
-        let old = patiently(deadline, async || {
-            let update = self
-                .history
-                .dynamodb
-                .update_item()
-                .table_name(&self.history.table)
-                .set_key(Some(self.head_key()))
-                .update_expression("SET epoch = if_not_exists(epoch, :fresh), #at = :at, #ttl = :ttl ADD #last :count")
-                .expression_attribute_names("#at", AT)
-                .expression_attribute_names("#ttl", TTL)
-                .expression_attribute_names("#last", LAST)
-                .expression_attribute_values(":fresh", string(&fresh))
-                .expression_attribute_values(":at", numeric(at_ms))
-                .expression_attribute_values(":ttl", numeric(ttl_s))
-                .expression_attribute_values(":count", AttributeValue::N(count.to_string()))
-                .return_values(ReturnValue::AllOld);
-            let output = update.send().await.map_err(|error| self.fault("UpdateItem", &error))?;
-            Ok(output.attributes.unwrap_or_default())
-        })
-        .await?;
+        let update = "SET epoch = if_not_exists(epoch, :fresh), #at = :at, #ttl = :ttl ADD #last :count";
+        let old = self.update_head(update, at_ms, count, ReturnValue::AllOld, deadline).await?;
         let last = number(&old, LAST).and_then(|last| u64::try_from(last).ok()).unwrap_or(0);
-        let stamp = Stamp { epoch: text(&old, EPOCH).map_or(fresh, str::to_owned), seq: last + 1 };
+        let stamp = Stamp { epoch: text(&old, EPOCH).map_or(epoch(at_ms), str::to_owned), seq: last + 1 };
         let prev = Head::of(&old).filter(|_| last > 0).map(|head| head.span);
         Ok(Number { stamp, at_ms, prev })
     }
@@ -183,31 +163,38 @@ impl Log<'_> {
         if let Some(head) = self.get(&self.head_key(), deadline).await?.as_ref().and_then(Head::of) {
             return Ok(head);
         }
-        let at_ms = now_ms();
-        let made = patiently(deadline, async || {
-            let update = self
-                .history
-                .dynamodb
-                .update_item()
-                .table_name(&self.history.table)
+        let update = "SET epoch = if_not_exists(epoch, :fresh), #last = if_not_exists(#last, :count), \
+                      #at = if_not_exists(#at, :at), #ttl = if_not_exists(#ttl, :ttl)";
+        let made = self.update_head(update, now_ms(), 0, ReturnValue::AllNew, deadline).await?;
+        Ok(Head::of(&made).ok_or(ClientError::Busy)?)
+    }
+
+    /// Updates the head. The expression may use `:fresh` (an epoch that begins now), `:at`, `:ttl` and `:count`.
+    async fn update_head(
+        &self,
+        expression: &str,
+        at_ms: i64,
+        count: u64,
+        returned: ReturnValue,
+        deadline: Deadline,
+    ) -> Result<Item, Failure> {
+        patiently(deadline, async || {
+            let update = self.history.dynamodb.update_item().table_name(&self.history.table);
+            let update = update
                 .set_key(Some(self.head_key()))
-                .update_expression(
-                    "SET epoch = if_not_exists(epoch, :fresh), #last = if_not_exists(#last, :none), \
-                         #at = if_not_exists(#at, :at), #ttl = if_not_exists(#ttl, :ttl)",
-                )
+                .update_expression(expression)
                 .expression_attribute_names("#at", AT)
                 .expression_attribute_names("#ttl", TTL)
                 .expression_attribute_names("#last", LAST)
                 .expression_attribute_values(":fresh", string(&epoch(at_ms)))
-                .expression_attribute_values(":none", numeric(0))
                 .expression_attribute_values(":at", numeric(at_ms))
                 .expression_attribute_values(":ttl", numeric(at_ms / 1000 + self.kept_s + HEAD_KEPT_S))
-                .return_values(ReturnValue::AllNew);
+                .expression_attribute_values(":count", AttributeValue::N(count.to_string()))
+                .return_values(returned.clone());
             let output = update.send().await.map_err(|error| self.fault("UpdateItem", &error))?;
             Ok(output.attributes.unwrap_or_default())
         })
-        .await?;
-        Ok(Head::of(&made).ok_or(ClientError::Busy)?)
+        .await
     }
 
     /// The number that an id is bound to.

@@ -69,21 +69,18 @@ impl Table {
                 if head["epoch"].is_null() {
                     head["epoch"] = values[":fresh"].clone();
                 }
+                let takes = call.body["UpdateExpression"].as_str().unwrap().contains("ADD #last");
                 // A reader makes a head, and changes none.
-                let Some(count) = number_in(&values[":count"]) else {
-                    if old.is_none() {
-                        head["at"] = values[":at"].clone();
-                        head["ttl"] = values[":ttl"].clone();
-                        head["last"] = values[":none"].clone();
-                        items.insert(key, head.clone());
-                    }
+                if !takes && old.is_some() {
                     return answer(200, json!({"Attributes": head}));
-                };
+                }
+                let count = number_in(&values[":count"]).unwrap();
                 head["at"] = values[":at"].clone();
                 head["ttl"] = values[":ttl"].clone();
                 head["last"] = json!({"N": (number_in(&head["last"]).unwrap_or(0) + count).to_string()});
-                items.insert(key, head);
-                answer(200, old.map_or(json!({}), |item| json!({"Attributes": item})))
+                items.insert(key, head.clone());
+                let returned = if takes { old } else { Some(head) };
+                answer(200, returned.map_or(json!({}), |item| json!({"Attributes": item})))
             }
             "TransactWriteItems" => {
                 let puts = call.body["TransactItems"].as_array().unwrap().iter().map(|item| &item["Put"]["Item"]);
@@ -393,7 +390,7 @@ async fn a_message_whose_number_was_given_up_takes_another_one() {
 
 /// Two invocations with one id meet a tombstone, and only one of them may rebind the id.
 #[tokio::test(start_paused = true)]
-async fn whoever_rebinds_first_decides() {
+async fn the_first_invocation_that_rebinds_an_id_decides() {
     let table = Table::default();
     let (_aws, backend) = table.backend();
     let epoch = append(&backend, "1", Some("a"), false, "w1").await.unwrap().stamp.epoch;
@@ -570,7 +567,7 @@ async fn a_missing_number_is_in_flight_or_a_hole_or_lost() {
         // come, so nobody is sent past it yet.
         (&[1, 2, 3], 119, (1, Some(true), vec![])),
         (&[1, 2, 3], 121, (5, Some(false), vec![])),
-        // Of several numbers only the earliest time is known, and the shortest rule that there may have been counts.
+        // Only the earliest time of several numbers is known, and an operator may have kept messages for an hour.
         (&[2, 3, 4], hour - 190, (5, Some(true), all(&[2, 3, 4]))),
         (&[2, 3, 4], hour - 170, (5, Some(false), vec![])),
         // The last minute before the expiry is not trusted, nor is anything after it.

@@ -103,6 +103,47 @@ async fn everybody_is_posted_to_once() {
     assert_eq!((aws.count("Query"), aws.count("POST"), aws.calls().len()), (3, 300, 303));
 }
 
+#[tokio::test(start_paused = true)]
+async fn receivers_are_counted_before_the_first_post_and_no_page_is_read_twice() {
+    for (count, limit, exceed, queries) in [
+        (0, 1, false, 1),
+        (50, 100, false, 1),
+        (300, 300, false, 3),
+        (301, 300, true, 4),
+        (300, 100, true, 2),
+        (300, 99, true, 1),
+    ] {
+        let (aws, backend) = Aws::backend(move |call| tables(call, count));
+        let mut receivers = backend.store.receivers(&topic(), &Position::Start);
+        assert_eq!(receivers.exceed(limit, Deadline::after(TIME)).await.unwrap(), exceed, "{count} {limit}");
+        assert_eq!((aws.count("Query"), aws.calls().len()), (queries, queries), "{count} {limit}");
+        let gateway = backend.gateways.configured().unwrap();
+        let fanout = backend.publisher.publish(&gateway, message(), receivers, Deadline::after(TIME)).await.unwrap();
+        assert_eq!((fanout.delivered, aws.count("Query")), (count, count.div_ceil(100).max(1)), "{count} {limit}");
+    }
+}
+
+/// The limit is not worth a message: those that are known get it, and a continuation serves the rest.
+#[tokio::test(start_paused = true)]
+async fn a_page_that_fails_while_receivers_are_counted_loses_nobody() {
+    let (aws, backend) = Aws::backend(|call| match call.operation.as_str() {
+        "Query" if call.body["ExclusiveStartKey"] != Value::Null => failure("InternalServerError"),
+        _ => tables(call, 300),
+    });
+    let mut receivers = backend.store.receivers(&topic(), &Position::Start);
+    assert!(!receivers.exceed(250, Deadline::after(TIME)).await.unwrap());
+    let queries = aws.count("Query");
+    let gateway = backend.gateways.configured().unwrap();
+    let fanout = backend.publisher.publish(&gateway, message(), receivers, Deadline::after(TIME)).await.unwrap();
+    assert_eq!(fanout, Fanout { delivered: 100, continued: true, ..Fanout::default() });
+    assert_eq!(continuation(&aws).unwrap().position, Position::After(ConnectionId::new(id(99))));
+    assert_eq!(aws.count("Query"), queries, "the page is not tried again before the continuation");
+
+    let (_, backend) = Aws::backend(|_| failure("InternalServerError"));
+    let mut receivers = backend.store.receivers(&topic(), &Position::Start);
+    assert!(receivers.exceed(250, Deadline::after(TIME)).await.is_err());
+}
+
 /// Three bad receivers once made all others hear a message three times.
 #[tokio::test(start_paused = true)]
 async fn a_bad_receiver_changes_nothing_for_the_others() {
@@ -351,8 +392,13 @@ async fn rows_stay_until_the_connection_is_closed() {
         let mut publication = message();
         if post.is_none() {
             let connection_id = ConnectionId::new(id(0));
-            publication.again =
-                vec![Subscriber { connection_id, subscription_id: None, connected_at_ms: 0, positions: false }];
+            publication.again = vec![Subscriber {
+                connection_id,
+                subscription_id: None,
+                connected_at_ms: 0,
+                positions: false,
+                pattern: None,
+            }];
             publication.position = Position::End;
         }
         let fanout = publish_for(&backend, publication, TIME).await.unwrap();
@@ -492,4 +538,20 @@ fn a_continuation_has_a_key_of_its_own_and_names_are_not_parsed() {
         assert!(key(&items[0]).len() < 100);
         assert_eq!(event::continuation(items[0].clone()).unwrap().id, id);
     }
+}
+
+/// The receiver subscribed to a pattern, so its frame says the topic, and its row is the pattern's.
+#[test]
+fn the_pattern_of_a_receiver_survives_a_continuation() {
+    let receiver = |pattern: Option<&str>| Subscriber {
+        connection_id: ConnectionId::new(id(0)),
+        subscription_id: Some("s".to_owned()),
+        connected_at_ms: 1,
+        positions: false,
+        pattern: pattern.map(|pattern| Topic::parse(pattern).unwrap()),
+    };
+    let mut publication = message();
+    publication.again = vec![receiver(Some("room.*")), receiver(None)];
+    let read = event::continuation(event::item(publication.clone())).unwrap();
+    assert_eq!(read.again, publication.again);
 }

@@ -374,7 +374,7 @@ fn renewed(end_s: i64, granted: &[&str]) -> Connection {
 
 /// Renews a session, and keeps what is granted. Returns the topics that are taken away.
 async fn renew(store: &ConnectionStore, connection: &Connection) -> Result<Vec<String>, Failure> {
-    let keeps = |topic: &Topic, grants: &Grants| grants.contain(crate::rights::Act::Subscribe, topic);
+    let keeps = |topic: &Topic, grants: &Grants| grants.contain(crate::rights::Act::Subscribe, &Pattern::of(topic));
     store.renew(connection, keeps, Deadline::after(TIME)).await
 }
 
@@ -494,7 +494,7 @@ async fn a_subscribe_writes_its_rows_again_when_the_session_changes_meanwhile() 
         _ => answer(200, json!({})),
     });
     let grants = subscribe(&backend.store, &["t"]).await.unwrap();
-    assert!(grants.contain(crate::rights::Act::Subscribe, &Topic::parse("t").unwrap()));
+    assert!(grants.contain(crate::rights::Act::Subscribe, &Pattern::of(&Topic::parse("t").unwrap())));
     let batches = aws.calls().into_iter().filter(|call| call.operation == "BatchWriteItem");
     let ends =
         batches.map(|call| call.body["RequestItems"]["TOPICS_TABLE"][0]["PutRequest"]["Item"]["ttl"]["N"].clone());

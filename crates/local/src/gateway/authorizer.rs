@@ -19,6 +19,7 @@ use super::integration::IntegrationError;
 use super::refusal::Refusal;
 use super::state::{Gateway, log};
 use crate::iam::{self, Effect, OneOrMany, Patterns, Statement};
+use crate::inspector::Story;
 
 /// The error text of an authorizer that makes the refusal a 401 and not a 403.
 const UNAUTHORIZED: &str = "Unauthorized";
@@ -41,6 +42,7 @@ pub(super) async fn authorize(
     connection: &Connection,
     headers: &Multi,
     query: Option<&Multi>,
+    story: Option<Story>,
 ) -> Result<Allowed, Refusal> {
     let request_id = Id::new();
     let method_arn = gateway.api.connect_arn();
@@ -50,7 +52,7 @@ pub(super) async fn authorize(
         return Err(Refusal::new(StatusCode::UNAUTHORIZED, "an identity source of the authorizer is missing"));
     }
 
-    let decision = match gateway.call(&authorizer.function, &event).await {
+    let decision = match gateway.call(&authorizer.function, &event, story).await {
         Err(IntegrationError::Function(error)) if error.error_message == UNAUTHORIZED => {
             return Err(Refusal::new(StatusCode::UNAUTHORIZED, "the authorizer answered `Unauthorized`"));
         }

@@ -221,6 +221,11 @@ impl Registry {
         self.lock().get(id).map(|entry| entry.connection.clone())
     }
 
+    /// Returns all open connections.
+    pub(super) fn all(&self) -> Vec<Arc<Connection>> {
+        self.lock().values().map(|entry| entry.connection.clone()).collect()
+    }
+
     /// Ends a connection with `close`. The registry has forgotten it when this returns. Returns `false` if the
     /// connection was not open.
     pub(super) fn close(&self, id: &Id, close: Close) -> bool {

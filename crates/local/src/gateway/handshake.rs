@@ -21,6 +21,7 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use sha2::{Digest, Sha256};
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use super::api_key::KeySource;
 use super::authorizer::{self, ACTION};
@@ -35,6 +36,7 @@ use super::settings::{AbortDuringConnect, Behaviour, Deflate};
 use super::socket;
 use super::state::{Gateway, log};
 use super::upgrade::{self, Upgrade};
+use crate::inspector::{Event, Story};
 use crate::signature;
 
 const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
@@ -54,9 +56,23 @@ pub(super) async fn respond(
     endpoints: Endpoints,
     head: &Head,
 ) -> Response<Full<Bytes>> {
-    match connect(gateway, request, endpoints, head).await {
-        Ok(response) => response,
+    let begin = Instant::now();
+    let story = gateway.inspector.begin(|| Event::Handshake {
+        path: request.uri().path_and_query().map(ToString::to_string).unwrap_or_default(),
+        address: endpoints.peer.to_string(),
+    });
+    let answers = |status: StatusCode, reason: &str| Event::Answer {
+        status: status.as_u16(),
+        reason: reason.to_owned(),
+        ms: begin.elapsed().into(),
+    };
+    match connect(gateway, request, endpoints, head, story).await {
+        Ok(response) => {
+            gateway.inspector.tell(story, || answers(response.status(), ""));
+            response
+        }
         Err(refusal) => {
+            gateway.inspector.tell(story, || answers(refusal.status, refusal.reason));
             log(format_args!("refused a handshake with {}: {}", refusal.status.as_u16(), refusal.reason));
             refusal.response()
         }
@@ -69,6 +85,7 @@ async fn connect(
     mut request: Request<Incoming>,
     endpoints: Endpoints,
     head: &Head,
+    story: Option<Story>,
 ) -> Result<Response<Full<Bytes>>, Refusal> {
     let Upgrade { accept, host } = upgrade::check(&gateway.api.paths, gateway.settings.limits.url_limit, &request)?;
     let domain_name = gateway.settings.behaviour.domain_name.clone().unwrap_or(host);
@@ -91,7 +108,7 @@ async fn connect(
     }
     let mut usage_identifier_key = None;
     if let Some(authorizer) = &gateway.api.authorizer {
-        let allowed = authorizer::authorize(gateway, authorizer, &connection, &headers, query.as_ref()).await?;
+        let allowed = authorizer::authorize(gateway, authorizer, &connection, &headers, query.as_ref(), story).await?;
         connection.authorizer = Some(allowed.context);
         usage_identifier_key = allowed.usage_identifier_key;
     }
@@ -99,16 +116,19 @@ async fn connect(
         keys.identify(usage_identifier_key.as_deref(), &mut connection.identity)?;
     }
     let connection = Arc::new(connection);
+    let request_id = Id::new();
+    gateway
+        .inspector
+        .tell(story, || Event::Connection { connection: connection.id.to_string(), request: request_id.to_string() });
 
     // `$connect` runs in a task of its own. If the client leaves, hyper drops this future, and the invocation must end.
     let (decide, decided) = oneshot::channel();
     gateway.spawn({
         let (gateway, connection) = (gateway.clone(), connection.clone());
         async move {
-            let request_id = Id::new();
             let event = ConnectEvent::new(&gateway.api, &connection, &request_id, headers, query);
             let behaviour = &gateway.settings.behaviour;
-            let decision = decision(gateway.invoke("$connect", &request_id, &event).await, behaviour);
+            let decision = decision(gateway.invoke("$connect", &request_id, &event, story).await, behaviour);
             let undelivered = decide.send(decision).err();
             let accepted_too_late = matches!(undelivered, Some(Ok(_)));
             if accepted_too_late && behaviour.abort_during_connect == AbortDuringConnect::Disconnect {

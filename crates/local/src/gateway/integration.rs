@@ -18,6 +18,7 @@ use serde_json::{Map, Value};
 
 use super::settings::MissingStatusCode;
 use crate::iam::Callers;
+use crate::inspector::Story;
 use crate::lambda::{Credentials, Function, FunctionError};
 
 /// The target of a route: a [`Function`], or a closure in a test.
@@ -25,11 +26,20 @@ pub trait Integration: Send + Sync {
     /// Invokes the target synchronously with `event` and returns its response. The gateway drops the future after the
     /// integration timeout. A [`Function`] keeps running.
     fn invoke(&self, event: Bytes) -> BoxFuture<'_, Result<Bytes, FunctionError>>;
+
+    /// Does the same as a part of a story that somebody watches.
+    fn invoke_in(&self, event: Bytes, _story: Option<Story>) -> BoxFuture<'_, Result<Bytes, FunctionError>> {
+        self.invoke(event)
+    }
 }
 
 impl Integration for Function {
     fn invoke(&self, event: Bytes) -> BoxFuture<'_, Result<Bytes, FunctionError>> {
         Box::pin(Function::invoke(self, event))
+    }
+
+    fn invoke_in(&self, event: Bytes, story: Option<Story>) -> BoxFuture<'_, Result<Bytes, FunctionError>> {
+        Box::pin(Function::invoke_in(self, event, story))
     }
 }
 

@@ -16,6 +16,7 @@ use hyper::body::Incoming;
 use jiff::Timestamp;
 use percent_encoding::percent_decode_str;
 use sha2::{Digest, Sha256};
+use tokio::time::Instant;
 
 use super::connection::{Close, Connection};
 use super::id::Id;
@@ -23,6 +24,7 @@ use super::refusal::{CallRefusal, json};
 use super::settings::{IdValidation, NonUtf8Post, PostToPending, Sigv4};
 use super::state::Gateway;
 use crate::faults::{Chance, Delay};
+use crate::inspector::{Event, Text};
 use crate::signature::{self, SignatureError};
 use crate::trace::trace_id;
 
@@ -51,7 +53,28 @@ pub(super) fn path(path: &str) -> Option<Path> {
 
 /// Answers a call with AWS's headers.
 pub(super) async fn respond(gateway: &Gateway, request: Request<Incoming>, path: &Path) -> Response<Full<Bytes>> {
-    let mut response = serve(gateway, request, path).await.unwrap_or_else(|refusal| refusal.response());
+    let inspector = &gateway.inspector;
+    let witness = inspector.is_watched().then(|| {
+        let caller = inspector.caller(request.headers(), request.uri().query());
+        (caller, request.method().to_string(), Instant::now())
+    });
+    let mut payload = None;
+    let served = serve(gateway, request, path, &mut payload).await;
+    if let Some((caller, method, begin)) = witness {
+        let status = served.as_ref().map_or_else(CallRefusal::status, Response::status);
+        let connection = path.split().map(|(_, id)| id.to_owned()).unwrap_or_default();
+        let error = served.as_ref().err().map(|refusal| refusal.error_type().to_owned());
+        inspector.tell_of(&caller, |invocation| Event::Post {
+            invocation,
+            method,
+            connection,
+            ms: begin.elapsed().into(),
+            status: status.as_u16(),
+            error,
+            text: payload.map(Text::new),
+        });
+    }
+    let mut response = served.unwrap_or_else(|refusal| refusal.response());
     let succeeded = response.status().is_success();
     for (name, value) in [
         ("x-amzn-requestid", Some(uuid::Uuid::new_v4().to_string())),
@@ -65,13 +88,15 @@ pub(super) async fn respond(gateway: &Gateway, request: Request<Incoming>, path:
     response
 }
 
-/// Serves a call in three steps: it is parsed, authorised and then executed.
+/// Serves a call in three steps: it is parsed, authorised and then executed. `seen` gets the body.
 async fn serve(
     gateway: &Gateway,
     request: Request<Incoming>,
     path: &Path,
+    seen: &mut Option<Bytes>,
 ) -> Result<Response<Full<Bytes>>, CallRefusal> {
     let call = Call::parse(gateway, request, path).await?;
+    seen.clone_from(&call.payload);
     let operation = call.authorise(gateway)?;
     let id = Id::parse(call.id).ok_or_else(|| match gateway.settings.behaviour.id_validation {
         IdValidation::Form => CallRefusal::MalformedId(call.id.to_owned()),

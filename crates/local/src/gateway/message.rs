@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
+use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 use super::connection::Connection;
@@ -18,21 +19,30 @@ use super::order::Turn;
 use super::settings::{OnewayErrorStatus, ThrottleFrame};
 use super::state::{Gateway, log};
 use crate::faults::Delay;
+use crate::inspector::{Event, Story, Text};
 
 /// Handles one message and sends the answer, if there is one, to the client.
 pub(super) async fn route(gateway: Arc<Gateway>, connection: Arc<Connection>, body: Utf8Bytes, mut turn: Option<Turn>) {
+    let begin = Instant::now();
+    let request_id = Id::new();
+    let story = gateway.inspector.begin(|| Event::Frame {
+        connection: connection.id.to_string(),
+        request: request_id.to_string(),
+        text: Text::new(body.as_str()),
+    });
     gateway.faults.random_delay(Delay::MessageDelay).await;
     if let Some(turn) = &mut turn {
         turn.wait().await;
     }
-    let request_id = Id::new();
-    let answer = AssertUnwindSafe(answer(&gateway, &connection, &request_id, &body, turn)).catch_unwind().await;
+    let answer = AssertUnwindSafe(answer(&gateway, &connection, &request_id, &body, turn, story)).catch_unwind().await;
     // The client gets an answer even if the gateway panics.
     let answer = answer.unwrap_or_else(|_| Some(error_frame("Internal server error", &connection.id, &request_id)));
     if let Some(frame) = answer {
+        gateway.inspector.tell(story, || Event::Reply { text: Text::new(&frame) });
         // The frame is dropped if the client has left in the meantime.
         connection.post(frame).await;
     }
+    gateway.inspector.tell(story, || Event::Done { error: None, ms: begin.elapsed().into() });
 }
 
 /// Invokes the function of the message's route and returns the answer to the client.
@@ -45,6 +55,7 @@ async fn answer(
     request_id: &Id,
     body: &str,
     turn: Option<Turn>,
+    story: Option<Story>,
 ) -> Option<Bytes> {
     let behaviour = &gateway.settings.behaviour;
     let error = |message| Some(error_frame(message, &connection.id, request_id));
@@ -61,6 +72,7 @@ async fn answer(
         log(format_args!("{} sent a message that no route takes, request {request_id}", connection.id));
         return error("Forbidden");
     };
+    gateway.inspector.tell(story, || Event::Route { route: route_key.clone() });
     let models = gateway.api.request_models.get(&route_key);
     if models.is_some_and(|models| !models.accept(body, behaviour.lenient_json)) {
         let id = &connection.id;
@@ -69,7 +81,7 @@ async fn answer(
     }
     let event = MessageEvent::new(&gateway.api, connection, request_id, &route_key, body);
     // The invocation begins with its first poll. The turn ends right after that.
-    let invocation = gateway.invoke(&route_key, request_id, &event);
+    let invocation = gateway.invoke(&route_key, request_id, &event, story);
     let end_turn = async {
         if let Some(turn) = turn {
             turn.end();

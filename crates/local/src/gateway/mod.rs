@@ -15,6 +15,7 @@ mod event;
 mod handshake;
 mod head;
 mod id;
+mod inspection;
 mod integration;
 mod json;
 mod management;

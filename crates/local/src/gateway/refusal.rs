@@ -77,7 +77,7 @@ pub(super) enum CallRefusal {
 }
 
 impl CallRefusal {
-    fn status(&self) -> StatusCode {
+    pub(super) fn status(&self) -> StatusCode {
         match self {
             Self::Gone => StatusCode::GONE,
             Self::MalformedId(_) | Self::NotUtf8 => StatusCode::BAD_REQUEST,
@@ -88,7 +88,7 @@ impl CallRefusal {
         }
     }
 
-    fn error_type(&self) -> &'static str {
+    pub(super) fn error_type(&self) -> &'static str {
         match self {
             Self::Gone => "GoneException",
             Self::MalformedId(_) | Self::NotUtf8 => "BadRequestException",

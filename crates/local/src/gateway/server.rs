@@ -33,8 +33,8 @@ impl Gateway {
     /// # Errors
     ///
     /// Fails if the listener has no local address.
-    pub async fn serve(self, listener: TcpListener, shutdown: impl Future<Output = ()>) -> io::Result<()> {
-        let gateway = Arc::new(self);
+    pub async fn serve(self: Arc<Self>, listener: TcpListener, shutdown: impl Future<Output = ()>) -> io::Result<()> {
+        let gateway = self;
         let port = listener.local_addr()?.port();
         let mut shutdown = pin!(shutdown);
         loop {

@@ -30,6 +30,7 @@ use super::order::Order;
 use super::state::{Gateway, log};
 use super::throttle::Throttle;
 use crate::faults::{Chance, Delay};
+use crate::inspector::Event;
 
 /// The time in which a closing connection must write its queue and receive the client's close frame. The value is ours.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -277,13 +278,19 @@ async fn disconnect(gateway: &Gateway, connection: &Connection, end: &End) {
         End::Lost => (1006, gateway.settings.behaviour.abnormal_reason.as_str()),
     };
     log(format_args!("{} disconnected, code {code}", connection.id));
+    let request_id = Id::new();
+    let story = gateway.inspector.begin(|| Event::Disconnect {
+        connection: connection.id.to_string(),
+        request: request_id.to_string(),
+        code,
+        reason: reason.to_owned(),
+    });
     if gateway.faults.injects(Chance::LostDisconnect) {
         return;
     }
     gateway.faults.delay(Delay::DisconnectDelay).await;
-    let request_id = Id::new();
     let event = DisconnectEvent::new(&gateway.api, connection, &request_id, code, reason);
-    gateway.invoke("$disconnect", &request_id, &event).await;
+    gateway.invoke("$disconnect", &request_id, &event, story).await;
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ use super::settings::{NullStyle, Settings};
 use super::throttle::Throttle;
 use crate::access::{self, Access};
 use crate::faults::Faults;
+use crate::inspector::{Inspector, Story};
 use crate::terminal;
 
 /// A local API Gateway with one WebSocket API.
@@ -28,6 +29,8 @@ pub struct Gateway {
     pub(super) settings: Settings,
     pub(super) access: Access,
     pub(super) faults: Arc<Faults>,
+    /// It is told what happens.
+    pub(super) inspector: Arc<Inspector>,
     pub(super) expression: SelectionExpression,
     pub(super) connections: Registry,
     /// The rate limit of handshakes.
@@ -68,9 +71,16 @@ impl Gateway {
             functions,
             settings,
             faults,
+            inspector: Arc::default(),
             connections: Registry::default(),
             stopping: watch::Sender::new(false),
         }
+    }
+
+    /// Tells this inspector what happens.
+    #[must_use]
+    pub fn inspected_by(self, inspector: Arc<Inspector>) -> Self {
+        Self { inspector, ..self }
     }
 
     /// Spawns a task that a shutdown waits for. A task reports its failures itself, and the panic hook prints a panic.
@@ -89,9 +99,10 @@ impl Gateway {
         route_key: &str,
         request_id: &Id,
         event: &impl Serialize,
+        story: Option<Story>,
     ) -> Option<Result<ProxyResponse, IntegrationError>> {
         let function = self.api.routes.get(route_key)?;
-        let response = self.call(function, event).await;
+        let response = self.call(function, event, story).await;
         let missing_status_code = self.settings.behaviour.missing_status_code;
         let result = response.and_then(|response| Ok(ProxyResponse::parse(&response, missing_status_code)?));
         if let Err(error) = &result {
@@ -101,9 +112,14 @@ impl Gateway {
     }
 
     /// Invokes the function of this key and returns its unparsed response.
-    pub(super) async fn call(&self, function: &str, event: &impl Serialize) -> Result<Bytes, IntegrationError> {
+    pub(super) async fn call(
+        &self,
+        function: &str,
+        event: &impl Serialize,
+        story: Option<Story>,
+    ) -> Result<Bytes, IntegrationError> {
         // An invocation that takes too long continues. Only the gateway stops waiting for its result.
-        let invocation = self.functions.integrations[function].invoke(self.encode(event));
+        let invocation = self.functions.integrations[function].invoke_in(self.encode(event), story);
         match tokio::time::timeout(self.settings.limits.integration_timeout, invocation).await {
             Ok(response) => Ok(response?),
             Err(_) => Err(IntegrationError::TimedOut),

@@ -17,6 +17,7 @@ use super::runtime_api::{Call, Invocation, RuntimeApi};
 use super::{FunctionError, FunctionSettings};
 use crate::faults::{Chance, Faults};
 use crate::iam::ACCOUNT_ID;
+use crate::inspector::{self, Seat};
 use crate::terminal;
 use crate::trace::trace_id;
 
@@ -38,24 +39,26 @@ pub(super) struct Environment {
     deadline: Instant,
     /// The time of the last poll.
     pub(super) idle_since: Instant,
+    /// The place of this environment in the inspector.
+    pub(super) seat: Arc<Seat>,
+    /// The time that the init took, before the first event.
+    pub(super) first_init: Option<Duration>,
 }
 
 impl Environment {
     /// Starts a process and waits until it polls for its first event. If that takes too long or fails, starts a second
     /// process, which has the function's time-out for its init and the event together. The task that owns the process
-    /// holds `alive`.
+    /// holds `alive`. The init belongs to the `first` event.
     pub(super) async fn start(
         settings: &FunctionSettings,
         alive: &watch::Receiver<bool>,
+        event: Option<&inspector::Invocation>,
     ) -> Result<Self, FunctionError> {
         let begin = Instant::now();
-        let mut first = Self::launch(settings, alive.clone()).await?;
+        let mut first = Self::launch(settings, alive.clone(), event).await?;
         let limit = settings.shared.init_timeout;
         let error = match tokio::time::timeout(limit, first.polled()).await {
-            Ok(Ok(())) => {
-                terminal::cold_start(&settings.key, begin.elapsed());
-                return Ok(first);
-            }
+            Ok(Ok(())) => return Ok(first.initialised(settings, begin)),
             Ok(Err(error)) => error,
             Err(_) => timed_out("Init", limit),
         };
@@ -64,13 +67,10 @@ impl Environment {
 
         let begin = Instant::now();
         let deadline = begin + settings.timeout;
-        let mut second = Self::launch(settings, alive.clone()).await?;
+        let mut second = Self::launch(settings, alive.clone(), event).await?;
         second.first_deadline = Some(deadline);
         let error = match tokio::time::timeout_at(deadline, second.polled()).await {
-            Ok(Ok(())) => {
-                terminal::cold_start(&settings.key, begin.elapsed());
-                return Ok(second);
-            }
+            Ok(Ok(())) => return Ok(second.initialised(settings, begin)),
             Ok(Err(error)) => error,
             Err(_) => timed_out("Task", settings.timeout),
         };
@@ -78,7 +78,17 @@ impl Environment {
         Err(error)
     }
 
-    async fn launch(settings: &FunctionSettings, alive: watch::Receiver<bool>) -> Result<Self, FunctionError> {
+    fn initialised(mut self, settings: &FunctionSettings, begin: Instant) -> Self {
+        terminal::cold_start(&settings.key, begin.elapsed());
+        self.first_init = Some(begin.elapsed());
+        self
+    }
+
+    async fn launch(
+        settings: &FunctionSettings,
+        alive: watch::Receiver<bool>,
+        event: Option<&inspector::Invocation>,
+    ) -> Result<Self, FunctionError> {
         let start_error = |error: io::Error| {
             let binary = settings.binary.display();
             FunctionError::new("Runtime.InvalidEntrypoint", format!("cannot start {binary}: {error}"))
@@ -86,7 +96,9 @@ impl Environment {
         let api = RuntimeApi::start().await.map_err(start_error)?;
         // Read before the start: a binary that is replaced in between is then started once too often, not never.
         let built = modified(settings);
-        let process = Process::start(settings, api.address, alive).map_err(start_error)?;
+        let seat = Seat::new(&settings.inspector, &settings.key);
+        seat.take(event.cloned());
+        let process = Process::start(settings, api.address, alive, seat.clone()).map_err(start_error)?;
         Ok(Self {
             process,
             api,
@@ -99,6 +111,8 @@ impl Environment {
             first_deadline: None,
             deadline: Instant::now(),
             idle_since: Instant::now(),
+            seat,
+            first_init: None,
         })
     }
 
@@ -120,6 +134,7 @@ impl Environment {
             None => self.timeout,
         };
         self.deadline = Instant::now() + timeout;
+        self.first_init = None;
         let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
         let (answer, answered) = oneshot::channel();
         let invocation = Invocation {
@@ -216,14 +231,14 @@ mod tests {
         assert!(binary.is_file(), "run `cargo build --workspace --bins` first");
         let settings = FunctionSettings::of(binary, BTreeMap::new());
         let (_stop, stop) = watch::channel(false);
-        let mut dead = Environment::start(&settings, &stop).await.unwrap();
+        let mut dead = Environment::start(&settings, &stop, None).await.unwrap();
         assert!(dead.is_alive());
         dead.process.kill().await;
         assert!(!dead.is_alive());
 
         let pool = watch::Sender::new(Pool { idle: vec![dead], returning: 0 });
         let dispatcher = Dispatcher { settings, permits: Arc::new(Semaphore::new(1)), stop, pool };
-        assert!(dispatcher.environment().await.unwrap().is_alive());
+        assert!(dispatcher.environment(None).await.unwrap().is_alive());
     }
 
     #[test]

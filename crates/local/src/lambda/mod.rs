@@ -27,6 +27,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::faults::Faults;
+use crate::inspector::{self, Inspector, Story, Text};
 use crate::terminal;
 use environment::Environment;
 
@@ -74,6 +75,8 @@ pub struct FunctionSettings {
     pub shared: Settings,
     /// Kills the function's processes if the stack cannot.
     pub guard: Arc<OrphanGuard>,
+    /// It is told what happens.
+    pub inspector: Arc<Inspector>,
 }
 
 impl FunctionSettings {
@@ -98,6 +101,7 @@ impl FunctionSettings {
             credentials: Credentials::default(),
             shared: Settings::default(),
             guard: Arc::default(),
+            inspector: Arc::default(),
         }
     }
 }
@@ -126,6 +130,14 @@ impl Credentials {
     #[must_use]
     pub fn of(function_key: &str) -> Self {
         Self { access_key_id: format!("local-{function_key}"), ..Self::default() }
+    }
+
+    /// Tells whether this is the session token, or that of an execution environment: each has its own, with a number
+    /// after a dot.
+    pub(crate) fn is_token(&self, token: Option<&str>) -> bool {
+        let rest = token.and_then(|token| token.strip_prefix(self.session_token.as_str()));
+        let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        rest.is_some_and(|rest| rest.is_empty() || rest.strip_prefix('.').is_some_and(is_number))
     }
 }
 
@@ -191,6 +203,8 @@ pub struct Function {
 /// An event on its way to an execution environment.
 struct Pending {
     event: Bytes,
+    /// The story that the event belongs to, if somebody watches.
+    story: Option<Story>,
     reply: oneshot::Sender<Result<Bytes, FunctionError>>,
     /// The event's permit. It is given back with the reply.
     concurrency: OwnedSemaphorePermit,
@@ -239,12 +253,17 @@ impl Function {
     /// When the event is throttled, or when the function reported an error, crashed, ran out of time, could not be
     /// started or is shut down.
     pub async fn invoke(&self, event: Bytes) -> Result<Bytes, FunctionError> {
+        self.invoke_in(event, None).await
+    }
+
+    /// Invokes the function as a part of a story.
+    pub(crate) async fn invoke_in(&self, event: Bytes, story: Option<Story>) -> Result<Bytes, FunctionError> {
         let Ok(concurrency) = self.concurrency.clone().try_acquire_owned() else {
             return Err(FunctionError::throttled());
         };
         let (reply, response) = oneshot::channel();
         // After a shutdown nothing takes the event, and its reply channel closes.
-        let _ = self.events.send(Pending { event, reply, concurrency });
+        let _ = self.events.send(Pending { event, story, reply, concurrency });
         response.await.unwrap_or_else(|_| Err(FunctionError::new("Sandbox.Shutdown", "the function is shut down")))
     }
 
@@ -285,18 +304,32 @@ impl Dispatcher {
 
     /// Serves one event. The permit is given back when the environment is idle again or gone.
     async fn serve(self: Arc<Self>, pending: Pending, _permit: OwnedSemaphorePermit) {
-        let Pending { event, reply, concurrency } = pending;
+        let Pending { event, story, reply, concurrency } = pending;
         let request_id = Uuid::new_v4();
-        let mut environment = match self.environment().await {
+        let inspector = &self.settings.inspector;
+        let invocation = story.map(|story| inspector::Invocation {
+            story,
+            number: inspector.invocation(),
+            request_id: request_id.to_string(),
+        });
+        let number = invocation.as_ref().map(|invocation| invocation.number).unwrap_or_default();
+        let arrived = Instant::now();
+        let mut environment = match self.environment(invocation.as_ref()).await {
             Ok(environment) => environment,
             Err(error) => {
+                inspector.tell(story, || self.begins(number, request_id, None, arrived, &event));
+                inspector.tell(story, || responds(number, arrived, &Err(error.clone())));
                 self.report(&error, request_id);
                 drop(concurrency);
                 let _ = reply.send(Err(error));
                 return;
             }
         };
+        inspector.tell(story, || self.begins(number, request_id, Some(&environment), arrived, &event));
+        environment.seat.take(invocation);
+        let begin = Instant::now();
         let response = environment.invoke(request_id, event).await;
+        inspector.tell(story, || responds(number, begin, &response));
         if let Err(error) = &response {
             self.report(error, request_id);
         }
@@ -312,8 +345,10 @@ impl Dispatcher {
         }
         let ready = environment.ready().await;
         if let Err(error) = &ready {
+            inspector.tell(story, || responds(number, begin, &Err(error.clone())));
             self.report(error, request_id);
         }
+        environment.seat.end();
         self.pool.send_modify(|pool| {
             pool.returning -= 1;
             if ready.is_ok() {
@@ -323,7 +358,7 @@ impl Dispatcher {
     }
 
     /// Returns the most recently used idle environment, or a new one.
-    async fn environment(&self) -> Result<Environment, FunctionError> {
+    async fn environment(&self, first: Option<&inspector::Invocation>) -> Result<Environment, FunctionError> {
         while let Some(environment) = self.take_idle().await {
             let why = if !environment.is_alive() {
                 "the process died while idle; starting another one"
@@ -334,7 +369,28 @@ impl Dispatcher {
             };
             terminal::line(&self.settings.key, why);
         }
-        Environment::start(&self.settings, &self.stop).await
+        Environment::start(&self.settings, &self.stop, first).await
+    }
+
+    /// Makes the fact that an event has its environment, or that there is none for it.
+    fn begins(
+        &self,
+        invocation: u64,
+        request_id: Uuid,
+        environment: Option<&Environment>,
+        arrived: Instant,
+        event: &Bytes,
+    ) -> inspector::Event {
+        inspector::Event::Invocation {
+            invocation,
+            function: self.settings.key.clone(),
+            environment: environment.map(|environment| environment.seat.identity().0),
+            process: environment.map(|environment| environment.seat.identity().1),
+            init: environment.and_then(|environment| environment.first_init).map(Into::into),
+            waited: arrived.elapsed().into(),
+            request: request_id.to_string(),
+            event: Text::event(event),
+        }
     }
 
     async fn take_idle(&self) -> Option<Environment> {
@@ -379,6 +435,16 @@ impl Dispatcher {
 
     fn report(&self, error: &FunctionError, request_id: Uuid) {
         terminal::line(&self.settings.key, &format!("{error} (request {request_id})"));
+    }
+}
+
+/// Makes the fact that an invocation has ended.
+fn responds(invocation: u64, begin: Instant, response: &Result<Bytes, FunctionError>) -> inspector::Event {
+    inspector::Event::Response {
+        invocation,
+        ms: begin.elapsed().into(),
+        text: response.as_ref().ok().map(Text::new),
+        error: response.as_ref().err().map(ToString::to_string),
     }
 }
 

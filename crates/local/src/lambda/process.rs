@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process_group};
@@ -20,6 +21,7 @@ use tokio::task::JoinSet;
 use super::orphans::Registration;
 use super::variables::variables;
 use super::{FunctionError, FunctionSettings};
+use crate::inspector::Seat;
 use crate::terminal;
 
 /// The most bytes of a line of output. The rest of a longer line is dropped.
@@ -45,13 +47,14 @@ impl Process {
         settings: &FunctionSettings,
         runtime_api: SocketAddr,
         alive: watch::Receiver<bool>,
+        seat: Arc<Seat>,
     ) -> io::Result<Self> {
         let binary = std::path::absolute(&settings.binary)?;
         let folder = binary.parent().unwrap_or(Path::new("/"));
         let child = Command::new(&binary)
             .current_dir(folder)
             .env_clear()
-            .envs(variables(settings, folder, runtime_api))
+            .envs(variables(settings, folder, runtime_api, &seat))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -59,12 +62,13 @@ impl Process {
             .process_group(0)
             .kill_on_drop(true)
             .spawn()?;
+        seat.started(child.id());
         let registration = child.id().map(|group| settings.guard.register(group)).transpose()?;
         let (lease, lease_receiver) = oneshot::channel();
         let (exited, exit) = watch::channel(None);
         let frozen = watch::Sender::new(false);
         let commands = Commands { lease: lease_receiver, frozen: frozen.subscribe() };
-        tokio::spawn(supervise(child, settings.key.clone(), commands, registration, alive, exited));
+        tokio::spawn(supervise(child, settings.key.clone(), seat, commands, registration, alive, exited));
         Ok(Self { exit, lease: Some(lease), frozen })
     }
 
@@ -104,6 +108,7 @@ struct Commands {
 async fn supervise(
     mut child: Child,
     key: String,
+    seat: Arc<Seat>,
     mut commands: Commands,
     registration: Option<Registration>,
     _alive: watch::Receiver<bool>,
@@ -111,7 +116,10 @@ async fn supervise(
 ) {
     let mut relays = JoinSet::new();
     if let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) {
-        let print = move |line: &str| terminal::function_line(&key, line);
+        let print = move |line: &str| {
+            terminal::function_line(&key, line);
+            seat.line(line);
+        };
         relays.spawn(relay(stdout, print.clone()));
         relays.spawn(relay(stderr, print));
     }

@@ -6,12 +6,14 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use super::FunctionSettings;
+use crate::inspector::Seat;
 
 /// Returns the whole environment of a process. It inherits nothing from the developer's shell.
 pub(super) fn variables(
     settings: &FunctionSettings,
     folder: &Path,
     runtime_api: SocketAddr,
+    seat: &Seat,
 ) -> BTreeMap<String, String> {
     let FunctionSettings { name, handler, memory_size_mb, region, .. } = settings;
     let credentials = settings.credentials.clone();
@@ -29,7 +31,7 @@ pub(super) fn variables(
         ("AWS_LAMBDA_LOG_STREAM_NAME", log_stream),
         ("AWS_ACCESS_KEY_ID", credentials.access_key_id),
         ("AWS_SECRET_ACCESS_KEY", credentials.secret_access_key),
-        ("AWS_SESSION_TOKEN", credentials.session_token),
+        ("AWS_SESSION_TOKEN", seat.session_token(&credentials.session_token)),
         ("AWS_LAMBDA_RUNTIME_API", runtime_api.to_string()),
         ("LAMBDA_TASK_ROOT", folder.display().to_string()),
         ("LAMBDA_RUNTIME_DIR", "/var/runtime".to_owned()),

@@ -115,6 +115,11 @@ impl Lane {
         self.queue.len() >= self.batch_size() || self.queue_bytes >= PAYLOAD_LIMIT_BYTES
     }
 
+    /// Returns the number of records in the batch that is in flight.
+    pub(super) fn batch_len(&self) -> usize {
+        self.batches.front().map_or(0, |batch| batch.records.len())
+    }
+
     /// Returns the next step.
     pub(super) fn next(&mut self, now: Duration) -> Next {
         if self.in_flight {

@@ -33,6 +33,7 @@ use tokio::task::JoinSet;
 
 use crate::faults::{Chance, Delay, Faults};
 use crate::iam::ACCOUNT_ID;
+use crate::inspector::{Event, Inspector};
 use crate::lambda::Function;
 use crate::service::{Service, StartingPosition, StreamMapping};
 use crate::table::Tables;
@@ -103,6 +104,7 @@ impl Mappings {
         tables: &Tables,
         data_dir: Option<&Path>,
         faults: &Arc<Faults>,
+        inspector: &Arc<Inspector>,
     ) -> Result<Self, StreamError> {
         let positions = Positions::open(data_dir).map_err(|(path, source)| StreamError::Positions { path, source })?;
         let positions = Arc::new(positions);
@@ -138,6 +140,8 @@ impl Mappings {
                     positions: Arc::clone(&positions),
                     engine_failures: 0,
                     faults: Arc::clone(faults),
+                    inspector: Arc::clone(inspector),
+                    table_name: table_name.to_owned(),
                 };
                 mapping.save();
                 mappings.push(mapping);
@@ -230,6 +234,9 @@ struct Mapping {
     engine_failures: u32,
     /// Injected faults. Only those of streams are used here.
     faults: Arc<Faults>,
+    /// It is told what happens.
+    inspector: Arc<Inspector>,
+    table_name: String,
 }
 
 impl fmt::Debug for Mapping {
@@ -334,14 +341,19 @@ impl Mapping {
         let function = Arc::clone(&self.function);
         let report = self.settings.report_batch_item_failures;
         let faults = Arc::clone(&self.faults);
+        let story = self.inspector.begin(|| Event::Batch {
+            function: self.log.function_key.clone(),
+            table: self.table_name.clone(),
+            records: self.lanes[index].batch_len(),
+        });
         async move {
             faults.delay(Delay::StreamDelay).await;
             let event = Bytes::from(event);
             if faults.injects(Chance::DuplicateStreamRecord) {
                 // The fault imitates a lost answer, so the answer to the second delivery counts.
-                let _ = function.invoke(event.clone()).await;
+                let _ = function.invoke_in(event.clone(), story).await;
             }
-            match function.invoke(event).await {
+            match function.invoke_in(event, story).await {
                 Ok(response) => (index, Answer::parse(&response, report)),
                 // The log has the reason already.
                 Err(error) if error.is_throttle() => (index, Answer::Throttled),

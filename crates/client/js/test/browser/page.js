@@ -1,13 +1,10 @@
-// The chat page in a real Chromium, served by a server of the test.
-import { existsSync, readFileSync } from 'node:fs';
-import { once } from 'node:events';
-import http from 'node:http';
-import { extname } from 'node:path';
+// The chat page in a real Chromium, served by the stack of the test.
+import { existsSync } from 'node:fs';
 import { chromium } from 'playwright-core';
+import { start as startStack } from '../stack.js';
 
 const program =
   process.env.CHROMIUM ?? ['/usr/bin/chromium', '/usr/bin/chromium-browser', '/usr/bin/google-chrome'].find(existsSync);
-const types = { '.html': 'text/html', '.css': 'text/css', '.js': 'text/javascript', '.svg': 'image/svg+xml' };
 
 export async function launch(t) {
   if (!program) throw new Error('no Chromium: install it (`apt-get install chromium`), or name it with CHROMIUM=');
@@ -16,23 +13,12 @@ export async function launch(t) {
   return browser;
 }
 
-/** Serves the folder of the page, and returns its address. */
-export async function serve(t) {
-  const folder = new URL('../../../web/', import.meta.url);
-  const server = http.createServer((request, response) => {
-    const path = new URL(request.url, 'http://localhost').pathname;
-    const file = new URL(path === '/' ? 'index.html' : path.slice(1), folder);
-    if (!existsSync(file)) return response.writeHead(404).end();
-    response.writeHead(200, { 'content-type': types[extname(file.pathname)] ?? 'text/plain' }).end(readFileSync(file));
-  });
-  server.listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  t.after(() => server.close());
-  return `http://localhost:${server.address().port}/`;
-}
+/** Starts a stack that serves the page, at a free port. */
+export const start = (t, args = [], { webPort = '0', ...options } = {}) =>
+  startStack(t, ['--web', 'crates/client/web', '--web-port', webPort, ...args], options);
 
 /** Opens the page as a user. What the page logs as an error makes the test fail. */
-export async function open(t, browser, site, stack, user, options = {}) {
+export async function open(t, browser, stack, user, options = {}) {
   const context = await browser.newContext({ viewport: { width: 1120, height: 720 }, ...options });
   const page = await context.newPage();
   page.errors = [];
@@ -43,7 +29,7 @@ export async function open(t, browser, site, stack, user, options = {}) {
       page.errors.push(message.text());
   });
   page.setDefaultTimeout(20_000);
-  await page.goto(`${site}?url=${encodeURIComponent(stack.url())}`);
+  await page.goto(`${stack.site}?url=${encodeURIComponent(stack.url())}`);
   await page.getByLabel('Your name').fill(user);
   await page.getByRole('button', { name: 'Start' }).click();
   await page.locator('#state').getByText('Connected').waitFor();

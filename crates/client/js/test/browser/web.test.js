@@ -5,8 +5,8 @@ import { createRequire } from 'node:module';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, test } from 'node:test';
-import { plain, start } from '../stack.js';
-import { go, launch, open, say, serve } from './page.js';
+import { plain } from '../stack.js';
+import { go, launch, open, say, start } from './page.js';
 
 const axe = readFileSync(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8');
 const texts = (page) => page.locator('#messages .bubble > :first-child').allTextContents();
@@ -15,8 +15,8 @@ const options = { timeout: 120_000 };
 
 describe('the chat page', { concurrency: 1 }, () => {
   test('two people talk in a topic and directly, with unread marks and a history', options, async (t) => {
-    const [stack, browser, site] = [await start(t), await launch(t), await serve(t)];
-    const [ada, grace] = [await open(t, browser, site, stack, 'ada'), await open(t, browser, site, stack, 'grace')];
+    const [stack, browser] = [await start(t), await launch(t)];
+    const [ada, grace] = [await open(t, browser, stack, 'ada'), await open(t, browser, stack, 'grace')];
     await say(ada, 'hello');
     await shows(grace, 'hello');
     await say(grace, 'hello yourself');
@@ -60,8 +60,8 @@ describe('the chat page', { concurrency: 1 }, () => {
     async (t) => {
       const folder = mkdtempSync(join(tmpdir(), 'switchboard-'));
       t.after(() => rmSync(folder, { recursive: true }));
-      const [stack, browser, site] = [await start(t, ['--data-dir', folder]), await launch(t), await serve(t)];
-      const ada = await open(t, browser, site, stack, 'ada');
+      const [stack, browser] = [await start(t, ['--data-dir', folder]), await launch(t)];
+      const ada = await open(t, browser, stack, 'ada');
       await say(ada, 'before');
       await ada.locator('.mine.sent').waitFor();
       await stack.stop();
@@ -83,9 +83,9 @@ describe('the chat page', { concurrency: 1 }, () => {
   );
 
   test('mistakes are told in words, and markup is text', options, async (t) => {
-    const [stack, browser, site] = [await start(t), await launch(t), await serve(t)];
+    const [stack, browser] = [await start(t), await launch(t)];
     const name = '<img src=x onerror=alert(1)>';
-    const ada = await open(t, browser, site, stack, name);
+    const ada = await open(t, browser, stack, name);
     await say(ada, '<script>alert(2)</script> مرحبا 👩‍👩‍👧');
     await shows(ada, '<script>alert(2)</script> مرحبا 👩‍👩‍👧');
     await say(ada, 'x'.repeat(40_000));
@@ -112,7 +112,7 @@ describe('the chat page', { concurrency: 1 }, () => {
   });
 
   test('a server that is not Switchboard is named', options, async (t) => {
-    const [browser, site] = [await launch(t), await serve(t)];
+    const [{ site }, browser] = [await start(t), await launch(t)];
     const page = await (await browser.newContext()).newPage();
     // The server of the page itself answers HTTP, and no handshake. Waiting in full would take minutes.
     await page.addInitScript(() => (Math.random = () => 0));
@@ -127,8 +127,8 @@ describe('the chat page', { concurrency: 1 }, () => {
   });
 
   test('a network that goes and comes back', options, async (t) => {
-    const [stack, browser, site] = [await start(t), await launch(t), await serve(t)];
-    const [ada, grace] = [await open(t, browser, site, stack, 'ada'), await open(t, browser, site, stack, 'grace')];
+    const [stack, browser] = [await start(t), await launch(t)];
+    const [ada, grace] = [await open(t, browser, stack, 'ada'), await open(t, browser, stack, 'grace')];
     await ada.context().setOffline(true);
     await say(grace, 'are you there?');
     await grace.locator('.mine.sent').waitFor();
@@ -138,8 +138,8 @@ describe('the chat page', { concurrency: 1 }, () => {
   });
 
   test('a tab that was frozen until its connection was cut', options, async (t) => {
-    const [stack, browser, site] = [await start(t, ['--idle-timeout', '3s']), await launch(t), await serve(t)];
-    const ada = await open(t, browser, site, stack, 'ada');
+    const [stack, browser] = [await start(t, ['--idle-timeout', '3s']), await launch(t)];
+    const ada = await open(t, browser, stack, 'ada');
     const cdp = await ada.context().newCDPSession(ada);
     await cdp.send('Page.setWebLifecycleState', { state: 'frozen' });
     await stack.logs(/1001/);
@@ -151,8 +151,8 @@ describe('the chat page', { concurrency: 1 }, () => {
   });
 
   test('a thousand messages do not hold the page up', options, async (t) => {
-    const [stack, browser, site] = [await start(t), await launch(t), await serve(t)];
-    const ada = await open(t, browser, site, stack, 'ada');
+    const [stack, browser] = [await start(t), await launch(t)];
+    const ada = await open(t, browser, stack, 'ada');
     await go(ada, 'hall');
     await ada.getByText('Live topic').waitFor();
     await ada.evaluate(() => {
@@ -176,13 +176,13 @@ describe('the chat page', { concurrency: 1 }, () => {
   });
 
   test('a keyboard is enough, and axe finds nothing', options, async (t) => {
-    const [stack, browser, site] = [await start(t), await launch(t), await serve(t)];
+    const [stack, browser] = [await start(t), await launch(t)];
     const grace = await plain(t, stack.url('?userId=grace'));
     await grace.publish('room.lobby', 'good morning');
     const context = await browser.newContext({ viewport: { width: 1120, height: 720 } });
     const page = await context.newPage();
     page.setDefaultTimeout(20_000);
-    await page.goto(`${site}?url=${encodeURIComponent(stack.url())}`);
+    await page.goto(`${stack.site}?url=${encodeURIComponent(stack.url())}`);
     const check = async (where) => {
       for (const colorScheme of ['light', 'dark']) {
         await page.emulateMedia({ colorScheme });
@@ -221,8 +221,8 @@ describe('the chat page', { concurrency: 1 }, () => {
   test('pictures', { ...options, skip: !process.env.SCREENSHOTS }, async (t) => {
     const folder = process.env.SCREENSHOTS;
     mkdirSync(folder, { recursive: true });
-    const [stack, browser, site] = [await start(t), await launch(t), await serve(t)];
-    const [grace, ada] = [await open(t, browser, site, stack, 'grace'), await open(t, browser, site, stack, 'ada')];
+    const [stack, browser] = [await start(t), await launch(t)];
+    const [grace, ada] = [await open(t, browser, stack, 'grace'), await open(t, browser, stack, 'ada')];
     for (const [page, text] of [
       [grace, 'Morning! The new exchange is wired up.'],
       [ada, 'Lovely. Did the cords arrive?'],
