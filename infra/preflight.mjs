@@ -9,6 +9,9 @@ import { GetCallerIdentityCommand, STSClient } from '@aws-sdk/client-sts';
 
 const settings = { region: process.env.REGION, maxAttempts: 2 };
 
+// Lambda leaves this many executions to the functions that reserve none, in an account that has so many.
+const LEAST_UNRESERVED = 100;
+
 function stop(text) {
   console.error(`switchboard: ${text}`);
   process.exit(1);
@@ -73,19 +76,35 @@ function checkKept(before, after) {
   }
 }
 
-const [path] = process.argv.slice(2);
-if (path) {
-  const after = JSON.parse(readFileSync(path));
-  checkKept(kept(await deployed()), kept(after));
-  // This is only advice, so a deployment does not need the permission to ask.
-  const limits = await new LambdaClient(settings).send(new GetAccountSettingsCommand({})).catch(() => undefined);
-  const concurrency = limits?.AccountLimit?.ConcurrentExecutions;
-  if (concurrency < 100) {
+// How many executions the functions of a template reserve.
+function reserved({ Resources = {} }) {
+  const functions = Object.values(Resources).filter((it) => it.Type === 'AWS::Lambda::Function');
+  return functions.reduce((sum, it) => sum + (it.Properties.ReservedConcurrentExecutions ?? 0), 0);
+}
+
+function checkConcurrency({ ConcurrentExecutions: limit, UnreservedConcurrentExecutions: unreserved }, before, after) {
+  if (limit < 100) {
     console.error(
-      `switchboard: Warning: account ${Account} runs at most ${concurrency} functions at once in this region, and further ` +
+      `switchboard: Warning: account ${Account} runs at most ${limit} functions at once in this region, and further ` +
         'handshakes and frames fail. Ask for more under Service Quotas before a launch.',
     );
   }
+  const room = unreserved + reserved(before) - Math.min(LEAST_UNRESERVED, limit);
+  if (reserved(after) > room) {
+    stop(
+      `The functions reserve ${reserved(after)} executions (connectConcurrency and disconnectConcurrency), and account ` +
+        `${Account} has room for ${Math.max(0, room)} in this region. Reserve less, or ask for more under Service Quotas.`,
+    );
+  }
+}
+
+const [path] = process.argv.slice(2);
+if (path) {
+  const [before, after] = [await deployed(), JSON.parse(readFileSync(path))];
+  checkKept(kept(before), kept(after));
+  // This is only advice, so a deployment does not need the permission to ask.
+  const limits = await new LambdaClient(settings).send(new GetAccountSettingsCommand({})).catch(() => undefined);
+  if (limits?.AccountLimit) checkConcurrency(limits.AccountLimit, before, after);
   const [accessLogs, on] = after.Conditions.AccessLogs?.['Fn::Equals'] ?? ['off', 'on'];
   if (accessLogs === on) {
     const { cloudwatchRoleArn } = await ask(

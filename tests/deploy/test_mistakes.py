@@ -63,7 +63,8 @@ class Account(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self):
         assert self.path.startswith("/2016-08-19/account-settings"), self.path
-        self.answer(b'{"AccountLimit":{"ConcurrentExecutions":%d}}' % self.server.limit)
+        limit, unreserved = self.server.limit, self.server.limit - self.server.reserved
+        self.answer(b'{"AccountLimit":{"ConcurrentExecutions":%d,"UnreservedConcurrentExecutions":%d}}' % (limit, unreserved))
 
     def answer(self, body, status=200):
         self.send_response(status)
@@ -79,11 +80,11 @@ class Account(http.server.BaseHTTPRequestHandler):
 def preflight(tmp_path):
     """The questions before a deployment, answered by an account of our own: whether it may go on, and what was printed."""
 
-    def ask(template, deployed=None, limit=1000, **environment):
+    def ask(template, deployed=None, limit=1000, reserved=0, **environment):
         file = tmp_path / "template.json"
         file.write_text(json.dumps(template))
         with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Account) as server:
-            server.limit, server.template = limit, deployed
+            server.limit, server.reserved, server.template = limit, reserved, deployed
             threading.Thread(target=server.serve_forever).start()
             keys = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}
             where = {"REGION": "us-east-1", "STAGE": "prod", "AWS_ENDPOINT_URL": f"http://127.0.0.1:{server.server_port}"}
@@ -105,6 +106,35 @@ def test_an_account_that_runs_few_functions_at_once(preflight, limit, is_low):
     assert passed
     assert (f"{limit} function" in output) == is_low
     assert not is_low or "Warning" in line(output)
+
+
+RESERVED = ["--param=connectConcurrency=50", "--param=disconnectConcurrency=20"]
+
+
+@pytest.mark.parametrize("limit, room", [(1000, True), (170, True), (169, False), (100, False), (10, False)])
+def test_executions_can_be_reserved_where_100_are_left(preflight, template, limit, room):
+    assert preflight(template(), None, limit)[0]
+    passed, output = preflight(template(*RESERVED), None, limit)
+    assert passed == room
+    assert room or "reserve 70 executions" in output and f"has room for {max(0, limit - 100)} in" in output
+
+
+def test_executions_that_are_reserved_already_count_once(preflight, template):
+    before, after = template(*RESERVED), template("--param=connectConcurrency=70")
+    # The account has 170, and 70 of these are reserved.
+    assert preflight(after, before, 170, 70) == (True, "")
+    passed, output = preflight(after, None, 170, 70)
+    assert not passed and "has room for 0 in" in line(output)
+
+
+def test_nothing_is_reserved_unless_somebody_sets_it(template):
+    reserved = lambda template: {
+        it["Properties"]["Handler"]: it["Properties"]["ReservedConcurrentExecutions"]
+        for it in template["Resources"].values()
+        if it["Type"] == "AWS::Lambda::Function" and "ReservedConcurrentExecutions" in it["Properties"]
+    }
+    assert reserved(template()) == {}
+    assert reserved(template(*RESERVED)) == {"connect": 50, "disconnect": 20}
 
 
 SETTINGS = {

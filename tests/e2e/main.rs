@@ -9,6 +9,7 @@
 mod another_service;
 mod budget;
 mod chat;
+mod concurrency;
 mod delivery;
 mod deployment;
 mod events;
