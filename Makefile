@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help run publish history build test test-rust test-client test-browser no-browser conformance soak soak-history simulate lint deny fmt check settings package deploy remove logs test-release test-deploy bench clean
+.PHONY: help run publish history build test test-rust test-client test-browser no-browser conformance soak soak-history flood simulate lint deny fmt check settings package deploy remove logs test-release test-deploy bench clean
 
 # STAGE and REGION name the deployment. ARCH is the processors' architecture: arm64 or x86_64. DROP names what a deployment may
 # take away from its stage.
@@ -72,6 +72,9 @@ soak: build ## Open 2,000 connections, inject faults, and check every row and pr
 
 soak-history: build ## Lose acks, cut sockets and kill functions on topics with history; ARGS='--cut-sockets --messages 100000'
 	ulimit -n 16384 && cargo test --workspace --test soak -- --history $(ARGS)
+
+flood: build ## Run one client at full speed beside a polite neighbour, and print what the neighbour notices; SECONDS=30
+	cargo test --workspace --test soak -- --flood $(or $(SECONDS),30)
 
 # Optimisation of this one package takes seconds and makes the model five times as fast. The handlers spend most of their
 # time in the SDK and in the embedded DynamoDB, and the profile optimises those.

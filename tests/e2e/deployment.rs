@@ -7,6 +7,7 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use serde_json::{Value, json};
 use switchboard_core::error::UNKNOWN_ITEM;
 use switchboard_core::metrics::Metric;
+use switchboard_local::iam::{self, ACCOUNT_ID, Effect, Patterns, Statement};
 use switchboard_local::service::{Service, Settings};
 use switchboard_tests::proxy::{Call, Proxy};
 use switchboard_tests::stack::{Stack, number, root, table_name};
@@ -337,7 +338,42 @@ async fn roles_allow_what_the_functions_call_and_nothing_else() {
     assert_eq!(local().functions.keys().collect::<Vec<_>>(), called.keys().collect::<Vec<_>>());
     for (function, called) in called {
         assert_eq!(allowed(&template, function), called, "{function}");
+        without_each_statement(function, &called);
     }
+}
+
+/// Takes each statement of a role away in turn, as the local stack has read it. At least one call of the function must then be
+/// refused. Otherwise the statement is superfluous, or others allow the same.
+fn without_each_statement(function: &str, called: &BTreeSet<String>) {
+    let service = local();
+    let role = service.functions[function].role.as_ref().unwrap();
+    let is_refused = |statements: &[Statement], call: &String| {
+        let (action, resource) = call.split_once(' ').unwrap();
+        let (partition, region) = ("arn:aws", &service.region);
+        let arn = match action.split_once(':').unwrap().0 {
+            "dynamodb" => format!("{partition}:dynamodb:{region}:{ACCOUNT_ID}:table/{resource}"),
+            service => format!("{partition}:{service}:{region}:{ACCOUNT_ID}:local0ws01{resource}"),
+        };
+        iam::decide(statements, action, &arn) != Some(Effect::Allow)
+    };
+    assert!(!called.iter().any(|call| is_refused(&role.statements, call)), "{function}");
+    // Lambda itself uses these: logs, traces, the stream and the queue of records that were given up.
+    let by_lambda = |action: &String| ["logs:", "xray:", "sqs:"].iter().any(|service| action.starts_with(service));
+    let is_stream = |resource: &String| resource.contains("/stream/");
+    let mut needed = 0;
+    for (index, statement) in role.statements.iter().enumerate() {
+        let (Patterns::Of(actions), Patterns::Of(resources)) = (&statement.actions, &statement.resources) else {
+            panic!("{function} has a statement with exceptions: {statement:?}");
+        };
+        if actions.iter().all(by_lambda) || resources.iter().all(is_stream) {
+            continue;
+        }
+        let mut others = role.statements.clone();
+        others.remove(index);
+        assert!(called.iter().any(|call| is_refused(&others, call)), "{function} does not need {statement:?}");
+        needed += 1;
+    }
+    assert!(needed > 0, "{function}");
 }
 
 /// Metric and dimension of each alarm and each graph that has a metric of ours.

@@ -8,6 +8,7 @@
 
 mod another_service;
 mod budget;
+mod canaries;
 mod chat;
 mod concurrency;
 mod delivery;

@@ -38,9 +38,16 @@ fn only_the_end_to_end_tests_know_both_halves() {
     for (package, dependencies) in arrows(&"dev".into()) {
         let allowed: &[&str] = match package.as_str() {
             // The simulation calls the handlers.
-            "switchboard-tests" => {
-                &["connect", "default", "disconnect", "fan-out", "publish", "switchboard-core", "switchboard-local"]
-            }
+            "switchboard-tests" => &[
+                "connect",
+                "default",
+                "disconnect",
+                "fan-out",
+                "publish",
+                "send-message",
+                "switchboard-core",
+                "switchboard-local",
+            ],
             "switchboard-local" => &["switchboard-tests"],
             _ => &[],
         };
@@ -72,6 +79,47 @@ fn every_link_of_a_document_leads_to_a_file() {
             assert!(path.exists(), "{} links to {target}, which is not there", document.display());
         }
     }
+}
+
+/// A test is named as `module::function`, and a row of the conformance suite by its id.
+#[test]
+fn every_test_that_the_table_of_security_names_exists() {
+    let mut sources = Vec::new();
+    let mut below = vec![root().join("crates"), root().join("tests")];
+    while let Some(folder) = below.pop() {
+        below.extend(folders(&folder));
+        let is_source =
+            |path: &PathBuf| path.extension().is_some_and(|extension| extension == "rs" || extension == "py");
+        sources.extend(entries(&folder).filter(is_source).map(|path| {
+            let module = path.file_stem().unwrap().to_str().unwrap().to_owned();
+            (module, std::fs::read_to_string(path).unwrap())
+        }));
+    }
+    let is_there = |name: &str, module: Option<&str>, texts: &[String]| {
+        let exists = sources.iter().any(|(source, text)| {
+            module.is_none_or(|module| module == source) && texts.iter().any(|wanted| text.contains(wanted))
+        });
+        assert!(exists, "tests/SECURITY.md names {name}, which does not exist");
+    };
+    let is_row = |name: &str| {
+        name.split_once('-').is_some_and(|(group, number)| group.len() == 2 && number.parse::<u8>().is_ok())
+    };
+    let table = std::fs::read_to_string(root().join("tests/SECURITY.md")).unwrap();
+    let rows = table.lines().filter(|line| line.starts_with("| "));
+    let mut count = 0;
+    for name in rows.flat_map(|row| row.split('`').skip(1).step_by(2)) {
+        match name.rsplit_once("::") {
+            // Trials of a `main` of its own have their names in a text.
+            Some(("flood", _)) => is_there(name, Some("main"), &[format!("\"{name}\"")]),
+            Some((module, function)) => {
+                is_there(name, Some(module), &["fn", "def"].map(|word| format!("{word} {function}(")));
+            }
+            None if is_row(name) => is_there(name, None, &[format!("\"{name}\"")]),
+            None => continue,
+        }
+        count += 1;
+    }
+    assert!(count > 80, "{count}");
 }
 
 /// These two are read by `lambda_runtime`, which starts the log. The functions' own code reads all others.

@@ -142,6 +142,26 @@ async fn a_connection_listens_to_a_hundred_topics_and_leaves_none_behind() {
     stack.settled("connections", 0).await;
 }
 
+/// Names are bounded, so that a list of a hundred of them is. The connection's row has all of them.
+#[tokio::test]
+async fn three_hundred_long_names_leave_a_small_row() {
+    let stack = Stack::with(&["--env", "MAX_FRAMES_PER_SECOND=0"]).await;
+    let mut one = stack.connect("?userId=1").await;
+    let name = |number: usize, bytes: usize| format!("{number:03}{}", "x".repeat(bytes - 3));
+    for number in 0..300 {
+        let error = one.ask(json!({"type": "subscribe", "topic": name(number, 1024), "id": "s"})).await;
+        assert_eq!(error["code"], "invalid_field", "{error}");
+    }
+    assert_eq!(stack.rows("topics").await.len(), 1, "its own address");
+    for number in 0..300 {
+        let answer = one.ask(json!({"type": "subscribe", "topic": name(number, 256), "id": "s"})).await;
+        let expected = if number < 99 { json!(null) } else { json!("too_many_topics") };
+        assert_eq!(answer["code"], expected, "{number}: {answer}");
+    }
+    let topics = stack.rows("connections").await[0]["topics"].as_ss().unwrap().concat();
+    assert_eq!(topics.len(), 99 * 256 + "@1".len());
+}
+
 #[tokio::test]
 async fn a_thousand_frames_to_fifty_subscribers() {
     let stack = Stack::start().await;

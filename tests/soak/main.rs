@@ -13,6 +13,7 @@
 
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a test prints its counts and fails where it stands")]
 
+mod flood;
 mod history;
 mod subscriber;
 
@@ -183,6 +184,10 @@ fn main() -> ExitCode {
                 block_on(history::run(run));
             }
         }
+        Some("--flood") => {
+            let seconds = arguments.get(1).map_or(30, |seconds| seconds.parse().unwrap());
+            block_on(flood::run(Duration::from_secs(seconds), arguments.get(2).map(String::as_str), true));
+        }
         _ => return trials(),
     }
     ExitCode::SUCCESS
@@ -200,7 +205,12 @@ fn trials() -> ExitCode {
             Ok(())
         })
     };
+    let flood = Trial::test("flood::a_client_at_full_speed_costs_its_neighbour_no_message", || {
+        block_on(flood::run(Duration::from_secs(2), None, false));
+        Ok(())
+    });
     let trials = vec![
+        flood,
         trial("history::acks_are_lost_and_functions_killed", Settings::lost_acks()),
         trial("history::sockets_are_cut_and_everything_fails_sometimes", Settings::cut_sockets()),
     ];

@@ -114,7 +114,8 @@ impl Patterns {
 }
 
 /// Returns the effect of statements on an action and a resource, if a statement covers these.
-pub(crate) fn decide(statements: &[Statement], action: &str, resource: &str) -> Option<Effect> {
+#[must_use]
+pub fn decide(statements: &[Statement], action: &str, resource: &str) -> Option<Effect> {
     let action = action.to_ascii_lowercase();
     let applies = |statement: &&Statement| {
         statement.actions.contain(|pattern| matches(&pattern.to_ascii_lowercase(), &action))

@@ -159,7 +159,8 @@ impl Call {
         match self.operation.as_str() {
             "POST" => {
                 let Some(socket) = socket else { return (400, json!({})) };
-                let frame = items::frame(&self.body, &world.invocation(process), world.connected(socket).1);
+                let Some(subject) = world.engine.as_ref().map(|engine| engine.subject) else { return gone() };
+                let frame = items::frame(&self.body, &world.invocation(process), subject);
                 world.judge_frame(process, socket, &frame);
                 if world.post(socket, &frame) { (200, json!({})) } else { gone() }
             }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{BEGIN, TOPIC};
+use super::{BEGIN, Subject};
 use crate::frame::{Frame, Invocation};
 use crate::table::{Author, Binding, Connection, Content, Entry, Head, Ms, Number, Position, Socket, Span, What};
 
@@ -98,39 +98,40 @@ pub fn entry(item: &Value) -> Option<Entry> {
     }
     let content = content_of(&serde_json::from_str(text(item, "json")?).ok()?)?;
     let author = match text(item, "cid") {
-        Some(id) => {
-            let (writer, id) = id.split_once('\n')?;
-            author(writer, id)?
-        }
+        Some(id) => author(id.split_once('\n')?.1)?,
         None => Author::Invocation(text(item, "w")?.strip_prefix("invocation-")?.parse().ok()?),
     };
     Some(Entry { number, what: What::Message { author, content }, ttl })
 }
 
-/// The author behind a writer, `@u1` or `backend`, and an id, `m1` or `event1`.
-fn author(writer: &str, id: &str) -> Option<Author> {
-    if writer == "backend" {
-        return Some(Author::Event(id.strip_prefix("event")?.parse().ok()?));
+/// The `id` of a sender's frame. All senders of an inbox are one user, so it names the sender, too.
+pub fn frame_id(user: u32, id: u32) -> String {
+    format!("m{user}.{id}")
+}
+
+/// The author behind an id: `m1.7` of a frame, or `event1`.
+fn author(id: &str) -> Option<Author> {
+    if let Some(event) = id.strip_prefix("event") {
+        return Some(Author::Event(event.parse().ok()?));
     }
-    let user = writer.strip_prefix("@u")?.parse().ok()?;
-    Some(Author::Frame { user, id: id.strip_prefix('m')?.parse().ok()? })
+    let (user, id) = id.strip_prefix('m')?.split_once('.')?;
+    Some(Author::Frame { user: user.parse().ok()?, id: id.parse().ok()? })
 }
 
 pub fn binding(item: &Value) -> Option<(Author, Binding)> {
-    let (_, writer) = text(item, "p")?.split_once('\n')?;
-    let author = author(writer, text(item, "s")?)?;
+    let author = author(text(item, "s")?)?;
     let position = Position { epoch: epoch_of(text(item, "epoch")?)?, seq: number(item, "seq")? };
     let ttl = s(item, "ttl")?;
     Some((author, Binding { number: number_of(item, position, ttl)?, ttl }))
 }
 
 /// A row of the connections table; a connection that has ended has none.
-pub fn connection(item: &Value) -> Option<Connection> {
+pub fn connection(item: &Value, topic: &str) -> Option<Connection> {
     if item.get("closedAt").is_some() {
         return None;
     }
     let topics = item["topics"]["SS"].as_array();
-    let subscribed = topics.is_some_and(|topics| topics.iter().any(|topic| topic == TOPIC));
+    let subscribed = topics.is_some_and(|topics| topics.iter().any(|name| name == topic));
     Some(Connection {
         connected_at: ms(item, "connectedAt")?,
         subscribed,
@@ -153,19 +154,22 @@ pub fn ttl(item: &Value) -> Option<Ms> {
 // ---- Frames ----
 
 /// What a frame means to the client that gets it.
-pub fn frame(frame: &Value, asked: &Invocation, user: u32) -> Frame {
-    read(frame, asked, user).unwrap_or_else(|| Frame::Other { text: frame.to_string() })
+pub fn frame(frame: &Value, asked: &Invocation, subject: Subject) -> Frame {
+    read(frame, asked, subject).unwrap_or_else(|| Frame::Other { text: frame.to_string() })
 }
 
-fn read(frame: &Value, asked: &Invocation, user: u32) -> Option<Frame> {
+fn read(frame: &Value, asked: &Invocation, subject: Subject) -> Option<Frame> {
     let id = frame["id"].as_str();
     let request = || id?.strip_prefix('r')?.parse().ok();
+    if frame.get("body").is_some() {
+        return Some(Frame::Data { position: position_of(frame)?, content: content_of(&frame["body"])? });
+    }
     match frame["type"].as_str()? {
         "data" => {
             let position = position_of(frame)?;
             Some(Frame::Data { position, content: content_of(&frame["payload"]["data"])? })
         }
-        "history" => {
+        "history" if frame["topic"] == subject.name() => {
             let epoch = epoch_of(frame["epoch"].as_str()?)?;
             let entries: Option<Vec<_>> = frame["messages"]
                 .as_array()?
@@ -195,23 +199,22 @@ fn read(frame: &Value, asked: &Invocation, user: u32) -> Option<Frame> {
             }
         }
         "ack" => {
-            let position = position_of(frame)?;
+            let topics = frame["topics"].as_array().into_iter().flatten();
+            let entry = topics.into_iter().find(|entry| entry["topic"] == subject.name()).unwrap_or(frame);
+            let position = position_of(entry)?;
             match *asked {
                 Invocation::Subscribe { after, .. } => {
-                    let recovered = frame["recovered"].as_bool();
+                    let recovered = entry["recovered"].as_bool();
                     let start = after.filter(|_| recovered == Some(true)).unwrap_or(position);
                     let recovered = recovered.unwrap_or(true);
                     Some(Frame::Answer { request: request()?, recovered, start, end: position })
                 }
-                Invocation::Publish(_) => {
-                    let id = id?.strip_prefix('m')?.parse().ok()?;
-                    Some(Frame::Acknowledged { author: Author::Frame { user, id }, position })
-                }
+                Invocation::Publish(_) => Some(Frame::Acknowledged { author: author(id?)?, position }),
                 _ => None,
             }
         }
         "pong" => {
-            let behind = position_of(&frame["behind"][TOPIC]);
+            let behind = position_of(&frame["behind"][subject.name()]);
             Some(Frame::Pong { request: request()?, behind })
         }
         "error" if frame["code"] == "unidentified" => Some(Frame::Unidentified),

@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use super::{CONNECTIONS, EVENTS, MESSAGES, TOPIC, TOPICS, items};
+use super::{CONNECTIONS, EVENTS, MESSAGES, Subject, TOPICS, items};
 use crate::frame::Record;
 use crate::settings::Bug;
 use crate::table::{Author, Content, Key, Number, Position, Socket, Span};
@@ -24,6 +24,7 @@ const TABLES: [(&str, &str, Option<&str>); 4] = [
 ];
 
 pub struct Engine {
+    pub subject: Subject,
     database: Database,
     /// The stream records by their number.
     images: RefCell<Vec<Value>>,
@@ -35,7 +36,7 @@ pub struct Engine {
 }
 
 impl Engine {
-    pub fn new() -> Self {
+    pub fn new(subject: Subject) -> Self {
         let database = Database::memory().expect("a database in memory always opens");
         for (name, hash, range) in TABLES {
             let keys: Vec<_> = std::iter::once((hash, "HASH")).chain(range.map(|range| (range, "RANGE"))).collect();
@@ -48,6 +49,7 @@ impl Engine {
             call(&table, |request| database.create_table(request)).expect("the table is right");
         }
         Self {
+            subject,
             database,
             images: RefCell::default(),
             head: RefCell::default(),
@@ -62,8 +64,11 @@ impl Engine {
 
     /// A backend puts an event.
     pub fn event(&self, id: u32, content: Content) {
-        let image = json!({"topic": {"S": TOPIC}, "id": {"S": format!("event{id}")},
+        let mut image = json!({"topic": {"S": self.subject.topic()}, "id": {"S": format!("event{id}")},
             "json": {"S": items::json_of(content).to_string()}});
+        if self.subject == Subject::Inbox {
+            image["senderId"] = json!({"S": "backend"});
+        }
         self.images.borrow_mut().push(image);
     }
 
@@ -134,23 +139,25 @@ impl Engine {
 
     /// DynamoDB removes an expired item.
     pub fn remove(&self, key: Key) {
+        let topic = self.subject.topic();
         let topic_key = |p: String, s: String| json!({"p": {"S": p}, "s": {"S": s}});
         if key == Key::Head {
             self.old_head.borrow_mut().clone_from(&self.head.borrow());
         }
         let (table, key) = match key {
-            Key::Head => (MESSAGES, topic_key(format!("h:{TOPIC}"), "-".to_owned())),
+            Key::Head => (MESSAGES, topic_key(format!("h:{topic}"), "-".to_owned())),
             Key::Binding(Author::Frame { user, id }) => {
-                (MESSAGES, topic_key(format!("i:{TOPIC}\n@u{user}"), format!("m{id}")))
+                let writer = self.subject.user(user);
+                (MESSAGES, topic_key(format!("i:{topic}\n@{writer}"), items::frame_id(user, id)))
             }
             Key::Binding(Author::Event(id)) => {
-                (MESSAGES, topic_key(format!("i:{TOPIC}\nbackend"), format!("event{id}")))
+                (MESSAGES, topic_key(format!("i:{topic}\nbackend"), format!("event{id}")))
             }
             Key::Binding(Author::Invocation(_)) => return,
-            Key::Entry(position) => (MESSAGES, topic_key(format!("m:{TOPIC}"), items::sort_key(position))),
+            Key::Entry(position) => (MESSAGES, topic_key(format!("m:{topic}"), items::sort_key(position))),
             Key::Connection(socket) => (CONNECTIONS, json!({"connectionId": {"S": items::connection_id(socket)}})),
             Key::Subscription(socket) => {
-                (TOPICS, json!({"topic": {"S": TOPIC}, "connectionId": {"S": items::connection_id(socket)}}))
+                (TOPICS, json!({"topic": {"S": topic}, "connectionId": {"S": items::connection_id(socket)}}))
             }
         };
         let request = json!({"TableName": table, "Key": key});
@@ -166,9 +173,10 @@ impl Engine {
 
     /// Tells the model's table what is under a key now.
     fn reflect(&self, table: &str, key: &Value, item: Option<&Value>, world: &mut World) {
+        let topic = self.subject.topic();
         let socket = items::text(key, "connectionId").and_then(items::socket_of);
         match (table, socket, item) {
-            (CONNECTIONS, Some(socket), _) => match item.and_then(items::connection) {
+            (CONNECTIONS, Some(socket), _) => match item.and_then(|item| items::connection(item, topic)) {
                 Some(row) => {
                     self.rows.borrow_mut().extend(item.map(|item| (socket, item.clone())));
                     world.table.connections.insert(socket, row);
@@ -176,7 +184,7 @@ impl Engine {
                 }
                 None => world.removes_connection(socket),
             },
-            (TOPICS, Some(socket), _) if items::text(key, "topic") == Some(TOPIC) => match item.and_then(items::ttl) {
+            (TOPICS, Some(socket), _) if items::text(key, "topic") == Some(topic) => match item.and_then(items::ttl) {
                 Some(ttl) => {
                     world.table.subscriptions.insert(socket, ttl);
                     world.expires(Key::Subscription(socket));
@@ -201,8 +209,13 @@ impl Engine {
     }
 
     fn reflect_message(&self, item: &Value, world: &mut World) {
-        match items::text(item, "p").unwrap_or_default().as_bytes() {
-            [b'h', ..] => {
+        let partition = items::text(item, "p").unwrap_or_default();
+        let (kind, topic) = partition.split_once(':').unwrap_or_default();
+        if topic.split('\n').next() != Some(self.subject.topic()) {
+            return;
+        }
+        match kind {
+            "h" => {
                 let Some(head) = items::head(item) else { return };
                 let old = world.table.head;
                 if old == Some(head) {
@@ -221,7 +234,7 @@ impl Engine {
                 world.changed_head();
                 *self.old_head.borrow_mut() = self.head.replace(Some(item.clone()));
             }
-            [b'm', ..] => {
+            "m" => {
                 let Some(entry) = items::entry(item) else { return };
                 if world.table.log.get(&entry.number.position) != Some(&entry) {
                     world.table.log.insert(entry.number.position, entry);

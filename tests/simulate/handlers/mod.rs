@@ -26,7 +26,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use crate::frame::{Invocation, Publication, Record};
 use crate::run::Outcome;
 use crate::settings::Settings;
-use crate::table::{Author, Ms, Socket};
+use crate::table::{Author, Ms, Position, Socket};
 use crate::world::{Event, World};
 
 pub use mirror::Engine;
@@ -34,13 +34,81 @@ pub use mirror::Engine;
 /// The epoch millisecond at which every run begins.
 pub const BEGIN: Ms = 1_700_000_000_000;
 
-/// The topic, which has history.
-pub const TOPIC: &str = "room.1";
-
 pub const CONNECTIONS: &str = "connections";
 pub const TOPICS: &str = "topics";
 pub const EVENTS: &str = "events";
 pub const MESSAGES: &str = "messages";
+
+/// What the clients of a run talk in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Subject {
+    /// A topic with history.
+    Topic,
+    /// The same, and clients subscribe to it in a list of topics.
+    List,
+    /// The inbox of one user. All clients are this user's devices, and they send direct messages to it.
+    Inbox,
+}
+
+/// The user of an inbox.
+const READER: &str = "reader";
+
+impl Subject {
+    fn of(seed: u64) -> Self {
+        match seed % 4 {
+            2 => Self::List,
+            3 => Self::Inbox,
+            _ => Self::Topic,
+        }
+    }
+
+    /// The topic's name in the tables.
+    pub fn topic(self) -> &'static str {
+        if self == Self::Inbox { "@reader" } else { "room.1" }
+    }
+
+    /// The topic's name in frames.
+    pub fn name(self) -> &'static str {
+        if self == Self::Inbox { "@me" } else { "room.1" }
+    }
+
+    /// The user behind a client's connection.
+    pub fn user(self, client: u32) -> String {
+        if self == Self::Inbox { READER.to_owned() } else { format!("u{client}") }
+    }
+
+    /// A frame that subscribes with positions.
+    fn subscribe(self, request: u32, after: Option<Position>) -> Value {
+        let mut entry = json!({"topic": self.name(), "positions": true});
+        if let Some(after) = after {
+            entry["after"] = items::stamp(after);
+        }
+        if self == Self::List {
+            let (plain, other) = (json!({"topic": "news"}), json!({"topic": "room.2", "positions": true}));
+            entry = json!({"topics": [plain, entry, other]});
+        }
+        entry["type"] = json!("subscribe");
+        entry["id"] = json!(format!("r{request}"));
+        entry
+    }
+
+    /// A frame that publishes.
+    fn publish(self, publication: &Publication) -> Value {
+        let Publication { author, content, again, .. } = *publication;
+        let content = items::json_of(content);
+        let mut frame = match self {
+            Self::Inbox => json!({"action": "sendMessage", "destinationUserId": READER, "body": content}),
+            _ => json!({"type": "message", "topic": self.topic(), "message": content}),
+        };
+        if let Some(Author::Frame { user, id }) = author {
+            frame["id"] = json!(items::frame_id(user, id));
+        }
+        if again {
+            frame["again"] = json!(true);
+        }
+        frame
+    }
+}
 
 thread_local! {
     /// The run of this thread. The SDK's connector must be `Send`, so it cannot have it as a field.
@@ -51,6 +119,7 @@ thread_local! {
 
 #[derive(Clone)]
 struct Run {
+    subject: Subject,
     world: Rc<RefCell<World>>,
     began: Instant,
     /// There may be an earlier event than the one that the driver waits for.
@@ -95,7 +164,9 @@ struct Functions {
 impl Functions {
     fn new(seed: u64, settings: &Settings) -> Self {
         let backend = |kept: Ms| {
-            let rules = format!(r#"[{{"topic":"{TOPIC}","history":{{"hours":{}}}}}]"#, kept / 3_600_000);
+            let history = json!({"hours": kept / 3_600_000});
+            let rules =
+                json!([{"topic": "room.*", "history": history}, {"topic": "@*", "history": history}]).to_string();
             let variable = |name: &str| match name {
                 "CONNECTIONS_TABLE" => Some(CONNECTIONS.to_owned()),
                 "TOPICS_TABLE" => Some(TOPICS.to_owned()),
@@ -124,10 +195,11 @@ pub fn run(seed: u64, settings: &Rc<Settings>, left_out: Vec<u64>, trace: bool) 
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
     let runtime = runtime.expect("a runtime without input and output always starts");
     let world = Rc::new(RefCell::new(World::new(seed, settings, left_out, trace)));
-    world.borrow_mut().engine = Some(Rc::new(Engine::new()));
+    let subject = Subject::of(seed);
+    world.borrow_mut().engine = Some(Rc::new(Engine::new(subject)));
     let local = LocalSet::new();
     let world = local.block_on(&runtime, async {
-        let run = Run { world, began: Instant::now(), changed: Rc::default() };
+        let run = Run { subject, world, began: Instant::now(), changed: Rc::default() };
         RUN.set(Some(run.clone()));
         let functions = Rc::new(Functions::new(seed, settings));
         drive(&run, &functions).await;
@@ -211,7 +283,7 @@ impl Future for Invoked {
 }
 
 fn start(run: &Run, functions: &Rc<Functions>, process: usize) {
-    let functions = functions.clone();
+    let (functions, subject) = (functions.clone(), run.subject);
     let (invocation, life, skew, is_after, event) = run.act(|world| {
         let invocation = world.invocation(process);
         let skew = world.settings.skew;
@@ -219,7 +291,7 @@ fn start(run: &Run, functions: &Rc<Functions>, process: usize) {
         let is_after = world.kept_time() != world.settings.kept;
         let life = life(&invocation);
         world.begins_to_run(process, life);
-        (invocation, life, skew, is_after, event(world, process, &invocation))
+        (invocation, life, skew, is_after, event(run.subject, world, process, &invocation))
     });
     let Some(event) = event else { return run.act(|world| world.ended(process, None)) };
     let mut context = lambda_runtime::Context::default();
@@ -244,6 +316,9 @@ fn start(run: &Run, functions: &Rc<Functions>, process: usize) {
                 };
                 if response.map_err(text)?.batch_item_failures.is_empty() { 200 } else { 500 }
             }
+            Invocation::Publish(_) if subject == Subject::Inbox => {
+                send_message::handle(backend, read(event, context)).await.map_err(text)?.status_code
+            }
             _ => default::handle(backend, read(event, context)).await.map_err(text)?.status_code,
         };
         if status == 200 { Ok(()) } else { Err(format!("ends with status {status}")) }
@@ -266,41 +341,33 @@ fn life(invocation: &Invocation) -> Ms {
 }
 
 /// The event of an invocation; nothing if its client is not connected.
-fn event(world: &mut World, process: usize, invocation: &Invocation) -> Option<Value> {
-    let frame =
-        |text: Value, socket: Socket| Some(gateway_event(world, process, socket, "$default", "MESSAGE", Some(text)));
+fn event(subject: Subject, world: &mut World, process: usize, invocation: &Invocation) -> Option<Value> {
+    let name = subject.name();
+    let gateway_event = |world: &World, socket, route: &str, kind: &str, body: Option<Value>| {
+        gateway_event(subject, world, process, socket, route, kind, body)
+    };
+    let frame = |text: Value, socket: Socket| {
+        let route = text["action"].as_str().unwrap_or("$default").to_owned();
+        Some(gateway_event(world, socket, &route, "MESSAGE", Some(text)))
+    };
     match *invocation {
-        Invocation::Connect(socket) => Some(gateway_event(world, process, socket, "$connect", "CONNECT", None)),
-        Invocation::Disconnect(socket) => {
-            Some(gateway_event(world, process, socket, "$disconnect", "DISCONNECT", None))
-        }
-        Invocation::Subscribe { socket, request, after } => {
-            let mut text = json!({"type": "subscribe", "topic": TOPIC, "id": format!("r{request}"), "positions": true});
-            if let Some(after) = after {
-                text["after"] = items::stamp(after);
-            }
-            frame(text, socket)
-        }
+        Invocation::Connect(socket) => Some(gateway_event(world, socket, "$connect", "CONNECT", None)),
+        Invocation::Disconnect(socket) => Some(gateway_event(world, socket, "$disconnect", "DISCONNECT", None)),
+        Invocation::Subscribe { socket, request, after } => frame(subject.subscribe(request, after), socket),
         Invocation::History { socket, request, after } => {
             let after = items::stamp(after);
-            frame(json!({"type": "history", "topic": TOPIC, "id": format!("r{request}"), "after": after}), socket)
+            frame(json!({"type": "history", "topic": name, "id": format!("r{request}"), "after": after}), socket)
         }
         Invocation::Ping { socket, request, position } => {
             let mut text = json!({"type": "ping", "id": format!("r{request}")});
             if let Some(position) = position {
-                text["positions"] = json!({TOPIC: items::stamp(position)});
+                text["positions"] = json!({name: items::stamp(position)});
             }
             frame(text, socket)
         }
-        Invocation::Publish(Publication { user, author, content, again }) => {
-            let mut text = json!({"type": "message", "topic": TOPIC, "message": items::json_of(content)});
-            if let Some(Author::Frame { id, .. }) = author {
-                text["id"] = json!(format!("m{id}"));
-            }
-            if again {
-                text["again"] = json!(true);
-            }
-            frame(text, world.socket_of(user)?)
+        Invocation::Publish(publication) => {
+            let socket = world.socket_of(publication.user)?;
+            frame(subject.publish(&publication), socket)
         }
         Invocation::Record { index, .. } => {
             let image = world.engine.as_ref()?.image(index);
@@ -316,13 +383,21 @@ fn event(world: &mut World, process: usize, invocation: &Invocation) -> Option<V
         }
         Invocation::Audit => {
             let after = items::stamp(world.table.head?.begin());
-            let text = json!({"type": "history", "topic": TOPIC, "id": "audit", "after": after, "limit": 1000});
+            let text = json!({"type": "history", "topic": name, "id": "audit", "after": after, "limit": 1000});
             frame(text, world.any_open_socket()?)
         }
     }
 }
 
-fn gateway_event(world: &World, process: usize, socket: Socket, route: &str, kind: &str, body: Option<Value>) -> Value {
+fn gateway_event(
+    subject: Subject,
+    world: &World,
+    process: usize,
+    socket: Socket,
+    route: &str,
+    kind: &str,
+    body: Option<Value>,
+) -> Value {
     let (opened_at, user) = world.connected(socket);
     json!({
         "headers": {}, "multiValueHeaders": {}, "isBase64Encoded": false,
@@ -332,7 +407,7 @@ fn gateway_event(world: &World, process: usize, socket: Socket, route: &str, kin
             "domainName": "gateway", "connectedAt": BEGIN + opened_at, "requestTimeEpoch": BEGIN + world.now,
             "requestId": format!("request-{process}"), "extendedRequestId": format!("request-{process}"),
             "connectionId": items::connection_id(socket), "identity": {"sourceIp": "192.0.2.1"},
-            "authorizer": {"principalId": format!("u{user}")},
+            "authorizer": {"principalId": subject.user(user)},
         },
     })
 }
