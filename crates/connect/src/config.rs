@@ -118,7 +118,11 @@ impl Config {
                     given = set.keys;
                 })
                 .map_err(|problem| format!("TOKEN_KEYS: {problem}")),
-            Some(("TOKEN_KEYS_PARAMETER", name)) => Source::parameter(name.clone()).map(|it| source = Some(it)),
+            Some(("TOKEN_KEYS_PARAMETER", name)) => {
+                // As every AWS SDK looks for the URL of a service.
+                let endpoint = variable("AWS_ENDPOINT_URL_SSM").or_else(|| variable("AWS_ENDPOINT_URL"));
+                Source::parameter(name.clone(), endpoint).map(|it| source = Some(it))
+            }
             Some((_, url)) => Source::url(url).map(|it| source = Some(it)),
         };
         problems.extend(read.err());

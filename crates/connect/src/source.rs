@@ -26,7 +26,6 @@ use aws_smithy_types::byte_stream::ByteStream;
 use http::{Request, Uri};
 use lambda_runtime::tracing::{info, warn};
 use serde_json::{Value, json};
-use switchboard_core::config::variable;
 use switchboard_core::{ClientError, Error};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
@@ -53,8 +52,13 @@ const MAX_AGE: Duration = Duration::from_secs(60 * 60);
 /// A place from which keys are read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Source {
-    /// The name of a SecureString in SSM.
-    Parameter(String),
+    /// A SecureString in SSM.
+    Parameter {
+        /// Its name.
+        name: String,
+        /// The URL of SSM, if it is not the region's.
+        endpoint: Option<String>,
+    },
     /// The address of a JWK Set.
     Url(Uri),
 }
@@ -85,12 +89,12 @@ struct Current {
 
 impl Source {
     /// Checks the name of a parameter. It is also the end of an ARN, so it begins with a slash and has no wildcards.
-    pub(crate) fn parameter(name: String) -> Result<Self, String> {
+    pub(crate) fn parameter(name: String, endpoint: Option<String>) -> Result<Self, String> {
         let is_part = |part: &str| {
             !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte))
         };
         match name.strip_prefix('/').is_some_and(|parts| parts.split('/').all(is_part)) {
-            true => Ok(Self::Parameter(name)),
+            true => Ok(Self::Parameter { name, endpoint }),
             false => Err("TOKEN_KEYS_PARAMETER is not the name of a parameter with its path, such as \
                           `/switchboard/prod/keys`"
                 .to_owned()),
@@ -114,7 +118,7 @@ impl Source {
     /// The variable that names it.
     pub(crate) fn variable(&self) -> &'static str {
         match self {
-            Self::Parameter(_) => "TOKEN_KEYS_PARAMETER",
+            Self::Parameter { .. } => "TOKEN_KEYS_PARAMETER",
             Self::Url(_) => "TOKEN_KEYS_URL",
         }
     }
@@ -123,8 +127,10 @@ impl Source {
     async fn read(&self, sdk: Option<&SdkConfig>) -> Result<KeySet, Problem> {
         let read = async {
             Ok(match (self, sdk) {
-                (Self::Parameter(name), Some(sdk)) => (parameter(name, sdk).await?, Origin::Vault),
-                (Self::Parameter(_), None) => return Err(Problem::lasting("it is read once")),
+                (Self::Parameter { name, endpoint }, Some(sdk)) => {
+                    (parameter(name, endpoint.clone(), sdk).await?, Origin::Vault)
+                }
+                (Self::Parameter { .. }, None) => return Err(Problem::lasting("it is read once")),
                 (Self::Url(uri), _) => (published(uri).await?, Origin::Public),
             })
         };
@@ -224,14 +230,13 @@ async fn published(uri: &Uri) -> Result<String, Problem> {
 ///
 /// This is one signed request, with crates that the SDK's clients need anyway: it made a small program 65 KB larger (5.9 MB).
 /// `aws-sdk-ssm` has 146 operations. It takes more than a minute of CPU time to compile, and made the program 1.2 MB larger.
-async fn parameter(name: &str, sdk: &SdkConfig) -> Result<String, Problem> {
+async fn parameter(name: &str, endpoint: Option<String>, sdk: &SdkConfig) -> Result<String, Problem> {
     let region = sdk.region().ok_or_else(|| Problem::lasting("AWS_REGION is not set"))?.as_ref();
     let provider = sdk.credentials_provider().ok_or_else(|| Problem::lasting("there are no credentials"))?;
     let credentials = provider.provide_credentials().await;
     let identity = credentials.map_err(|error| Problem::lasting(format!("there are no credentials: {error}")))?.into();
     let suffix = if region.starts_with("cn-") { ".cn" } else { "" };
-    let url = variable("AWS_ENDPOINT_URL_SSM").or_else(|| variable("AWS_ENDPOINT_URL"));
-    let url = url.unwrap_or_else(|| format!("https://ssm.{region}.amazonaws.com{suffix}/"));
+    let url = endpoint.unwrap_or_else(|| format!("https://ssm.{region}.amazonaws.com{suffix}/"));
 
     let body = json!({"Name": name, "WithDecryption": true}).to_string();
     let unsigned = |error: &dyn std::fmt::Display| Problem::lasting(format!("the request cannot be signed: {error}"));
@@ -374,11 +379,11 @@ mod tests {
     #[test]
     fn a_parameter_is_named_with_its_path_and_an_address_is_safe() {
         for name in ["/keys", "/switchboard/prod/keys", "/a.b/c-d/E_1"] {
-            assert_eq!(Source::parameter(name.to_owned()), Ok(Source::Parameter(name.to_owned())));
+            assert!(Source::parameter(name.to_owned(), None).is_ok(), "{name}");
         }
         for name in ["keys", "/", "/a//b", "/a/", "/a/*", "/a?", "/${x}", "/a b", "arn:aws:ssm:us-east-1:1:parameter/a"]
         {
-            assert!(Source::parameter(name.to_owned()).unwrap_err().contains("/switchboard/prod/keys"), "{name}");
+            assert!(Source::parameter(name.to_owned(), None).unwrap_err().contains("/switchboard/prod/keys"), "{name}");
         }
         for url in ["https://a.example/keys?x=1", "http://localhost:1/", "http://127.0.0.1/k", "http://[::1]:8080/k"] {
             assert!(Source::url(url).is_ok(), "{url}");
