@@ -31,7 +31,7 @@ def deployed(make, aws):
     return printed
 
 
-HANDLERS = [*dict.fromkeys(ROUTES.values()), "publish", "fan-out"]
+HANDLERS = [*dict.fromkeys(ROUTES.values()), "publish", "fan-out", "presence"]
 
 
 def api_of(aws, stage):
@@ -188,7 +188,7 @@ def test_tables_have_their_keys_and_are_looked_after(aws, deployed, stage):
 
 
 @pytest.mark.parametrize("stage", ["dev", "prod"])
-def test_the_stream_of_events_starts_publish_and_fan_out_and_failures_are_kept(aws, deployed, stage):
+def test_the_streams_start_their_functions_and_failures_are_kept(aws, deployed, stage):
     table = aws.client("dynamodb").describe_table(TableName=f"switchboard-{stage}-events")["Table"]
     assert table["StreamSpecification"] == {"StreamEnabled": True, "StreamViewType": "NEW_IMAGE"}
     mappings = aws.client("lambda").list_event_source_mappings()["EventSourceMappings"]
@@ -196,6 +196,11 @@ def test_the_stream_of_events_starts_publish_and_fan_out_and_failures_are_kept(a
         (mapping,) = [it for it in mappings if it["FunctionArn"].endswith(f":switchboard-{stage}-{function}")]
         assert mapping["EventSourceArn"] == table["LatestStreamArn"]
         assert (mapping["BatchSize"], mapping["FunctionResponseTypes"]) == (batch_size, ["ReportBatchItemFailures"])
+    table = aws.client("dynamodb").describe_table(TableName=f"switchboard-{stage}-topics")["Table"]
+    assert table["StreamSpecification"] == {"StreamEnabled": True, "StreamViewType": "NEW_AND_OLD_IMAGES"}
+    (mapping,) = [it for it in mappings if it["FunctionArn"].endswith(f":switchboard-{stage}-presence")]
+    assert mapping["EventSourceArn"] == table["LatestStreamArn"]
+    assert (mapping["BatchSize"], mapping["FunctionResponseTypes"]) == (1000, ["ReportBatchItemFailures"])
     queue = aws.client("sqs").get_queue_url(QueueName=f"switchboard-{stage}-publish-failures")["QueueUrl"]
     assert queue
 

@@ -133,9 +133,10 @@ fn dev_is_the_only_open_stage_here_too() {
     assert_eq!(local().functions["connect"].environment["IDENTITY_MODE"], "open");
 }
 
-/// Events and continuations are told apart by one attribute, so that each record starts one function.
+/// Events and continuations are told apart by one attribute, so that each record starts one function. Only rows of topics with
+/// presence have a `userId`.
 #[test]
-fn the_two_readers_of_the_stream_share_its_inserts() {
+fn readers_of_a_stream_get_the_records_that_concern_them() {
     let template = template();
     let mappings = resources(&template, "AWS::Lambda::EventSourceMapping");
     let mut patterns: Vec<_> =
@@ -148,11 +149,13 @@ fn the_two_readers_of_the_stream_share_its_inserts() {
         });
         json!([pattern])
     };
+    let of_members = |image: &str| json!({"dynamodb": {image: {"userId": {"S": [{"exists": true}]}}}});
     let found = patterns.iter().map(|filters| {
         let filters = filters.as_array().unwrap().iter();
         filters.map(|filter| serde_json::from_str::<Value>(&text(&filter["Pattern"])).unwrap()).collect::<Value>()
     });
-    assert_eq!(found.collect::<Vec<_>>(), [pattern(false), pattern(true)]);
+    let of_members = json!([of_members("NewImage"), of_members("OldImage")]);
+    assert_eq!(found.collect::<Vec<_>>(), [of_members, pattern(false), pattern(true)]);
 }
 
 /// The framework makes one permission for each function, and `connect` has two routes.
@@ -265,7 +268,7 @@ async fn put_continuation(stack: &Stack, origin_topic: &str) {
 #[tokio::test]
 async fn roles_allow_what_the_functions_call_and_nothing_else() {
     let rules = r#"TOPIC_RULES=[{"topic":"room.*","history":{"hours":24}},{"topic":"@*","history":{"hours":72}},
-        {"topic":"mine","subscribe":"granted"}]"#;
+        {"topic":"mine","subscribe":"granted"},{"topic":"lobby","presence":true}]"#;
     let arguments = ["--env", KEYS, "--env", "IDENTITY_MODE=open-with-tokens", "--env", rules];
     let (proxy, stack) = Proxy::in_front(&arguments, |_| None).await;
     let mut called: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
@@ -328,8 +331,24 @@ async fn roles_allow_what_the_functions_call_and_nothing_else() {
     stack.logged(1, &["disconnect |", "\"served\""]).await;
     note("disconnect");
 
+    let mut three = stack.connect("?userId=3").await;
+    note("connect");
+    three.ask(json!({"type": "subscribe", "topic": "lobby", "presence": true, "id": "5"})).await;
+    three.ask(json!({"type": "presence", "topic": "lobby", "data": "away", "id": "6"})).await;
+    note("default");
+    // A member whose connection is gone is told, too.
+    let is_lobby = |row: &switchboard_tests::stack::Row| row["topic"] == AttributeValue::S("lobby".to_owned());
+    let mut row = stack.rows("topics").await.into_iter().find(is_lobby).unwrap();
+    let long_ago = number(&row, "connectedAt") - 60_000;
+    row.insert("connectedAt".to_owned(), AttributeValue::N(long_ago.to_string()));
+    row.insert("connectionId".to_owned(), AttributeValue::S("AAAAAAAAAAAAAAA=".to_owned()));
+    row.insert("userId".to_owned(), AttributeValue::S("9".to_owned()));
+    stack.dynamodb().await.put_item().table_name(table_name("topics")).set_item(Some(row)).send().await.unwrap();
+    stack.logged(1, &["presence |", "members have changed", "\"left\":1"]).await;
+    note("presence");
+
     // No publish here takes long enough to leave a continuation, which `publish.rs` tests.
-    for function in ["default", "fanOut", "publish", "sendMessage"] {
+    for function in ["default", "fanOut", "presence", "publish", "sendMessage"] {
         called.get_mut(function).unwrap().insert("dynamodb:PutItem switchboard-dev-events".to_owned());
     }
     // Only too many `auth` frames let it close a connection, which `sessions.rs` tests.

@@ -7,6 +7,10 @@ use switchboard_tests::stack::{NO_RULES, Row, Stack, number, table_name, text};
 
 use crate::mistakes::send_in_fragments;
 
+/// Rules with nothing but history: calls are counted.
+pub const HISTORY: [&str; 2] =
+    ["--env", r#"TOPIC_RULES=[{"topic":"room.*","history":{"hours":24}},{"topic":"@*","history":{"hours":72}}]"#];
+
 /// The messages and tombstones of a topic, in the order of their numbers.
 pub async fn kept(stack: &Stack, topic: &str) -> Vec<Row> {
     let partition = format!("m:{topic}");
@@ -93,7 +97,7 @@ async fn a_subscriber_that_asks_for_positions_gets_them_and_the_others_do_not() 
 #[tokio::test]
 async fn a_receiver_that_is_served_later_gets_the_same_frame() {
     let fails = std::sync::atomic::AtomicUsize::new(0);
-    let (_proxy, stack) = Proxy::in_front(&[], move |call| {
+    let (_proxy, stack) = Proxy::in_front(&HISTORY, move |call| {
         // The first post is the ack of the subscribe. The next five are all tries of the first publish.
         let is_post = call.operation == "POST" && call.path.contains("@connections");
         let count = if is_post { fails.fetch_add(1, std::sync::atomic::Ordering::SeqCst) } else { usize::MAX };
@@ -174,8 +178,7 @@ async fn what_cannot_be_kept_is_a_clear_mistake() {
 
 #[tokio::test]
 async fn a_message_with_history_costs_a_read_and_three_writes_more_and_without_an_id_two() {
-    let rules = ["--env", r#"TOPIC_RULES=[{"topic":"room.*","history":{"hours":24}}]"#];
-    let (proxy, stack) = Proxy::in_front(&rules, |_| None).await;
+    let (proxy, stack) = Proxy::in_front(&HISTORY, |_| None).await;
     let mut one = stack.connect("?userId=1").await;
     proxy.take();
     one.ask(message("room.7", json!(1), "m1")).await;
@@ -197,7 +200,7 @@ async fn a_message_with_history_costs_a_read_and_three_writes_more_and_without_a
 #[tokio::test]
 async fn an_append_that_fails_is_an_error_before_anything_was_posted() {
     for (code, expected) in [("ProvisionedThroughputExceededException", "busy"), ("ResourceNotFoundException", "")] {
-        let (proxy, stack) = Proxy::in_front(&[], move |call| {
+        let (proxy, stack) = Proxy::in_front(&HISTORY, move |call| {
             let is_message = call.body["Item"]["p"]["S"].as_str().is_some_and(|p| p.starts_with("m:"));
             is_message.then(|| answer(400, code, &json!({"__type": code}).to_string()))
         })
@@ -328,7 +331,7 @@ async fn a_topic_without_history_has_none_to_give() {
 
 #[tokio::test]
 async fn a_resume_costs_two_reads_more_than_a_subscribe() {
-    let (proxy, stack) = Proxy::in_front(&[], |_| None).await;
+    let (proxy, stack) = Proxy::in_front(&HISTORY, |_| None).await;
     let mut one = stack.connect("?userId=1").await;
     let ack = one.ask(message("room.7", 1, "m1")).await;
     proxy.take();
@@ -344,7 +347,7 @@ async fn a_resume_costs_two_reads_more_than_a_subscribe() {
 
 #[tokio::test]
 async fn history_is_read_without_a_subscription_and_in_both_directions() {
-    let (proxy, stack) = Proxy::in_front(&[], |_| None).await;
+    let (proxy, stack) = Proxy::in_front(&HISTORY, |_| None).await;
     let mut one = stack.connect("?userId=1").await;
     let mut epoch = json!(null);
     for count in 1..=5 {
@@ -375,7 +378,7 @@ async fn history_is_read_without_a_subscription_and_in_both_directions() {
 
 #[tokio::test]
 async fn a_ping_finds_the_topics_that_have_gone_on() {
-    let (proxy, stack) = Proxy::in_front(&[], |_| None).await;
+    let (proxy, stack) = Proxy::in_front(&HISTORY, |_| None).await;
     let mut one = stack.connect("?userId=1").await;
     one.ask(message("room.7", 1, "m1")).await;
     let ack = one.ask(message("room.7", 2, "m2")).await;

@@ -22,6 +22,7 @@ mod json;
 mod keys;
 mod lifecycle;
 mod mistakes;
+mod presence;
 mod publish;
 mod readme;
 mod rights;

@@ -111,7 +111,7 @@ fn open(transcript: &str, stack: &Stack) -> Terminal {
 #[tokio::test]
 async fn the_wscat_transcript_is_true() {
     let stack = Stack::start().await;
-    let transcripts = transcripts("room.7", false);
+    let transcripts = transcripts("room.", false);
     assert_eq!(transcripts.len(), 2);
     let mut terminals: Vec<Terminal> = Vec::new();
     for transcript in &transcripts {
@@ -162,6 +162,36 @@ async fn the_transcript_of_a_resume_is_true() {
         }
         drop(terminal);
         stack.settled("connections", 0).await;
+    }
+}
+
+/// The third part is what the first client shows after the second one has left.
+#[tokio::test]
+async fn the_transcript_of_who_is_here_is_true() {
+    let stack = Stack::start().await;
+    let parts: Vec<_> = blocks("console").into_iter().filter(|block| block.contains("room.9")).collect();
+    assert_eq!(parts.len(), 3);
+    let mut first = None;
+    for part in &parts {
+        let others = stack.rows("connections").await;
+        let is_new = part.starts_with("$ ");
+        let mut terminal = if is_new { open(part, &stack) } else { first.take().unwrap() };
+        if is_new {
+            let rows = stack.settled("connections", others.len() + 1).await;
+            terminal.is_ready(&stack, rows.iter().find(|row| !others.contains(row)).unwrap()).await;
+        }
+        for line in part.lines().skip(usize::from(is_new)) {
+            match line.strip_prefix("> ") {
+                Some(typed) => terminal.types(typed).await,
+                None => terminal.shows(line.strip_prefix("< ").unwrap()).await,
+            }
+        }
+        if first.is_none() {
+            first = Some(terminal);
+        } else {
+            // It stays until the first client has heard of it.
+            stack.logged(2, &["presence |", "\"joined\":1"]).await;
+        }
     }
 }
 

@@ -43,6 +43,7 @@ fn only_the_end_to_end_tests_know_both_halves() {
                 "default",
                 "disconnect",
                 "fan-out",
+                "presence",
                 "publish",
                 "send-message",
                 "switchboard-core",

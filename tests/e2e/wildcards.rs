@@ -181,7 +181,8 @@ async fn a_pattern_never_hears_what_a_rule_keeps_apart() {
 
 #[tokio::test]
 async fn a_client_reads_what_it_listens_to() {
-    let (proxy, stack) = Proxy::in_front(&[], |_| None).await;
+    let rules = ["--env", r#"TOPIC_RULES=[{"topic":"room.*","history":{"hours":24},"wildcard":true}]"#];
+    let (proxy, stack) = Proxy::in_front(&rules, |_| None).await;
     let mut one = stack.connect("?userId=1").await;
     let mut nobody = stack.connect("").await;
     let ask = json!({"type": "topics", "id": "t"});

@@ -14,6 +14,7 @@ use crate::gateway::Gateways;
 use crate::history::History;
 use crate::limits::FrameRate;
 use crate::metrics::Metrics;
+use crate::presence::Presence;
 use crate::publisher::Publisher;
 use crate::store::ConnectionStore;
 
@@ -36,6 +37,8 @@ pub struct Backend {
     pub store: ConnectionStore,
     /// The messages that are kept.
     pub history: History,
+    /// Who is in a topic, and what was told of that.
+    pub presence: Presence,
     /// The ways back to the clients.
     pub gateways: Gateways,
     /// How fast each connection sends.
@@ -76,12 +79,13 @@ impl Backend {
         let dynamodb = aws_sdk_dynamodb::Client::from_conf(dynamodb);
         let store = ConnectionStore::new(dynamodb.clone(), &config);
         let history = History::new(dynamodb.clone(), &config);
+        let presence = Presence::new(dynamodb.clone(), config.messages_table.clone(), store.clone());
         let events = EventStore::new(dynamodb, config.events_table.clone());
         let metrics = Metrics::new(&config, function_name);
         let gateways = Gateways::new(sdk.clone(), config.publish_endpoint.clone(), memory_mb);
         let frame_rate = FrameRate::new(config.max_frames_per_second);
         let publisher = Publisher::new(store.clone(), events, metrics.clone());
         let sdk = sdk.clone();
-        Self { config, store, history, gateways, frame_rate, publisher, metrics, sdk }
+        Self { config, store, history, presence, gateways, frame_rate, publisher, metrics, sdk }
     }
 }

@@ -84,8 +84,9 @@ impl Config {
             Rules::default()
         });
         let messages_table = variable("MESSAGES_TABLE").unwrap_or_default();
-        if topic_rules.keep_anything() && messages_table.is_empty() {
-            problems.push("MESSAGES_TABLE is not set, but a rule of TOPIC_RULES has `history`".to_owned());
+        if topic_rules.remember_anything() && messages_table.is_empty() {
+            problems
+                .push("MESSAGES_TABLE is not set, but a rule of TOPIC_RULES has `history` or `presence`".to_owned());
         }
         let connection_ttl_s = match variable("CONNECTION_TTL_S").map(|text| text.parse::<u32>()) {
             None => DEFAULT_CONNECTION_TTL_S,

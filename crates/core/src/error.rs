@@ -77,6 +77,18 @@ pub enum ClientError {
         /// The topic.
         topic: String,
     },
+    /// A client asks for presence, and no rule gives it to the topic.
+    #[error("the topic `{topic}` has no presence")]
+    NoPresence {
+        /// The topic.
+        topic: String,
+    },
+    /// A connection says something about itself in a topic to which it does not listen.
+    #[error("this connection does not listen to the topic `{topic}`, so it is no member of it")]
+    NoMember {
+        /// The topic.
+        topic: String,
+    },
     /// The connection already listens to as many topics as it may.
     #[error("this connection already listens to {limit} topics, its own address included; unsubscribe from one first")]
     TooManyTopics {
@@ -143,6 +155,8 @@ impl ClientError {
             Self::Entry { mistake, .. } => mistake.code(),
             Self::ForbiddenTopic { .. } | Self::Pattern { .. } | Self::MissingRight { .. } => "forbidden_topic",
             Self::NoHistory { .. } => "no_history",
+            Self::NoPresence { .. } => "no_presence",
+            Self::NoMember { .. } => "no_member",
             Self::TooManyTopics { .. } => "too_many_topics",
             Self::TooManyReceivers { .. } => "too_many_receivers",
             Self::Unidentified { .. } => "unidentified",

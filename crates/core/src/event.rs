@@ -24,6 +24,7 @@
 //! | `after` | S | the connection behind which reading goes on; without it nothing is left to read |
 //! | `again` | L of M | receivers that have to be tried once more |
 //! | `epoch`, `seq` | S, N | where the message is kept, on a topic with history; then `senderId` is there on any topic |
+//! | `presence` | BOOL | true if it is for subscribers that asked for changes of members; `json` and `further` are then whole frames |
 //! | `senderId`, `json`, `ttl` | S, S, N | as in an event |
 //! | `further` | L of S | more messages behind `json`, as JSON texts |
 //!
@@ -79,6 +80,8 @@ struct Continuation {
     segment: Option<u8>,
     #[serde(skip_serializing_if = "Option::is_none")]
     after: Option<String>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    presence: bool,
     again: Vec<Receiver>,
     #[serde(skip_serializing_if = "Option::is_none")]
     epoch: Option<String>,
@@ -160,6 +163,7 @@ impl From<Publication> for Continuation {
                 let sender = rest.kept.as_ref().and_then(|kept| kept.sender.as_ref());
                 (sender.map(|sender| sender.as_str().to_owned()), data)
             }
+            Content::Frames(frames) => (None, frames),
             Content::DirectMessage { sender, body } => (Some(sender.as_str().to_owned()), vec![body]),
         };
         let mut jsons = jsons.into_iter().map(|json| json.get().to_owned());
@@ -176,8 +180,9 @@ impl From<Publication> for Continuation {
             id: "-".to_owned(),
             origin_topic,
             origin_id: rest.id,
+            presence: matches!(rest.audience, Audience::Presence(_)),
             segment: match rest.audience {
-                Audience::Topic(_) => None,
+                Audience::Topic(_) | Audience::Presence(_) => None,
                 Audience::Everybody { segment } => Some(segment),
             },
             after: match rest.position {
@@ -205,6 +210,7 @@ pub fn continuation(item: serde_dynamo::Item) -> Result<Publication, UnknownCont
     let audience = match item.segment {
         Some(segment) if segment >= SEGMENTS => return Err(UnknownContinuation::Segment),
         Some(segment) => Audience::Everybody { segment },
+        None if item.presence => Audience::Presence(Topic::of_event(&item.origin_topic)?),
         None => Audience::Topic(Topic::of_event(&item.origin_topic)?),
     };
     let json = |text| RawValue::from_string(text).map_err(|_| UnknownContinuation::Json);
@@ -214,7 +220,10 @@ pub fn continuation(item: serde_dynamo::Item) -> Result<Publication, UnknownCont
     let is_address = matches!(&audience, Audience::Topic(topic) if topic.is_address());
     let content = match sender {
         Some(sender) if is_address => Content::DirectMessage { sender, body: json(item.json)? },
-        _ => Content::Data([item.json].into_iter().chain(item.further).map(json).collect::<Result<_, _>>()?),
+        _ => {
+            let jsons = [item.json].into_iter().chain(item.further).map(json).collect::<Result<_, _>>()?;
+            if item.presence { Content::Frames(jsons) } else { Content::Data(jsons) }
+        }
     };
     let again = item.again.into_iter().map(|receiver| {
         Ok(Subscriber {

@@ -11,11 +11,12 @@ use std::fmt;
 
 use serde::Serialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
-use serde_json::value::RawValue;
+use serde_json::value::{RawValue, to_raw_value};
 
 use crate::ClientError;
 use crate::connection::{Connection, UserId, is_printable};
 use crate::history::{DEFAULT_LIMIT, Draft, Entry, From, MAX_LIMIT, MAX_NEWEST, MAX_SEQ, Page, Range, Stamp, Writer};
+use crate::presence::{Change, MAX_DATA_BYTES, MAX_LISTED, Members};
 use crate::rights::Act;
 use crate::store::{MAX_TOPICS, Subscription};
 use crate::topic::{Name, Topic};
@@ -92,6 +93,13 @@ pub enum Request<'a> {
         /// How many messages at most.
         limit: usize,
     },
+    /// `{"type":"presence","topic":"room.7"}`: who is there. With `data` the client says something about itself instead.
+    Presence {
+        /// The topic.
+        topic: Name,
+        /// What the client says, as JSON.
+        data: Option<String>,
+    },
     /// `{"type":"topics"}`: what the connection listens to.
     Topics,
     /// `{"type":"ping"}`.
@@ -110,7 +118,15 @@ impl Request<'_> {
     pub fn acts(&self) -> Vec<(Act, Name)> {
         match self {
             Self::Subscribe { topics, .. } => {
-                topics.iter().map(|wanted| (Act::Subscribe, wanted.name.clone())).collect()
+                let acts = |wanted: &Wanted| {
+                    let says = wanted.data.is_some().then(|| (Act::Publish, wanted.name.clone()));
+                    std::iter::once((Act::Subscribe, wanted.name.clone())).chain(says)
+                };
+                topics.iter().flat_map(acts).collect()
+            }
+            Self::Presence { topic, data } => {
+                let says = data.as_ref().map(|_| (Act::Publish, topic.clone()));
+                std::iter::once((Act::Read, topic.clone())).chain(says).collect()
             }
             Self::Unsubscribe { .. } | Self::Topics => Vec::new(),
             Self::Message { topic, .. } => vec![(Act::Publish, Name::Topic(topic.clone()))],
@@ -131,6 +147,10 @@ pub struct Wanted {
     pub positions: bool,
     /// Where its history begins, if it asks for any.
     pub from: Option<From>,
+    /// Whether it asks for changes of members.
+    pub presence: bool,
+    /// What the client says about itself, as JSON.
+    pub data: Option<String>,
 }
 
 /// A frame for `sendMessage`, read.
@@ -212,6 +232,7 @@ impl<'a> Frame<'a> {
             },
             "message" => Ok(Request::Message { topic: self.topic()?, messages: self.messages()? }),
             "history" => Ok(Request::History { topic: self.name()?, range: self.range()?, limit: self.limit()? }),
+            "presence" => Ok(Request::Presence { topic: self.name()?, data: self.says()? }),
             "topics" => Ok(Request::Topics),
             "ping" => Ok(Request::Ping { positions: self.positions()?, is_quiet: self.flag("quiet")? }),
             _ => Err(ClientError::UnknownType { kind: kind.chars().take(QUOTED_CHARS).collect() }),
@@ -280,11 +301,11 @@ impl<'a> Frame<'a> {
             return Err(ClientError::InvalidField { field: "ttl", expected });
         }
         let positions = self.flag("positions")? || from.is_some();
-        Ok(Wanted { name, ttl_s, positions, from })
+        Ok(Wanted { name, ttl_s, positions, from, presence: self.flag("presence")?, data: self.says()? })
     }
 
     fn list(&self, list: &'a RawValue) -> Result<Vec<Wanted>, ClientError> {
-        for field in ["topic", "after", "last", "positions", "ttl"] {
+        for field in ["topic", "after", "last", "positions", "ttl", "presence", "data"] {
             if self.fields.get(field).is_some() {
                 let expected = "absent when there is `topics`, whose entries have it".to_owned();
                 return Err(ClientError::InvalidField { field, expected });
@@ -389,6 +410,19 @@ impl<'a> Frame<'a> {
                 Err(ClientError::InvalidField { field, expected })
             }
         }
+    }
+
+    /// `data`: what a member says about itself.
+    fn says(&self) -> Result<Option<String>, ClientError> {
+        let Some(raw) = self.fields.get("data") else { return Ok(None) };
+        let expected = if raw.get().len() > MAX_DATA_BYTES {
+            format!("at most {MAX_DATA_BYTES} bytes of JSON")
+        } else if nests_deeper(raw.get(), MAX_MESSAGE_NESTING) {
+            format!("JSON of at most {MAX_MESSAGE_NESTING} levels")
+        } else {
+            return Ok(Some(raw.get().to_owned()));
+        };
+        Err(ClientError::InvalidField { field: "data", expected })
     }
 
     fn flag(&self, field: &'static str) -> Result<bool, ClientError> {
@@ -775,15 +809,127 @@ pub fn topics(id: Option<&str>, subscriptions: &[Subscription]) -> Vec<u8> {
         ttl: Option<i64>,
         #[serde(skip_serializing_if = "std::ops::Not::not")]
         positions: bool,
+        #[serde(skip_serializing_if = "std::ops::Not::not")]
+        presence: bool,
     }
-    let listed = subscriptions.iter().map(|Subscription { topic, id, ttl_s, positions }| Listed {
+    let listed = subscriptions.iter().map(|Subscription { topic, id, ttl_s, positions, presence, .. }| Listed {
         // Nobody listens to the address of another user.
         topic: if topic.is_address() { Name::OWN } else { topic.as_str() },
         id: id.as_deref(),
         ttl: *ttl_s,
         positions: *positions,
+        presence: *presence,
     });
     to_bytes(&Topics { r#type: "topics", id, topics: listed.collect() })
+}
+
+/// Splits a list into parts of at most [`MAX_KEPT_BYTES`] each, by the size of each entry. There is always one part.
+fn parts<T>(mut list: &[T], size: impl Fn(&T) -> usize) -> Vec<&[T]> {
+    let mut parts = Vec::new();
+    loop {
+        let mut left = MAX_KEPT_BYTES;
+        let fits = |entry: &&T| {
+            let room = left.checked_sub(size(entry));
+            left = room.unwrap_or(0);
+            room.is_some()
+        };
+        let count = list.iter().take_while(fits).count().max(1).min(list.len());
+        let (now, later) = list.split_at(count);
+        parts.push(now);
+        if later.is_empty() {
+            return parts;
+        }
+        list = later;
+    }
+}
+
+/// How many bytes a member takes in a frame, at most: its name twice, each character escaped, and what it says.
+fn size_of_member(user: &str, data: Option<&String>) -> usize {
+    4 * user.len() + data.map_or(0, String::len) + 16
+}
+
+fn raw(json: &str) -> Option<Box<RawValue>> {
+    RawValue::from_string(json.to_owned()).ok()
+}
+
+/// The frames that answer who is in a topic, each with as many members as fit:
+/// `{"type":"presence","id":"p1","topic":"room.7","users":["1","2"],"data":{"1":{"status":"away"}},"count":2}`. Beyond
+/// [`MAX_LISTED`] members there is only their number. All frames but the last one say `"more":true`.
+#[must_use]
+pub fn presence_list(id: Option<&str>, topic: &Name, members: &Members) -> Vec<Vec<u8>> {
+    #[derive(Serialize)]
+    struct List<'a> {
+        r#type: &'static str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        id: Option<&'a str>,
+        topic: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        users: Option<Vec<&'a str>>,
+        #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+        data: BTreeMap<&'a str, Box<RawValue>>,
+        count: usize,
+        #[serde(skip_serializing_if = "std::ops::Not::not")]
+        more: bool,
+    }
+    let count = members.len();
+    let is_listed = count <= MAX_LISTED;
+    let listed: Vec<_> = members.iter().take(if is_listed { count } else { 0 }).collect();
+    let parts = parts(&listed, |(user, data)| size_of_member(user, data.as_ref()));
+    let frame = |(index, part): (usize, &&[(&String, &Option<String>)])| {
+        let data = part.iter().filter_map(|(user, data)| Some((user.as_str(), raw(data.as_ref()?)?)));
+        to_bytes(&List {
+            r#type: "presence",
+            id,
+            topic: topic.as_str(),
+            users: is_listed.then(|| part.iter().map(|(user, _)| user.as_str()).collect()),
+            data: data.collect(),
+            count,
+            more: index + 1 < parts.len(),
+        })
+    };
+    parts.iter().enumerate().map(frame).collect()
+}
+
+/// The frames that tell what has changed in a topic, each with as many changes as fit:
+/// `{"type":"presence","topic":"room.7","joined":["3"],"left":["1"],"data":{"3":{"status":"away"}}}`. In `data` there is also
+/// who says something else, and null for who says nothing any more.
+#[must_use]
+pub fn presence_changes(topic: &Topic, changes: &BTreeMap<String, Change>) -> Vec<Box<RawValue>> {
+    #[derive(Serialize)]
+    struct Changes<'a> {
+        r#type: &'static str,
+        topic: &'a str,
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        joined: Vec<&'a str>,
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        left: Vec<&'a str>,
+        #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+        data: BTreeMap<&'a str, Option<Box<RawValue>>>,
+    }
+    if changes.is_empty() {
+        return Vec::new();
+    }
+    let changes: Vec<_> = changes.iter().collect();
+    let said = |change: &Change| match change {
+        Change::Joined(data) | Change::Says(data) => data.clone(),
+        Change::Left => None,
+    };
+    let frame = |part: &[(&String, &Change)]| {
+        let (mut joined, mut left, mut data) = (Vec::new(), Vec::new(), BTreeMap::new());
+        for (user, change) in part {
+            match change {
+                Change::Joined(says) => {
+                    joined.push(user.as_str());
+                    data.extend(says.as_deref().and_then(raw).map(|says| (user.as_str(), Some(says))));
+                }
+                Change::Left => left.push(user.as_str()),
+                Change::Says(says) => _ = data.insert(user.as_str(), says.as_deref().and_then(raw)),
+            }
+        }
+        let changes = Changes { r#type: "presence", topic: topic.as_str(), joined, left, data };
+        to_raw_value(&changes).expect("names and JSON always become JSON")
+    };
+    parts(&changes, |(user, change)| size_of_member(user, said(change).as_ref())).into_iter().map(frame).collect()
 }
 
 /// How many of these entries fit one frame of history: those with at most [`MAX_KEPT_BYTES`] together, or one.
@@ -926,7 +1072,14 @@ mod tests {
 
     /// A topic of a subscribe frame that asks for nothing more.
     fn plain(name: &str) -> Wanted {
-        Wanted { name: Name::parse(name).unwrap(), ttl_s: None, positions: false, from: None }
+        Wanted {
+            name: Name::parse(name).unwrap(),
+            ttl_s: None,
+            positions: false,
+            from: None,
+            presence: false,
+            data: None,
+        }
     }
 
     fn text(frame: Vec<u8>) -> String {
@@ -1601,10 +1754,9 @@ mod tests {
     #[test]
     fn the_list_of_subscriptions_has_what_their_frames_had() {
         let subscription = |topic: &str, id: Option<&str>, ttl_s, positions| Subscription {
-            topic: Topic::of_event(topic).unwrap(),
-            id: id.map(str::to_owned),
             ttl_s,
             positions,
+            ..Subscription::new(Topic::of_event(topic).unwrap(), id.map(str::to_owned))
         };
         let subscriptions = [
             subscription("@7", None, None, false),
@@ -1621,6 +1773,39 @@ mod tests {
         let longest =
             subscription(&"\"".repeat(Topic::MAX_BYTES), Some(&"\"".repeat(MAX_ID_CHARS)), Some(i64::MAX), true);
         assert!(topics(Some("t1"), &vec![longest; MAX_TOPICS]).len() < MAX_PAYLOAD_BYTES);
+    }
+
+    #[test]
+    fn long_lists_and_many_changes_come_in_frames_of_32_kb() {
+        let room = Name::Topic(Topic::parse("room.7").unwrap());
+        let says = |number: usize| (number.is_multiple_of(2)).then(|| format!("\"{}\"", "x".repeat(1000)));
+        let members = |count: usize| -> Members {
+            (0..count).map(|number| (format!("user {number:05}"), says(number))).collect()
+        };
+        let read = |frames: Vec<Vec<u8>>| {
+            let frames = frames
+                .into_iter()
+                .map(|frame| (frame.len(), serde_json::from_slice::<serde_json::Value>(&frame).unwrap()));
+            frames.collect::<Vec<_>>()
+        };
+        for (count, listed) in [(0, 0), (1, 1), (MAX_LISTED, MAX_LISTED), (MAX_LISTED + 1, 0)] {
+            let frames = read(presence_list(Some("p"), &room, &members(count)));
+            let users: usize = frames.iter().map(|(_, frame)| frame["users"].as_array().map_or(0, Vec::len)).sum();
+            let more = frames.iter().filter(|(_, frame)| frame["more"] == true).count();
+            assert_eq!((users, more), (listed, frames.len() - 1), "{count}");
+            assert!(frames.iter().all(|(size, frame)| *size < 34 * 1024 && frame["count"] == count), "{count}");
+            assert_eq!(frames.len() > 1, listed == MAX_LISTED);
+        }
+        let topic = Topic::parse("room.7").unwrap();
+        let changes: BTreeMap<_, _> =
+            members(1000).into_iter().map(|(user, says)| (user, Change::Joined(says))).collect();
+        let frames = presence_changes(&topic, &changes);
+        assert!(frames.len() > 10 && frames.iter().all(|frame| frame.get().len() < 34 * 1024));
+        assert!(presence_changes(&topic, &BTreeMap::new()).is_empty());
+        let changes = [("1", Change::Left), ("2", Change::Joined(None)), ("3", Change::Says(None))];
+        let changes = changes.map(|(user, change)| (user.to_owned(), change)).into();
+        let frame = r#"{"type":"presence","topic":"room.7","joined":["2"],"left":["1"],"data":{"3":null}}"#;
+        assert_eq!(presence_changes(&topic, &changes).iter().map(|frame| frame.get()).collect::<Vec<_>>(), [frame]);
     }
 
     #[test]

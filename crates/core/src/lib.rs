@@ -14,6 +14,7 @@
 //! * [`gateway`]: the `@connections` API;
 //! * [`rules`] and [`rights`]: what topics can do, and who may do what with them;
 //! * [`history`]: the table where topics keep their messages;
+//! * [`presence`]: who is in a topic, and what its subscribers were told of that;
 //! * [`limits`]: how fast one connection may send;
 //! * [`event`]: the table through which backends publish, and unfinished publishes go on;
 //! * [`metrics`]: numbers for CloudWatch;
@@ -34,6 +35,7 @@ pub mod gateway;
 pub mod history;
 pub mod limits;
 pub mod metrics;
+pub mod presence;
 pub mod publication;
 pub mod publisher;
 pub mod receivers;

@@ -40,6 +40,8 @@ pub enum Position {
 pub enum Audience {
     /// The subscribers of a topic; for a user's address, that user's connections.
     Topic(Topic),
+    /// Those subscribers of a topic that asked for changes of its members.
+    Presence(Topic),
     /// Every connection, as one of [`SEGMENTS`] parts of a parallel scan.
     Everybody {
         /// From 0.
@@ -55,6 +57,8 @@ pub const SEGMENTS: u8 = 4;
 pub enum Content {
     /// Frames of type `data` in their order, with each subscriber's own id.
     Data(Vec<Box<RawValue>>),
+    /// Frames that are the same for everybody.
+    Frames(Vec<Box<RawValue>>),
     /// A direct message.
     DirectMessage {
         /// The sender.
@@ -90,7 +94,7 @@ impl Publication {
     #[must_use]
     pub fn topic(&self) -> &str {
         match &self.audience {
-            Audience::Topic(topic) => topic.as_str(),
+            Audience::Topic(topic) | Audience::Presence(topic) => topic.as_str(),
             Audience::Everybody { .. } => Topic::INITIAL_CONNECTION,
         }
     }
@@ -101,6 +105,7 @@ impl Publication {
         let kept = self.kept.as_ref().filter(|_| to.positions);
         let data = match &self.content {
             Content::Data(data) => data,
+            Content::Frames(frames) => return frames.iter().map(|frame| frame.get().as_bytes().to_vec()).collect(),
             Content::DirectMessage { sender, body } => {
                 return vec![match kept {
                     Some(kept) => frame::kept_direct_message(sender, body, &kept.stamp),
@@ -109,7 +114,7 @@ impl Publication {
             }
         };
         let id = match self.audience {
-            Audience::Topic(_) => to.subscription_id.as_deref(),
+            Audience::Topic(_) | Audience::Presence(_) => to.subscription_id.as_deref(),
             Audience::Everybody { .. } => Some(Topic::INITIAL_CONNECTION),
         };
         let Some(Kept { stamp, sender }) = kept else {

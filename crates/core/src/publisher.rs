@@ -448,7 +448,7 @@ impl Publisher {
             return false;
         }
         let topic = match &publication.audience {
-            Audience::Topic(topic) => Some(to.pattern.as_ref().unwrap_or(topic)),
+            Audience::Topic(topic) | Audience::Presence(topic) => Some(to.pattern.as_ref().unwrap_or(topic)),
             Audience::Everybody { .. } => None,
         };
         match self.store.close(id, topic, deadline).await {

@@ -61,7 +61,7 @@ impl Receivers {
             let next = match (position, audience) {
                 (Position::Start, _) => Next::Page { start: None },
                 (Position::End, _) => Next::End,
-                (Position::After(id), Audience::Topic(topic)) => {
+                (Position::After(id), Audience::Topic(topic) | Audience::Presence(topic)) => {
                     let key = store::topic_key(pattern.as_ref().unwrap_or(topic).as_str(), id);
                     Next::Page { start: Some(key) }
                 }
@@ -164,14 +164,16 @@ impl List {
     /// Reads one page, and returns how many of its rows were not understood.
     async fn read(&mut self, dynamodb: &Client, table: &str, audience: &Audience) -> Result<usize, Error> {
         let Next::Page { start } = self.next.clone() else { return Ok(0) };
+        // Changes of members are for those alone that asked.
+        let is_presence = matches!(audience, Audience::Presence(_));
         let (rows, last) = match audience {
-            Audience::Topic(topic) => {
-                let query = dynamodb
+            Audience::Topic(topic) | Audience::Presence(topic) => {
+                let mut query = dynamodb
                     .query()
                     .table_name(table)
                     .consistent_read(true)
                     .key_condition_expression("topic = :topic")
-                    .filter_expression("#ttl > :now")
+                    .filter_expression(if is_presence { "#ttl > :now AND #presence = :true" } else { "#ttl > :now" })
                     .projection_expression("connectionId, subscriptionId, connectedAt, positions")
                     .expression_attribute_names("#ttl", store::TTL)
                     .expression_attribute_values(
@@ -180,6 +182,11 @@ impl List {
                     )
                     .expression_attribute_values(":now", AttributeValue::N(now_s().to_string()))
                     .set_exclusive_start_key(start);
+                if is_presence {
+                    query = query
+                        .expression_attribute_names("#presence", store::PRESENCE)
+                        .expression_attribute_values(":true", AttributeValue::Bool(true));
+                }
                 let page = query.send().await.map_err(|error| Error::store("Query", table, &error))?;
                 (page.items, page.last_evaluated_key)
             }

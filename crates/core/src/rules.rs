@@ -1,7 +1,7 @@
 //! Topic rules give topics abilities besides delivery, and say who may use them. The variable `TOPIC_RULES` lists them as JSON:
 //!
 //! ```json
-//! [{"topic": "room.*", "history": {"hours": 24}, "wildcard": true, "subscribe": "granted", "publish": "granted", "maxBytes": 4096},
+//! [{"topic": "room.*", "history": {"hours": 24}, "wildcard": true, "presence": true, "subscribe": "granted", "publish": "granted", "maxBytes": 4096},
 //!  {"topic": "alerts.*", "subscribe": "identified", "publish": "backend"},
 //!  {"topic": "@*", "history": {"hours": 72}}]
 //! ```
@@ -55,6 +55,7 @@ struct Rule {
     publish: Who,
     max_bytes: Option<usize>,
     wildcard: bool,
+    presence: bool,
     max_receivers: Option<u32>,
 }
 
@@ -69,6 +70,8 @@ struct Written {
     max_bytes: Option<usize>,
     #[serde(default)]
     wildcard: bool,
+    #[serde(default)]
+    presence: bool,
     max_receivers: Option<u32>,
 }
 
@@ -182,6 +185,23 @@ impl Rules {
         self.of(topic).filter(|_| !self.is_pattern(topic))?.kept
     }
 
+    /// Whether subscribers learn who is in a topic. For a pattern this asks about any of its topics.
+    #[must_use]
+    pub fn has_presence(&self, topic: &Topic) -> bool {
+        if !self.is_pattern(topic) {
+            return self.of(topic).is_some_and(|rule| rule.presence);
+        }
+        let pattern = Pattern::of(topic);
+        let is_common = |rule: &&Rule| rule.topics.contains(&pattern) || pattern.contains(&rule.topics);
+        self.0.iter().filter(is_common).any(|rule| rule.presence)
+    }
+
+    /// Whether the table of messages is needed: for history, or for what was told of members.
+    #[must_use]
+    pub fn remember_anything(&self) -> bool {
+        self.keep_anything() || self.0.iter().any(|rule| rule.presence)
+    }
+
     /// Whether any topic has history.
     #[must_use]
     pub fn keep_anything(&self) -> bool {
@@ -249,7 +269,7 @@ impl Rule {
         if !text.starts_with('{') {
             return Err("a rule must be a JSON object".to_owned());
         }
-        let Written { topic, history, subscribe, publish, max_bytes, max_receivers, wildcard } =
+        let Written { topic, history, subscribe, publish, max_bytes, max_receivers, wildcard, presence } =
             serde_json::from_str(text).map_err(|error| error.to_string())?;
         let kept = match history {
             None => None,
@@ -293,7 +313,10 @@ impl Rule {
         if wildcard && (topic.starts_with('@') || !matches!(topics, Pattern::Prefix(_))) {
             return Err("`wildcard` needs a `topic` that ends in `*` and is for no addresses".to_owned());
         }
-        Ok(Self { topics, kept, subscribe, publish, max_bytes, max_receivers, wildcard })
+        if presence && topic.starts_with('@') {
+            return Err("`presence` is for no addresses".to_owned());
+        }
+        Ok(Self { topics, kept, subscribe, publish, max_bytes, max_receivers, wildcard, presence })
     }
 }
 
@@ -540,6 +563,7 @@ mod tests {
             (r#"{"topic": "u", "wildcard": true}"#, "`wildcard` needs a `topic` that ends in `*`"),
             (r#"{"topic": "@*", "wildcard": true}"#, "is for no addresses"),
             (r#"{"topic": "u.*", "wildcard": "yes"}"#, "invalid type"),
+            (r#"{"topic": "@*", "presence": true}"#, "`presence` is for no addresses"),
             (r#"{"topic": "u", "maxReceivers": 100001}"#, "up to 100000"),
             (r#"{"topic": "u", "maxReceivers": -1}"#, "-1"),
             (

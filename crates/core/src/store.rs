@@ -3,7 +3,7 @@
 //! | table | key | attributes |
 //! |---|---|---|
 //! | connections | `connectionId` | `userId?` S · `topics` SS, the reverse lookup · `connectedAt` N, epoch **milliseconds** · `ttl` N, epoch **seconds** · `goneAt?` N, ms: the gateway said 410 then · `closedAt?` N, ms: a tombstone · `expiresAt?` N, s: the end of the session · `maySubscribe?`, `mayPublish?` SS: the granted patterns |
-//! | topics | `topic`, `connectionId` | `subscriptionId?` S · `connectedAt` N · `ttl` N · `positions?` BOOL: it asked for positions · `endsAt?` N, s: the end that the client asked for |
+//! | topics | `topic`, `connectionId` | `subscriptionId?` S · `connectedAt` N · `ttl` N · `positions?` BOOL: it asked for positions · `userId?` S: the user, in a topic with presence · `presence?` BOOL: it asked for changes of members · `data?` S, JSON, and `dataAt?` N, ms: what it says about its user, and since when · `endsAt?` N, s: the end that the client asked for |
 //!
 //! A row's `ttl` is the earliest of the ends that it has: of the gateway's longest connection, of the session, and the one that
 //! the client asked for.
@@ -16,7 +16,7 @@
 //! A connection that ended leaves a **tombstone** for [`TOMBSTONE_TTL_S`]: its last frames may still be on their way,
 //! and they need their sender. Nobody delivers to a tombstone.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use aws_sdk_dynamodb::Client;
@@ -34,6 +34,7 @@ use crate::clock::{now_ms, now_s};
 use crate::config::Config;
 use crate::connection::{Connection, ConnectionId, UserId};
 use crate::deadline::{Backoff, Deadline};
+use crate::presence::Members;
 use crate::publication::{Audience, Position};
 use crate::receivers::Receivers;
 use crate::rights::{Grants, Pattern};
@@ -83,6 +84,9 @@ const ENDS_AT: &str = "endsAt";
 const MAY_SUBSCRIBE: &str = "maySubscribe";
 const MAY_PUBLISH: &str = "mayPublish";
 const TOPIC: &str = "topic";
+pub(crate) const PRESENCE: &str = "presence";
+const DATA: &str = "data";
+const DATA_AT: &str = "dataAt";
 pub(crate) const POSITIONS: &str = "positions";
 pub(crate) const SUBSCRIPTION_ID: &str = "subscriptionId";
 
@@ -109,6 +113,20 @@ pub struct Subscription {
     pub ttl_s: Option<i64>,
     /// Whether it asks where each message is in the history of the topic.
     pub positions: bool,
+    /// Whether it asks for changes of members.
+    pub presence: bool,
+    /// Whether its user is a member of the topic by it: the topic has presence.
+    pub member: bool,
+    /// What it says about its user, as JSON.
+    pub data: Option<String>,
+}
+
+impl Subscription {
+    /// A subscription that asks for nothing more than messages.
+    #[must_use]
+    pub fn new(topic: Topic, id: Option<String>) -> Self {
+        Self { topic, id, ttl_s: None, positions: false, presence: false, member: false, data: None }
+    }
 }
 
 /// How a connection's row is read.
@@ -166,9 +184,9 @@ impl ConnectionStore {
         let mut writes = HashMap::new();
         if let Some(address) = connection.user_id.as_ref().map(Topic::address) {
             row.insert(TOPICS.to_owned(), AttributeValue::Ss(vec![address.as_str().to_owned()]));
-            let address = Subscription { topic: address, id: None, ttl_s: None, positions: false };
+            let address = Subscription::new(address, None);
             let address_row =
-                self.topic_row(&connection.id, connection.connected_at_ms, &address, connection.expires_at_s);
+                self.topic_row(&connection.id, connection.connected_at_ms, &address, connection.expires_at_s, None);
             writes.insert(self.topics.clone(), vec![put(address_row)]);
         }
         if let Some(user_id) = &connection.user_id {
@@ -466,8 +484,9 @@ impl ConnectionStore {
     ) -> Result<Grants, Failure> {
         let names: Vec<_> = subscriptions.iter().map(|wanted| wanted.topic.as_str().to_owned()).collect();
         for _ in 0..MAX_ATTEMPTS {
-            let end_s = self.list(id, &names, deadline).await?;
-            let row = |wanted| put(self.topic_row(id, connected_at_ms, wanted, end_s));
+            let listed = self.list(id, &names, deadline).await?;
+            let (end_s, user) = (number(&listed, TTL), text(&listed, USER_ID));
+            let row = |wanted| put(self.topic_row(id, connected_at_ms, wanted, end_s, user));
             let rows: Vec<_> = subscriptions.iter().map(row).collect();
             self.write_topics(&rows, deadline).await.map_err(busy)?;
             let Some(row) = self.listed(id, deadline).await? else {
@@ -519,10 +538,79 @@ impl ConnectionStore {
     #[must_use]
     pub fn receivers(&self, audience: &Audience, position: &Position) -> Receivers {
         let (table, patterns) = match audience {
-            Audience::Topic(topic) => (&self.topics, self.rules.patterns_of(topic)),
+            Audience::Topic(topic) | Audience::Presence(topic) => (&self.topics, self.rules.patterns_of(topic)),
             Audience::Everybody { .. } => (&self.connections, Vec::new()),
         };
         Receivers::new(self.dynamodb.clone(), table.clone(), audience, patterns, position)
+    }
+
+    /// Returns the members of a topic, with what the newest row of each says about its user: strongly consistent `Query` pages.
+    /// Subscribers to patterns are no members.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::Busy`], or a fault.
+    pub async fn members(&self, topic: &Topic, deadline: Deadline) -> Result<Members, Failure> {
+        let mut newest: BTreeMap<String, (i64, Option<String>)> = BTreeMap::new();
+        let mut start = None;
+        loop {
+            let page = patiently(deadline, async || {
+                let query = self
+                    .dynamodb
+                    .query()
+                    .table_name(&self.topics)
+                    .consistent_read(true)
+                    .key_condition_expression("topic = :topic")
+                    .filter_expression("#ttl > :now AND attribute_exists(userId)")
+                    .projection_expression("userId, #data, dataAt")
+                    .expression_attribute_names("#ttl", TTL)
+                    .expression_attribute_names("#data", DATA)
+                    .expression_attribute_values(":topic", string(topic.as_str()))
+                    .expression_attribute_values(":now", AttributeValue::N(now_s().to_string()))
+                    .set_exclusive_start_key(start.clone());
+                query.send().await.map_err(|error| Error::store("Query", &self.topics, &error))
+            });
+            let page = page.await?;
+            for row in page.items.unwrap_or_default() {
+                let Some(user) = text(&row, USER_ID) else { continue };
+                let says = (number(&row, DATA_AT).unwrap_or(0), text(&row, DATA).map(str::to_owned));
+                let known = newest.entry(user.to_owned()).or_default();
+                if says > *known {
+                    *known = says;
+                }
+            }
+            start = page.last_evaluated_key;
+            if start.is_none() {
+                return Ok(newest.into_iter().map(|(user, (_, data))| (user, data)).collect());
+            }
+        }
+    }
+
+    /// Changes what a connection says about its user in a topic: one conditional `UpdateItem`. Returns whether its user is a
+    /// member by this connection.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::Busy`], or a fault.
+    pub async fn say(&self, topic: &Topic, id: &ConnectionId, data: &str, deadline: Deadline) -> Result<bool, Failure> {
+        patiently(deadline, async || {
+            let key = topic_key(topic.as_str(), id);
+            let update = self.dynamodb.update_item().table_name(&self.topics).set_key(Some(key));
+            let update = update
+                .update_expression("SET #data = :data, dataAt = :now")
+                .condition_expression("attribute_exists(userId) AND #ttl > :now_s")
+                .expression_attribute_names("#data", DATA)
+                .expression_attribute_names("#ttl", TTL)
+                .expression_attribute_values(":data", string(data))
+                .expression_attribute_values(":now", AttributeValue::N(now_ms().to_string()))
+                .expression_attribute_values(":now_s", AttributeValue::N(now_s().to_string()));
+            match update.send().await {
+                Ok(_) => Ok(true),
+                Err(error) if failed_condition(&error).is_some() => Ok(false),
+                Err(error) => Err(Error::store("UpdateItem", &self.topics, &error)),
+            }
+        })
+        .await
     }
 
     /// Returns the live subscriptions of an open connection, in the order of their topics: one strongly consistent `GetItem`
@@ -541,6 +629,9 @@ impl ConnectionStore {
                 id: text(row, SUBSCRIPTION_ID).map(str::to_owned),
                 ttl_s: number(row, ENDS_AT),
                 positions: is_set(row, POSITIONS),
+                presence: is_set(row, PRESENCE),
+                member: row.contains_key(USER_ID),
+                data: text(row, DATA).map(str::to_owned),
             })
         };
         let mut subscriptions: Vec<_> = rows.iter().filter_map(subscription).collect();
@@ -548,13 +639,13 @@ impl ConnectionStore {
         Ok(subscriptions)
     }
 
-    /// Adds names to the set of an open connection, and makes room for them if the list is full. Returns the end of its row.
-    async fn list(&self, id: &ConnectionId, names: &[String], deadline: Deadline) -> Result<Option<i64>, Failure> {
+    /// Adds names to the set of an open connection, and makes room for them if the list is full. Returns its row.
+    async fn list(&self, id: &ConnectionId, names: &[String], deadline: Deadline) -> Result<Item, Failure> {
         // At first all names count as new. Only a list that is nearly full shows whether they are.
         let mut most_listed = MAX_TOPICS.saturating_sub(names.len());
         for _ in 0..MAX_ATTEMPTS {
             let listed = match self.add_names(id, names, most_listed, deadline).await? {
-                Ok(row) => return Ok(number(&row, TTL)),
+                Ok(row) => return Ok(row),
                 Err(listed) => listed,
             };
             let (known, mut others): (Vec<_>, Vec<_>) = listed.into_iter().partition(|name| names.contains(name));
@@ -697,6 +788,7 @@ impl ConnectionStore {
         connected_at_ms: i64,
         subscription: &Subscription,
         end_s: Option<i64>,
+        user: Option<&str>,
     ) -> Item {
         let mut row = self.row(id, connected_at_ms, [subscription.ttl_s, end_s].into_iter().flatten().min());
         if let Some(ttl_s) = subscription.ttl_s {
@@ -708,6 +800,16 @@ impl ConnectionStore {
         }
         if subscription.positions {
             row.insert(POSITIONS.to_owned(), AttributeValue::Bool(true));
+        }
+        if subscription.presence {
+            row.insert(PRESENCE.to_owned(), AttributeValue::Bool(true));
+        }
+        if let Some(user) = user.filter(|_| subscription.member) {
+            row.insert(USER_ID.to_owned(), string(user));
+        }
+        if let Some(data) = &subscription.data {
+            row.insert(DATA.to_owned(), string(data));
+            row.insert(DATA_AT.to_owned(), AttributeValue::N(now_ms().to_string()));
         }
         row
     }

@@ -1,4 +1,4 @@
-//! Frames without a route of their own: subscribe, unsubscribe, message, history, topics, ping.
+//! Frames without a route of their own: subscribe, unsubscribe, message, history, presence, topics, ping.
 
 use aws_lambda_events::apigw::{ApiGatewayProxyResponse, ApiGatewayWebsocketProxyRequest};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
@@ -45,6 +45,7 @@ pub async fn handle(
             Request::History { topic, range, limit } => {
                 history(backend, caller, frame, &topic, &acts, &range, limit).await
             }
+            Request::Presence { topic, data } => presence(backend, caller, frame, &topic, data.as_deref(), &acts).await,
             Request::Topics => topics(backend, caller, frame).await,
             Request::Ping { positions, is_quiet } => ping(backend, caller, &positions, &acts, is_quiet).await,
         }
@@ -111,16 +112,22 @@ async fn subscribe(
     is_list: bool,
 ) -> Result<Served, Failure> {
     check_ends(&topics, is_list)?;
-    let mut connection = open_connection(backend, caller, acts, false).await?;
+    // Only who has a user can say something about that.
+    let is_needed = topics.iter().any(|wanted| wanted.data.is_some());
+    let mut connection = open_connection(backend, caller, acts, is_needed).await?;
     let mut found: Vec<_> = topics.iter().map(|wanted| find(backend, wanted, connection.as_ref())).collect();
 
     // A frame without an `id` gets its subscriptions named after its request, which is unique as well.
+    let rules = &backend.config.topic_rules;
     let row_id = id.clone().unwrap_or_else(|| caller.request_id.clone());
     let row = |(wanted, topic): (&Wanted, &Topic)| Subscription {
         topic: topic.clone(),
         id: (!topic.is_address()).then(|| row_id.clone()),
         ttl_s: wanted.ttl_s,
         positions: wanted.positions,
+        presence: wanted.presence,
+        member: rules.has_presence(topic) && !rules.is_pattern(topic),
+        data: wanted.data.clone(),
     };
     let both = topics.iter().zip(&found).filter_map(|(wanted, topic)| Some((wanted, topic.as_ref().ok()?)));
     // The connection listens to its own address already, so only positions change anything.
@@ -164,6 +171,12 @@ fn check_ends(topics: &[Wanted], is_list: bool) -> Result<(), ClientError> {
 /// The topic that a client wants to listen to, unless it has no right to, or asks for something that the topic does not have.
 fn find(backend: &Backend, wanted: &Wanted, connection: Option<&Connection>) -> Result<Topic, ClientError> {
     let topic = allowed(&backend.config.topic_rules, Act::Subscribe, &wanted.name, connection)?;
+    if wanted.presence || wanted.data.is_some() {
+        check_presence(backend, &topic, &wanted.name)?;
+    }
+    if wanted.data.is_some() {
+        check_says(backend, &wanted.name, connection)?;
+    }
     if wanted.from.is_some() && backend.config.topic_rules.is_pattern(&topic) {
         let expected = "absent with a pattern, because a position is of one topic".to_owned();
         return Err(ClientError::InvalidField { field: "after` or `last", expected });
@@ -172,6 +185,22 @@ fn find(backend: &Backend, wanted: &Wanted, connection: Option<&Connection>) -> 
         return Err(ClientError::NoHistory { topic: wanted.name.as_str().to_owned() });
     }
     Ok(topic)
+}
+
+fn check_presence(backend: &Backend, topic: &Topic, name: &Name) -> Result<(), ClientError> {
+    match backend.config.topic_rules.has_presence(topic) {
+        true => Ok(()),
+        false => Err(ClientError::NoPresence { topic: name.as_str().to_owned() }),
+    }
+}
+
+/// Checks that a connection may say something about its user in a topic. Others read it, so it needs the right to publish.
+fn check_says(backend: &Backend, name: &Name, connection: Option<&Connection>) -> Result<(), ClientError> {
+    allowed(&backend.config.topic_rules, Act::Publish, name, connection)?;
+    match connection.and_then(|connection| connection.user_id.as_ref()) {
+        Some(_) => Ok(()),
+        None => Err(ClientError::Unidentified { reason: "this connection has no user, so it is no member of a topic" }),
+    }
 }
 
 /// Sends a subscriber what it missed, and returns its positions. A topic that could not be read, or whose frames the
@@ -263,6 +292,31 @@ async fn publish(
     }
     let fanout = backend.publisher.publish(&caller.gateway, publication, receivers, caller.deadline).await?;
     Ok(Served::Published { delivered: fanout.delivered, continued: fanout.continued, kept })
+}
+
+/// Answers who is in a topic, or changes what the client says about itself there.
+async fn presence(
+    backend: &Backend,
+    caller: &Caller,
+    frame: &Frame<'_>,
+    name: &Name,
+    data: Option<&str>,
+    acts: &[(Act, Name)],
+) -> Result<Served, Failure> {
+    let connection = open_connection(backend, caller, acts, data.is_some()).await?;
+    let topic = allowed(&backend.config.topic_rules, Act::Read, name, connection.as_ref())?;
+    check_presence(backend, &topic, name)?;
+    let Some(data) = data else {
+        let members = backend.store.members(&topic, caller.deadline).await?;
+        let frames = frame::presence_list(frame.id()?.as_deref(), name, &members);
+        backend.publisher.send_all(&caller.gateway, &caller.connection_id, frames, caller.deadline).await?;
+        return Ok(Served::Answered);
+    };
+    check_says(backend, name, connection.as_ref())?;
+    if !backend.store.say(&topic, &caller.connection_id, data, caller.deadline).await? {
+        return Err(ClientError::NoMember { topic: name.as_str().to_owned() }.into());
+    }
+    Ok(Served::Done)
 }
 
 /// One frame answers with what the connection listens to, so that a client can compare that with what it means to hear.

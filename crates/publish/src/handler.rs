@@ -125,7 +125,9 @@ async fn keep(
     let Audience::Topic(topic) = &publication.audience else { return Ok(None) };
     let Some(log) = backend.history.of(topic) else { return Ok(None) };
     let (field, payloads, sender) = match &publication.content {
-        Content::Data(data) => ("data", data.iter().map(|data| &**data).collect::<Vec<_>>(), None),
+        Content::Data(data) | Content::Frames(data) => {
+            ("data", data.iter().map(|data| &**data).collect::<Vec<_>>(), None)
+        }
         Content::DirectMessage { sender, body } => ("body", vec![&**body], Some(sender)),
     };
     payloads.iter().try_for_each(|payload| check_kept(field, payload))?;

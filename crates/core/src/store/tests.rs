@@ -14,7 +14,7 @@ fn id() -> ConnectionId {
 }
 
 fn subscription(topic: &str) -> Subscription {
-    Subscription { topic: Topic::parse(topic).unwrap(), id: Some("s".to_owned()), ttl_s: None, positions: false }
+    Subscription::new(Topic::parse(topic).unwrap(), Some("s".to_owned()))
 }
 
 /// Subscribes connection `c=` to topics.

@@ -1,0 +1,140 @@
+//! Tells the subscribers of topics who joined, who left, and who says something else: one frame for each topic and batch.
+//!
+//! A record is only a doorbell. `core::presence` compares what is true with what was told, so a batch that comes again, or
+//! late, tells nothing twice.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use aws_lambda_events::dynamodb::{Event, EventRecord};
+use aws_lambda_events::streams::{DynamoDbBatchItemFailure, DynamoDbEventResponse};
+use futures_util::stream::{self, StreamExt};
+use lambda_runtime::LambdaEvent;
+use lambda_runtime::tracing::{error, info};
+use serde_dynamo::AttributeValue;
+use switchboard_core::backend::Backend;
+use switchboard_core::deadline::Deadline;
+use switchboard_core::function::milliseconds;
+use switchboard_core::gateway::Gateway;
+use switchboard_core::presence::{Change, Doorbells};
+use switchboard_core::topic::Topic;
+use switchboard_core::{ClientError, Error, Failure};
+
+/// How many topics are served at the same time. The posts of all of them share the gateway's slots.
+const TOPICS_AT_ONCE: usize = 8;
+
+/// What a batch says about one topic.
+#[derive(Debug, Default)]
+struct Rung {
+    /// The place of its first record in the batch, and the sequence number.
+    first: usize,
+    sequence_number: Option<String>,
+    users: Doorbells,
+}
+
+/// Serves the topics of a batch at the same time.
+///
+/// # Errors
+///
+/// None. The response names the record from which on the batch comes again.
+pub async fn handle(
+    backend: &Backend,
+    gateway: &Gateway,
+    event: LambdaEvent<Event>,
+) -> Result<DynamoDbEventResponse, Error> {
+    let start = Instant::now();
+    let deadline = Deadline::of(&event.context);
+    let mut topics: BTreeMap<String, Rung> = BTreeMap::new();
+    for (index, record) in event.payload.records.iter().enumerate() {
+        let Some((topic, users)) = doorbells(record) else { continue };
+        let sequence_number = record.change.sequence_number.clone();
+        let rung = topics.entry(topic).or_insert_with(|| Rung {
+            first: index,
+            sequence_number: sequence_number.clone(),
+            users: Doorbells::new(),
+        });
+        for user in users {
+            rung.users.entry(user).or_default().extend(sequence_number.clone());
+        }
+    }
+    let serve = topics.into_iter().map(async |(topic, rung)| {
+        let told = tell(backend, gateway, &topic, &rung.users, deadline).await;
+        let fault = told.err()?;
+        let outcome = fault.error_type();
+        error!(topic.name = topic, outcome, error = %fault, "changes of members have to come again");
+        Some((rung.first, rung.sequence_number, outcome))
+    });
+    let serve: Vec<_> = serve.collect();
+    let failures: Vec<_> = stream::iter(serve).buffer_unordered(TOPICS_AT_ONCE).collect().await;
+    let first = failures.into_iter().flatten().min_by_key(|(index, ..)| *index);
+    let mut response = DynamoDbEventResponse::default();
+    let mut fault = None;
+    if let Some((_, sequence_number, outcome)) = first {
+        let mut failure = DynamoDbBatchItemFailure::default();
+        failure.item_identifier = sequence_number;
+        response.batch_item_failures = vec![failure];
+        fault = Some(outcome);
+    }
+    backend.metrics.served(milliseconds(start), fault);
+    Ok(response)
+}
+
+/// The topic of a record, and the users of whom something may have changed: none if only the end of a row has moved.
+fn doorbells(record: &EventRecord) -> Option<(String, Vec<String>)> {
+    let (old, new) = (&record.change.old_image, &record.change.new_image);
+    let text = |item: &serde_dynamo::Item, name: &str| match item.get(name) {
+        Some(AttributeValue::S(text)) => Some(text.clone()),
+        _ => None,
+    };
+    if ["userId", "data"].iter().all(|name| text(old, name) == text(new, name)) {
+        return None;
+    }
+    let topic = text(&record.change.keys, "topic")?;
+    let mut users: Vec<_> = [old, new].into_iter().filter_map(|image| text(image, "userId")).collect();
+    users.dedup();
+    Some((topic, users))
+}
+
+/// Tells the subscribers of a topic what has changed, and notes that they know.
+async fn tell(
+    backend: &Backend,
+    gateway: &Gateway,
+    name: &str,
+    users: &Doorbells,
+    deadline: Deadline,
+) -> Result<(), Error> {
+    let Ok(topic) = Topic::parse(name) else { return Ok(()) };
+    if !backend.config.topic_rules.has_presence(&topic) {
+        return Ok(());
+    }
+    let announcement = backend.presence.announce(&topic, users, deadline).await.map_err(fault)?;
+    let mut delivered = 0;
+    for publication in announcement.publications(name) {
+        let receivers = backend.store.receivers(&publication.audience, &publication.position);
+        delivered += backend.publisher.publish(gateway, publication, receivers, deadline).await?.delivered;
+    }
+    backend.presence.settle(&announcement, deadline).await.map_err(fault)?;
+    let count = |is_it: fn(&Change) -> bool| announcement.changes.values().filter(|change| is_it(change)).count();
+    info!(
+        topic.name = name,
+        outcome = "ok",
+        joined = count(|change| matches!(change, Change::Joined(_))),
+        left = count(|change| matches!(change, Change::Left)),
+        says = count(|change| matches!(change, Change::Says(_))),
+        delivered,
+        "members have changed"
+    );
+    Ok(())
+}
+
+/// No client waits here, so what is only for a moment too much for DynamoDB is a fault: the batch comes again.
+fn fault(failure: Failure) -> Error {
+    match failure {
+        Failure::Fault(fault) => fault,
+        Failure::Mistake(mistake) => Error::Unfinished {
+            operation: "UpdateItem",
+            table: "messages".to_owned(),
+            left: usize::from(mistake == ClientError::Busy),
+        },
+    }
+}
