@@ -204,6 +204,7 @@ async fn the_story_of_a_connection_is_told_from_its_handshake_to_its_end() {
     let frame = json!({"connection": connection, "text": "hello"});
     assert_eq!(call(&address, "send", &frame).await.0, 202);
     assert_eq!(feed.fact("frame").await["text"], json!({"text": "hello", "bytes": 5}));
+    assert_eq!(feed.fact("trouble").await["reason"], "no route takes the message");
     assert!(feed.fact("reply").await["text"]["text"].as_str().unwrap().contains("Forbidden"));
     let mut heard = vec![0; 40];
     client.read_exact(&mut heard).await.unwrap();
@@ -218,6 +219,37 @@ async fn the_story_of_a_connection_is_told_from_its_handshake_to_its_end() {
         let (status, answer) = call(&address, what, &json!({"connection": connection, "text": ""})).await;
         assert_eq!((status, answer["message"].as_str()), (409, Some("The connection is not open.")));
     }
+}
+
+#[tokio::test]
+async fn a_page_that_goes_away_no_longer_watches_and_a_later_one_sees_what_is_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let (stack, address) = start(folder.path(), HELLO).await;
+    let mut first = Feed::open(&address).await;
+    connect(&stack, "/dev?first").await;
+    first.fact("handshake").await;
+    drop(first);
+    let mut second = Feed::open(&address).await;
+    while second.event("picture").await["watchers"] != 1 {}
+    let mut third = Feed::open(&address).await;
+    assert_eq!(third.fact("handshake").await["path"], "/dev?first");
+    assert_eq!(third.event("picture").await["watchers"], 2);
+}
+
+#[tokio::test]
+async fn an_event_that_no_environment_takes_is_a_story_that_failed() {
+    let folder = tempfile::tempdir().unwrap();
+    let functions = "  full: {handler: fixture, reservedConcurrency: 0, events: [websocket: $connect]}\n";
+    let (stack, address) = start(folder.path(), functions).await;
+    let mut feed = Feed::open(&address).await;
+    let headers = format!("Host: {}\r\n{UPGRADE}", stack.gateway);
+    assert!(send(&stack.gateway, "GET /dev", &headers, "").await.starts_with("HTTP/1.1 500 "));
+    assert_eq!(feed.fact("trouble").await["reason"], "throttled by Lambda");
+    assert_eq!(feed.fact("answer").await["status"], 500);
+    let (status, _) = call(&address, "run", &json!({"function": "full", "event": "{}"})).await;
+    assert_eq!(status, 202);
+    let done = feed.fact("done").await;
+    assert!(done["error"].as_str().unwrap().contains("Rate Exceeded"), "{done}");
 }
 
 #[tokio::test]

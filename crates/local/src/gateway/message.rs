@@ -59,7 +59,9 @@ async fn answer(
 ) -> Option<Bytes> {
     let behaviour = &gateway.settings.behaviour;
     let error = |message| Some(error_frame(message, &connection.id, request_id));
+    let trouble = |reason: &str| gateway.inspector.tell(story, || Event::Trouble { reason: reason.to_owned() });
     if !gateway.requests.admits() {
+        trouble("the message is above the request rate");
         log(format_args!("{} sent a message above the request rate, request {request_id}", connection.id));
         return match behaviour.throttle_frame {
             ThrottleFrame::TooManyRequests => error("Too Many Requests"),
@@ -69,6 +71,7 @@ async fn answer(
     let routes = &gateway.api.routes;
     let Some(route_key) = gateway.expression.select(body, behaviour.lenient_json, |key| routes.contains_key(key))
     else {
+        trouble("no route takes the message");
         log(format_args!("{} sent a message that no route takes, request {request_id}", connection.id));
         return error("Forbidden");
     };
@@ -76,6 +79,7 @@ async fn answer(
     let models = gateway.api.request_models.get(&route_key);
     if models.is_some_and(|models| !models.accept(body, behaviour.lenient_json)) {
         let id = &connection.id;
+        trouble("the message does not match the model of its route");
         log(format_args!("{id} sent a message that does not match the model of {route_key}, request {request_id}"));
         return Some(bad_request_body(&connection.id, &Id::new()));
     }
@@ -93,6 +97,7 @@ async fn answer(
             let body = response.body.unwrap_or_default();
             if body.len() > gateway.settings.limits.message_limit {
                 // Inferred: a message cannot be that long.
+                trouble("the body of the result is longer than a message can be");
                 log(format_args!("{route_key} failed, request {request_id}: its body is longer than a message can be"));
                 return error("Internal server error");
             }

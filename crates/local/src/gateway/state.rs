@@ -18,7 +18,7 @@ use super::settings::{NullStyle, Settings};
 use super::throttle::Throttle;
 use crate::access::{self, Access};
 use crate::faults::Faults;
-use crate::inspector::{Inspector, Story};
+use crate::inspector::{Event, Inspector, Story};
 use crate::terminal;
 
 /// A local API Gateway with one WebSocket API.
@@ -106,6 +106,7 @@ impl Gateway {
         let missing_status_code = self.settings.behaviour.missing_status_code;
         let result = response.and_then(|response| Ok(ProxyResponse::parse(&response, missing_status_code)?));
         if let Err(error) = &result {
+            self.inspector.tell(story, || Event::Trouble { reason: error.to_string() });
             log(format_args!("{route_key} failed, request {request_id}: {error}"));
         }
         Some(result)

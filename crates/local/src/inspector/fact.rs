@@ -78,6 +78,8 @@ pub(crate) enum Event {
     Frame { connection: String, request: String, text: Text },
     /// The frame goes to this route.
     Route { route: String },
+    /// The event has no result that the gateway or the mapping could use. The reason is not one that the function told.
+    Trouble { reason: String },
     /// The gateway itself sends a frame to the sender.
     Reply { text: Text },
     /// The frame is done.

@@ -329,6 +329,7 @@ impl Feed {
             "connections": open,
             "functions": environments,
             "items": self.items,
+            "watchers": parts.inspector.watchers.load(Ordering::Relaxed),
         });
         sse::Event::default().event("picture").data(picture.to_string())
     }

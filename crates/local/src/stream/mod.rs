@@ -346,6 +346,7 @@ impl Mapping {
             table: self.table_name.clone(),
             records: self.lanes[index].batch_len(),
         });
+        let inspector = Arc::clone(&self.inspector);
         async move {
             faults.delay(Delay::StreamDelay).await;
             let event = Bytes::from(event);
@@ -356,7 +357,10 @@ impl Mapping {
             match function.invoke_in(event, story).await {
                 Ok(response) => (index, Answer::parse(&response, report)),
                 // The log has the reason already.
-                Err(error) if error.is_throttle() => (index, Answer::Throttled),
+                Err(error) if error.is_throttle() => {
+                    inspector.tell(story, || Event::Trouble { reason: error.to_string() });
+                    (index, Answer::Throttled)
+                }
                 Err(_) => (index, Answer::FunctionError),
             }
         }

@@ -4,6 +4,8 @@
 export const MAX_STORIES = 500;
 /** The most steps of one story that are kept. */
 const MAX_STEPS = 400;
+/** The most characters of all texts together, about. */
+const MAX_TEXT = 64e6;
 /** The seconds of a rate's picture. */
 export const SECONDS = 60;
 
@@ -57,10 +59,18 @@ export class Stories {
   writes = new Map();
   posts = new Rate();
   missed = 0;
+  /** The characters of all texts. */
+  text = 0;
 
   clear() {
-    for (const [number, { isOpen }] of this.all) if (!isOpen) this.all.delete(number);
+    for (const story of this.all.values()) this.#forget(story);
     this.missed = 0;
+  }
+
+  #forget(story) {
+    if (story.isOpen) return;
+    this.all.delete(story.number);
+    this.text -= story.text;
   }
 
   /** Takes facts in order, and returns the stories that have changed. */
@@ -73,9 +83,9 @@ export class Stories {
       this.#add(story, fact);
       changed.add(story);
     }
-    for (const [number, story] of this.all) {
-      if (this.all.size <= MAX_STORIES) break;
-      if (!story.isOpen) this.all.delete(number);
+    for (const story of this.all.values()) {
+      if (this.all.size <= MAX_STORIES && this.text <= MAX_TEXT) break;
+      this.#forget(story);
     }
     return changed;
   }
@@ -95,6 +105,7 @@ export class Stories {
       functions: new Set(),
       steps: [],
       more: 0,
+      text: 0,
       error: '',
       isDone: fact.kind === 'call' || fact.kind === 'post',
       isOpen: false,
@@ -106,6 +117,9 @@ export class Stories {
 
   #add(story, fact) {
     const ms = fact.ms ?? 0;
+    const text = [fact.text, fact.event, fact.input, fact.output].reduce((sum, it) => sum + (it?.text.length ?? 0), 0);
+    story.text += text;
+    this.text += text;
     story.end = Math.max(story.end, fact.at);
     // What took time is told when it is over.
     if (story.first === fact) story.at -= story.isDone ? ms * 1000 : 0;
@@ -138,6 +152,11 @@ export class Stories {
         story.isDone = true;
         if (fact.status >= 400) story.error ||= `${fact.status} ${fact.reason}`;
         return;
+      case 'trouble':
+        story.error ||= fact.reason;
+        // No function got the records.
+        if (story.kind === 'batch') story.isDone = true;
+        return;
       case 'done':
         story.isDone = true;
         story.done = fact;
@@ -152,8 +171,11 @@ export class Stories {
         story.connection ??= fact.connection;
         if (fact.status >= 400) story.error ||= `${fact.method} @connections: ${fact.status} ${fact.error ?? ''}`;
         break;
-      case 'handshake':
       case 'disconnect':
+        // The gateway closed it for a mistake of the client, or for one of its own.
+        if ([1002, 1003, 1007, 1008, 1009, 1011].includes(fact.code)) story.error = `${fact.code} ${fact.reason}`;
+        return;
+      case 'handshake':
       case 'batch':
       case 'run':
         return;
