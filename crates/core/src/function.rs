@@ -4,7 +4,7 @@
 //! fault into a failed invocation. The log never carries bodies or query strings.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use aws_lambda_events::apigw::{
     ApiGatewayProxyResponse, ApiGatewayWebsocketProxyRequest, ApiGatewayWebsocketProxyRequestContext,
@@ -244,12 +244,15 @@ pub async fn message(
     if let Err(Failure::Fault(fault)) = served {
         return Err(report(backend, &caller, start, fault));
     }
+    let mut reads = true;
     if let Some(reply) = reply {
-        let posted =
-            backend.publisher.reply(&caller.gateway, &caller.connection_id, reply.to_bytes(), caller.deadline).await;
-        posted.map_err(|fault| report(backend, &caller, start, fault))?;
+        // A refusal is not worth the time that a post may hang. It has the part that is in reserve for replies.
+        let deadline =
+            if verdict == Verdict::Serve { caller.deadline } else { caller.deadline.at_most(Duration::ZERO) };
+        let posted = backend.publisher.reply(&caller.gateway, &caller.connection_id, reply.to_bytes(), deadline).await;
+        reads = posted.map_err(|fault| report(backend, &caller, start, fault))?;
     }
-    if verdict == Verdict::Disconnect {
+    if verdict == Verdict::Disconnect || (verdict == Verdict::Refuse && !reads) {
         warn!(connection.id = %caller.connection_id, "a connection is closed: it goes on sending too fast");
         // `$disconnect` removes its rows.
         caller.gateway.delete(&caller.connection_id, caller.deadline).await;

@@ -285,7 +285,7 @@ impl Publisher {
     }
 
     /// Posts a frame to the connection whose own frame is being served. A sender that cannot take its reply does not make
-    /// the work undone, so that is only logged.
+    /// the work undone, so that is only logged. Returns false if the sender did not read in time.
     ///
     /// # Errors
     ///
@@ -296,17 +296,17 @@ impl Publisher {
         id: &ConnectionId,
         frame: Vec<u8>,
         deadline: Deadline,
-    ) -> Result<(), Error> {
+    ) -> Result<bool, Error> {
         match gateway.post(None, id, frame, deadline.of_reply(), Duration::ZERO).await {
-            Post::Taken => Ok(()),
+            Post::Taken => Ok(true),
             Post::Denied => Err(Error::Reply { connection_id: id.clone() }),
             Post::Gone => {
                 info!(connection.id = %id, "the sender has gone before its reply");
-                Ok(())
+                Ok(true)
             }
             post @ (Post::Hung | Post::Refused | Post::Rejected | Post::OutOfTime) => {
                 error!(connection.id = %id, reason = ?post, "the sender did not get its reply");
-                Ok(())
+                Ok(!matches!(post, Post::Hung | Post::OutOfTime))
             }
         }
     }
