@@ -1,10 +1,11 @@
 .DEFAULT_GOAL := help
 .PHONY: help run publish history build test test-rust test-client test-browser no-browser conformance soak soak-history flood simulate lint deny fmt check settings package deploy remove logs test-release test-deploy bench clean
 
-# STAGE and REGION name the deployment. ARCH is the processors' architecture: arm64 or x86_64.
+# STAGE and REGION name the deployment. ARCH is the processors' architecture: arm64 or x86_64. DROP names what a deployment may
+# take away from its stage.
 STAGE ?= dev
 REGION ?= us-east-1
-export STAGE REGION ARCH ARGS
+export STAGE REGION ARCH ARGS DROP
 # On Node 20 the framework's SDK warns that it will need Node 22 one day. This variable silences it.
 export AWS_SDK_JS_NODE_VERSION_SUPPORT_WARNING_DISABLED = true
 

@@ -34,15 +34,23 @@ function variablesOf(definition) {
   return Object.fromEntries(given.map(([name, value]) => [name, typeof value === 'object' ? value : String(value)]));
 }
 
-function checkIdentity({ IDENTITY_MODE: mode = 'verified', TOKEN_KEYS: keys = '' }, hasAuthorizer) {
+// The variables that say where keys are, and their settings. Only one may be set.
+const KEYS = { TOKEN_KEYS: 'tokenKeys', TOKEN_KEYS_PARAMETER: 'tokenKeysParameter', TOKEN_KEYS_URL: 'tokenKeysUrl' };
+
+function checkIdentity({ IDENTITY_MODE: mode = 'verified', ...variables }, hasAuthorizer) {
   const { stage } = provider;
-  const hasKeys = keys !== '';
+  const given = Object.keys(KEYS).filter((name) => (variables[name] ?? '') !== '');
+  const hasKeys = given.length > 0;
+  if (given.length > 1) {
+    refuse(`${given.map((name) => `${KEYS[name]} (the variable ${name})`).join(' and ')} are set. Only one place may have the keys.`);
+  }
   if (!['verified', 'open', 'open-with-tokens'].includes(mode)) {
     refuse(`identityMode is '${mode}'. Set it to verified, open or open-with-tokens.`);
   } else if (mode === 'verified' && !hasKeys && !hasAuthorizer && custom.allowNoIdentity !== 'yes') {
     refuse(
-      `identityMode is 'verified', but tokenKeys is empty and $connect has no authorizer. The stage '${stage}' would ` +
-        'refuse every handshake. Set the variable TOKEN_KEYS, or allow this with --param=allowNoIdentity=yes.',
+      `identityMode is 'verified', but there are no keys and $connect has no authorizer. The stage '${stage}' would ` +
+        'refuse every handshake. Set the variable TOKEN_KEYS, TOKEN_KEYS_PARAMETER or TOKEN_KEYS_URL, or allow this with ' +
+        '--param=allowNoIdentity=yes.',
     );
   } else if (mode !== 'verified' && stage !== 'dev' && custom.allowOpen !== 'yes') {
     refuse(
@@ -52,7 +60,7 @@ function checkIdentity({ IDENTITY_MODE: mode = 'verified', TOKEN_KEYS: keys = ''
   }
   if (mode === 'open' && hasKeys) {
     refuse(
-      "identityMode is 'open', but tokenKeys (the variable TOKEN_KEYS) is set. A client without a token could still " +
+      `identityMode is 'open', but ${KEYS[given[0]]} (the variable ${given[0]}) is set. A client without a token could still ` +
         'name itself. Set identityMode to verified, or to open-with-tokens if you want that.',
     );
   }
@@ -76,11 +84,26 @@ function checkKeys({ TOKEN_KEYS: keys = '' }) {
     if (PRIVATE.some((member) => member in key)) {
       refuse(`There is a private key ${place}. Give the public key: keep only ${KEPT}.`);
     } else if (key.kty === 'oct') {
-      say(
-        `Warning: there is a symmetric key ${place}. It is a secret. Everybody who can read the function's variables, ` +
-          'its CloudFormation template or the deployment bucket can make tokens with it. Public keys are safer.',
+      refuse(
+        `There is a secret ${place}. Everybody who can read the function's variables, its CloudFormation template or the ` +
+          'deployment bucket could make tokens with it. Put the set into an SSM parameter of the type SecureString, and its ' +
+          'name into TOKEN_KEYS_PARAMETER.',
       );
     }
+  }
+}
+
+// `connect` checks both again, because an expression may hide them here.
+function checkSources({ TOKEN_KEYS_PARAMETER: parameter = '', TOKEN_KEYS_URL: url = '' }) {
+  // The name is also the end of an ARN in the function's role, so it may have no wildcard.
+  if (parameter !== '' && !/^(\/[A-Za-z0-9_.-]+)+$/.test(parameter)) {
+    refuse(
+      'tokenKeysParameter (the variable TOKEN_KEYS_PARAMETER) is not the name of a parameter with its path, such as ' +
+        '/switchboard/prod/keys.',
+    );
+  }
+  if (typeof url === 'string' && url !== '' && !/^https:\/\/[^/@?#]+([/?]|$)/.test(url)) {
+    refuse('tokenKeysUrl (the variable TOKEN_KEYS_URL) is not an address that begins with https:// and names no user.');
   }
 }
 
@@ -107,6 +130,7 @@ for (const [name, definition] of Object.entries(functions)) {
   if (connect) {
     checkIdentity(variables, Boolean(connect.authorizer));
     checkKeys(variables);
+    checkSources(variables);
   }
   checkSize(name, variables);
 }

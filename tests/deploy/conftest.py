@@ -73,3 +73,31 @@ def aws():
     aws = Aws()
     yield aws
     aws.stop()
+
+
+@pytest.fixture
+def service(tmp_path):
+    """A copy of the service whose serverless.yml a test may change, with an empty file for each zip."""
+    (tmp_path / "infra").symlink_to(ROOT / "infra")
+    text = (ROOT / "serverless.yml").read_text()
+    (tmp_path / "serverless.yml").write_text(text)
+    archives = tmp_path / "target/lambda/arm64"
+    archives.mkdir(parents=True)
+    for handler in [row.split()[1] for row in text.splitlines() if row.strip().startswith("handler:")]:
+        (archives / f"{handler}.zip").touch()
+    return tmp_path
+
+
+def replace(service, old, new):
+    file = service / "serverless.yml"
+    assert file.read_text().count(old) == 1, old
+    file.write_text(file.read_text().replace(old, new))
+
+
+def package(service, stage, keys="", *arguments, **variables):
+    """The template that the framework itself makes for a stage, without our scripts."""
+    command = [ROOT / "infra/node_modules/.bin/serverless", "package", "--stage", stage, *arguments]
+    environment = os.environ | {"TOKEN_KEYS": keys} | variables
+    result = subprocess.run(command, cwd=service, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert result.returncode == 0, result.stdout
+    return json.loads((service / ".serverless/cloudformation-template-update-stack.json").read_text())

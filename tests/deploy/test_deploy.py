@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from conftest import KEYS, ROOT
+from conftest import KEYS, ROOT, line
 from imitation import REGION
 
 ACCOUNT = "123456789012"
@@ -203,6 +203,26 @@ def test_the_streams_start_their_functions_and_failures_are_kept(aws, deployed, 
     assert (mapping["BatchSize"], mapping["FunctionResponseTypes"]) == (1000, ["ReportBatchItemFailures"])
     queue = aws.client("sqs").get_queue_url(QueueName=f"switchboard-{stage}-publish-failures")["QueueUrl"]
     assert queue
+
+
+def test_a_deployment_that_would_lose_a_setting_is_stopped_before_anything_changes(make, aws, deployed):
+    email = "ARGS=--param=alarmEmail=me@example.org"
+    make("deploy", "STAGE=dev", email, environment=aws.environment)
+
+    def address():
+        template = aws.client("cloudformation").get_template(StackName="switchboard-dev")["TemplateBody"]
+        return template["Conditions"]["AlarmEmail"]["Fn::Not"][0]["Fn::Equals"][0]
+
+    assert address() == "me@example.org"
+
+    output = make("deploy", "STAGE=dev", environment=aws.environment, succeeds=False)
+    assert "has alarmEmail, and this deployment would take that away" in line(output)
+    assert "Deploying" not in output and address() == "me@example.org"
+    output = make("deploy", "STAGE=prod", "ARGS=--param=allowNoIdentity=yes", environment=aws.environment, succeeds=False)
+    assert "has keys, and" in line(output) and "DROP=keys" in line(output)
+
+    make("deploy", "STAGE=dev", environment=aws.environment | {"DROP": "alarmEmail"})
+    assert address() == ""
 
 
 def test_removal_leaves_nothing_but_the_tables_of_prod(make, aws, deployed):

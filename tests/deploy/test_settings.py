@@ -12,7 +12,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from conftest import PRIVATE, PUBLIC, ROOT, SECRET, jwks, line
+from conftest import PRIVATE, PUBLIC, ROOT, SECRET, jwks, line, package, replace
 
 
 @pytest.fixture
@@ -27,25 +27,6 @@ def settings(make):
     return run
 
 
-@pytest.fixture
-def service(tmp_path):
-    """A copy of the service whose serverless.yml a test may change, with an empty file for each zip."""
-    (tmp_path / "infra").symlink_to(ROOT / "infra")
-    text = (ROOT / "serverless.yml").read_text()
-    (tmp_path / "serverless.yml").write_text(text)
-    archives = tmp_path / "target/lambda/arm64"
-    archives.mkdir(parents=True)
-    for handler in [row.split()[1] for row in text.splitlines() if row.strip().startswith("handler:")]:
-        (archives / f"{handler}.zip").touch()
-    return tmp_path
-
-
-def replace(service, old, new):
-    file = service / "serverless.yml"
-    assert file.read_text().count(old) == 1, old
-    file.write_text(file.read_text().replace(old, new))
-
-
 def check(service, keys=""):
     """The check on a changed copy: whether it passed, and what it printed."""
     environment = os.environ | {"STAGE": "production", "REGION": "us-east-1", "ARGS": "", "ARCH": "", "TOKEN_KEYS": keys}
@@ -53,15 +34,6 @@ def check(service, keys=""):
     result = subprocess.run(command, cwd=service, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     print(result.stdout)
     return result.returncode == 0, result.stdout
-
-
-def package(service, stage, keys=""):
-    """The template that the framework itself makes for a stage, without our scripts."""
-    command = [ROOT / "infra/node_modules/.bin/serverless", "package", "--stage", stage]
-    environment = os.environ | {"TOKEN_KEYS": keys}
-    result = subprocess.run(command, cwd=service, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    assert result.returncode == 0, result.stdout
-    return json.loads((service / ".serverless/cloudformation-template-update-stack.json").read_text())
 
 
 def variables(template, function):
@@ -88,7 +60,7 @@ def test_dev_is_open_and_leaves_nothing(service):
 
 def test_verified_without_any_identity(settings):
     refusal = line(settings("production", succeeds=False))
-    for word in ["production", "tokenKeys", "TOKEN_KEYS", "$connect", "every handshake", "--param=allowNoIdentity=yes"]:
+    for word in ["production", "TOKEN_KEYS", "TOKEN_KEYS_PARAMETER", "TOKEN_KEYS_URL", "$connect", "every handshake", "--param=allowNoIdentity=yes"]:
         assert word in refusal
     settings("production", "allowNoIdentity=true", succeeds=False)
     settings("production", "allowNoIdentity=yes")
@@ -127,10 +99,56 @@ def test_an_identity_mode_that_does_not_exist(settings):
         assert word in refusal
 
 
-def test_a_symmetric_key_is_told_and_not_shown(settings):
-    output = settings("prod", keys=jwks(PUBLIC, SECRET))
-    assert "keys[1]" in line(output) and "secret" in line(output)
+def test_a_secret_is_refused_and_not_shown(settings):
+    output = settings("prod", keys=jwks(PUBLIC, SECRET), succeeds=False)
+    for word in ["keys[1]", "secret", "SecureString", "TOKEN_KEYS_PARAMETER"]:
+        assert word in line(output)
     assert SECRET["k"] not in output
+
+
+PLACES = {
+    "TOKEN_KEYS": jwks(PUBLIC),
+    "TOKEN_KEYS_PARAMETER": "/switchboard/prod/keys",
+    "TOKEN_KEYS_URL": "https://issuer.example.org/jwks.json",
+}
+
+
+@pytest.mark.parametrize("one", PLACES)
+def test_one_place_has_the_keys(settings, one):
+    settings("prod", **{"TOKEN_KEYS": "", one: PLACES[one]})
+    for other in PLACES.keys() - {one}:
+        refusal = line(settings("prod", **{"TOKEN_KEYS": "", one: PLACES[one], other: PLACES[other]}, succeeds=False))
+        assert one in refusal and other in refusal and "Only one place" in refusal
+    refusal = line(settings("dev", **{"TOKEN_KEYS": "", one: PLACES[one]}, succeeds=False))
+    assert f"the variable {one}) is set" in refusal and "open-with-tokens" in refusal
+
+
+@pytest.mark.parametrize("name", ["keys", "/", "/a//b", "/a/*", "arn:aws:ssm:us-east-1:123456789012:parameter/keys"])
+def test_a_parameter_whose_name_is_wrong(settings, name):
+    assert "/switchboard/prod/keys" in line(settings("prod", TOKEN_KEYS_PARAMETER=name, succeeds=False))
+
+
+@pytest.mark.parametrize("url", ["http://issuer.example.org/", "https://u:p@issuer.example.org/", "https://", "issuer.example.org"])
+def test_an_address_of_keys_that_is_not_safe(settings, url):
+    assert "https://" in line(settings("prod", TOKEN_KEYS_URL=url, succeeds=False))
+
+
+def test_only_connect_may_read_the_parameter_and_only_where_it_is_set(service):
+    def statement(template):
+        """Its condition decides whether the statement is there."""
+        off, on = template["Conditions"]["KeysInParameter"]["Fn::Not"][0]["Fn::Equals"]
+        roles = [(name, it) for name, it in template["Resources"].items() if it["Type"] == "AWS::IAM::Role"]
+        found = [(name, it) for name, role in roles for it in json.loads(json.dumps(role))["Properties"]["Policies"][0]["PolicyDocument"]["Statement"] if "ssm:" in json.dumps(it)]
+        ((role, it),) = found
+        condition, value, nothing = it["Fn::If"]
+        assert (role, condition, nothing) == ("ConnectRole", "KeysInParameter", {"Ref": "AWS::NoValue"})
+        return value if off != on else None
+
+    assert statement(package(service, "prod", jwks(PUBLIC))) is None
+    found = statement(package(service, "prod", TOKEN_KEYS_PARAMETER="/switchboard/prod/keys"))
+    assert found["Action"] == "ssm:GetParameter"
+    arn = "arn:${AWS::Partition}:ssm:${AWS::Region}:${AWS::AccountId}:parameter/switchboard/prod/keys"
+    assert found["Resource"] == {"Fn::Sub": arn}
 
 
 def test_a_private_key_is_refused_and_not_shown(settings):

@@ -44,7 +44,11 @@ def test_nothing_is_shared(template):
     archives = {function["Code"]["S3Key"] for function in functions.values()}
     assert len(archives) == len(functions)
     for function in functions.values():
-        assert function["LoggingConfig"] == {"LogFormat": "JSON", "SystemLogLevel": "WARN"}
+        assert function["LoggingConfig"] == {
+            "LogFormat": "JSON",
+            "ApplicationLogLevel": "INFO",
+            "SystemLogLevel": "WARN",
+        }
 
 
 def test_what_holds_data_goes_in_dev_and_stays_elsewhere(template):

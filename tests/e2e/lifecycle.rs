@@ -86,6 +86,58 @@ async fn functions_log_json_with_the_connection_and_without_what_was_said() {
     assert_eq!(warning.len(), 1, "{warning:?}");
 }
 
+/// The fields of the only line of a function that contains all of these.
+async fn fields(stack: &Stack, parts: &[&str]) -> serde_json::Value {
+    let line = stack.logged(1, parts).await.remove(0);
+    let mut record: serde_json::Value = serde_json::from_str(line.split_once(" | ").unwrap().1).unwrap();
+    assert_eq!((&record["level"], stack.log(parts).len()), (&json!("INFO"), 1), "{parts:?}");
+    record["fields"].take()
+}
+
+#[tokio::test]
+async fn the_log_ties_a_connection_to_its_user_from_its_beginning_to_its_end() {
+    let stack = crate::rights::verified("TOPIC_RULES=").await;
+    let mut alice = crate::rights::connect(&stack, "alice", &json!(null)).await;
+    alice.hears_nothing().await;
+    let id = text(&stack.rows("connections").await[0], "connectionId");
+    let begin = fields(&stack, &["connect |", &id]).await;
+    assert_eq!(
+        (&begin["message"], &begin["route.key"], &begin["outcome"]),
+        (&json!("served"), &json!("$connect"), &json!("ok"))
+    );
+    assert_eq!((&begin["user.id"], &begin["user.named_by"]), (&json!("alice"), &json!("token")));
+    assert_eq!((&begin["close.code"], begin["request.id"].as_str().map(str::len)), (&json!(null), Some(16)));
+
+    alice.close().await;
+    let end = fields(&stack, &["disconnect |", &id]).await;
+    assert_eq!((&end["user.id"], &end["close.code"], &end["outcome"]), (&json!("alice"), &json!(1005), &json!("ok")));
+    assert_eq!(end["close.reason"], "Client-side close frame status not set");
+
+    let forged = crate::rights::token("mallory", -3600, &json!(null));
+    assert_eq!(stack.refused(&format!("?token={forged}")).await, 401);
+    let refused = fields(&stack, &["connect |", "the handshake is refused"]).await;
+    assert_eq!((&refused["outcome"], &refused["reason"]), (&json!("invalid_token"), &json!("the token has expired")));
+    assert!(refused["connection.id"].as_str() != Some(&id) && refused["user.id"].is_null(), "{refused}");
+    let log = stack.whole_log().await;
+    for private in ["eyJ", "mallory", "token="] {
+        assert_eq!(matching(&log, &[private]), Vec::<String>::new());
+    }
+}
+
+#[tokio::test]
+async fn the_log_says_who_named_the_user() {
+    let stack = Stack::start().await;
+    for (query, user, by) in [("?userId=1", json!("1"), json!("client")), ("", json!(null), json!(null))] {
+        let client = stack.connect(query).await;
+        let id = text(&stack.settled("connections", 1).await[0], "connectionId");
+        let begin = fields(&stack, &["connect |", &id]).await;
+        assert_eq!((&begin["user.id"], &begin["user.named_by"]), (&user, &by));
+        client.close().await;
+        assert_eq!(fields(&stack, &["disconnect |", &id]).await["user.id"], user);
+        stack.settled("connections", 0).await;
+    }
+}
+
 #[tokio::test]
 async fn the_log_level_is_a_variable() {
     for variable in ["AWS_LAMBDA_LOG_LEVEL=ERROR", "RUST_LOG=error"] {

@@ -1,15 +1,15 @@
 //! Rights: who may subscribe, publish and write to users, where a rule says that.
 
 use aws_sdk_dynamodb::types::AttributeValue;
-use jsonwebtoken::{EncodingKey, Header};
+use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde_json::{Value, json};
 use switchboard_tests::client::Client;
 use switchboard_tests::proxy::Proxy;
 use switchboard_tests::stack::{Stack, matching, table_name};
 
-/// The key that signs the tokens of these tests: 32 zeros. Everybody can read it here, so no deployment may ever use it.
-pub const KEYS: &str =
-    r#"TOKEN_KEYS={"keys":[{"kty":"oct","alg":"HS256","k":"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"}]}"#;
+/// The public half of the key that signs the tokens of these tests. Its private half is 32 zeros, so no deployment may use it.
+pub const KEYS: &str = r#"TOKEN_KEYS={"keys":[{"kty":"OKP","crv":"Ed25519","alg":"EdDSA",
+    "x":"O2onvM62pC1io6jQKm8Nc2UyFXcd4kOmOsBIoYtZ2ik"}]}"#;
 
 /// Rules of every kind.
 pub const RULES: &str = r#"TOPIC_RULES=[
@@ -27,7 +27,9 @@ pub const RULES: &str = r#"TOPIC_RULES=[
 pub fn token(user: &str, seconds: i64, topics: &Value) -> String {
     let now_s = i64::try_from(jsonwebtoken::get_current_timestamp()).unwrap();
     let claims = json!({"sub": user, "exp": now_s + seconds, "topics": topics});
-    jsonwebtoken::encode(&Header::default(), &claims, &EncodingKey::from_secret(&[0; 32])).unwrap()
+    // PKCS #8 of a key of Ed25519 (RFC 8410, section 7), up to its 32 bytes.
+    let key = [&b"\x30\x2e\x02\x01\x00\x30\x05\x06\x03\x2b\x65\x70\x04\x22\x04\x20"[..], &[0; 32]].concat();
+    jsonwebtoken::encode(&Header::new(Algorithm::EdDSA), &claims, &EncodingKey::from_ed_der(&key)).unwrap()
 }
 
 /// A stack that checks tokens, with these rules.

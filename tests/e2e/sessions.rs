@@ -167,7 +167,7 @@ async fn a_stage_without_keys_and_a_connection_without_a_user_take_no_token() {
     for query in ["?userId=1", ""] {
         let error = stack.connect(query).await.ask(auth(&good)).await;
         assert_eq!(error["code"], "invalid_token");
-        assert_eq!(error["message"], "there is a token, but TOKEN_KEYS is not set");
+        assert_eq!(error["message"], "there is a token, but no keys are configured");
     }
     let mode = "IDENTITY_MODE=open-with-tokens";
     let stack = Stack::with(&["--env", crate::rights::KEYS, "--env", mode, "--env", RULES]).await;

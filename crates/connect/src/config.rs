@@ -3,7 +3,8 @@
 use switchboard_core::Error;
 use switchboard_core::config::variable;
 
-use crate::keys::KeySet;
+use crate::keys::{KeySet, Origin};
+use crate::source::{Source, Tokens};
 use crate::token::Verifier;
 
 /// The default of `TOKEN_MAX_LIFETIME_S`: 24 hours.
@@ -17,10 +18,11 @@ const DEFAULT_MAX_CONNECTIONS: u32 = 100;
 pub struct Config {
     /// `IDENTITY_MODE`: `verified` (the default), `open` or `open-with-tokens`.
     pub(crate) identity_mode: IdentityMode,
-    /// Checks tokens with `TOKEN_KEYS`, the keys that sign them, as a JWK Set (RFC 7517). Every token must have the `aud`
-    /// `TOKEN_AUDIENCE` and the `iss` `TOKEN_ISSUER`, if these are set, and expire within `TOKEN_MAX_LIFETIME_S` seconds.
-    /// Without keys there are no tokens.
-    pub(crate) tokens: Option<Verifier>,
+    /// Checks tokens with the keys that sign them, which are a JWK Set (RFC 7517). One variable says where that is:
+    /// `TOKEN_KEYS` is the set, `TOKEN_KEYS_PARAMETER` names an SSM parameter of the type SecureString, and `TOKEN_KEYS_URL` is
+    /// the address where a provider publishes it. Every token must have the `aud` `TOKEN_AUDIENCE` and the `iss`
+    /// `TOKEN_ISSUER`, if these are set, and expire within `TOKEN_MAX_LIFETIME_S` seconds. Without keys there are no tokens.
+    pub(crate) tokens: Option<Tokens>,
     /// `MAX_CONNECTIONS_PER_USER`, default 100: a user who has so many gets no further one. Zero means no limit.
     pub(crate) max_connections: u32,
     /// `ALLOWED_ORIGINS`, separated by commas: pages of other origins cannot connect. Without it pages of any origin can.
@@ -33,7 +35,7 @@ pub struct Config {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum IdentityMode {
     /// Only a Lambda authorizer in front of `$connect`, through its `principalId`, or a token that is signed with one of
-    /// `TOKEN_KEYS`. Without either a handshake is refused.
+    /// the keys. Without either a handshake is refused.
     Verified,
     /// The client itself may say it, too, through `?userId=`; nobody checks that. For demos.
     Open,
@@ -51,7 +53,13 @@ impl Config {
 
     fn read(variable: impl Fn(&str) -> Option<String>) -> Result<Self, Error> {
         let (mut problems, mut warnings) = (Vec::new(), Vec::new());
-        let keys = variable("TOKEN_KEYS");
+        let names = ["TOKEN_KEYS", "TOKEN_KEYS_PARAMETER", "TOKEN_KEYS_URL"];
+        let mut given = names.into_iter().filter_map(|name| Some((name, variable(name)?)));
+        let keys = given.next();
+        for (name, _) in given {
+            let first = keys.as_ref().map_or("", |(first, _)| *first);
+            problems.push(format!("{first} and {name} are both set, and only one place may have the keys"));
+        }
         // Where the mode is open, a client that leaves its token out can be anybody, and tokens protect nobody. Keys therefore
         // need a mode of their own, which nobody gets by default.
         let identity_mode = match (variable("IDENTITY_MODE").as_deref(), &keys) {
@@ -62,15 +70,18 @@ impl Config {
                 IdentityMode::Open
             }
             (wrong, _) => {
-                problems.push(match wrong {
-                    Some("open") => {
-                        "IDENTITY_MODE is `open`, but TOKEN_KEYS is set: set `verified`, or `open-with-tokens` if clients \
-                         without a token may be anybody"
+                problems.push(match (wrong, &keys) {
+                    (Some("open"), Some((name, _))) => format!(
+                        "IDENTITY_MODE is `open`, but {name} is set: set `verified`, or `open-with-tokens` if clients without a \
+                         token may be anybody"
+                    ),
+                    (Some("open-with-tokens"), _) => {
+                        "IDENTITY_MODE is `open-with-tokens`, but there are no keys: set TOKEN_KEYS, TOKEN_KEYS_PARAMETER or \
+                         TOKEN_KEYS_URL"
+                            .to_owned()
                     }
-                    Some("open-with-tokens") => "IDENTITY_MODE is `open-with-tokens`, but TOKEN_KEYS is not set",
-                    _ => "IDENTITY_MODE is none of `verified`, `open` and `open-with-tokens`",
-                }
-                .to_owned());
+                    _ => "IDENTITY_MODE is none of `verified`, `open` and `open-with-tokens`".to_owned(),
+                });
                 IdentityMode::Verified
             }
         };
@@ -98,18 +109,27 @@ impl Config {
         if origins.is_none() {
             warnings.push("ALLOWED_ORIGINS is not set: web pages of any origin can connect".to_owned());
         }
-        let tokens = match keys.map(|text| KeySet::parse(&text)) {
-            None => None,
-            Some(Ok(set)) => {
-                warnings.extend(set.skipped.iter().map(|reason| format!("TOKEN_KEYS: {reason}")));
-                let (audience, issuer) = (variable("TOKEN_AUDIENCE"), variable("TOKEN_ISSUER"));
-                Some(Verifier::new(set.keys, audience, issuer, max_lifetime_s))
+        let (mut given, mut source) = (Vec::new(), None);
+        let read = match &keys {
+            None => Ok(()),
+            Some(("TOKEN_KEYS", text)) => KeySet::parse(text, Origin::Variable)
+                .map(|set| {
+                    warnings.extend(set.skipped.iter().map(|reason| format!("TOKEN_KEYS: {reason}")));
+                    given = set.keys;
+                })
+                .map_err(|problem| format!("TOKEN_KEYS: {problem}")),
+            Some(("TOKEN_KEYS_PARAMETER", name)) => {
+                // As every AWS SDK looks for the URL of a service.
+                let endpoint = variable("AWS_ENDPOINT_URL_SSM").or_else(|| variable("AWS_ENDPOINT_URL"));
+                Source::parameter(name.clone(), endpoint).map(|it| source = Some(it))
             }
-            Some(Err(problem)) => {
-                problems.push(format!("TOKEN_KEYS: {problem}"));
-                None
-            }
+            Some((_, url)) => Source::url(url).map(|it| source = Some(it)),
         };
+        problems.extend(read.err());
+        let tokens = keys.map(|_| {
+            let (audience, issuer) = (variable("TOKEN_AUDIENCE"), variable("TOKEN_ISSUER"));
+            Tokens::new(Verifier::new(given, audience, issuer, max_lifetime_s), source)
+        });
         if problems.is_empty() {
             Ok(Self { identity_mode, tokens, max_connections, origins, warnings })
         } else {
@@ -164,7 +184,7 @@ mod tests {
     }
 
     fn keys() -> String {
-        set(&[jwk(Algorithm::HS256, &json!({}))])
+        set(&[jwk(Algorithm::ES256, &json!({}))])
     }
 
     #[test]
@@ -186,7 +206,7 @@ mod tests {
             (Some("open"), None, Ok(Open)),
             (Some("open"), Some(&keys), Err("IDENTITY_MODE is `open`, but TOKEN_KEYS is set")),
             (Some("open-with-tokens"), Some(&keys), Ok(Open)),
-            (Some("open-with-tokens"), None, Err("but TOKEN_KEYS is not set")),
+            (Some("open-with-tokens"), None, Err("but there are no keys")),
             (Some("trust"), None, Err("IDENTITY_MODE is none of")),
             (Some("Open"), None, Err("IDENTITY_MODE is none of")),
         ] {
@@ -210,12 +230,51 @@ mod tests {
         let keys = set(&[json!({"kty": "oct", "k": secret})]);
         let error =
             read(&[("IDENTITY_MODE", "open"), ("TOKEN_KEYS", &keys), ("TOKEN_MAX_LIFETIME_S", "0")]).unwrap_err();
-        for problem in
-            ["IDENTITY_MODE is `open`", "TOKEN_KEYS: keys[0]: its secret has 16", "TOKEN_MAX_LIFETIME_S is not"]
+        for problem in ["IDENTITY_MODE is `open`", "TOKEN_KEYS: keys[0]: it is a secret", "TOKEN_MAX_LIFETIME_S is not"]
         {
             assert!(error.contains(problem), "{problem} is not in: {error}");
         }
         assert!(!error.contains(secret), "{error}");
+    }
+
+    #[test]
+    fn a_variable_with_a_secret_is_refused_and_not_shown() {
+        let public = jwk(Algorithm::ES256, &json!({}));
+        for (key, kind) in [
+            (jwk(Algorithm::HS256, &json!({})), "it is a secret"),
+            (jwk(Algorithm::HS256, &json!({"use": "enc"})), "it is a secret"),
+            (jwk(Algorithm::ES256, &json!({"d": "c2VjcmV0"})), "it is a private key"),
+            (jwk(Algorithm::RS256, &json!({"dp": "c2VjcmV0"})), "it is a private key"),
+        ] {
+            let problem = read(&[("TOKEN_KEYS", &set(&[public.clone(), key]))]).unwrap_err();
+            assert!(problem.contains(&format!("TOKEN_KEYS: keys[1]: {kind}, which")), "{problem}");
+            assert!(problem.contains("TOKEN_KEYS_PARAMETER") && !problem.contains("AAAA"), "{problem}");
+            assert!(!problem.contains("c2VjcmV0"), "{problem}");
+        }
+    }
+
+    #[test]
+    fn one_place_has_the_keys() {
+        let keys = keys();
+        let places = [
+            ("TOKEN_KEYS", keys.as_str()),
+            ("TOKEN_KEYS_PARAMETER", "/switchboard/prod/keys"),
+            ("TOKEN_KEYS_URL", "https://issuer.example.org/jwks.json"),
+        ];
+        for (one, place) in places.iter().enumerate() {
+            assert!(read(&[*place]).unwrap().tokens.is_some());
+            assert!(read(&[*place, ("IDENTITY_MODE", "open-with-tokens")]).is_ok());
+            let problem = read(&[*place, ("IDENTITY_MODE", "open")]).unwrap_err();
+            assert!(problem.contains(&format!("`open`, but {} is set", place.0)), "{problem}");
+            for other in &places[one + 1..] {
+                let problem = read(&[*place, *other]).unwrap_err();
+                assert!(problem.contains(&format!("{} and {} are both set", place.0, other.0)), "{problem}");
+            }
+        }
+        let problem = read(&[("TOKEN_KEYS_PARAMETER", "keys")]).unwrap_err();
+        assert!(problem.contains("TOKEN_KEYS_PARAMETER is not the name"), "{problem}");
+        let problem = read(&[("TOKEN_KEYS_URL", "http://issuer.example.org")]).unwrap_err();
+        assert!(problem.contains("TOKEN_KEYS_URL is not an address"), "{problem}");
     }
 
     #[test]
@@ -234,22 +293,22 @@ mod tests {
 
     #[test]
     fn a_key_that_is_skipped_is_a_warning() {
-        let keys = set(&[jwk(Algorithm::HS256, &json!({})), json!({"kty": "AKP"})]);
+        let keys = set(&[jwk(Algorithm::ES256, &json!({})), json!({"kty": "AKP"})]);
         let config = read(&[("TOKEN_KEYS", &keys)]).unwrap();
         assert_eq!(config.warnings, ["TOKEN_KEYS: keys[1] is skipped: its `kty` is not known here"]);
     }
 
-    #[test]
-    fn the_longest_lifetime_is_a_day_unless_it_is_configured() {
+    #[tokio::test]
+    async fn the_longest_lifetime_is_a_day_unless_it_is_configured() {
         let keys = keys();
-        let good = |lifetime: &[(&str, &str)], expiry: i64| {
+        let good = async |lifetime: &[(&str, &str)], expiry: i64| {
             let config = read(&[&[("TOKEN_KEYS", keys.as_str())], lifetime].concat()).unwrap();
-            let token = token(&header(Algorithm::HS256, None), &json!({"sub": "a", "exp": at(expiry)}));
-            config.tokens.unwrap().verify(&token).is_ok()
+            let token = token(&header(Algorithm::ES256, None), &json!({"sub": "a", "exp": at(expiry)}));
+            config.tokens.unwrap().verify(&token).await.is_ok()
         };
-        assert!(good(&[], 86_400) && !good(&[], 86_400 + 120));
+        assert!(good(&[], 86_400).await && !good(&[], 86_400 + 120).await);
         let week = [("TOKEN_MAX_LIFETIME_S", "604800")];
-        assert!(good(&week, 604_800) && !good(&week, 604_800 + 120));
+        assert!(good(&week, 604_800).await && !good(&week, 604_800 + 120).await);
         for wrong in ["0", "-1", "1.5", "a day", "4294967296"] {
             assert!(read(&[("TOKEN_MAX_LIFETIME_S", wrong)]).unwrap_err().contains("TOKEN_MAX_LIFETIME_S"), "{wrong}");
         }

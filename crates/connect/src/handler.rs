@@ -1,5 +1,6 @@
 //! Who is this? The one moment at which a connection gets its identity.
 
+use aws_config::SdkConfig;
 use aws_lambda_events::apigw::{ApiGatewayProxyResponse, ApiGatewayWebsocketProxyRequest};
 use http::HeaderValue;
 use lambda_runtime::{LambdaEvent, tracing};
@@ -7,13 +8,14 @@ use serde_json::Value;
 use switchboard_core::backend::Backend;
 use switchboard_core::connection::{Connection, UserId};
 use switchboard_core::frame::Frame;
-use switchboard_core::function::{Caller, Served, lifecycle, message};
+use switchboard_core::function::{Caller, Peer, Served, lifecycle, message};
 use switchboard_core::rights::{Act, Grants};
 use switchboard_core::topic::{Name, Topic};
 use switchboard_core::{ClientError, Error, Failure};
 
 use crate::config::{Config, IdentityMode};
-use crate::token::{Verified, Verifier};
+use crate::source::Tokens;
+use crate::token::Verified;
 
 /// The route of the frames that bring a fresh token.
 const AUTH: &str = "auth";
@@ -38,7 +40,7 @@ const SUBPROTOCOL: &str = "sec-websocket-protocol";
 #[derive(Debug)]
 pub struct Identity {
     mode: IdentityMode,
-    verifier: Option<Verifier>,
+    tokens: Option<Tokens>,
     max_connections: u32,
     origins: Option<Vec<String>>,
 }
@@ -47,6 +49,8 @@ pub struct Identity {
 #[derive(Debug, Default)]
 struct Named {
     user: Option<UserId>,
+    /// For the log.
+    by: Option<&'static str>,
     expires_at_s: Option<i64>,
     grants: Grants,
 }
@@ -59,7 +63,19 @@ impl Identity {
             tracing::warn!("{warning}");
         }
         let Config { identity_mode, tokens, max_connections, origins, .. } = config;
-        Self { mode: identity_mode, verifier: tokens, max_connections, origins }
+        Self { mode: identity_mode, tokens, max_connections, origins }
+    }
+
+    /// Reads the keys, if they come from a parameter or from an address.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Config`], when they cannot be read.
+    pub async fn read_keys(&self, sdk: &SdkConfig) -> Result<(), Error> {
+        match &self.tokens {
+            Some(tokens) => tokens.start(sdk).await,
+            None => Ok(()),
+        }
     }
 
     /// Browsers say which page opens a connection, and pages cannot change that. Other programs send no origin, and could send
@@ -67,38 +83,48 @@ impl Identity {
     fn check_origin(&self, event: &ApiGatewayWebsocketProxyRequest) -> Result<(), ClientError> {
         let (Some(allowed), Some(origin)) = (&self.origins, event.headers.get("origin")) else { return Ok(()) };
         let origin = origin.to_str().unwrap_or_default().to_lowercase();
-        if allowed.contains(&origin) { Ok(()) } else { Err(ClientError::ForbiddenOrigin { origin }) }
+        if allowed.contains(&origin) {
+            return Ok(());
+        }
+        tracing::debug!(origin, "pages of this origin may not connect");
+        Err(ClientError::ForbiddenOrigin)
     }
 
     /// The authorizer's word counts before a token, and a token before the client's own word. A wrong token refuses the
     /// client, whatever else it could be. Grants come from where the user's name does, and an authorizer may give some to a
     /// client that has no name. A session ends with its token, also where the authorizer names the user.
-    fn of(&self, event: &ApiGatewayWebsocketProxyRequest) -> Result<Named, ClientError> {
+    async fn of(&self, event: &ApiGatewayWebsocketProxyRequest) -> Result<Named, ClientError> {
         let principal = event.request_context.authorizer.fields.get("principalId");
         let principal = principal
             .map(|principal| UserId::parse("principalId", principal.as_str().unwrap_or_default()))
             .transpose()?;
         // Without keys of ours the authorizer alone can check a token, and it has let the client through.
-        let token = if self.verifier.is_none() && principal.is_some() { None } else { token(event)? };
-        let named = token.map(|token| self.verify(token)).transpose()?;
+        let token = if self.tokens.is_none() && principal.is_some() { None } else { token(event)? };
+        let named = match token {
+            Some(token) => Some(self.verify(token).await?),
+            None => None,
+        };
         let by_authorizer = granted_by_authorizer(event)?;
         let expires_at_s = named.as_ref().map(|token| token.expires_at_s);
-        let (user, by_token) = match (principal, named, self.mode) {
-            (Some(user), _, _) => (Some(user), None),
-            (None, Some(Verified { user, grants, .. }), _) => (Some(user), Some(grants)),
+        let (user, by, by_token) = match (principal, named, self.mode) {
+            (Some(user), _, _) => (Some(user), Some("authorizer"), None),
+            (None, Some(Verified { user, grants, .. }), _) => (Some(user), Some("token"), Some(grants)),
             (None, None, IdentityMode::Verified) => {
                 return Err(ClientError::Unidentified { reason: "neither an authorizer nor a token says who this is" });
             }
             (None, None, IdentityMode::Open) => {
-                (query(event, USER_ID)?.map(|claim| UserId::parse(USER_ID, claim)).transpose()?, None)
+                let user = query(event, USER_ID)?.map(|claim| UserId::parse(USER_ID, claim)).transpose()?;
+                let by = user.as_ref().map(|_| "client");
+                (user, by, None)
             }
         };
-        Ok(Named { user, expires_at_s, grants: by_authorizer.or(by_token).unwrap_or_default() })
+        Ok(Named { user, by, expires_at_s, grants: by_authorizer.or(by_token).unwrap_or_default() })
     }
 
-    fn verify(&self, token: &str) -> Result<Verified, ClientError> {
-        let no_keys = || ClientError::InvalidToken { reason: "there is a token, but TOKEN_KEYS is not set".to_owned() };
-        self.verifier.as_ref().ok_or_else(no_keys)?.verify(token)
+    async fn verify(&self, token: &str) -> Result<Verified, ClientError> {
+        let no_keys =
+            || ClientError::InvalidToken { reason: "there is a token, but no keys are configured".to_owned() };
+        self.tokens.as_ref().ok_or_else(no_keys)?.verify(token).await
     }
 }
 
@@ -184,7 +210,7 @@ pub async fn handle(
     let offers_bearer = matches!(offered(&event.payload), Ok(Some(_)));
     let mut response = lifecycle(backend, event, status, async |caller, event| {
         identity.check_origin(event)?;
-        let Named { user, expires_at_s, grants } = identity.of(event)?;
+        let Named { user, by, expires_at_s, grants } = identity.of(event).await?;
         let connection = Connection {
             id: caller.connection_id.clone(),
             user_id: user,
@@ -196,7 +222,8 @@ pub async fn handle(
         if let Some(user) = &connection.user_id {
             check_count(backend, user, identity.max_connections).await?;
         }
-        Ok(backend.store.put(&connection, caller.deadline).await?)
+        backend.store.put(&connection, caller.deadline).await?;
+        Ok(Peer { user: connection.user_id, named_by: by })
     })
     .await?;
     if offers_bearer {
@@ -217,7 +244,7 @@ async fn check_count(backend: &Backend, user: &UserId, limit: u32) -> Result<(),
 
 /// Gives an open connection the session of a fresh token of its user. What that does not allow is unsubscribed at once.
 async fn renew(backend: &Backend, identity: &Identity, caller: &Caller, frame: &Frame<'_>) -> Result<Served, Failure> {
-    let Verified { user, expires_at_s, grants } = identity.verify(&frame.token()?)?;
+    let Verified { user, expires_at_s, grants } = identity.verify(&frame.token()?).await?;
     let (rules, act) = (&backend.config.topic_rules, Act::Subscribe);
     let keeps =
         |topic: &Topic, grants: &Grants| rules.allow(act, &Name::Topic(topic.clone()), Some(&user), grants).is_ok();
@@ -237,7 +264,7 @@ async fn renew(backend: &Backend, identity: &Identity, caller: &Caller, frame: &
 fn status(mistake: &ClientError) -> i64 {
     match mistake {
         ClientError::Unidentified { .. } | ClientError::InvalidToken { .. } => 401,
-        ClientError::ForbiddenOrigin { .. } => 403,
+        ClientError::ForbiddenOrigin => 403,
         ClientError::TooManyConnections { .. } => 429,
         _ => 400,
     }
@@ -251,7 +278,8 @@ mod tests {
 
     use super::*;
     use crate::example_keys::{at, header, jwk, set};
-    use crate::keys::KeySet;
+    use crate::keys::{KeySet, Origin};
+    use crate::token::Verifier;
 
     /// The recorded `$connect` event, with these parameters of the query, `Authorization` headers and principal.
     fn event(query: &[(&str, &str)], headers: &[&str], principal: Option<Value>) -> ApiGatewayWebsocketProxyRequest {
@@ -283,9 +311,9 @@ mod tests {
         serde_json::from_value(event).unwrap()
     }
 
-    fn open(query: &[(&str, &str)]) -> Result<Option<UserId>, ClientError> {
-        let identity = Identity { mode: IdentityMode::Open, verifier: None, max_connections: 0, origins: None };
-        identity.of(&event(query, &[], None)).map(|named| named.user)
+    async fn open(query: &[(&str, &str)]) -> Result<Option<UserId>, ClientError> {
+        let identity = Identity { mode: IdentityMode::Open, tokens: None, max_connections: 0, origins: None };
+        identity.of(&event(query, &[], None)).await.map(|named| named.user)
     }
 
     fn good(user: &str) -> String {
@@ -293,26 +321,26 @@ mod tests {
         crate::example_keys::token(&header(Algorithm::HS256, None), &claims)
     }
 
-    #[test]
-    fn in_open_mode_the_query_names_the_user() {
-        assert_eq!(open(&[("userId", "2")]).unwrap().unwrap().as_str(), "2");
-        assert_eq!(open(&[]).unwrap(), None);
+    #[tokio::test]
+    async fn in_open_mode_the_query_names_the_user() {
+        assert_eq!(open(&[("userId", "2")]).await.unwrap().unwrap().as_str(), "2");
+        assert_eq!(open(&[]).await.unwrap(), None);
     }
 
-    #[test]
-    fn a_wrong_user_id_refuses_the_handshake() {
+    #[tokio::test]
+    async fn a_wrong_user_id_refuses_the_handshake() {
         let long = "x".repeat(10_240);
         for query in
             [&[("userId", "")][..], &[("userId", "1"), ("userId", "2")], &[("userId", "a\u{7}")], &[("userId", &long)]]
         {
-            let mistake = open(query).unwrap_err();
+            let mistake = open(query).await.unwrap_err();
             assert_eq!(status(&mistake), 400, "{mistake}");
         }
     }
 
-    #[test]
-    fn an_authorizer_beats_a_token_and_a_token_beats_the_client_and_a_wrong_token_refuses_all_of_them() {
-        let keys = || KeySet::parse(&set(&[jwk(Algorithm::HS256, &json!({}))])).unwrap().keys;
+    #[tokio::test]
+    async fn an_authorizer_beats_a_token_and_a_token_beats_the_client_and_a_wrong_token_refuses_all_of_them() {
+        let keys = || KeySet::parse(&set(&[jwk(Algorithm::HS256, &json!({}))]), Origin::Vault).unwrap().keys;
         let (token, other) = (good("alice"), good("bob"));
         let (query, header) = (("token", token.as_str()), format!("Bearer {token}"));
         let (mallory, forged) = (("userId", "mallory"), ("token", "x.y.z"));
@@ -361,8 +389,8 @@ mod tests {
                         IdentityMode::Open if !token && principal.is_none() => Ok(query.first().map(|(_, user)| *user)),
                         _ => expected,
                     };
-                    let verifier = has_keys.then(|| Verifier::new(keys(), None, None, 3600));
-                    let found = Identity { mode, verifier, max_connections: 0, origins: None }.of(&event);
+                    let tokens = has_keys.then(|| Verifier::new(keys(), None, None, 3600).into());
+                    let found = Identity { mode, tokens, max_connections: 0, origins: None }.of(&event).await;
                     let found = found.as_ref().map(|named| named.user.as_ref().map(UserId::as_str)).map_err(status);
                     assert_eq!(found, expected, "{mode:?} {has_keys} {query:?} {headers:?} {principal:?}");
                 }
@@ -370,16 +398,22 @@ mod tests {
         }
     }
 
-    #[test]
-    fn grants_come_from_where_the_users_name_does_and_sessions_end_with_tokens() {
+    #[tokio::test]
+    async fn grants_come_from_where_the_users_name_does_and_sessions_end_with_tokens() {
         let claims = json!({"sub": "alice", "exp": at(60), "topics": {"subscribe": ["by.token"]}});
         let token = crate::example_keys::token(&header(Algorithm::HS256, None), &claims);
         let text = |topics: &str| json!({"principalId": "alice", "topics": topics});
         let by_authorizer = text(r#"{"subscribe":["by.authorizer"]}"#);
         let nameless = json!({"topics": r#"{"subscribe":["by.authorizer"]}"#});
         let no_topics = json!({"principalId": "alice"});
-        let verifier =
-            || Verifier::new(KeySet::parse(&set(&[jwk(Algorithm::HS256, &json!({}))])).unwrap().keys, None, None, 3600);
+        let verifier = || {
+            Verifier::new(
+                KeySet::parse(&set(&[jwk(Algorithm::HS256, &json!({}))]), Origin::Vault).unwrap().keys,
+                None,
+                None,
+                3600,
+            )
+        };
         for (query, authorizer, granted, expires) in [
             (vec![("token", token.as_str())], None, "by.token", true),
             (vec![("token", token.as_str())], Some(&by_authorizer), "by.authorizer", true),
@@ -389,9 +423,13 @@ mod tests {
             (vec![("userId", "alice")], None, "", false),
         ] {
             let event = authorized(&query, &[], authorizer.cloned());
-            let identity =
-                Identity { mode: IdentityMode::Open, verifier: Some(verifier()), max_connections: 0, origins: None };
-            let named = identity.of(&event).unwrap();
+            let identity = Identity {
+                mode: IdentityMode::Open,
+                tokens: Some(verifier().into()),
+                max_connections: 0,
+                origins: None,
+            };
+            let named = identity.of(&event).await.unwrap();
             assert_eq!(named.user.unwrap().as_str(), "alice");
             assert_eq!(named.expires_at_s.is_some(), expires, "{query:?} {authorizer:?}");
             for topic in ["by.token", "by.authorizer"] {
@@ -407,8 +445,8 @@ mod tests {
             (json!(r#"{"publish":["a*b"]}"#), "`topics.publish[0]` may have a `*` only at its end"),
         ] {
             let event = authorized(&[], &[], Some(json!({"principalId": "alice", "topics": topics})));
-            let identity = Identity { mode: IdentityMode::Verified, verifier: None, max_connections: 0, origins: None };
-            let mistake = identity.of(&event).unwrap_err();
+            let identity = Identity { mode: IdentityMode::Verified, tokens: None, max_connections: 0, origins: None };
+            let mistake = identity.of(&event).await.unwrap_err();
             assert_eq!(
                 mistake.to_string(),
                 format!("the authorizer gave wrong grants: {problem}")
@@ -418,12 +456,13 @@ mod tests {
         }
     }
 
-    #[test]
-    fn an_authorizer_that_names_nobody_is_an_error() {
+    #[tokio::test]
+    async fn an_authorizer_that_names_nobody_is_an_error() {
         for principal in [json!(null), json!(7), json!("")] {
             let event = event(&[("userId", "mallory")], &[], Some(principal));
-            let mistake = Identity { mode: IdentityMode::Open, verifier: None, max_connections: 0, origins: None }
+            let mistake = Identity { mode: IdentityMode::Open, tokens: None, max_connections: 0, origins: None }
                 .of(&event)
+                .await
                 .unwrap_err();
             assert_eq!(status(&mistake), 400, "{mistake}");
         }
@@ -459,7 +498,7 @@ mod tests {
     fn pages_of_other_origins_are_refused() {
         let check = |origins: Option<&str>, origin: Option<&str>| {
             let origins = origins.map(|origin| vec![origin.to_owned()]);
-            let identity = Identity { mode: IdentityMode::Open, verifier: None, max_connections: 0, origins };
+            let identity = Identity { mode: IdentityMode::Open, tokens: None, max_connections: 0, origins };
             let mut event = event(&[], &[], None);
             event.headers.remove("origin");
             if let Some(origin) = origin {

@@ -37,12 +37,26 @@ pub(crate) struct KeySet {
     pub(crate) skipped: Vec<String>,
 }
 
+/// Where the text of a set comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// A variable of the function. Too many people can read it, so it may have no secret.
+    Variable,
+    /// A place for secrets.
+    Vault,
+    /// A web server, which gives the text to everybody. A secret in it is none.
+    Public,
+}
+
+/// The members that only private keys have (RFC 7518, section 6; RFC 8037, section 2).
+const PRIVATE: [&str; 7] = ["d", "p", "q", "dp", "dq", "qi", "oth"];
+
 /// Why a key cannot be used.
 enum Unusable {
     /// It is not understood, or it is for something else. The others of its set are used.
     Skipped(String),
-    /// It is too weak. The function does not start.
-    Weak(String),
+    /// It is too weak, or it is a secret that others can read. The function does not start.
+    Unsafe(String),
 }
 
 impl<T: Into<String>> From<T> for Unusable {
@@ -56,25 +70,24 @@ impl KeySet {
     ///
     /// # Errors
     ///
-    /// The text is not a JWK Set, a key of it is too weak, or none of its keys can be used.
-    pub(crate) fn parse(text: &str) -> Result<Self, String> {
+    /// The text is not a JWK Set, a key of it is unsafe, or none of its keys can be used.
+    pub(crate) fn parse(text: &str, origin: Origin) -> Result<Self, String> {
         let set: Value = serde_json::from_str(text).map_err(|error| {
             format!("the text is not JSON, from line {} column {} on", error.line(), error.column())
         })?;
         let set =
             set.get("keys").and_then(Value::as_array).ok_or("the JSON is not a JWK Set: it has no list `keys`")?;
-        let (mut keys, mut skipped, mut weak) = (Vec::new(), Vec::new(), Vec::new());
-        // Many identity providers also publish a key for encryption. That is usual, so it causes no warning.
-        for (place, jwk) in set.iter().enumerate().filter(|(_, jwk)| jwk.get("use").is_none_or(|usage| usage != "enc"))
-        {
-            match Key::read(jwk) {
-                Ok(key) => keys.push(key),
+        let (mut keys, mut skipped, mut not_safe) = (Vec::new(), Vec::new(), Vec::new());
+        for (place, jwk) in set.iter().enumerate() {
+            match Key::read(jwk, origin) {
+                Ok(None) => {}
+                Ok(Some(key)) => keys.push(key),
                 Err(Unusable::Skipped(reason)) => skipped.push(format!("keys[{place}] is skipped: {reason}")),
-                Err(Unusable::Weak(reason)) => weak.push(format!("keys[{place}]: {reason}")),
+                Err(Unusable::Unsafe(reason)) => not_safe.push(format!("keys[{place}]: {reason}")),
             }
         }
-        if !weak.is_empty() {
-            return Err(weak.join(", "));
+        if !not_safe.is_empty() {
+            return Err(not_safe.join(", "));
         }
         if keys.is_empty() {
             return Err([vec!["no key of the set can check signatures".to_owned()], skipped].concat().join(", "));
@@ -84,7 +97,25 @@ impl KeySet {
 }
 
 impl Key {
-    fn read(jwk: &Value) -> Result<Self, Unusable> {
+    /// Reads a key. A key for encryption is none of ours. Many identity providers publish one, so it causes no warning.
+    fn read(jwk: &Value, origin: Origin) -> Result<Option<Self>, Unusable> {
+        let is_secret = jwk.get("kty").is_some_and(|kind| kind == "oct");
+        if is_secret || PRIVATE.iter().any(|member| jwk.get(member).is_some()) {
+            let kind = if is_secret { "a secret" } else { "a private key" };
+            match origin {
+                Origin::Vault => {}
+                Origin::Public => return Err(format!("it is {kind}, and everybody can read it there").into()),
+                Origin::Variable => {
+                    return Err(Unusable::Unsafe(format!(
+                        "it is {kind}, which does not belong into a variable: put the set into an SSM parameter of the type \
+                         SecureString, and its name into TOKEN_KEYS_PARAMETER"
+                    )));
+                }
+            }
+        }
+        if jwk.get("use").is_some_and(|usage| usage == "enc") {
+            return Ok(None);
+        }
         let text = |name: &str| match jwk.get(name) {
             None | Some(Value::Null) => Ok(None),
             Some(Value::String(text)) => Ok(Some(text.as_str())),
@@ -128,7 +159,7 @@ impl Key {
         for algorithm in &algorithms {
             crypto::verify("", b"", &key, *algorithm).map_err(|_| "it is not a point on its curve")?;
         }
-        Ok(Self { id, key, algorithms })
+        Ok(Some(Self { id, key, algorithms }))
     }
 
     /// Whether a token means this key.
@@ -156,7 +187,7 @@ fn coordinate<'a>(name: &str, bytes: &'a [u8], size: usize) -> Result<&'a [u8], 
 fn rsa(modulus: &[u8], exponent: &[u8]) -> Result<DecodingKey, Unusable> {
     let bits = bits(modulus);
     if bits < MIN_RSA_BITS {
-        return Err(Unusable::Weak(format!("its modulus has {bits} bits, and RSA needs {MIN_RSA_BITS} or more")));
+        return Err(Unusable::Unsafe(format!("its modulus has {bits} bits, and RSA needs {MIN_RSA_BITS} or more")));
     }
     if bits > MAX_RSA_BITS {
         return Err(format!("its modulus has {bits} bits, and {MAX_RSA_BITS} is the most that is supported").into());
@@ -188,7 +219,7 @@ fn secret(secret: &[u8], algorithms: &mut Vec<Algorithm>) -> Result<DecodingKey,
     algorithms.retain(|algorithm| secret.len() >= digest(algorithm));
     if algorithms.is_empty() {
         let (length, needed) = (secret.len(), digest(&least));
-        return Err(Unusable::Weak(format!("its secret has {length} bytes, and {least:?} needs {needed} or more")));
+        return Err(Unusable::Unsafe(format!("its secret has {length} bytes, and {least:?} needs {needed} or more")));
     }
     Ok(DecodingKey::from_secret(secret))
 }
@@ -214,7 +245,7 @@ mod tests {
 
     /// Reads a set, and tries each of its keys with signatures that are nonsense: none may panic.
     fn parse(text: &str) -> Result<KeySet, String> {
-        let set = KeySet::parse(text);
+        let set = KeySet::parse(text, Origin::Vault);
         if let Ok(set) = &set {
             for key in &set.keys {
                 for algorithm in &key.algorithms {

@@ -5,6 +5,7 @@ mod config;
 mod example_keys;
 mod handler;
 mod keys;
+mod source;
 mod token;
 
 pub use config::{Config, both};

@@ -14,5 +14,6 @@ async fn main() -> Result<(), lambda_runtime::Error> {
     start_log();
     let (backend, config) = both(Backend::from_env().await, Config::from_env()).inspect_err(log_start_failure)?;
     let identity = Identity::new(config);
+    identity.read_keys(&backend.sdk).await.inspect_err(log_start_failure)?;
     run(|event| connect::handle(&backend, &identity, event)).await
 }

@@ -1,7 +1,7 @@
 //! Tokens, which say which user a client is.
 //!
 //! A token is a [JSON Web Token](https://www.rfc-editor.org/rfc/rfc7519) whose `sub` is the user. An identity provider or a
-//! backend signs it with a key of `TOKEN_KEYS`. It may also grant topics, in `topics`. A session ends with its token.
+//! backend signs it with a key that `source.rs` reads. It may also grant topics, in `topics`. A session ends with its token.
 
 use std::fmt;
 
@@ -74,6 +74,17 @@ impl Verifier {
         Self { keys, validation, max_lifetime_s: max_lifetime_s.into() }
     }
 
+    /// The same rules with other keys.
+    pub(crate) fn with_keys(&self, keys: Vec<Key>) -> Self {
+        Self { keys, validation: self.validation.clone(), max_lifetime_s: self.max_lifetime_s }
+    }
+
+    /// Whether it has the key that a token names. A token that names none, or that cannot be read, needs no other key.
+    pub(crate) fn knows(&self, token: &str) -> bool {
+        let header = jsonwebtoken::decode_header(token);
+        header.is_err() || header.is_ok_and(|header| self.keys.iter().any(|key| key.is_meant_by(&header)))
+    }
+
     /// The user whom a token names, and what it says of the session.
     ///
     /// # Errors
@@ -99,7 +110,7 @@ impl Verifier {
         }
         let mut meant = self.keys.iter().filter(|key| key.is_meant_by(&header)).peekable();
         if meant.peek().is_none() {
-            return Err("TOKEN_KEYS has no key with the token's `kid`");
+            return Err("no key here has the token's `kid`");
         }
         let mut refused = "the token's algorithm does not fit its key";
         for key in meant.filter(|key| key.algorithms.contains(&header.alg)) {
@@ -155,12 +166,12 @@ mod tests {
 
     use super::*;
     use crate::example_keys::{at, header, jwk, set, token};
-    use crate::keys::KeySet;
+    use crate::keys::{KeySet, Origin};
 
     const A_DAY_S: u32 = 24 * 60 * 60;
 
     fn verifier(keys: &[Value]) -> Verifier {
-        let KeySet { keys, skipped } = KeySet::parse(&set(keys)).unwrap();
+        let KeySet { keys, skipped } = KeySet::parse(&set(keys), Origin::Vault).unwrap();
         assert!(skipped.is_empty(), "{skipped:?}");
         Verifier::new(keys, None, None, A_DAY_S)
     }
@@ -206,7 +217,7 @@ mod tests {
     fn a_token_with_a_kid_is_tried_with_every_key_of_that_name_and_with_no_other() {
         let token = |id| token(&header(Algorithm::HS256, id), &claims());
         let other = |id: Option<&str>| jwk(Algorithm::HS256, &json!({"kid": id, "k": "B".repeat(42) + "A"}));
-        let no_key = Err("TOKEN_KEYS has no key with the token's `kid`");
+        let no_key = Err("no key here has the token's `kid`");
         let wrong = Err("the token's signature is wrong");
         for (keys, id, expected) in [
             (vec![other(Some("1")), hs256(Some("2"))], Some("2"), Ok("alice")),
@@ -324,7 +335,7 @@ mod tests {
     fn a_token_expires_within_the_longest_lifetime_and_clocks_may_differ_by_the_leeway() {
         let leeway = i64::try_from(LEEWAY_S).unwrap();
         let day = i64::from(A_DAY_S);
-        let keys = || KeySet::parse(&set(&[hs256(None)])).unwrap().keys;
+        let keys = || KeySet::parse(&set(&[hs256(None)]), Origin::Vault).unwrap().keys;
         let hour = Verifier::new(keys(), None, None, 60 * 60);
         let day_long = Verifier::new(keys(), None, None, A_DAY_S);
         let far = Some("the token expires later than TOKEN_MAX_LIFETIME_S allows");
@@ -393,7 +404,7 @@ mod tests {
     #[test]
     fn audience_and_issuer_must_be_those_that_are_asked_for() {
         let text = |text: &str| Some(text.to_owned());
-        let keys = KeySet::parse(&set(&[hs256(None)])).unwrap().keys;
+        let keys = KeySet::parse(&set(&[hs256(None)]), Origin::Vault).unwrap().keys;
         let verifier = Verifier::new(keys, text("chat"), text("us"), A_DAY_S);
         for (audience, issuer, expected) in [
             (json!("chat"), json!("us"), None),

@@ -47,6 +47,8 @@ pub struct Backend {
     pub publisher: Publisher,
     /// Numbers for CloudWatch.
     pub metrics: Metrics,
+    /// The region and the credentials, for a function that calls another service.
+    pub sdk: SdkConfig,
 }
 
 impl Backend {
@@ -83,6 +85,7 @@ impl Backend {
         let gateways = Gateways::new(sdk.clone(), config.publish_endpoint.clone(), memory_mb);
         let frame_rate = FrameRate::new(config.max_frames_per_second);
         let publisher = Publisher::new(store.clone(), events, metrics.clone());
-        Self { config, store, history, presence, gateways, frame_rate, publisher, metrics }
+        let sdk = sdk.clone();
+        Self { config, store, history, presence, gateways, frame_rate, publisher, metrics, sdk }
     }
 }

@@ -125,11 +125,8 @@ pub enum ClientError {
         limit: u32,
     },
     /// At the handshake: a web page of another origin opens the connection.
-    #[error("pages of the origin `{origin}` may not connect; see ALLOWED_ORIGINS")]
-    ForbiddenOrigin {
-        /// The origin, as the browser said it.
-        origin: String,
-    },
+    #[error("the page's origin is not one of ALLOWED_ORIGINS; the level DEBUG shows it")]
+    ForbiddenOrigin,
     /// At the handshake: the user has as many connections as one user may have.
     #[error("user `{user_id}` already has {limit} connections")]
     TooManyConnections {
@@ -166,7 +163,7 @@ impl ClientError {
             Self::InvalidToken { .. } => "invalid_token",
             Self::UserOffline { .. } => "user_offline",
             Self::Busy => "busy",
-            Self::ForbiddenOrigin { .. } => "forbidden_origin",
+            Self::ForbiddenOrigin => "forbidden_origin",
             Self::RateLimited { .. } => "rate_limited",
             Self::TooManyConnections { .. } => "too_many_connections",
         }

@@ -4,7 +4,7 @@
 //! fault into a failed invocation. The log never carries bodies or query strings.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use aws_lambda_events::apigw::{
     ApiGatewayProxyResponse, ApiGatewayWebsocketProxyRequest, ApiGatewayWebsocketProxyRequestContext,
@@ -15,7 +15,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::backend::Backend;
-use crate::connection::ConnectionId;
+use crate::connection::{ConnectionId, UserId};
 use crate::deadline::Deadline;
 use crate::frame::{Ack, Frame, Reply, TopicAck};
 use crate::gateway::Gateway;
@@ -127,7 +127,17 @@ pub enum Served {
     },
 }
 
-/// Serves `$connect` and `$disconnect`: a mistake refuses the handshake with the status that `status` gives it.
+/// Who begins or ends a connection. The log is the only place that keeps it.
+#[derive(Debug, Default)]
+pub struct Peer {
+    /// The user, if there is one.
+    pub user: Option<UserId>,
+    /// Who said that it is this user, at `$connect`.
+    pub named_by: Option<&'static str>,
+}
+
+/// Serves `$connect` and `$disconnect`: a mistake refuses the handshake with the status that `status` gives it. Each is one
+/// line of the log, which ties the connection to its user. The reason of a close is the gateway's or the client's.
 ///
 /// # Errors
 ///
@@ -136,19 +146,32 @@ pub async fn lifecycle(
     backend: &Backend,
     event: LambdaEvent<ApiGatewayWebsocketProxyRequest>,
     status: impl FnOnce(&ClientError) -> i64,
-    handle: impl AsyncFnOnce(&Caller, &ApiGatewayWebsocketProxyRequest) -> Result<(), Failure>,
+    handle: impl AsyncFnOnce(&Caller, &ApiGatewayWebsocketProxyRequest) -> Result<Peer, Failure>,
 ) -> Result<ApiGatewayProxyResponse, Error> {
     let start = Instant::now();
     let caller = caller(backend, &event, start)?;
     match handle(&caller, &event.payload).await {
-        Ok(()) => {
-            log(backend, &caller, start, "ok");
+        Ok(Peer { user, named_by }) => {
+            let duration_ms = milliseconds(start);
+            let context = &event.payload.request_context;
+            info!(
+                route.key = caller.route_key, connection.id = %caller.connection_id, request.id = caller.request_id,
+                invocation.id = caller.invocation_id, user.id = user.as_ref().map(UserId::as_str), user.named_by = named_by,
+                close.code = context.disconnect_status_code, close.reason = context.disconnect_reason, outcome = "ok",
+                duration_ms, "served"
+            );
+            backend.metrics.served(duration_ms, None);
             Ok(response(200))
         }
         Err(Failure::Mistake(mistake)) => {
+            let duration_ms = milliseconds(start);
             // The gateway passes on no more than the status, so the reason is only here.
-            info!(connection.id = %caller.connection_id, reason = %mistake, "the handshake is refused");
-            log(backend, &caller, start, mistake.code());
+            info!(
+                route.key = caller.route_key, connection.id = %caller.connection_id, request.id = caller.request_id,
+                invocation.id = caller.invocation_id, outcome = mistake.code(), reason = %mistake, duration_ms,
+                "the handshake is refused"
+            );
+            backend.metrics.served(duration_ms, None);
             Ok(response(status(&mistake)))
         }
         Err(Failure::Fault(fault)) => Err(report(backend, &caller, start, fault)),
@@ -221,12 +244,15 @@ pub async fn message(
     if let Err(Failure::Fault(fault)) = served {
         return Err(report(backend, &caller, start, fault));
     }
+    let mut reads = true;
     if let Some(reply) = reply {
-        let posted =
-            backend.publisher.reply(&caller.gateway, &caller.connection_id, reply.to_bytes(), caller.deadline).await;
-        posted.map_err(|fault| report(backend, &caller, start, fault))?;
+        // A refusal is not worth the time that a post may hang. It has the part that is in reserve for replies.
+        let deadline =
+            if verdict == Verdict::Serve { caller.deadline } else { caller.deadline.at_most(Duration::ZERO) };
+        let posted = backend.publisher.reply(&caller.gateway, &caller.connection_id, reply.to_bytes(), deadline).await;
+        reads = posted.map_err(|fault| report(backend, &caller, start, fault))?;
     }
-    if verdict == Verdict::Disconnect {
+    if verdict == Verdict::Disconnect || (verdict == Verdict::Refuse && !reads) {
         warn!(connection.id = %caller.connection_id, "a connection is closed: it goes on sending too fast");
         // `$disconnect` removes its rows.
         caller.gateway.delete(&caller.connection_id, caller.deadline).await;

@@ -2,7 +2,8 @@
 //!
 //! Each execution environment counts for itself, in its memory, so the limit costs no call. A client whose frames reach several
 //! environments may send as many times more. A frame beyond the limit is answered with `rate_limited`. A client that goes on
-//! all the same is disconnected, because each of its frames still costs an invocation and an answer.
+//! all the same is disconnected, because each of its frames still costs an invocation and an answer. One that does not read the
+//! answer is disconnected at once.
 
 use std::collections::HashMap;
 use std::sync::Mutex;

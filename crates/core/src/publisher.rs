@@ -17,14 +17,14 @@ use lambda_runtime::tracing::{error, info, warn};
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::clock::now_ms;
-use crate::connection::ConnectionId;
+use crate::connection::{ConnectionId, UserId};
 use crate::deadline::Deadline;
 use crate::event::EventStore;
 use crate::gateway::{Gateway, Known, Post};
 use crate::metrics::Metrics;
 use crate::publication::{Audience, Fanout, Position, Publication};
 use crate::receivers::Receivers;
-use crate::store::{ConnectionStore, Gone};
+use crate::store::{Closed, ConnectionStore, Gone};
 use crate::topic::{Subscriber, Topic};
 use crate::{Error, frame};
 
@@ -285,7 +285,7 @@ impl Publisher {
     }
 
     /// Posts a frame to the connection whose own frame is being served. A sender that cannot take its reply does not make
-    /// the work undone, so that is only logged.
+    /// the work undone, so that is only logged. Returns false if the sender did not read in time.
     ///
     /// # Errors
     ///
@@ -296,17 +296,17 @@ impl Publisher {
         id: &ConnectionId,
         frame: Vec<u8>,
         deadline: Deadline,
-    ) -> Result<(), Error> {
+    ) -> Result<bool, Error> {
         match gateway.post(None, id, frame, deadline.of_reply(), Duration::ZERO).await {
-            Post::Taken => Ok(()),
+            Post::Taken => Ok(true),
             Post::Denied => Err(Error::Reply { connection_id: id.clone() }),
             Post::Gone => {
                 info!(connection.id = %id, "the sender has gone before its reply");
-                Ok(())
+                Ok(true)
             }
             post @ (Post::Hung | Post::Refused | Post::Rejected | Post::OutOfTime) => {
                 error!(connection.id = %id, reason = ?post, "the sender did not get its reply");
-                Ok(())
+                Ok(!matches!(post, Post::Hung | Post::OutOfTime))
             }
         }
     }
@@ -478,7 +478,10 @@ impl Publisher {
             return false;
         }
         match self.store.close(id, topic, deadline).await {
-            Ok(topics) => info!(connection.id = %id, topics, "a stale connection was forgotten"),
+            Ok(Closed { user, subscriptions }) => {
+                let user = user.as_ref().map(UserId::as_str);
+                info!(connection.id = %id, user.id = user, topics = subscriptions, "a stale connection was forgotten");
+            }
             Err(error) => warn!(connection.id = %id, %error, "a stale connection could not be forgotten"),
         }
         true

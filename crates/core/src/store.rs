@@ -164,6 +164,15 @@ pub(crate) enum Gone {
     Unknown,
 }
 
+/// What ended with a connection.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Closed {
+    /// Its user. A row that is gone, or that has none, does not say it.
+    pub user: Option<UserId>,
+    /// How many subscriptions it had.
+    pub subscriptions: usize,
+}
+
 impl ConnectionStore {
     /// The tables that `config` names, through `dynamodb`.
     #[must_use]
@@ -388,15 +397,14 @@ impl ConnectionStore {
         (end_s > now_s()).then(connection)
     }
 
-    /// Ends a connection and all its subscriptions, and returns how many there were: one `UpdateItem`, which leaves a
-    /// tombstone, then a `BatchWriteItem` for each 25 topics. The tombstone keeps the list of topics, so the call may be
+    /// Ends a connection and all its subscriptions: one `UpdateItem`, which leaves a tombstone, then a `BatchWriteItem` for each 25 topics. The tombstone keeps the list of topics, so the call may be
     /// repeated when its answer is lost. `also` is a topic row that the caller knows of, in case the
     /// connection's own row is gone.
     ///
     /// # Errors
     ///
     /// When DynamoDB fails, or when it puts off deletions for too long. The rows that are left then expire.
-    pub async fn close(&self, id: &ConnectionId, also: Option<&Topic>, deadline: Deadline) -> Result<usize, Error> {
+    pub async fn close(&self, id: &ConnectionId, also: Option<&Topic>, deadline: Deadline) -> Result<Closed, Error> {
         let update = self
             .dynamodb
             .update_item()
@@ -417,7 +425,8 @@ impl ConnectionStore {
         let topics: BTreeSet<&str> = listed.iter().map(String::as_str).chain(also.map(Topic::as_str)).collect();
         let deletes: Vec<_> = topics.iter().map(|topic| delete(topic_key(topic, id))).collect();
         self.write_topics(&deletes, deadline).await?;
-        Ok(topics.len())
+        let user = text(&old, USER_ID).and_then(|user| UserId::parse(USER_ID, user).ok());
+        Ok(Closed { user, subscriptions: topics.len() })
     }
 
     /// Notes that the gateway answered 410 for a connection: one conditional `UpdateItem`. The caller removes nothing

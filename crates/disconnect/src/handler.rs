@@ -5,7 +5,7 @@ use aws_lambda_events::apigw::{ApiGatewayProxyResponse, ApiGatewayWebsocketProxy
 use lambda_runtime::LambdaEvent;
 use switchboard_core::Error;
 use switchboard_core::backend::Backend;
-use switchboard_core::function::lifecycle;
+use switchboard_core::function::{Peer, lifecycle};
 
 /// Turns the connection's row into a tombstone and removes every topic row that it lists.
 ///
@@ -21,8 +21,8 @@ pub async fn handle(
         event,
         |_| 400,
         async |caller, _| {
-            backend.store.close(&caller.connection_id, None, caller.deadline).await?;
-            Ok(())
+            let closed = backend.store.close(&caller.connection_id, None, caller.deadline).await?;
+            Ok(Peer { user: closed.user, named_by: None })
         },
     )
     .await

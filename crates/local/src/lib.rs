@@ -11,6 +11,7 @@ pub mod gateway;
 pub mod iam;
 pub mod inspector;
 pub mod lambda;
+mod parameters;
 mod schedule;
 pub mod service;
 mod signature;

@@ -56,6 +56,10 @@ struct Arguments {
     /// from this program's own environment. Use that for secrets: every user of this machine can see arguments.
     #[arg(long, value_name = "NAME[=VALUE]", value_parser = variable)]
     env: Vec<(String, String)>,
+    /// A parameter of SSM that functions may read: its value is the content of the file at that moment. It is a
+    /// SecureString, and the flag may be repeated.
+    #[arg(long, value_name = "NAME=FILE", value_parser = parameter)]
+    parameter: Vec<(String, PathBuf)>,
     #[command(flatten)]
     web: web::Settings,
     #[command(flatten)]
@@ -84,6 +88,13 @@ fn variable(text: &str) -> Result<(String, String), String> {
             None => Err(format!("the environment has no variable {text}, or its value is not text")),
         },
     }
+}
+
+/// The value is in a file, because every user of this machine can see arguments.
+fn parameter(text: &str) -> Result<(String, PathBuf), String> {
+    let (name, file) = text.split_once('=').filter(|(name, _)| !name.is_empty()).ok_or("expected NAME=FILE")?;
+    let file = PathBuf::from(file);
+    if file.is_file() { Ok((name.to_owned(), file)) } else { Err(format!("there is no file {}", file.display())) }
 }
 
 #[tokio::main]
@@ -125,6 +136,7 @@ async fn run(arguments: Arguments) -> Result<(), Box<dyn Error>> {
         data_dir: arguments.data_dir,
         binaries,
         max_environments: arguments.max_environments,
+        parameters: arguments.parameter.into_iter().collect(),
         web: arguments.web,
         access: arguments.access,
         lambda: arguments.lambda,

@@ -1,4 +1,4 @@
-//! Signature Version 4. Callers of the management API sign with it, and clients do if `$connect` requires it.
+//! Signature Version 4. Callers of the management API and of SSM sign with it, and clients do if `$connect` requires it.
 //!
 //! This module implements the receiving side of "Create a signed AWS API request" (IAM User Guide). A signature must be
 //! present (`--sigv4 present`), or it is also verified (`--sigv4 verify`) with the credentials of the functions. Error
@@ -41,8 +41,8 @@ pub(crate) enum SignatureError {
     #[error("Missing Authentication Token")]
     Missing,
     /// The request is signed for another service. Some SDK versions did that by mistake. The text ends with a space.
-    #[error("Credential should be scoped to correct service: '{SIGNING_NAME}'. ")]
-    WrongService,
+    #[error("Credential should be scoped to correct service: '{0}'. ")]
+    WrongService(&'static str),
     /// A part of the signature is missing or malformed.
     #[error("Authorization header requires 'Credential', 'Signature' and 'SignedHeaders', and a date.")]
     Incomplete,
@@ -65,7 +65,7 @@ impl SignatureError {
             Self::Missing => "MissingAuthenticationTokenException",
             Self::Incomplete => "IncompleteSignatureException",
             Self::UnknownKey => "UnrecognizedClientException",
-            Self::WrongService | Self::Expired | Self::Mismatch => "InvalidSignatureException",
+            Self::WrongService(_) | Self::Expired | Self::Mismatch => "InvalidSignatureException",
         }
     }
 }
@@ -108,14 +108,22 @@ pub(crate) fn check(
     if how == Sigv4::Off {
         return Ok(());
     }
-    let claim = Claim::of(&request.headers, request.uri.query()).ok_or(SignatureError::Missing)?;
-    if claim.credential.iter().rev().nth(1).map(String::as_str) != Some(SIGNING_NAME) {
-        return Err(SignatureError::WrongService);
-    }
-    if how == Sigv4::Present {
-        return Ok(());
-    }
+    let claim = Claim::for_service(request, SIGNING_NAME)?;
+    if how == Sigv4::Present { Ok(()) } else { verify(&claim, request, body, credentials) }
+}
 
+/// Refuses a call of another service if its signature is not valid.
+pub(crate) fn check_call(
+    request: &Parts,
+    body: &[u8],
+    service: &'static str,
+    credentials: &[Credentials],
+) -> Result<(), SignatureError> {
+    let claim = Claim::for_service(request, service)?;
+    verify(&claim, request, Sha256::new_with_prefix(body), credentials)
+}
+
+fn verify(claim: &Claim, request: &Parts, body: Sha256, credentials: &[Credentials]) -> Result<(), SignatureError> {
     let [access_key_id, date, ..] = claim.credential.as_slice() else { return Err(SignatureError::Incomplete) };
     let time = jiff::fmt::strtime::parse("%Y%m%dT%H%M%SZ", &claim.time).and_then(|time| time.to_datetime());
     let time = time.and_then(|time| time.to_zoned(jiff::tz::TimeZone::UTC)).map_err(|_| SignatureError::Incomplete)?;
@@ -148,6 +156,13 @@ pub(crate) fn session_token(headers: &HeaderMap, query: Option<&str>) -> Option<
 }
 
 impl Claim {
+    /// Reads a signature that must be for a service.
+    fn for_service(request: &Parts, service: &'static str) -> Result<Self, SignatureError> {
+        let claim = Self::of(&request.headers, request.uri.query()).ok_or(SignatureError::Missing)?;
+        let is_for_it = claim.credential.iter().rev().nth(1).is_some_and(|name| name == service);
+        if is_for_it { Ok(claim) } else { Err(SignatureError::WrongService(service)) }
+    }
+
     /// Reads the signature from the header, else from the query.
     fn of(headers: &HeaderMap, query: Option<&str>) -> Option<Self> {
         let header = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
@@ -328,7 +343,7 @@ mod tests {
                      Signature=0";
         assert_eq!(authorized(sigv4), Ok(()));
         let other = "AWS4-HMAC-SHA256 Credential=AK/20240120/us-east-1/apigateway/aws4_request,Signature=0";
-        assert_eq!(authorized(other), Err(SignatureError::WrongService));
+        assert_eq!(authorized(other), Err(SignatureError::WrongService("execute-api")));
         let query = "/?X-Amz-Credential=AK%2F20240120%2Fus-east-1%2Fexecute-api%2Faws4_request&X-Amz-Signature=0";
         assert_eq!(present(Request::get(query)), Ok(()));
         assert_eq!(check(&parts(Request::get("/")), Sha256::new(), Sigv4::Off, &[]), Ok(()));

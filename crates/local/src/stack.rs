@@ -19,6 +19,7 @@ use crate::gateway::{self, Gateway, Integration};
 use crate::iam::{Caller, Callers};
 use crate::inspector::{self, Inspector};
 use crate::lambda::{self, Function, OrphanGuard};
+use crate::parameters::Parameters;
 use crate::schedule;
 use crate::service::{self, LogFormat, Service};
 use crate::stream::{Mappings, StreamError};
@@ -38,6 +39,8 @@ pub struct Settings {
     pub binaries: PathBuf,
     /// The most execution environments of one function at a time.
     pub max_environments: usize,
+    /// The file of each parameter of SSM.
+    pub parameters: BTreeMap<String, PathBuf>,
     /// The settings of the web port.
     pub web: web::Settings,
     /// The settings of access.
@@ -101,6 +104,8 @@ pub struct Stack {
     dynamodb: (DynamodbProxy, TcpListener),
     /// DynamoDB's proxy for functions.
     functions_dynamodb: (DynamodbProxy, TcpListener),
+    /// SSM for functions.
+    parameters: (Parameters, TcpListener),
     web: Option<Web>,
     /// The gateway's address.
     pub gateway_address: SocketAddr,
@@ -120,12 +125,14 @@ impl Stack {
         let (gateway_listener, gateway_address) = listen(settings.port, "--port").await?;
         let (dynamodb_listener, dynamodb_address) = listen(settings.dynamodb_port, "--dynamodb-port").await?;
         let (functions_listener, functions_address) = listen(0, "--dynamodb-port").await?;
+        let (parameters_listener, parameters_address) = listen(0, "--parameter").await?;
         let (engine_listener, engine_address) = listen_hidden().await?;
         let web_listener = listen_web(&settings.web).await?;
         let tables = Tables::open(settings.data_dir.as_deref(), &service.tables)?;
 
         let mut endpoints = BTreeMap::from([
             ("AWS_ENDPOINT_URL_DYNAMODB".to_owned(), format!("http://{functions_address}")),
+            ("AWS_ENDPOINT_URL_SSM".to_owned(), format!("http://{parameters_address}")),
             (
                 "AWS_ENDPOINT_URL_APIGATEWAYMANAGEMENTAPI".to_owned(),
                 format!("http://{gateway_address}{}", service.api.paths.primary()),
@@ -158,12 +165,20 @@ impl Stack {
         let callers = callers(service);
         let developers = lambda::Credentials::default();
         let of_functions = service.functions.keys().map(|key| lambda::Credentials::of(key));
+        let credentials: Vec<_> = of_functions.chain([developers]).collect();
         let gateway_functions = gateway::Functions {
             integrations: integrations.collect(),
-            credentials: of_functions.chain([developers]).collect(),
+            credentials: credentials.clone(),
             callers: callers.clone(),
         };
         let access = Arc::new(Access::new("dynamodb", settings.access.clone(), None));
+        let parameters = Parameters::new(
+            settings.parameters.clone(),
+            &service.region,
+            callers.clone(),
+            credentials,
+            Access::new("ssm", settings.access.clone(), None),
+        );
         let proxy = |callers, faults| {
             let (access, inspector) = (access.clone(), inspector.clone());
             DynamodbProxy::new(engine_address, &service.region, callers, faults, access, inspector)
@@ -203,6 +218,7 @@ impl Stack {
             engine_listener,
             dynamodb: (dynamodb, dynamodb_listener),
             functions_dynamodb: (functions_dynamodb, functions_listener),
+            parameters: (parameters, parameters_listener),
             web_address: web.as_ref().map(|web| web.address),
             web,
             gateway_address,
@@ -221,6 +237,8 @@ impl Stack {
         let engine = tokio::spawn(self.tables.serve(self.engine_listener, async { drop(stopped.await) }));
         let proxies =
             [self.dynamodb, self.functions_dynamodb].map(|(proxy, listener)| tokio::spawn(proxy.serve(listener)));
+        let (parameters, parameters_listener) = self.parameters;
+        let parameters = tokio::spawn(parameters.serve(parameters_listener));
         let web = self.web.map(|web| tokio::spawn(web.serve()));
         let mappings = self.mappings.start();
         let schedules = self.schedules.into_iter();
@@ -232,7 +250,7 @@ impl Stack {
         for function in &self.functions {
             function.shutdown().await;
         }
-        proxies.iter().chain(&web).for_each(JoinHandle::abort);
+        proxies.iter().chain([&parameters]).chain(&web).for_each(JoinHandle::abort);
         drop(stop);
         if let Ok(result) = engine.await {
             result?;

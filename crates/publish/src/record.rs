@@ -178,7 +178,7 @@ mod tests {
     fn published(json: serde_json::Value) -> Result<String, Poison> {
         let publication = publications(&item(json), "1")?.remove(0);
         let text = match &publication.content {
-            Content::Data(data) => data[0].get().to_owned(),
+            Content::Data(data) | Content::Frames(data) => data[0].get().to_owned(),
             Content::DirectMessage { sender, body } => format!("{sender}: {}", body.get()),
         };
         Ok(format!("{} {text}", publication.topic()))

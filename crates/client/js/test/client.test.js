@@ -1,5 +1,6 @@
 // The scenarios of ../../scenarios.md, against the real local stack.
 import assert from 'node:assert/strict';
+import { generateKeyPairSync, sign } from 'node:crypto';
 import { once } from 'node:events';
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import http from 'node:http';
@@ -570,7 +571,7 @@ describe('scenarios', { concurrency: 4 }, () => {
   });
 
   scenario('wrong-token', async (t) => {
-    const keys = JSON.stringify({ keys: [{ kty: 'oct', alg: 'HS256', k: 'A'.repeat(43) }] });
+    const keys = JSON.stringify({ keys: [generateKeyPairSync('ed25519').publicKey.export({ format: 'jwk' })] });
     const stack = await start(t, ['--env', 'IDENTITY_MODE=verified', '--env', `TOKEN_KEYS=${keys}`]);
     const asked = [];
     const token = (about) => (asked.push(about), 'wrong');
@@ -590,22 +591,21 @@ describe('scenarios', { concurrency: 4 }, () => {
   });
 
   scenario('token-renewed', async (t) => {
-    const k = Buffer.alloc(32, 7);
-    const keys = JSON.stringify({ keys: [{ kty: 'oct', alg: 'HS256', k: k.toString('base64url') }] });
+    const { publicKey, privateKey } = generateKeyPairSync('ed25519');
+    const keys = JSON.stringify({ keys: [publicKey.export({ format: 'jwk' })] });
     const stack = await start(t, ['--env', 'IDENTITY_MODE=verified', '--env', `TOKEN_KEYS=${keys}`]);
-    const { createHmac } = await import('node:crypto');
-    const sign = (claims) => {
-      const text = [{ alg: 'HS256' }, claims]
+    const signed = (claims) => {
+      const text = [{ alg: 'EdDSA' }, claims]
         .map((part) => Buffer.from(JSON.stringify(part)).toString('base64url'))
         .join('.');
-      return `${text}.${createHmac('sha256', k).update(text).digest('base64url')}`;
+      return `${text}.${sign(null, Buffer.from(text), privateKey).toString('base64url')}`;
     };
     const now = Math.floor(Date.now() / 1000);
     // The first one has expired, and the second question fails.
     const answers = [
-      () => sign({ sub: '1', exp: now - 100 }),
+      () => signed({ sub: '1', exp: now - 100 }),
       () => Promise.reject(new Error('no network')),
-      () => sign({ sub: '1', exp: now + 100 }),
+      () => signed({ sub: '1', exp: now + 100 }),
     ];
     const reasons = [];
     const token = async ({ attempt, reason }) => (reasons.push(reason), answers[attempt - 1]());

@@ -55,6 +55,22 @@ async fn a_sender_is_answered_when_it_asks_for_that() {
     );
 }
 
+/// Otherwise each of its frames would hold an execution environment for as long as a post may hang.
+#[tokio::test(start_paused = true)]
+async fn a_client_that_sends_too_fast_and_does_not_read_is_disconnected_at_its_first_refusal() {
+    let (aws, backend) = Aws::backend(|call| if call.operation == "POST" { Answer::Hang } else { ok() });
+    let frame = async || message(&backend, event("{}"), async |_, _| Ok(Served::Done)).await.unwrap();
+    let burst = 2 * backend.config.max_frames_per_second;
+    for _ in 0..burst {
+        frame().await;
+    }
+    assert_eq!(aws.calls(), []);
+    let start = tokio::time::Instant::now();
+    frame().await;
+    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+    assert_eq!((aws.count("POST"), aws.count("DELETE")), (1, 1));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_mistake_is_answered_with_the_frames_id_wherever_it_can_be_read() {
     for (body, code, id) in [

@@ -331,11 +331,11 @@ async fn closing_leaves_a_tombstone_and_removes_every_topic_row() {
     let topics: Vec<_> = (0..30).map(|number| format!("t{number:02}")).collect();
     let old = topics.clone();
     let (aws, backend) = Aws::backend(move |call| match call.operation.as_str() {
-        "UpdateItem" => answer(200, json!({"Attributes": {"topics": {"SS": old}}})),
+        "UpdateItem" => answer(200, json!({"Attributes": {"topics": {"SS": old}, "userId": {"S": "alice"}}})),
         _ => answer(200, json!({})),
     });
-    let count = backend.store.close(&id(), Some(&Topic::parse("also").unwrap()), Deadline::after(TIME)).await.unwrap();
-    assert_eq!(count, 31);
+    let closed = backend.store.close(&id(), Some(&Topic::parse("also").unwrap()), Deadline::after(TIME)).await.unwrap();
+    assert_eq!((closed.user.unwrap().as_str(), closed.subscriptions), ("alice", 31));
     let calls = aws.calls();
     let update = &calls[0].body;
     let value = |name: &str| update["ExpressionAttributeValues"][name]["N"].as_str().unwrap().parse::<i64>().unwrap();
@@ -350,7 +350,8 @@ async fn closing_leaves_a_tombstone_and_removes_every_topic_row() {
         "UpdateItem" => failure("ConditionalCheckFailedException"),
         _ => answer(200, json!({})),
     });
-    assert_eq!(backend.store.close(&id(), None, Deadline::after(TIME)).await.unwrap(), 0);
+    let closed = backend.store.close(&id(), None, Deadline::after(TIME)).await.unwrap();
+    assert_eq!(closed, Closed { user: None, subscriptions: 0 });
     assert_eq!(aws.calls().len(), 1);
 }
 
