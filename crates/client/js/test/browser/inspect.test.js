@@ -23,7 +23,11 @@ async function inspect(t, browser, stack, more = {}) {
   return page;
 }
 
-const story = (page, hasText) => page.locator('.story').filter({ has: page.locator('summary', { hasText }) }).first();
+const story = (page, hasText) =>
+  page
+    .locator('.story')
+    .filter({ has: page.locator('summary', { hasText }) })
+    .first();
 const summary = (page, hasText) => story(page, hasText).locator('> summary');
 
 describe('the inspector', { concurrency: 1 }, () => {
@@ -36,15 +40,32 @@ describe('the inspector', { concurrency: 1 }, () => {
     await summary(page, 'sendMessage').click();
     const one = story(page, 'sendMessage');
     await one.locator('.invocation > header').getByText('cold start').waitFor();
-    await one.locator('.invocation > header').getByText(/environment \d+, process \d+, init .* ms/).waitFor();
-    for (const step of [/^GetItem.*connections.*unit/, /^Query.*topics.*unit/, /^POST userId=grace.*200.*psst/, /^POST userId=ada.*200.*ack/, /^Response.*200/, /^INFO.*served/])
+    await one
+      .locator('.invocation > header')
+      .getByText(/environment \d+, process \d+, init .* ms/)
+      .waitFor();
+    for (const step of [
+      /^GetItem.*connections.*unit/,
+      /^Query.*topics.*unit/,
+      /^POST userId=grace.*200.*psst/,
+      /^POST userId=ada.*200.*ack/,
+      /^Response.*200/,
+      /^INFO.*served/,
+    ])
       await one.locator('.step .text').filter({ hasText: step }).waitFor();
     // Everything is in the order in which it began, and a step unfolds as well.
     const offsets = (await one.locator('.step .at').allTextContents()).map(Number);
-    assert.deepEqual(offsets, offsets.toSorted((a, b) => a - b));
+    assert.deepEqual(
+      offsets,
+      offsets.toSorted((a, b) => a - b),
+    );
     await one.locator('.step summary').filter({ hasText: 'Query' }).click();
     await one.locator('.step pre').filter({ hasText: '"TableName": "switchboard-dev-topics"' }).waitFor();
-    await one.locator('.step summary').filter({ hasText: /^.*Event/ }).first().click();
+    await one
+      .locator('.step summary')
+      .filter({ hasText: /^.*Event/ })
+      .first()
+      .click();
     await one.locator('.step pre').filter({ hasText: '"routeKey": "sendMessage"' }).waitFor();
     // The second one finds the environment warm.
     await ada.ask({ action: 'sendMessage', destinationUserId: 'grace', body: 'again' });
@@ -58,7 +79,10 @@ describe('the inspector', { concurrency: 1 }, () => {
     // The picture: environments, items, rates.
     await page.locator('#functions').getByText('sendMessage').waitFor();
     assert.equal(await page.locator('#functions li', { hasText: 'sendMessage' }).locator('.box').count(), 1);
-    await page.locator('#tables li', { hasText: 'connections' }).getByText(/[12] items?/).waitFor();
+    await page
+      .locator('#tables li', { hasText: 'connections' })
+      .getByText(/[12] items?/)
+      .waitFor();
     assert.deepEqual(page.errors, []);
   });
 
@@ -73,7 +97,8 @@ describe('the inspector', { concurrency: 1 }, () => {
       headers: {
         'content-type': 'application/x-amz-json-1.0',
         'x-amz-target': 'DynamoDB_20120810.PutItem',
-        authorization: 'AWS4-HMAC-SHA256 Credential=a/20260101/us-east-1/dynamodb/aws4_request, SignedHeaders=host, Signature=0',
+        authorization:
+          'AWS4-HMAC-SHA256 Credential=a/20260101/us-east-1/dynamodb/aws4_request, SignedHeaders=host, Signature=0',
         'x-amz-date': '20260101T000000Z',
       },
       body: JSON.stringify({ TableName: 'switchboard-dev-events', Item: item }),
@@ -82,7 +107,10 @@ describe('the inspector', { concurrency: 1 }, () => {
     await summary(page, 'switchboard-dev-events from outside').waitFor();
     await summary(page, '1 record of switchboard-dev-events').click();
     const one = story(page, '1 record of switchboard-dev-events');
-    await one.locator('.step .text').filter({ hasText: /^POST userId=ada 200.*deploy done/ }).waitFor();
+    await one
+      .locator('.step .text')
+      .filter({ hasText: /^POST userId=ada 200.*deploy done/ })
+      .waitFor();
     assert.deepEqual(page.errors, []);
   });
 
@@ -96,10 +124,16 @@ describe('the inspector', { concurrency: 1 }, () => {
     assert.equal(refused.status, 426);
     await summary(page, 'Refused with 426').waitFor();
     const rows = page.locator('#stories > li');
+    await summary(page, 'sendMessage').click();
+    await story(page, 'sendMessage').locator('.invocation').waitFor();
     await page.getByLabel('Errors only').check();
     await page.locator('#shown').getByText('1 row of these').waitFor();
     assert.match(await rows.innerText(), /Refused with 426/);
     await page.getByLabel('Errors only').uncheck();
+    // What was unfolded is so when it comes back.
+    await story(page, 'sendMessage').locator('.invocation').waitFor();
+    await summary(page, 'sendMessage').click();
+    await story(page, 'sendMessage').locator('.invocation').waitFor({ state: 'detached' });
     // A row of the picture is a filter, too.
     await page.locator('#functions button', { hasText: 'sendMessage' }).click();
     await page.locator('#shown').getByText('1 row of these').waitFor();
@@ -141,7 +175,10 @@ describe('the inspector', { concurrency: 1 }, () => {
     await page.getByRole('dialog').getByRole('button', { name: 'Run' }).click();
     // The page opens the new story.
     const one = story(page, 'an event that you ran');
-    await one.locator('.step .text').filter({ hasText: /^POST userId=grace 200/ }).waitFor();
+    await one
+      .locator('.step .text')
+      .filter({ hasText: /^POST userId=grace 200/ })
+      .waitFor();
     assert.deepEqual(heard, [1, 1]);
     await page.getByRole('button', { name: 'Run an event' }).click();
     const dialog = page.getByRole('dialog');
@@ -152,7 +189,10 @@ describe('the inspector', { concurrency: 1 }, () => {
     await dialog.getByLabel('Event').fill(event.replace('\\"body\\":1', '\\"body\\":2'));
     await dialog.getByRole('button', { name: 'Run' }).click();
     await page.locator('.story .kind.run').nth(1).waitFor();
-    await page.locator('.story[open] .step .text').filter({ hasText: /^POST userId=grace 200.*2/ }).waitFor();
+    await page
+      .locator('.story[open] .step .text')
+      .filter({ hasText: /^POST userId=grace 200.*2/ })
+      .waitFor();
     assert.deepEqual(heard, [1, 1, 2]);
     // An event that is none fails, and the row says so.
     await page.getByRole('button', { name: 'Run an event' }).click();
@@ -160,7 +200,10 @@ describe('the inspector', { concurrency: 1 }, () => {
     await dialog.getByRole('button', { name: 'Run' }).click();
     await page.locator('.story.failed[open] .mistake').waitFor();
     // The refused call is the only one in the log of the browser.
-    assert.deepEqual(page.errors.filter((text) => !/400/.test(text)), []);
+    assert.deepEqual(
+      page.errors.filter((text) => !/400/.test(text)),
+      [],
+    );
   });
 
   test('a frame is sent as a client, and a connection is dropped', options, async (t) => {
@@ -181,7 +224,10 @@ describe('the inspector', { concurrency: 1 }, () => {
     await page.locator('#no-connections').waitFor();
     await page.getByRole('button', { name: 'Drop' }).click();
     await page.getByRole('alert').getByText('The connection is not open.').waitFor();
-    assert.deepEqual(page.errors.filter((text) => !/409/.test(text)), []);
+    assert.deepEqual(
+      page.errors.filter((text) => !/409/.test(text)),
+      [],
+    );
   });
 
   test('script in names, topics and bodies is text, and long ones do not break the layout', options, async (t) => {
@@ -197,7 +243,10 @@ describe('the inspector', { concurrency: 1 }, () => {
     for (const step of await page.locator('.step summary').all()) await step.click();
     await page.locator('pre', { hasText: '</script>' }).first().waitFor();
     // A text that was cut says so.
-    await page.getByText(/This is the beginning. The whole has \d+\.\d KB/).first().waitFor();
+    await page
+      .getByText(/This is the beginning. The whole has \d+\.\d KB/)
+      .first()
+      .waitFor();
     for (const width of [1240, 390]) {
       await page.setViewportSize({ width, height: 800 });
       const wide = await page.evaluate(() =>
@@ -245,7 +294,8 @@ describe('the inspector', { concurrency: 1 }, () => {
     await ada.ask({ type: 'ping' });
     await summary(page, '"ping"').waitFor();
     assert.match(await focused(), /Event/);
-    for (let count = 0; count < 60 && !/^Run an event/.test(await focused()); count += 1) await page.keyboard.press('Shift+Tab');
+    for (let count = 0; count < 60 && !/^Run an event/.test(await focused()); count += 1)
+      await page.keyboard.press('Shift+Tab');
     await page.keyboard.press('Enter');
     await page.getByRole('dialog').getByLabel('Event').waitFor();
     await check('dialog');
@@ -283,7 +333,10 @@ describe('the inspector', { concurrency: 1 }, () => {
     for (let count = 0; count < 600; count += 20)
       await Promise.all(Array.from({ length: 20 }, () => ada.publish('hall', 'x')));
     await page.locator('#shown').getByText('200 rows').waitFor();
-    await page.locator('#functions li', { hasText: 'default' }).getByText(/\d+\/s/).waitFor();
+    await page
+      .locator('#functions li', { hasText: 'default' })
+      .getByText(/\d+\/s/)
+      .waitFor();
     const longest = await page.evaluate(() => window.longest);
     console.log(`the longest task took ${Math.round(longest)} ms`);
     assert.ok(longest < 500, `${longest} ms`);
@@ -295,14 +348,21 @@ describe('the inspector', { concurrency: 1 }, () => {
     const [stack, browser] = [await start(t), await launch(t)];
     const page = await inspect(t, browser, stack, { viewport: { width: 1120, height: 720 } });
     const [grace, ada] = [await open(t, browser, stack, 'grace'), await open(t, browser, stack, 'ada')];
-    for (const [who, text] of [[grace, 'The new exchange is wired up.'], [ada, 'Lovely.'], [grace, 'Two dozen cords.']]) {
+    for (const [who, text] of [
+      [grace, 'The new exchange is wired up.'],
+      [ada, 'Lovely.'],
+      [grace, 'Two dozen cords.'],
+    ]) {
       await say(who, text);
       for (const reader of [ada, grace]) await reader.locator('#messages').getByText(text, { exact: true }).waitFor();
     }
     await go(grace, '@ada');
     await say(grace, 'Are you coming to the tea at four?');
     await ada.locator('.unread').waitFor();
-    for (const [name, size] of [['desktop', { width: 1120, height: 720 }], ['phone', { width: 390, height: 780 }]]) {
+    for (const [name, size] of [
+      ['desktop', { width: 1120, height: 720 }],
+      ['phone', { width: 390, height: 780 }],
+    ]) {
       await page.setViewportSize(size);
       // A page that comes later sees what is kept.
       await page.reload();

@@ -53,8 +53,10 @@ const clock = new Intl.DateTimeFormat(undefined, {
   fractionalSecondDigits: 3,
   hour12: false,
 });
-const took = (ms) => (ms >= 10_000 ? `${(ms / 1000).toFixed(1)} s` : ms >= 100 ? `${Math.round(ms)} ms` : `${ms.toFixed(1)} ms`);
-const size = (bytes) => (bytes < 1000 ? `${bytes} B` : bytes < 1e6 ? `${(bytes / 1000).toFixed(1)} KB` : `${(bytes / 1e6).toFixed(1)} MB`);
+const took = (ms) =>
+  ms >= 10_000 ? `${(ms / 1000).toFixed(1)} s` : ms >= 100 ? `${Math.round(ms)} ms` : `${ms.toFixed(1)} ms`;
+const size = (bytes) =>
+  bytes < 1000 ? `${bytes} B` : bytes < 1e6 ? `${(bytes / 1000).toFixed(1)} KB` : `${(bytes / 1e6).toFixed(1)} MB`;
 const perSecond = (rate) => (rate === 0 ? '–' : rate < 10 ? `${rate.toFixed(1)}/s` : `${Math.round(rate)}/s`);
 const shortOf = (id) => (id.length > 12 ? `${id.slice(0, 8)}…` : id);
 const nameOf = (id) => stories.labels.get(id) ?? shortOf(id);
@@ -81,7 +83,10 @@ function spark(rate) {
   const path = document.createElementNS('http://www.w3.org/2000/svg', 'path');
   const series = rate?.series(now()) ?? new Array(SECONDS).fill(0);
   const top = Math.max(2, ...series);
-  path.setAttribute('d', series.map((count, at) => `${at ? 'L' : 'M'}${at} ${(17 - (count / top) * 16).toFixed(1)}`).join(''));
+  path.setAttribute(
+    'd',
+    series.map((count, at) => `${at ? 'L' : 'M'}${at} ${(17 - (count / top) * 16).toFixed(1)}`).join(''),
+  );
   svg.append(path);
   return svg;
 }
@@ -110,14 +115,24 @@ function drawPicture() {
   ui['no-connections'].hidden = picture.count > 0;
   ui['more-connections'].hidden = picture.connections.length >= picture.count;
   ui['more-connections'].textContent = `and ${picture.count - picture.connections.length} more`;
-  keepFocus(ui.connections, picture.connections.map((connection) => connectionRow(connection, chosen)));
+  keepFocus(
+    ui.connections,
+    picture.connections.map((connection) => connectionRow(connection, chosen)),
+  );
   const environments = Object.values(picture.functions).flat();
   ui.environments.textContent = plural(environments.length, 'environment');
-  keepFocus(ui.functions, Object.entries(picture.functions).map((entry) => functionRow(entry, chosen)));
+  keepFocus(
+    ui.functions,
+    Object.entries(picture.functions).map((entry) => functionRow(entry, chosen)),
+  );
   ui['tables-count'].textContent = service.tables.length;
   ui.tables.replaceChildren(...service.tables.map((table, index) => tableRow(table, picture.items[index])));
   ui['posts-count'].textContent = stories.posts.total.toLocaleString();
-  ui.posts.replaceChildren(element('span', 'sub', 'in the last minute'), spark(stories.posts), element('span', 'rate', perSecond(stories.posts.now(now()))));
+  ui.posts.replaceChildren(
+    element('span', 'sub', 'in the last minute'),
+    spark(stories.posts),
+    element('span', 'rate', perSecond(stories.posts.now(now()))),
+  );
   ui.posts.classList.toggle('still', stories.posts.now(now()) === 0);
   drawChoices();
 }
@@ -148,11 +163,17 @@ function connectionRow({ id, connectedAt }, chosen) {
   const frames = stories.frames.get(id);
   const label = stories.labels.get(id);
   const made = choice(
-    ui['by-connection'], id, chosen.connection === id,
+    ui['by-connection'],
+    id,
+    chosen.connection === id,
     dot(id),
     element('span', `title${label ? '' : ' mono'}`, label ?? id),
     element('span', 'rate', perSecond(frames?.now(now()) ?? 0)),
-    element('span', 'sub', `${label ? `${shortOf(id)}, ` : ''}since ${clock.format(connectedAt).slice(0, 8)}, ${plural(frames?.total ?? 0, 'frame')}`),
+    element(
+      'span',
+      'sub',
+      `${label ? `${shortOf(id)}, ` : ''}since ${clock.format(connectedAt).slice(0, 8)}, ${plural(frames?.total ?? 0, 'frame')}`,
+    ),
   );
   made.classList.add('row', 'connection');
   return element('li', '', made);
@@ -167,9 +188,13 @@ function functionRow([name, environments], chosen) {
     made.setAttribute('aria-hidden', 'true');
     return made;
   });
-  const words = environments.length ? `${plural(environments.length, 'environment')}${busy ? `, ${busy} busy` : ''}` : 'not started';
+  const words = environments.length
+    ? `${plural(environments.length, 'environment')}${busy ? `, ${busy} busy` : ''}`
+    : 'not started';
   const made = choice(
-    ui['by-function'], name, chosen.function === name,
+    ui['by-function'],
+    name,
+    chosen.function === name,
     element('span', 'title', name),
     spark(rate),
     element('span', 'rate', perSecond(rate?.now(now()) ?? 0)),
@@ -182,13 +207,24 @@ function functionRow([name, environments], chosen) {
 
 function tableRow(name, items) {
   const [reads, writes] = [stories.reads.get(name), stories.writes.get(name)];
-  const both = { series: (at) => (reads?.series(at) ?? new Array(SECONDS).fill(0)).map((count, index) => count + (writes?.series(at)[index] ?? 0)) };
+  const both = {
+    series: (at) =>
+      (reads?.series(at) ?? new Array(SECONDS).fill(0)).map((count, index) => count + (writes?.series(at)[index] ?? 0)),
+  };
   const [read, written] = [reads?.now(now()) ?? 0, writes?.now(now()) ?? 0];
-  const short = name.startsWith(`${service.name}-${service.stage}-`) ? name.slice(service.name.length + service.stage.length + 2) : name;
+  const short = name.startsWith(`${service.name}-${service.stage}-`)
+    ? name.slice(service.name.length + service.stage.length + 2)
+    : name;
   const title = element('span', 'title', short);
   title.title = name;
-  const made = element('li', 'row', title, spark(both), element('span', 'rate', items === null ? '' : plural(items, 'item')),
-    element('span', 'sub', `reads ${perSecond(read)}, writes ${perSecond(written)}`));
+  const made = element(
+    'li',
+    'row',
+    title,
+    spark(both),
+    element('span', 'rate', items === null ? '' : plural(items, 'item')),
+    element('span', 'sub', `reads ${perSecond(read)}, writes ${perSecond(written)}`),
+  );
   made.classList.toggle('still', read + written === 0);
   return made;
 }
@@ -197,9 +233,19 @@ function tableRow(name, items) {
 function drawChoices() {
   const fill = (select, all, names) => {
     const wantedKeys = [...new Set([...names.keys(), ...(select.value ? [select.value] : [])])];
-    if (wantedKeys.join('\n') === [...select.options].slice(1).map((it) => it.value).join('\n')) return;
+    if (
+      wantedKeys.join('\n') ===
+      [...select.options]
+        .slice(1)
+        .map((it) => it.value)
+        .join('\n')
+    )
+      return;
     const { value } = select;
-    select.replaceChildren(new Option(all, ''), ...wantedKeys.map((key) => new Option(names.get(key) ?? nameOf(key), key)));
+    select.replaceChildren(
+      new Option(all, ''),
+      ...wantedKeys.map((key) => new Option(names.get(key) ?? nameOf(key), key)),
+    );
     select.value = value;
   };
   if (document.activeElement !== ui['by-connection'])
@@ -222,7 +268,10 @@ const kinds = {
 function titleOf({ kind, first, route, answer, functions }) {
   switch (kind) {
     case 'handshake':
-      return [answer ? (answer.status === 101 ? 'Accepted' : `Refused with ${answer.status}`) : 'Connecting', first.path];
+      return [
+        answer ? (answer.status === 101 ? 'Accepted' : `Refused with ${answer.status}`) : 'Connecting',
+        first.path,
+      ];
     case 'frame':
       return [route ?? 'Frame', first.text.text];
     case 'disconnect':
@@ -247,6 +296,7 @@ function rowOf(story) {
     details.querySelector('.panel')?.remove();
     if (details.open) details.append(panelOf(story));
   });
+  details.open = story.isOpen;
   const row = element('li', '', details);
   rows.set(story, row);
   drawRow(story);
@@ -271,7 +321,9 @@ function drawRow(story) {
   if (!story.isOpen) return;
   // What was unfolded inside stays so.
   const open = new Set([...details.querySelectorAll('.panel details[open]')].map((it) => it.dataset.key));
-  const focused = details.querySelector('.panel')?.contains(document.activeElement) ? document.activeElement.closest('[data-key]')?.dataset.key : undefined;
+  const focused = details.querySelector('.panel')?.contains(document.activeElement)
+    ? document.activeElement.closest('[data-key]')?.dataset.key
+    : undefined;
   details.querySelector('.panel')?.remove();
   const panel = panelOf(story);
   for (const step of panel.querySelectorAll('details')) step.open = open.has(step.dataset.key);
@@ -288,11 +340,27 @@ function panelOf(story) {
     element('div', 'facts', ...[id, fact('connection', story.connection), fact('from', first.address)].filter(Boolean)),
   );
   if (story.error) panel.append(element('p', 'mistake', story.error));
-  if (story.kind === 'frame') panel.append(element('section', 'body', element('h3', '', 'The frame '), element('span', 'fine', size(first.text.bytes)), bodyOf(first.text)));
+  if (story.kind === 'frame')
+    panel.append(
+      element(
+        'section',
+        'body',
+        element('h3', '', 'The frame '),
+        element('span', 'fine', size(first.text.bytes)),
+        bodyOf(first.text),
+      ),
+    );
   for (const invocation of story.invocations.values()) panel.append(invocationOf(story, invocation));
   if (story.steps.length) {
     const outside = element('section', 'invocation');
-    outside.append(element('header', '', element('h3', '', story.kind === 'call' || story.kind === 'post' ? 'A call from outside' : 'The gateway')), stepsOf(story, story.steps));
+    outside.append(
+      element(
+        'header',
+        '',
+        element('h3', '', story.kind === 'call' || story.kind === 'post' ? 'A call from outside' : 'The gateway'),
+      ),
+      stepsOf(story, story.steps),
+    );
     panel.append(outside);
   }
   if (story.kind === 'frame' && story.isDone && !story.invocations.size && !story.steps.length)
@@ -315,15 +383,26 @@ function invocationOf(story, invocation) {
   again.disabled = !isWhole;
   if (!isWhole) again.title = `The event has ${size(event.bytes)}, and only its beginning was kept.`;
   const header = element(
-    'header', '',
+    'header',
+    '',
     element('h3', '', invocation.function),
-    element('span', `tag${invocation.init === null ? '' : ' cold'}`, invocation.environment === null ? 'not started' : invocation.init === null ? 'warm' : 'cold start'),
-    element('span', '', [
-      invocation.environment !== null && `environment ${invocation.environment}, process ${invocation.process}`,
-      invocation.init !== null && `init ${took(invocation.init)}`,
-      invocation.init === null && invocation.waited >= 1 && `waited ${took(invocation.waited)}`,
-      response ? took(response.ms) : 'running',
-    ].filter(Boolean).join(', ')),
+    element(
+      'span',
+      `tag${invocation.init === null ? '' : ' cold'}`,
+      invocation.environment === null ? 'not started' : invocation.init === null ? 'warm' : 'cold start',
+    ),
+    element(
+      'span',
+      '',
+      [
+        invocation.environment !== null && `environment ${invocation.environment}, process ${invocation.process}`,
+        invocation.init !== null && `init ${took(invocation.init)}`,
+        invocation.init === null && invocation.waited >= 1 && `waited ${took(invocation.waited)}`,
+        response ? took(response.ms) : 'running',
+      ]
+        .filter(Boolean)
+        .join(', '),
+    ),
     element('div', 'buttons', copy, again),
   );
   const steps = [{ ...invocation, kind: 'event' }, ...invocation.steps];
@@ -347,7 +426,9 @@ function logOf(text) {
     const said = message ?? fields?.message;
     if (typeof said !== 'string') return ['', text];
     const pairs = Object.entries({ ...rest, ...(typeof fields === 'object' ? fields : {}) });
-    const more = pairs.filter(([name, value]) => name !== 'message' && value !== null).map(([name, value]) => `${name}=${typeof value === 'string' ? value : JSON.stringify(value)}`);
+    const more = pairs
+      .filter(([name, value]) => name !== 'message' && value !== null)
+      .map(([name, value]) => `${name}=${typeof value === 'string' ? value : JSON.stringify(value)}`);
     return [`${level ?? ''} ${said}`.trim(), more.join(' ')];
   } catch {
     return ['', text];
@@ -371,13 +452,25 @@ function stepOf(story, step, start, total) {
     case 'call':
       failed = step.status >= 400;
       ms = step.ms;
-      [bold, text] = [step.operation, [step.tables.join(', '), step.units !== null && plural(step.units, 'unit'), failed && `${step.status} ${step.error ?? ''}`].filter(Boolean).join(', ')];
+      [bold, text] = [
+        step.operation,
+        [
+          step.tables.join(', '),
+          step.units !== null && plural(step.units, 'unit'),
+          failed && `${step.status} ${step.error ?? ''}`,
+        ]
+          .filter(Boolean)
+          .join(', '),
+      ];
       parts.push(['Request', step.input], ['Response', step.output]);
       break;
     case 'post':
       failed = step.status >= 400;
       ms = step.ms;
-      [bold, text] = [`${step.method} ${nameOf(step.connection)}`, [`${step.status}`, step.error, cut(step.text?.text ?? '', 200)].filter(Boolean).join(' ')];
+      [bold, text] = [
+        `${step.method} ${nameOf(step.connection)}`,
+        [`${step.status}`, step.error, cut(step.text?.text ?? '', 200)].filter(Boolean).join(' '),
+      ];
       parts.push([step.connection, step.text ?? { text: '', bytes: 0 }]);
       break;
     case 'reply':
@@ -398,7 +491,15 @@ function stepOf(story, step, start, total) {
   const mark = element('span', 'mark');
   const label = element('span', 'text', element('b', '', bold), ' ', element('span', '', text));
   details.append(
-    element('summary', '', element('span', 'at', `+${((start - story.at) / 1000).toFixed(1)}`), mark, label, bar, element('span', 'took', ms === undefined ? '' : took(ms))),
+    element(
+      'summary',
+      '',
+      element('span', 'at', `+${((start - story.at) / 1000).toFixed(1)}`),
+      mark,
+      label,
+      bar,
+      element('span', 'took', ms === undefined ? '' : took(ms)),
+    ),
   );
   if (ms === undefined) bar.style.visibility = 'hidden';
   const fill = () => {
@@ -427,7 +528,8 @@ function draw() {
 
 function drawNow() {
   const chosen = filters();
-  const anchor = document.activeElement?.closest?.('#stories > li') ?? ui.stories.querySelector('li:has(> details[open])');
+  const anchor =
+    document.activeElement?.closest?.('#stories > li') ?? ui.stories.querySelector('li:has(> details[open])');
   const before = anchor?.getBoundingClientRect().top;
   let waiting = 0;
   const fresh = [];
@@ -471,8 +573,17 @@ function drawNow() {
   ui.waiting.textContent = `${plural(waiting, 'new row')}: go on`;
   const count = ui.stories.childElementCount;
   const isFiltered = chosen.connection || chosen.function || chosen.errors;
-  ui.shown.textContent = [count ? `${plural(count, 'row')}${isFiltered ? ' of these' : ''}` : '', stories.missed ? `${stories.missed} facts were missed` : ''].filter(Boolean).join(', ');
-  ui.empty.textContent = count ? '' : isFiltered ? 'Nothing that passes these filters has happened yet.' : 'Nothing has happened since you opened this page. The next handshake, frame or event appears here.';
+  ui.shown.textContent = [
+    count ? `${plural(count, 'row')}${isFiltered ? ' of these' : ''}` : '',
+    stories.missed ? `${stories.missed} facts were missed` : '',
+  ]
+    .filter(Boolean)
+    .join(', ');
+  ui.empty.textContent = count
+    ? ''
+    : isFiltered
+      ? 'Nothing that passes these filters has happened yet.'
+      : 'Nothing has happened since you opened this page. The next handshake, frame or event appears here.';
 }
 
 function remove(story) {

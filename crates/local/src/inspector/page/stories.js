@@ -163,7 +163,8 @@ export class Stories {
         if (fact.error) story.error ||= fact.error;
         return;
       case 'call':
-        for (const table of fact.tables) count(READS.test(fact.operation) ? this.reads : this.writes, table).add(fact.at);
+        for (const table of fact.tables)
+          count(READS.test(fact.operation) ? this.reads : this.writes, table).add(fact.at);
         if (fact.status >= 400 && !EXPECTED.test(fact.error ?? '')) story.error ||= `${fact.operation}: ${fact.error}`;
         break;
       case 'post':
