@@ -107,7 +107,7 @@ impl Key {
                 Origin::Public => return Err(format!("it is {kind}, and everybody can read it there").into()),
                 Origin::Variable => {
                     return Err(Unusable::Unsafe(format!(
-                        "it is {kind}, which does not belong into a variable: put the set into an SSM parameter of the type \
+                        "it is {kind}, which does not belong in a variable: put the set into an SSM parameter of the type \
                          SecureString, and its name into TOKEN_KEYS_PARAMETER"
                     )));
                 }

@@ -1,4 +1,5 @@
 // The chat page in a real Chromium, served by the stack of the test.
+import assert from 'node:assert/strict';
 import { existsSync } from 'node:fs';
 import { chromium } from 'playwright-core';
 import { start as startStack } from '../stack.js';
@@ -46,4 +47,21 @@ export async function go(page, name) {
 export async function say(page, text) {
   await page.getByLabel('Message', { exact: true }).fill(text);
   await page.keyboard.press('Enter');
+}
+
+/**
+ * Returns the longest task of the page while `act` runs, in ms of CPU time. On a busy machine a task lasts longer, and uses
+ * no more of that.
+ */
+export async function longestTask(browser, page, act) {
+  await browser.startTracing(page, { categories: ['disabled-by-default-devtools.timeline'] });
+  await act();
+  const { traceEvents } = JSON.parse(await browser.stopTracing());
+  const main = traceEvents.filter(({ name, args }) => name === 'thread_name' && args.name === 'CrRendererMain');
+  const isMain = ({ pid, tid }) => main.some((thread) => thread.pid === pid && thread.tid === tid);
+  const tasks = traceEvents.filter((event) => event.name === 'RunTask' && event.tdur !== undefined && isMain(event));
+  assert.ok(tasks.length > 100, `only ${tasks.length} tasks were traced`);
+  const longest = Math.max(...tasks.map(({ tdur }) => tdur)) / 1000;
+  console.log(`the longest of ${tasks.length} tasks used ${Math.round(longest)} ms of CPU time`);
+  return longest;
 }
