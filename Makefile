@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help run publish history build test test-rust test-client test-browser no-browser conformance soak soak-history flood simulate lint deny fmt check settings package deploy remove logs test-release test-deploy bench clean
+.PHONY: help run publish history build test test-rust test-long test-client test-browser no-browser conformance soak soak-history flood simulate lint deny fmt check settings package deploy remove logs test-release test-deploy bench clean
 
 # STAGE and REGION name the deployment. ARCH is the processors' architecture: arm64 or x86_64. DROP names what a deployment may
 # take away from its stage.
@@ -42,10 +42,15 @@ build: ## Build every binary
 # Everything is built first, because tests start binaries that `cargo test` alone would not build.
 test: tests/clients/node_modules target/python/installed infra/node_modules crates/client/js/node_modules ## Run every test
 	cargo build --workspace --all-targets
-	$(MAKE) -j 2 test-rust test-client
+	$(MAKE) -j 3 test-rust test-long test-client
 
+# These run beside all other tests: a row of conformance that waits for half a minute, the small soaks, and the simulation.
 test-rust:
-	cargo test --workspace
+	cargo test --workspace -- --skip 'BI-03 ' --skip soak:: --skip simulate::
+
+test-long:
+	cargo test --workspace --test conformance -- 'BI-03 '
+	cargo test --workspace --test soak --test simulate
 
 test-client: build crates/client/js/node_modules ## Run the tests of the JavaScript client
 	npm test --silent --prefix crates/client/js

@@ -142,8 +142,6 @@ fn main() {
     let explained = suite.clone();
     let compare = move || sources::compare(&explained.rows).map_err(Failed::from);
     trials.push(Trial::test("SOURCES.md explains every source, and no other", compare));
-    // Its row waits for half a minute, and the others take less together.
-    trials.sort_by_key(|trial| !trial.name().starts_with("BI-03 "));
     let conclusion = libtest_mimic::run(&arguments, trials);
     if arguments.list {
         return;

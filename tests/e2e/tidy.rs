@@ -111,7 +111,7 @@ fn every_test_that_the_table_of_security_names_exists() {
     for name in rows.flat_map(|row| row.split('`').skip(1).step_by(2)) {
         match name.rsplit_once("::") {
             // Trials of a `main` of its own have their names in a text.
-            Some(("flood", _)) => is_there(name, Some("main"), &[format!("\"{name}\"")]),
+            Some(("soak::flood", _)) => is_there(name, Some("main"), &[format!("\"{name}\"")]),
             Some((module, function)) => {
                 is_there(name, Some(module), &["fn", "def"].map(|word| format!("{word} {function}(")));
             }

@@ -16,7 +16,7 @@ const SEEDS: u64 = 2_000;
 
 /// How many seeds the real handlers must withstand here. A seed takes 60 ms of CPU time, so CI runs more with
 /// `make simulate`, where the compiler optimises them.
-const HANDLER_SEEDS: u64 = 200;
+const HANDLER_SEEDS: u64 = 100;
 
 /// Within how many seeds a planted bug must be found. It ends at the first.
 const ENOUGH: u64 = 10_000;
@@ -26,30 +26,36 @@ pub fn run(arguments: Vec<String>) -> ExitCode {
     // Each trial uses every processor.
     arguments.test_threads.get_or_insert(1);
     let mut trials = vec![
-        Trial::test("the protocol holds", || holds(SEEDS, &Settings::short(), "").map(drop)),
-        Trial::test("the protocol holds at the times of a deployment", real_times),
-        Trial::test("without faults nobody is told that something is missing", without_faults),
-        Trial::test("a seed is the same run twice", || same_run(20, &Settings::short())),
-        Trial::test("the handlers hold", || holds(HANDLER_SEEDS, &Settings::handlers(), "--handlers").map(drop)),
-        Trial::test("a seed is the same run of the handlers twice", || same_run(5, &Settings::handlers())),
+        Trial::test("simulate::the protocol holds", || holds(SEEDS, &Settings::short(), "").map(drop)),
+        Trial::test("simulate::the protocol holds at the times of a deployment", real_times),
+        Trial::test("simulate::without faults nobody is told that something is missing", without_faults),
+        Trial::test("simulate::a seed is the same run twice", || same_run(20, &Settings::short())),
+        Trial::test("simulate::the handlers hold", || {
+            holds(HANDLER_SEEDS, &Settings::handlers(), "--handlers").map(drop)
+        }),
+        Trial::test("simulate::a seed is the same run of the handlers twice", || same_run(5, &Settings::handlers())),
     ];
     let day = members::Size { users: 30, devices: 3, rooms: 3, hours: 4, kills: 0.0 };
-    trials.push(Trial::test("members are right when every $disconnect is lost", move || {
+    trials.push(Trial::test("simulate::members are right when every $disconnect is lost", move || {
         report(members::run_day(day, 1))
     }));
     let killed = members::Size { kills: 0.2, ..day };
-    trials.push(Trial::test("members are right when presence is killed", move || report(members::run_day(killed, 2))));
-    trials.push(Trial::test("members who reconnect at once", || report(members::run_storm(100, 1))));
+    trials.push(Trial::test("simulate::members are right when presence is killed", move || {
+        report(members::run_day(killed, 2))
+    }));
+    trials.push(Trial::test("simulate::members who reconnect at once", || report(members::run_storm(100, 1))));
     for (bug, name, _) in HANDLER_BUGS {
-        trials.push(Trial::test(format!("the planted bug {name} around the handlers is found"), move || is_found(bug)));
+        trials.push(Trial::test(format!("simulate::the planted bug {name} around the handlers is found"), move || {
+            is_found(bug)
+        }));
     }
     for (bug, name, _) in BUGS {
         trials.push(if bug.is_harmless() {
             let arguments = format!("--bug {name}");
             let trial = move || holds(SEEDS / 4, &Settings::planted(bug), &arguments).map(drop);
-            Trial::test(format!("the planted bug {name} breaks nothing"), trial)
+            Trial::test(format!("simulate::the planted bug {name} breaks nothing"), trial)
         } else {
-            Trial::test(format!("the planted bug {name} is found"), move || is_found(bug))
+            Trial::test(format!("simulate::the planted bug {name} is found"), move || is_found(bug))
         });
     }
     libtest_mimic::run(&arguments, trials).exit_code()

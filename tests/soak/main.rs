@@ -205,14 +205,14 @@ fn trials() -> ExitCode {
             Ok(())
         })
     };
-    let flood = Trial::test("flood::a_client_at_full_speed_costs_its_neighbour_no_message", || {
+    let flood = Trial::test("soak::flood::a_client_at_full_speed_costs_its_neighbour_no_message", || {
         block_on(flood::run(Duration::from_secs(2), None, false));
         Ok(())
     });
     let trials = vec![
         flood,
-        trial("history::acks_are_lost_and_functions_killed", Settings::lost_acks()),
-        trial("history::sockets_are_cut_and_everything_fails_sometimes", Settings::cut_sockets()),
+        trial("soak::history::acks_are_lost_and_functions_killed", Settings::lost_acks()),
+        trial("soak::history::sockets_are_cut_and_everything_fails_sometimes", Settings::cut_sockets()),
     ];
     libtest_mimic::run(&libtest_mimic::Arguments::from_args(), trials).exit_code()
 }
