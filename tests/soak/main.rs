@@ -205,7 +205,7 @@ fn trials() -> ExitCode {
             Ok(())
         })
     };
-    let flood = Trial::test("soak::flood::a_client_at_full_speed_costs_its_neighbour_no_message", || {
+    let flood = Trial::test("soak::flood::a_client_that_floods_costs_its_neighbour_no_message", || {
         block_on(flood::run(Duration::from_secs(2), None, false));
         Ok(())
     });
