@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help run publish history build test test-rust test-long test-client test-browser no-browser conformance soak soak-history flood simulate lint deny fmt check settings package deploy remove logs test-release test-deploy bench clean
+.PHONY: help run publish history build test test-rust test-long test-js test-client test-browser no-browser conformance soak soak-history flood simulate lint deny fmt check settings package deploy remove logs test-release test-deploy bench clean
 
 # STAGE and REGION name the deployment. ARCH is the processors' architecture: arm64 or x86_64. DROP names what a deployment may
 # take away from its stage.
@@ -42,7 +42,7 @@ build: ## Build every binary
 # Everything is built first, because tests start binaries that `cargo test` alone would not build.
 test: tests/clients/node_modules target/python/installed infra/node_modules crates/client/js/node_modules ## Run every test
 	cargo build --workspace --all-targets
-	$(MAKE) -j 3 test-rust test-long test-client
+	$(MAKE) -j 3 test-rust test-long test-js
 
 # These run beside all other tests: a row of conformance that waits for half a minute, the small soaks, and the simulation.
 test-rust:
@@ -52,8 +52,12 @@ test-long:
 	cargo test --workspace --test conformance -- 'BI-03 '
 	cargo test --workspace --test soak --test simulate
 
-test-client: build crates/client/js/node_modules ## Run the tests of the JavaScript client
+# This builds nothing: another build would replace the binaries while the tests beside it start them.
+test-js:
 	npm test --silent --prefix crates/client/js
+
+test-client: build crates/client/js/node_modules ## Run the tests of the JavaScript client
+	$(MAKE) test-js
 
 # SCREENSHOTS=DIR writes pictures of the pages into a folder. CHROMIUM names another browser.
 test-browser: build crates/client/js/node_modules ## Use the chat page and the inspector in Chromium
