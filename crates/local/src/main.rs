@@ -15,6 +15,7 @@ use switchboard_local::service::{self, Service};
 use switchboard_local::stack::{self, Stack};
 use switchboard_local::terminal::{self, LogFormat};
 use switchboard_local::web;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Runs the Rust WebSocket service of a serverless.yml on this machine: API Gateway, Lambda and DynamoDB in one
 /// process, the service's real function binaries behind it.
@@ -145,19 +146,20 @@ async fn run(arguments: Arguments) -> Result<(), Box<dyn Error>> {
         environment: arguments.env.into_iter().collect(),
     };
     let stack = Stack::new(&service, &settings).await?;
+    // A signal counts from here on: who reads that the stack is ready may end it at once.
+    let (interrupt, terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     announce(&service, &stack, &settings, arguments.query.as_deref());
-    Ok(stack.run(interrupted()).await?)
+    Ok(stack.run(ended(interrupt, terminate)).await?)
 }
 
 /// Resolves at Ctrl-C or at a SIGTERM. A second Ctrl-C ends the process at once.
-async fn interrupted() {
-    let mut terminated = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).ok();
+async fn ended(mut interrupt: Signal, mut terminate: Signal) {
     tokio::select! {
-        _ = tokio::signal::ctrl_c() => {}
-        Some(()) = async { terminated.as_mut()?.recv().await } => {}
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
     }
-    tokio::spawn(async {
-        if tokio::signal::ctrl_c().await.is_ok() {
+    tokio::spawn(async move {
+        if interrupt.recv().await.is_some() {
             std::process::exit(130);
         }
     });

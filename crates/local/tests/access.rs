@@ -212,6 +212,15 @@ async fn an_error_that_a_function_reports_is_escaped_and_its_json_is_still_json(
     assert_eq!(message, "\x1b]0;x\x07\ngateway | fine\u{9b}\x7f");
 }
 
+/// Who reads that it is ready may send Ctrl-C at once. It was killed by that, or did not hear it.
+#[tokio::test]
+async fn a_stack_hears_ctrl_c_as_soon_as_it_says_that_it_is_ready() {
+    for _ in 0..20 {
+        let folder = tempfile::tempdir().unwrap();
+        Stack::serve(folder.path(), &[], HELLO).await.interrupt().await;
+    }
+}
+
 #[tokio::test]
 async fn a_data_directory_is_for_its_owner_alone() {
     let folder = tempfile::tempdir().unwrap();
