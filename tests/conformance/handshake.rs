@@ -205,8 +205,8 @@ pub fn rows() -> Vec<Row> {
             "a $connect that outlives the integration timeout is a 504 [connect_timeout_status]",
         )
         .ours(FLAGS, |_| async move {
-            for (knob, expected) in [("504", 504), ("502", 502)] {
-                let flags = ["--integration-timeout", "300ms", "--connect-timeout-status", knob];
+            for (value, expected) in [("504", 504), ("502", 502)] {
+                let flags = ["--integration-timeout", "300ms", "--connect-timeout-status", value];
                 let api = Api::ours(&flags).await;
                 assert_eq!(status(&api, "?do=sleep&ms=3000").await, expected);
             }
@@ -356,8 +356,8 @@ pub fn rows() -> Vec<Row> {
         row("HS-30", "?", "none", "a client that leaves during $connect does not stop it [abort_during_connect]").ours(
             FLAGS,
             |_| async move {
-                for (knob, disconnects) in [("silent", false), ("disconnect", true)] {
-                    let api = Api::ours(&["--abort-during-connect", knob]).await;
+                for (value, disconnects) in [("silent", false), ("disconnect", true)] {
+                    let api = Api::ours(&["--abort-during-connect", value]).await;
                     // The function posts, half a second after it has begun.
                     let path = format!("{}?do=post&ms=500&data=began", api.endpoint.stage_path);
                     let tcp = api.endpoint.request(&path, &[]).await;

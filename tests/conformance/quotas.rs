@@ -114,8 +114,8 @@ pub fn rows() -> Vec<Row> {
         row("QT-07", "O", "hotsock; subscriptionless#3", "posts to the client keep it open [idle_counts]").ours(
             FLAGS,
             |_| async move {
-                for (knob, kept) in [("both", true), ("inbound", false)] {
-                    let api = Arc::new(Api::ours(&["--idle-timeout", IDLE_FLAG, "--idle-counts", knob]).await);
+                for (value, kept) in [("both", true), ("inbound", false)] {
+                    let api = Arc::new(Api::ours(&["--idle-timeout", IDLE_FLAG, "--idle-counts", value]).await);
                     let open = open_for(api.connect().await, |client| {
                         let api = api.clone();
                         async move {
@@ -123,7 +123,7 @@ pub fn rows() -> Vec<Row> {
                             client
                         }
                     });
-                    assert_eq!(open.await > IDLE * 2, kept, "{knob}");
+                    assert_eq!(open.await > IDLE * 2, kept, "{value}");
                 }
             },
         ),

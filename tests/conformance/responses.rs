@@ -223,13 +223,13 @@ pub fn rows() -> Vec<Row> {
             "a message above the rate is answered Too Many Requests, and a post gets a 429 [throttle_frame]",
         )
         .ours(FLAGS, |_| async move {
-            for knob in ["too-many-requests", "none"] {
-                let flags = ["--request-rate", "0", "--request-burst", "2", "--throttle-frame", knob];
+            for value in ["too-many-requests", "none"] {
+                let flags = ["--request-rate", "0", "--request-burst", "2", "--throttle-frame", value];
                 let api = Api::ours(&flags).await;
                 let mut client = api.connect().await;
                 client.ask(&json!({"action": "echo"})).await;
                 client.send(&json!({"action": "echo"})).await;
-                if knob == "none" {
+                if value == "none" {
                     api.stack().logged(1, &[&client.id, "sent a message above the request rate"]).await;
                     // Nothing can come later to prove it: posts count as requests, too.
                     let frame = tokio::time::timeout(A_WHILE, client.receive()).await;

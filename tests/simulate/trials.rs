@@ -19,7 +19,7 @@ const SEEDS: u64 = 2_000;
 const HANDLER_SEEDS: u64 = 100;
 
 /// Within how many seeds a planted bug must be found. It ends at the first.
-const ENOUGH: u64 = 10_000;
+const MAX_SEEDS: u64 = 10_000;
 
 pub fn run(arguments: Vec<String>) -> ExitCode {
     let mut arguments = Arguments::from_iter(std::iter::once("simulate".to_owned()).chain(arguments));
@@ -96,7 +96,7 @@ fn without_faults() -> Result<(), Failed> {
 }
 
 fn is_found(bug: Bug) -> Result<(), Failed> {
-    let summary = explore::run_all(0..ENOUGH, &Settings::planted(bug), true);
+    let summary = explore::run_all(0..MAX_SEEDS, &Settings::planted(bug), true);
     if summary.failures.is_empty() { Err("no invariant noticed".into()) } else { Ok(()) }
 }
 

@@ -6,7 +6,7 @@ use serde::{Serialize, Serializer};
 
 use super::Story;
 
-/// The most bytes of an event that are kept. An event of which a part is missing cannot run again.
+/// The most bytes of an event that are kept. An event that was cut cannot run again.
 pub(super) const EVENT_LIMIT: usize = 256 * 1024;
 
 /// The most bytes of any other text that are kept.

@@ -39,9 +39,9 @@ async fn sizes_are_settings() {
 
 #[tokio::test]
 async fn a_post_that_is_not_utf8_is_mended_or_refused() {
-    for (knob, status, received) in [(NonUtf8Post::Lossy, 200, "a\u{fffd}b"), (NonUtf8Post::Refuse, 400, "the next")] {
+    for (value, status, received) in [(NonUtf8Post::Lossy, 200, "a\u{fffd}b"), (NonUtf8Post::Refuse, 400, "the next")] {
         let (gateway, mut client) =
-            ScriptedApi::new().behaviour(|behaviour| behaviour.non_utf8_post = knob).connected().await;
+            ScriptedApi::new().behaviour(|behaviour| behaviour.non_utf8_post = value).connected().await;
         assert_eq!(gateway.call("POST", &client.id, b"a\xffb").await.status, status);
         gateway.call("POST", &client.id, b"the next").await;
         assert_eq!(client.hears().await, received);
