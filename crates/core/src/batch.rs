@@ -66,7 +66,17 @@ pub async fn serve(
         None
     });
     let failures: Vec<_> = stream::iter(served).buffer_unordered(GROUPS_AT_ONCE).collect().await;
-    let first = failures.into_iter().flatten().min_by_key(|(index, ..)| *index);
+    respond(backend, start, failures.into_iter().flatten())
+}
+
+/// Answers Lambda with the first record that failed, and counts the batch. A failure is the record's place in the batch, its
+/// sequence number, and the type of the fault, unless only the time was over.
+pub fn respond(
+    backend: &Backend,
+    start: Instant,
+    failures: impl Iterator<Item = (usize, Option<String>, Option<&'static str>)>,
+) -> DynamoDbEventResponse {
+    let first = failures.min_by_key(|(index, ..)| *index);
     let mut response = DynamoDbEventResponse::default();
     let mut fault = None;
     if let Some((_, sequence_number, error_type)) = first {

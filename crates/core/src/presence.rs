@@ -13,7 +13,7 @@
 //!
 //! | `v` | `-` | `topic`, `connectionId` S: the row of a member behind which the next look at old rows begins |
 //!
-//! A record of the stream is only a doorbell: it names a topic and a user. [`Presence::announce`] compares what is true with what
+//! A record of the stream only says where to look: it names a topic and a user. [`Presence::announce`] compares what is true with what
 //! was told, and changes the item on the condition that nobody else has. It then reads the truth again, so the last one to
 //! write has seen the last change. `by` goes when the frames are out. A record that comes again while `by` is there is the
 //! repetition of a try that was killed, and its frames are sent again. Otherwise there is nothing to do.
@@ -52,7 +52,7 @@ const ITEMS_AT_ONCE: usize = 16;
 pub type Members = BTreeMap<String, Option<String>>;
 
 /// The users of a topic whose rows have changed, each with the sequence numbers of the records that say so.
-pub type Doorbells = BTreeMap<String, BTreeSet<String>>;
+pub type ChangedUsers = BTreeMap<String, BTreeSet<String>>;
 
 /// What becomes of one user in a frame.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -108,13 +108,13 @@ impl Presence {
     pub async fn announce(
         &self,
         topic: &Topic,
-        doorbells: &Doorbells,
+        changed: &ChangedUsers,
         deadline: Deadline,
     ) -> Result<Announcement, Failure> {
         // What receivers know of each user who is announced here, and what they will know.
         let (mut before, mut after): (BTreeMap<String, Told>, BTreeMap<String, Told>) = Default::default();
         let mut claimed = BTreeMap::new();
-        let mut open: BTreeSet<&String> = doorbells.keys().collect();
+        let mut open: BTreeSet<&String> = changed.keys().collect();
         for _ in 0..MAX_ROUNDS {
             let members = self.store.members(topic, deadline).await?;
             let told = self.told(topic, &open, deadline).await?;
@@ -122,7 +122,7 @@ impl Presence {
             for user in std::mem::take(&mut open) {
                 let known = told.get(user).cloned().unwrap_or_default();
                 let repeated =
-                    known.by.as_ref().filter(|by| doorbells[user].contains(*by) && !claimed.contains_key(user));
+                    known.by.as_ref().filter(|by| changed[user].contains(*by) && !claimed.contains_key(user));
                 if let Some(by) = repeated {
                     // An earlier try of these records was killed before its frames were out, or after that.
                     claimed.insert(user.clone(), by.clone());
@@ -137,7 +137,7 @@ impl Presence {
                 changes.push((user, known, present, data));
             }
             let claims = changes.into_iter().map(|(user, known, present, data)| {
-                let by = doorbells[user].first().cloned().unwrap_or_default();
+                let by = changed[user].first().cloned().unwrap_or_default();
                 let was = before.get(user).map_or(known.present, |before| before.present);
                 async move {
                     let told = Told { present, data, n: known.n + 1, by: Some(by), was };

@@ -1,23 +1,24 @@
 //! Tells the subscribers of topics who joined, who left, and who says something else: one frame for each topic and batch.
 //!
-//! A record is only a doorbell. `core::presence` compares what is true with what was told, so a batch that comes again, or
-//! late, tells nothing twice.
+//! A record only says where to look. `core::presence` compares what is true with what was told, so a batch that comes again,
+//! or late, tells nothing twice.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use aws_lambda_events::dynamodb::{Event, EventRecord};
-use aws_lambda_events::streams::{DynamoDbBatchItemFailure, DynamoDbEventResponse};
+use aws_lambda_events::streams::DynamoDbEventResponse;
 use futures_util::stream::{self, StreamExt};
 use lambda_runtime::LambdaEvent;
 use lambda_runtime::tracing::{error, info};
 use serde_dynamo::AttributeValue;
 use serde_json::Value;
 use switchboard_core::backend::Backend;
+use switchboard_core::batch;
 use switchboard_core::deadline::Deadline;
 use switchboard_core::function::milliseconds;
 use switchboard_core::gateway::Gateway;
-use switchboard_core::presence::{Change, Doorbells};
+use switchboard_core::presence::{Change, ChangedUsers};
 use switchboard_core::topic::Topic;
 use switchboard_core::{ClientError, Error, Failure};
 
@@ -28,11 +29,11 @@ const TOPICS_AT_ONCE: usize = 8;
 
 /// What a batch says about one topic.
 #[derive(Debug, Default)]
-struct Rung {
+struct TopicChanges {
     /// The place of its first record in the batch, and the sequence number.
     first: usize,
     sequence_number: Option<String>,
-    users: Doorbells,
+    users: ChangedUsers,
 }
 
 /// The longest that a batch may take. The function has more time, for looking at old rows.
@@ -59,50 +60,40 @@ pub async fn handle(
         backend.metrics.served(milliseconds(start), swept.as_ref().err().map(Error::error_type));
         return swept.map(|()| DynamoDbEventResponse::default());
     }
-    let batch = serde_json::from_value(payload).map_err(|_| Error::Event { missing: "records of a table" })?;
-    Ok(serve(backend, gateway, batch, deadline.at_most(BATCH_TIME)).await)
+    let event = serde_json::from_value(payload).map_err(|_| Error::Event { missing: "records of a table" })?;
+    Ok(serve(backend, gateway, event, deadline.at_most(BATCH_TIME)).await)
 }
 
 /// Serves the topics of a batch at the same time. The response names the record from which on the batch comes again.
-async fn serve(backend: &Backend, gateway: &Gateway, batch: Event, deadline: Deadline) -> DynamoDbEventResponse {
+async fn serve(backend: &Backend, gateway: &Gateway, event: Event, deadline: Deadline) -> DynamoDbEventResponse {
     let start = Instant::now();
-    let mut topics: BTreeMap<String, Rung> = BTreeMap::new();
-    for (index, record) in batch.records.iter().enumerate() {
-        let Some((topic, users)) = doorbells(record) else { continue };
+    let mut topics: BTreeMap<String, TopicChanges> = BTreeMap::new();
+    for (index, record) in event.records.iter().enumerate() {
+        let Some((topic, users)) = changed_users(record) else { continue };
         let sequence_number = record.change.sequence_number.clone();
-        let rung = topics.entry(topic).or_insert_with(|| Rung {
+        let changes = topics.entry(topic).or_insert_with(|| TopicChanges {
             first: index,
             sequence_number: sequence_number.clone(),
-            users: Doorbells::new(),
+            users: ChangedUsers::new(),
         });
         for user in users {
-            rung.users.entry(user).or_default().extend(sequence_number.clone());
+            changes.users.entry(user).or_default().extend(sequence_number.clone());
         }
     }
-    let serve = topics.into_iter().map(async |(topic, rung)| {
-        let told = tell(backend, gateway, &topic, &rung.users, deadline).await;
+    let serve = topics.into_iter().map(async |(topic, changes)| {
+        let told = tell(backend, gateway, &topic, &changes.users, deadline).await;
         let fault = told.err()?;
         let outcome = fault.error_type();
         error!(topic.name = topic, outcome, error = %fault, "changes of members have to come again");
-        Some((rung.first, rung.sequence_number, outcome))
+        Some((changes.first, changes.sequence_number, Some(outcome)))
     });
     let serve: Vec<_> = serve.collect();
     let failures: Vec<_> = stream::iter(serve).buffer_unordered(TOPICS_AT_ONCE).collect().await;
-    let first = failures.into_iter().flatten().min_by_key(|(index, ..)| *index);
-    let mut response = DynamoDbEventResponse::default();
-    let mut fault = None;
-    if let Some((_, sequence_number, outcome)) = first {
-        let mut failure = DynamoDbBatchItemFailure::default();
-        failure.item_identifier = sequence_number;
-        response.batch_item_failures = vec![failure];
-        fault = Some(outcome);
-    }
-    backend.metrics.served(milliseconds(start), fault);
-    response
+    batch::respond(backend, start, failures.into_iter().flatten())
 }
 
-/// The topic of a record, and the users of whom something may have changed: none if only the end of a row has moved.
-fn doorbells(record: &EventRecord) -> Option<(String, Vec<String>)> {
+/// Returns the topic of a record and the users that may have changed there. If only the end of a row has moved, it returns none.
+fn changed_users(record: &EventRecord) -> Option<(String, Vec<String>)> {
     let (old, new) = (&record.change.old_image, &record.change.new_image);
     let text = |item: &serde_dynamo::Item, name: &str| match item.get(name) {
         Some(AttributeValue::S(text)) => Some(text.clone()),
@@ -122,7 +113,7 @@ async fn tell(
     backend: &Backend,
     gateway: &Gateway,
     name: &str,
-    users: &Doorbells,
+    users: &ChangedUsers,
     deadline: Deadline,
 ) -> Result<(), Error> {
     let Ok(topic) = Topic::parse(name) else { return Ok(()) };
