@@ -1,13 +1,11 @@
 // The inspector of the local stack, as developers use it.
 import assert from 'node:assert/strict';
-import { mkdirSync, readFileSync } from 'node:fs';
-import { createRequire } from 'node:module';
+import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, test } from 'node:test';
 import { plain } from '../stack.js';
-import { go, launch, longestTask, open, say, start } from './page.js';
+import { go, isAccessible, launch, longestTask, open, say, start } from './page.js';
 
-const axe = readFileSync(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8');
 const options = { timeout: 120_000 };
 
 /** Opens the inspector. What the page logs as an error makes the test fail. */
@@ -264,15 +262,7 @@ describe('the inspector', { concurrency: 1 }, () => {
   test('a keyboard is enough, and axe finds nothing', options, async (t) => {
     const [stack, browser] = [await start(t), await launch(t)];
     const page = await inspect(t, browser, stack);
-    const check = async (where) => {
-      for (const colorScheme of ['light', 'dark']) {
-        await page.emulateMedia({ colorScheme });
-        await page.evaluate(axe);
-        const { violations } = await page.evaluate(() => globalThis.axe.run());
-        const found = violations.map(({ id, nodes }) => `${id}: ${nodes.map(({ html }) => html).join(' ')}`);
-        assert.deepEqual(found, [], `${where}, ${colorScheme}`);
-      }
-    };
+    const check = (where) => isAccessible(page, where);
     await check('empty');
     const ada = await plain(t, stack.url('?userId=ada'));
     await ada.ask({ action: 'sendMessage', destinationUserId: 'ada', body: 'psst' });

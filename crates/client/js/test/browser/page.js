@@ -1,8 +1,11 @@
 // The chat page in a real Chromium, served by the stack of the test.
 import assert from 'node:assert/strict';
-import { existsSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
+import { createRequire } from 'node:module';
 import { chromium } from 'playwright-core';
 import { start as startStack } from '../stack.js';
+
+const axe = readFileSync(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8');
 
 const program =
   process.env.CHROMIUM ?? ['/usr/bin/chromium', '/usr/bin/chromium-browser', '/usr/bin/google-chrome'].find(existsSync);
@@ -64,4 +67,16 @@ export async function longestTask(browser, page, act) {
   const longest = Math.max(...tasks.map(({ tdur }) => tdur)) / 1000;
   console.log(`the longest of ${tasks.length} tasks used ${Math.round(longest)} ms of CPU time`);
   return longest;
+}
+
+/** Fails if axe finds anything on the page, light or dark. */
+export async function isAccessible(page, where) {
+  for (const colorScheme of ['light', 'dark']) {
+    await page.emulateMedia({ colorScheme });
+    // The page's own policy lets no foreign script in, so this one comes from the driver.
+    await page.evaluate(axe);
+    const { violations } = await page.evaluate(() => globalThis.axe.run());
+    const found = violations.map(({ id, nodes }) => `${id}: ${nodes.map(({ html }) => html).join(' ')}`);
+    assert.deepEqual(found, [], `${where}, ${colorScheme}`);
+  }
 }

@@ -1,14 +1,12 @@
 // The chat page, as people use it.
 import assert from 'node:assert/strict';
-import { mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
-import { createRequire } from 'node:module';
+import { mkdirSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, test } from 'node:test';
 import { plain } from '../stack.js';
-import { go, launch, longestTask, open, say, start } from './page.js';
+import { go, isAccessible, launch, longestTask, open, say, start } from './page.js';
 
-const axe = readFileSync(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8');
 const texts = (page) => page.locator('#messages .bubble > :first-child').allTextContents();
 const shows = (page, text) => page.locator('#messages').getByText(text, { exact: true }).waitFor();
 const options = { timeout: 120_000 };
@@ -177,16 +175,7 @@ describe('the chat page', { concurrency: 1 }, () => {
     const page = await context.newPage();
     page.setDefaultTimeout(20_000);
     await page.goto(`${stack.site}?url=${encodeURIComponent(stack.url())}`);
-    const check = async (where) => {
-      for (const colorScheme of ['light', 'dark']) {
-        await page.emulateMedia({ colorScheme });
-        // The page's own policy lets no foreign script in, so this one comes from the driver.
-        await page.evaluate(axe);
-        const { violations } = await page.evaluate(() => globalThis.axe.run());
-        const found = violations.map(({ id, nodes }) => `${id}: ${nodes.map(({ html }) => html).join(' ')}`);
-        assert.deepEqual(found, [], `${where}, ${colorScheme}`);
-      }
-    };
+    const check = (where) => isAccessible(page, where);
     await check('welcome');
     await page.keyboard.type('ada');
     await page.keyboard.press('Enter');
