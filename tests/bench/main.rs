@@ -455,7 +455,7 @@ async fn calls() {
 }
 
 /// How long messages take when several clients publish at the same time: to one topic, and each to a topic of its own. Topics
-/// of their own show how fast the machine is. If one topic takes longer than that, the topic is the cause.
+/// of their own show how fast the machine is. If writers of one topic take longer, the topic is the cause.
 async fn writers() {
     let environments = ["--max-environments", "64"];
     let (proxy, stack) = Proxy::in_front(&[&FUNCTIONS[..], &FAST, &environments].concat(), |_| None).await;

@@ -46,7 +46,7 @@ const SWEEP: Duration = Duration::from_secs(5 * 60);
 const IDLE: Duration = Duration::from_secs(10 * 60);
 const WITNESS: &str = "witness=";
 
-/// What happens to whom in the gateway's eyes, and what the calls came to.
+/// The state of a day: the tables, the connections as the gateway sees them, the stream, and the counts of calls.
 struct Day {
     database: Database,
     began: Instant,

@@ -58,7 +58,7 @@ pub enum ClientError {
     Pattern {
         /// The name as sent.
         topic: String,
-        /// What is wrong with it, as a sentence.
+        /// The problem, as a sentence.
         problem: &'static str,
     },
     /// A rule asks for more than the connection has.

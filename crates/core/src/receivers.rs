@@ -131,8 +131,8 @@ impl Receivers {
     /// Takes rows from the lists as long as none of them has to be read first.
     fn merge(&mut self) {
         while !self.lists.iter().any(List::is_due) {
-            let first = |list: &List| list.rows.front().map(|receiver| receiver.connection_id.clone());
-            let Some(next) = self.lists.iter().filter_map(first).min() else { return };
+            let first = self.lists.iter().filter_map(|list| Some(&list.rows.front()?.connection_id)).min();
+            let Some(next) = first.cloned() else { return };
             let mut receiver = None;
             for list in &mut self.lists {
                 if list.rows.front().is_some_and(|receiver| receiver.connection_id == next) {

@@ -397,9 +397,9 @@ impl ConnectionStore {
         (end_s > now_s()).then(connection)
     }
 
-    /// Ends a connection and all its subscriptions: one `UpdateItem`, which leaves a tombstone, then a `BatchWriteItem` for each 25 topics. The tombstone keeps the list of topics, so the call may be
-    /// repeated when its answer is lost. `also` is a topic row that the caller knows of, in case the
-    /// connection's own row is gone.
+    /// Ends a connection and all its subscriptions: one `UpdateItem`, which leaves a tombstone, then a `BatchWriteItem` for each
+    /// 25 topics. The tombstone keeps the list of topics, so the call may be repeated when its answer is lost. `also` is a topic
+    /// row that the caller knows of, in case the connection's own row is gone.
     ///
     /// # Errors
     ///

@@ -33,7 +33,7 @@ const PAGE: i32 = 1000;
 /// The time between the first 410 and the question that confirms it.
 const CONFIRMED_AFTER: Duration = Duration::from_millis(5_500);
 
-/// What is left of an invocation when no more pages are read: enough to finish a page and to confirm.
+/// With less time than this, no further page is read. It is enough to finish a page and to confirm.
 const RESERVE: Duration = Duration::from_secs(40);
 
 /// Looks at old rows of members from where the last look has stopped.

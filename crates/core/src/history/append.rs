@@ -100,7 +100,7 @@ impl Claim {
 impl Log<'_> {
     /// Keeps a message: an `UpdateItem`, a `PutItem` for the id if there is one, and a `PutItem`. A repetition that
     /// says so costs a `GetItem` and a `PutItem` if its first try was kept. Several messages are written in one transaction,
-    /// which costs 2 write units for each message: the table then has all of them or none.
+    /// so the table has all of them or none. Each message then costs 2 write units.
     ///
     /// # Errors
     ///
