@@ -9,6 +9,7 @@
 //!
 //! Each name is looked for as `FOLDER/name`, as cargo builds it, and as `FOLDER/name/bootstrap`, as cargo-lambda does.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use crate::service::{Function, Service};
@@ -21,35 +22,38 @@ const TARGETS: [&str; 3] = ["debug", "lambda", "release"];
 
 /// Functions without a binary.
 #[derive(Debug, thiserror::Error)]
-#[error("{}", .0.iter().map(describe).collect::<Vec<_>>().join("\n"))]
-pub struct Missing(pub Vec<Tried>);
-
-/// The places where the binary of a function is not.
-#[derive(Debug)]
-pub struct Tried {
-    /// The function's key.
-    pub function: String,
-    /// The paths.
-    pub paths: Vec<PathBuf>,
+pub struct Missing {
+    /// The functions by their keys, each with the names that its binary may have.
+    pub functions: Vec<(String, Vec<String>)>,
+    /// The folders that were searched.
+    pub folders: Vec<PathBuf>,
 }
 
-fn describe(tried: &Tried) -> String {
-    let paths: Vec<_> = tried.paths.iter().map(|path| path.display().to_string()).collect();
-    format!("binary of function `{}` not found: build it first (tried {})", tried.function, paths.join(", "))
+impl fmt::Display for Missing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let functions = self.functions.iter().map(|(key, names)| format!("`{key}` (tried {})", names.join(", ")));
+        let folders = self.folders.iter().map(|folder| folder.display().to_string());
+        write!(
+            f,
+            "binaries not found, build them first: {}; each as NAME and NAME/{BOOTSTRAP} in {}",
+            functions.collect::<Vec<_>>().join(", "),
+            folders.collect::<Vec<_>>().join(", ")
+        )
+    }
 }
 
-/// Returns the folders to search if `--binaries` names none: that of this program, then those of the nearest `target` in
-/// or above the folder of the service.
+/// Returns the folders to search if `--binaries` names none: that of this program, and those of the nearest `target` in or
+/// above the folder of the service. The service's come first, unless this program is one of them.
 #[must_use]
 pub fn default_folders(program: &Path, config: &Path) -> Vec<PathBuf> {
-    let mut folders: Vec<_> = program.parent().map(PathBuf::from).into_iter().collect();
     let config = std::path::absolute(config).unwrap_or_default();
     let target = config.ancestors().skip(1).map(|folder| folder.join("target")).find(|target| target.is_dir());
-    for folder in target.into_iter().flat_map(|target| TARGETS.map(|name| target.join(name))) {
-        if folder.is_dir() && !folders.contains(&folder) {
-            folders.push(folder);
-        }
-    }
+    let folders = target.iter().flat_map(|target| TARGETS.map(|name| target.join(name)));
+    let mut folders: Vec<_> = folders.filter(|folder| folder.is_dir()).collect();
+    let Some(own) = program.parent().map(PathBuf::from) else { return folders };
+    let is_of_service = folders.contains(&own);
+    folders.retain(|folder| *folder != own);
+    folders.insert(if is_of_service { 0 } else { folders.len() }, own);
     folders
 }
 
@@ -62,31 +66,21 @@ pub fn find_all(service: &Service, folders: &[PathBuf]) -> Result<Vec<(String, P
     let (mut found, mut missing) = (Vec::new(), Vec::new());
     for (key, function) in &service.functions {
         match find(key, function, folders) {
-            Ok(path) => found.push((key.clone(), path)),
-            Err(paths) => missing.push(Tried { function: key.clone(), paths }),
+            Some(path) => found.push((key.clone(), path)),
+            None => missing.push((key.clone(), names(key, &function.handler, function.artifact.as_deref()))),
         }
     }
-    if missing.is_empty() { Ok(found) } else { Err(Missing(missing)) }
+    if missing.is_empty() { Ok(found) } else { Err(Missing { functions: missing, folders: folders.to_vec() }) }
 }
 
-/// Finds the binary of a function, or returns the paths where it is not.
-///
-/// # Errors
-///
-/// When there is none.
-pub fn find(key: &str, function: &Function, folders: &[PathBuf]) -> Result<PathBuf, Vec<PathBuf>> {
-    let mut tried = Vec::new();
-    for name in names(key, &function.handler, function.artifact.as_deref()) {
-        for folder in folders {
-            for path in [folder.join(&name), folder.join(&name).join(BOOTSTRAP)] {
-                if path.is_file() {
-                    return Ok(path);
-                }
-                tried.push(path);
-            }
-        }
-    }
-    Err(tried)
+/// Finds the binary of a function.
+#[must_use]
+pub fn find(key: &str, function: &Function, folders: &[PathBuf]) -> Option<PathBuf> {
+    let names = names(key, &function.handler, function.artifact.as_deref());
+    let paths = names
+        .iter()
+        .flat_map(|name| folders.iter().flat_map(move |folder| [folder.join(name), folder.join(name).join(BOOTSTRAP)]));
+    paths.into_iter().find(|path| path.is_file())
 }
 
 /// Returns the names that the binary may have, best first.
@@ -136,6 +130,9 @@ mod tests {
         }
         let folders = default_folders(Path::new("/bin/program"), &folder.path().join("services/chat/serverless.yml"));
         let target = folder.path().join("target");
-        assert_eq!(folders, [PathBuf::from("/bin"), target.join("debug"), target.join("lambda")]);
+        assert_eq!(folders, [target.join("debug"), target.join("lambda"), PathBuf::from("/bin")]);
+        let program = target.join("lambda/program");
+        let folders = default_folders(&program, &folder.path().join("serverless.yml"));
+        assert_eq!(folders, [target.join("lambda"), target.join("debug")]);
     }
 }

@@ -14,8 +14,8 @@ pub fn describe(reading: &Reading, folders: &[PathBuf]) -> Vec<String> {
         lines.push(format!("{name}, stage {}, region {region}", api.stage));
         let functions = functions.iter().map(|(key, function)| {
             let binary = match binaries::find(key, function, folders) {
-                Ok(path) => path.display().to_string(),
-                Err(_) => "no binary yet".to_owned(),
+                Some(path) => path.display().to_string(),
+                None => "no binary yet".to_owned(),
             };
             format!("{key}: {}: {binary}", invoked_by(service, key, function).join(", "))
         });

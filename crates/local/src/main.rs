@@ -48,8 +48,8 @@ struct Arguments {
     /// Keep the tables in this folder. Without it they are in memory and lost at the end.
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
-    /// The folder of the functions' binaries, each named like its `handler`, or in a folder of that name [default: the
-    /// folder of this program, then `target/debug`, `target/lambda` and `target/release` of the service].
+    /// The folder of the functions' binaries, each named like its `handler`, or in a folder of that name [default:
+    /// `target/debug`, `target/lambda` and `target/release` of the service, and the folder of this program].
     #[arg(long, value_name = "DIR")]
     binaries: Option<PathBuf>,
     /// Check no permissions: every function may do everything.
@@ -166,12 +166,14 @@ async fn run(arguments: Arguments) -> Result<ExitCode, Box<dyn Error>> {
         check::describe(&reading, &binaries).iter().for_each(|line| terminal::plain(line));
         return Ok(if reading.refused.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
     }
-    let Reading { service: Some(service), ignored, refused } = reading else {
-        return Err(ServiceErrors(reading.refused).into());
+    let service = match reading.service {
+        Some(service) if reading.refused.is_empty() => service,
+        _ => {
+            // An ignored key may be the reason for what is missing.
+            reading.ignored.iter().for_each(|part| terminal::line("service", &part.to_string()));
+            return Err(ServiceErrors(reading.refused).into());
+        }
     };
-    if !refused.is_empty() {
-        return Err(ServiceErrors(refused).into());
-    }
     terminal::set_up(arguments.log_format, service.functions.keys().map(String::as_str));
     let settings = stack::Settings {
         port: arguments.port,
@@ -191,7 +193,7 @@ async fn run(arguments: Arguments) -> Result<ExitCode, Box<dyn Error>> {
     // A signal counts from here on: who reads that the stack is ready may end it at once.
     let (interrupt, terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     announce(&service, &stack, &settings, arguments.query.as_deref());
-    for part in ignored {
+    for part in reading.ignored {
         terminal::line("service", &part.to_string());
     }
     stack.run(ended(interrupt, terminate)).await?;

@@ -25,7 +25,7 @@ pub(super) struct Intrinsics {
     pub(super) has_pseudo_parameters: bool,
     /// The placeholders in the value that is being evaluated, if it may have any.
     pub(super) placeholders: RefCell<Option<Vec<Problem>>>,
-    /// The logical ids that have been evaluated.
+    /// The logical ids in values that may have placeholders.
     pub(super) used: RefCell<BTreeSet<String>>,
 }
 
@@ -59,8 +59,11 @@ impl Intrinsics {
     }
 
     fn or_placeholder(&self, result: Result<String, Problem>, name: &str) -> Result<String, Problem> {
-        self.used.borrow_mut().insert(name.split('.').next().unwrap_or(name).to_owned());
-        match (result, self.placeholders.borrow_mut().as_mut()) {
+        let mut placeholders = self.placeholders.borrow_mut();
+        if placeholders.is_some() {
+            self.used.borrow_mut().insert(name.split('.').next().unwrap_or(name).to_owned());
+        }
+        match (result, placeholders.as_mut()) {
             (Err(problem), Some(placeholders)) if problem.is_unknown_here => {
                 placeholders.push(problem);
                 Ok(format!("${{{name}}}"))

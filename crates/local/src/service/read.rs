@@ -229,6 +229,7 @@ fn service(document: &Document, settings: &Settings, findings: &Findings) -> Opt
     let authorizer = api.authorizer.iter().map(|authorizer| &authorizer.function);
     let invoked: BTreeSet<&String> = api.routes.values().chain(authorizer).collect();
     let mut functions = BTreeMap::new();
+    templates.intrinsics.used.take();
     for (key, placed) in &definitions {
         let sources = sources.remove(key).unwrap_or_default();
         if invoked.contains(key) || !sources.streams.is_empty() || !sources.schedules.is_empty() {

@@ -203,7 +203,7 @@ fn parts_of_the_gateway_that_are_not_imitated_are_named() {
         ),
         (
             "WebsocketsApi: {Properties: {ProtocolType: HTTP}}".to_owned(),
-            ".WebsocketsApi.Properties.ProtocolType: unknown field `ProtocolType`",
+            ".WebsocketsApi.Properties.ProtocolType: `HTTP` is not `WEBSOCKET`",
         ),
         (
             "WebsocketsDeploymentStage: {Properties: {StageVariables: {a-b: x}}}".to_owned(),
