@@ -29,12 +29,13 @@ use aws_sdk_dynamodb::types::{
 };
 use futures_util::future;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
-use lambda_runtime::tracing::error;
+use lambda_runtime::tracing::{error, info};
 
 use crate::clock::{now_ms, now_s};
 use crate::config::Config;
 use crate::connection::{Connection, ConnectionId, UserId};
 use crate::deadline::{Backoff, Deadline};
+use crate::log::DETAIL;
 use crate::presence::Members;
 use crate::publication::{Audience, Position};
 use crate::receivers::Receivers;
@@ -508,6 +509,7 @@ impl ConnectionStore {
             };
             let listed = names_of(&row);
             if number(&row, TTL) == end_s && names.iter().all(|name| listed.contains(name)) {
+                info!(target: DETAIL, topics = names.len(), "a connection listens");
                 return Ok(grants(&row));
             }
         }
