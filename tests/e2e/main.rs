@@ -21,6 +21,7 @@ mod inbox;
 mod json;
 mod keys;
 mod lifecycle;
+mod log;
 mod mistakes;
 mod presence;
 mod publish;

@@ -6,12 +6,14 @@ use aws_lambda_events::dynamodb::{Event, EventRecord};
 use aws_lambda_events::streams::{DynamoDbBatchItemFailure, DynamoDbEventResponse};
 use futures_util::stream::{self, StreamExt};
 use lambda_runtime::LambdaEvent;
+use lambda_runtime::tracing::info;
 use serde_dynamo::AttributeValue;
 
 use crate::backend::Backend;
 use crate::deadline::Deadline;
 use crate::event::attribute;
 use crate::function::milliseconds;
+use crate::log::DETAIL;
 
 /// With less time than this, a record is left to the next invocation, which has all of its own.
 const MIN_TIME: Duration = Duration::from_secs(1);
@@ -85,7 +87,8 @@ pub fn respond(
         response.batch_item_failures = vec![failure];
         fault = error_type;
     }
-    backend.metrics.served(milliseconds(start), fault);
+    info!(target: DETAIL, duration_ms = milliseconds(start), "a batch was served");
+    backend.metrics.served(fault);
     response
 }
 

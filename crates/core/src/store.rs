@@ -31,12 +31,13 @@ use aws_sdk_dynamodb::types::{
 };
 use futures_util::future;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
-use lambda_runtime::tracing::error;
+use lambda_runtime::tracing::{error, info};
 
 use crate::clock::{now_ms, now_s};
 use crate::config::Config;
 use crate::connection::{Connection, ConnectionId, UserId};
 use crate::deadline::{Backoff, Deadline};
+use crate::log::DETAIL;
 use crate::presence::Members;
 use crate::publication::{Audience, Position};
 use crate::receivers::Receivers;
@@ -151,7 +152,18 @@ pub struct OldMember {
 /// How a connection's row is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Freshness {
-    /// By an eventually consistent `GetItem`, and by a strongly consistent one when that finds nothing.
+    /// By an eventually consistent `GetItem`, and by a strongly consistent one when that finds nothing that counts. It costs half a
+    /// read unit.
+    ///
+    /// It may find a row as it was a moment ago, usually less than a second. Nothing depends on what can have changed since then:
+    ///
+    /// * The user never changes, so it is always the right sender.
+    /// * The connection may have ended, or a backend may have ended it. The frame is then served as if it had come a moment earlier, and
+    ///   a tombstone would let it find its sender, too. A subscribe writes on the condition that the connection is open.
+    /// * An `auth` frame may have moved the end of the session. If the old end has passed, that is a miss and the second read knows
+    ///   the new one. If the new end has passed, the frame is served once more; posts to the connection follow the rows that the
+    ///   publisher reads strongly.
+    /// * Grants may have changed, so nobody who asks for grants reads in this way: [`crate::rights::Who::freshness`].
     Usual,
     /// By one strongly consistent `GetItem`, which knows the grants of the latest `auth` frame.
     Latest,
@@ -543,6 +555,7 @@ impl ConnectionStore {
             };
             let listed = names_of(&row);
             if number(&row, TTL) == end_s && names.iter().all(|name| listed.contains(name)) {
+                info!(target: DETAIL, topics = names.len(), "a connection listens");
                 return Ok(grants(&row));
             }
         }

@@ -13,6 +13,7 @@ use switchboard_core::deadline::Deadline;
 use switchboard_core::frame::check_kept;
 use switchboard_core::gateway::Gateway;
 use switchboard_core::history::{Appended, Draft, Writer};
+use switchboard_core::log::DETAIL;
 use switchboard_core::publication::{Audience, Content, Fanout, Kept, Publication};
 use switchboard_core::{Error, Failure, event};
 
@@ -99,13 +100,16 @@ async fn publish(
         Ok(parts) => {
             let total = |count: fn(&Fanout) -> usize| parts.iter().map(count).sum::<usize>();
             info!(
-                topic.name = topic,
-                event.id = id,
-                outcome = "ok",
-                delivered = total(|part| part.delivered),
-                stale = total(|part| part.stale),
-                failed = total(|part| part.failed),
-                continued = parts.iter().any(|part| part.continued),
+                target: DETAIL,
+                {
+                    topic.name = topic,
+                    event.id = id,
+                    outcome = "ok",
+                    delivered = total(|part| part.delivered),
+                    stale = total(|part| part.stale),
+                    failed = total(|part| part.failed),
+                    continued = parts.iter().any(|part| part.continued)
+                },
                 "published"
             );
             Ok(())
