@@ -1,6 +1,7 @@
 // Several messages in one frame, against the real local stack.
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import WebSocket from 'ws';
 import { client, ear, plain, start } from './stack.js';
 
 const RULES = 'TOPIC_RULES=[{"topic":"ticks.*","batchMs":250,"wildcard":true}]';
