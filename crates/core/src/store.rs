@@ -3,7 +3,7 @@
 //! | table | key | attributes |
 //! |---|---|---|
 //! | connections | `connectionId` | `userId?` S · `topics` SS, the reverse lookup · `connectedAt` N, epoch **milliseconds** · `ttl` N, epoch **seconds** · `goneAt?` N, ms: the gateway said 410 then · `closedAt?` N, ms: a tombstone · `expiresAt?` N, s: the end of the session · `maySubscribe?`, `mayPublish?` SS: the granted patterns |
-//! | topics | `topic`, `connectionId` | `subscriptionId?` S · `connectedAt` N · `ttl` N · `positions?` BOOL: it asked for positions · `userId?` S: the user, in a topic with presence · `presence?` BOOL: it asked for changes of members · `data?` S, JSON, and `dataAt?` N, ms: what it says about its user, and since when · `endsAt?` N, s: the end that the client asked for |
+//! | topics | `topic`, `connectionId` | `subscriptionId?` S · `connectedAt` N · `ttl` N · `positions?` BOOL: it asked for positions · `batches?` BOOL: it takes several messages in one frame · `userId?` S: the user, in a topic with presence · `presence?` BOOL: it asked for changes of members · `data?` S, JSON, and `dataAt?` N, ms: what it says about its user, and since when · `endsAt?` N, s: the end that the client asked for |
 //!
 //! A row's `ttl` is the earliest of the ends that it has: of the gateway's longest connection, of the session, and the one that
 //! the client asked for.
@@ -96,6 +96,7 @@ pub(crate) const PRESENCE: &str = "presence";
 const DATA: &str = "data";
 const DATA_AT: &str = "dataAt";
 pub(crate) const POSITIONS: &str = "positions";
+pub(crate) const BATCHES: &str = "batches";
 pub(crate) const SUBSCRIPTION_ID: &str = "subscriptionId";
 
 /// An item of a table, as the SDK has it.
@@ -122,6 +123,8 @@ pub struct Subscription {
     pub ttl_s: Option<i64>,
     /// Whether it asks where each message is in the history of the topic.
     pub positions: bool,
+    /// Whether it takes several messages in one frame.
+    pub batches: bool,
     /// Whether it asks for changes of members.
     pub presence: bool,
     /// Whether its user is a member of the topic by it: the topic has presence.
@@ -134,7 +137,7 @@ impl Subscription {
     /// A subscription that asks for nothing more than messages.
     #[must_use]
     pub fn new(topic: Topic, id: Option<String>) -> Self {
-        Self { topic, id, ttl_s: None, positions: false, presence: false, member: false, data: None }
+        Self { topic, id, ttl_s: None, positions: false, batches: false, presence: false, member: false, data: None }
     }
 }
 
@@ -747,6 +750,7 @@ impl ConnectionStore {
                 id: text(row, SUBSCRIPTION_ID).map(str::to_owned),
                 ttl_s: number(row, ENDS_AT),
                 positions: is_set(row, POSITIONS),
+                batches: is_set(row, BATCHES),
                 presence: is_set(row, PRESENCE),
                 member: row.contains_key(USER_ID),
                 data: text(row, DATA).map(str::to_owned),
@@ -918,6 +922,9 @@ impl ConnectionStore {
         }
         if subscription.positions {
             row.insert(POSITIONS.to_owned(), AttributeValue::Bool(true));
+        }
+        if subscription.batches {
+            row.insert(BATCHES.to_owned(), AttributeValue::Bool(true));
         }
         if subscription.presence {
             row.insert(PRESENCE.to_owned(), AttributeValue::Bool(true));
