@@ -103,11 +103,12 @@ impl Findings {
     pub(super) fn report_unknown(&self, at: &KeyPath) {
         match self.validation {
             Validation::Error => {
-                self.refuse(Problem::new(at, "there is no such key, and `configValidationMode: error` refuses it"));
+                self.refuse(Problem::new(
+                    at,
+                    "the framework has no such key, and `configValidationMode: error` refuses it",
+                ));
             }
-            Validation::Warn => {
-                self.ignore(at, "there is no such key; the framework ignores it, and plugins do not run here")
-            }
+            Validation::Warn => self.ignore(at, "the framework has no such key, and plugins do not run here"),
             Validation::Off => {}
         }
     }

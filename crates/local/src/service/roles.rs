@@ -56,9 +56,9 @@ pub(super) fn read(
     let id = match (role, role["Fn::GetAtt"].as_array().map(Vec::as_slice)) {
         (Value::String(id), _) => id,
         (_, Some([Value::String(id), Value::String(attribute)])) if attribute == "Arn" => id,
-        _ => return Ok(None),
+        _ => return Ok(elsewhere(at, findings)),
     };
-    let Some((properties, role_at)) = templates.definitions.get(id) else { return Ok(None) };
+    let Some((properties, role_at)) = templates.definitions.get(id) else { return Ok(elsewhere(at, findings)) };
     let (resource, default_name) = templates.intrinsics.resources.named(id, at)?;
     if resource.kind != ROLE {
         return Err(Problem::new(at, format!("`{id}` is not a role")));
@@ -80,6 +80,12 @@ pub(super) fn read(
     let attached = (&properties["ManagedPolicyArns"], role_at.key("ManagedPolicyArns"));
     statements.extend(attached_statements(templates, attached, &[default_name, &role_name], findings)?);
     Ok(Some(Role { name: role_name, statements }))
+}
+
+/// Reports a role that is not in the templates.
+fn elsewhere(at: &KeyPath, findings: &Findings) -> Option<Role> {
+    findings.ignore(at, "this role is not in the templates: functions with it may do everything");
+    None
 }
 
 /// Makes the role of functions without one of their own, as the framework makes it from the provider's keys.

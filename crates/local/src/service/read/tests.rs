@@ -207,7 +207,7 @@ fn broken_files_are_refused_with_file_and_key() {
         (
             "service: chat",
             "service: chat\nservce: chat",
-            "servce: there is no such key, and `configValidationMode: error` refuses it",
+            "servce: the framework has no such key, and `configValidationMode: error` refuses it",
         ),
         ("name: aws", "name: google", "provider.name: unknown variant `google`, expected `aws`"),
         ("name: aws", "stage: dev", "provider: missing field `name`"),
@@ -253,7 +253,7 @@ fn broken_files_are_refused_with_file_and_key() {
         (
             "websocket: $connect",
             "websockets: $connect",
-            "functions.connect.events[0].websockets: there is no such key, and `configValidationMode: error` refuses it",
+            "functions.connect.events[0].websockets: the framework has no such key, and `configValidationMode: error` refuses it",
         ),
         (
             "websocket: $connect",
@@ -274,7 +274,7 @@ fn broken_files_are_refused_with_file_and_key() {
         (
             "websocket: $connect",
             "websocket: {rout: a}",
-            "functions.connect.events[0].websocket.rout: there is no such key, and `configValidationMode: error` refuses it\n\
+            "functions.connect.events[0].websocket.rout: the framework has no such key, and `configValidationMode: error` refuses it\n\
              serverless.yml: functions.connect.events[0].websocket: missing field `route`",
         ),
         (
@@ -462,7 +462,7 @@ functions:
 ";
     let expected = [
         "serverless.yml:2: plugins: plugins do not run here: serverless-step-functions",
-        "serverless.yml:3: stepFunctions: there is no such key; the framework ignores it, and plugins do not run here \
+        "serverless.yml:3: stepFunctions: the framework has no such key, and plugins do not run here \
          (also line 12)",
         "serverless.yml:6: provider.vpc: functions are in this machine's network, not in a VPC",
         "serverless.yml:11: functions.connect.layers: layers are not loaded here",

@@ -1,0 +1,81 @@
+//! Services in the shapes that people write. The table in README.md says what each one does here, and `--check` must agree.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use switchboard_local::check;
+use switchboard_local::service::{Reading, Settings};
+use switchboard_tests::stack::binaries;
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/services")
+}
+
+/// Returns the rows of the table: the file, whether it starts, what is ignored, and what is refused.
+fn rows() -> Vec<[String; 4]> {
+    let table = std::fs::read_to_string(folder().join("README.md")).unwrap();
+    let rows = table.lines().filter(|line| line.starts_with("| `"));
+    rows.map(|line| {
+        let cells: Vec<_> = line.trim_matches('|').split('|').map(|cell| cell.trim().replace('`', "")).collect();
+        cells.try_into().unwrap_or_else(|_| panic!("{line}"))
+    })
+    .collect()
+}
+
+/// Returns the lines of a section of what `--check` says, each without its file and its reason.
+fn places(lines: &[String], section: &str) -> String {
+    let lines = lines.iter().skip_while(|line| *line != section).skip(1).take_while(|line| line.starts_with("  "));
+    let place = |line: &String| {
+        let mut parts = line.trim().splitn(3, ": ");
+        let file = parts.next().unwrap();
+        let key = parts.next().filter(|key| !key.contains(' ')).unwrap_or_default();
+        let line: String = file.split(':').skip(1).take(1).collect();
+        format!("{line} {key}").trim().to_owned()
+    };
+    lines.map(place).collect::<Vec<_>>().join("; ")
+}
+
+#[test]
+fn each_service_does_what_the_table_says() {
+    let rows = rows();
+    assert!(rows.len() >= 80, "{}", rows.len());
+    let mut wrong = Vec::new();
+    for [file, starts, ignored, refused] in rows {
+        let reading = Reading::of(&folder().join(&file), &Settings::default());
+        let lines = check::describe(&reading, &[]);
+        let does_start = if reading.refused.is_empty() { "yes" } else { "no" };
+        let is = [does_start.to_owned(), places(&lines, "ignored:"), places(&lines, "refused:")];
+        if is != [starts, ignored, refused] {
+            wrong.push(format!("| `{file}` | {} |\n{}", is.join(" | "), lines.join("\n")));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
+}
+
+#[test]
+fn every_service_is_in_the_table() {
+    let table = rows();
+    let mut folders = vec![folder()];
+    while let Some(below) = folders.pop() {
+        for path in std::fs::read_dir(below).unwrap().map(|entry| entry.unwrap().path()) {
+            let name = path.strip_prefix(folder()).unwrap().to_string_lossy().into_owned();
+            let is_service = name.starts_with(|_: char| !name.contains('/')) || name.contains("/serverless.");
+            if path.is_dir() {
+                folders.push(path);
+            } else if is_service && !name.ends_with(".rs") && !name.ends_with(".md") {
+                assert!(table.iter().any(|[file, ..]| *file == name), "{name} is not in the table");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_exit_code_says_whether_something_is_refused() {
+    for (file, expected) in [("event-http.yml", 0), ("several-wrong-things.yml", 1)] {
+        let mut command = Command::new(binaries().join("switchboard-local"));
+        let output = command.arg("--check").arg("--config").arg(folder().join(file)).output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(output.status.code(), Some(expected), "{text}");
+        assert!(text.starts_with("finch, stage dev, region us-east-1\nruns:\n  chat: "), "{text}");
+    }
+}

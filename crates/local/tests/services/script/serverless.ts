@@ -1,0 +1,1 @@
+module.exports = { service: 'finch', provider: { name: 'aws' }, functions: {} };
