@@ -254,8 +254,10 @@ pub async fn message(
     }
     if verdict == Verdict::Disconnect || (verdict == Verdict::Refuse && !reads) {
         warn!(connection.id = %caller.connection_id, "a connection is closed: it goes on sending too fast");
-        // `$disconnect` removes its rows.
+        // The lock comes first, so that a client that connects again at once finds it. `$disconnect` removes the rows.
+        let locked = backend.store.lock_out(&caller.connection_id).await;
         caller.gateway.delete(&caller.connection_id, caller.deadline).await;
+        locked.map_err(|fault| report(backend, &caller, start, fault))?;
     }
     note(backend, &caller, start, outcome);
     Ok(response(200))
