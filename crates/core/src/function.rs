@@ -98,6 +98,8 @@ pub enum Served {
         /// Where the message is kept, on a topic with history.
         kept: Option<Appended>,
     },
+    /// A message is written down, and is posted together with others in a moment.
+    Queued,
     /// The sender listens to a topic, and asked for positions.
     Subscribed {
         /// The position from which it goes on.
@@ -211,6 +213,7 @@ pub async fn message(
         }
         Ok(Served::Answered) => (None, "ok"),
         Ok(Served::Done) => (ack(Ack::default()), "ok"),
+        Ok(Served::Queued) => (ack(Ack { queued: true, ..Ack::default() }), "ok"),
         Ok(Served::Published { delivered, continued, kept }) => {
             let stamp = kept.as_ref().map(|kept| &kept.stamp);
             let stored = kept.is_some() && *delivered == 0 && !continued;
@@ -251,8 +254,10 @@ pub async fn message(
     }
     if verdict == Verdict::Disconnect || (verdict == Verdict::Refuse && !reads) {
         warn!(connection.id = %caller.connection_id, "a connection is closed: it goes on sending too fast");
-        // `$disconnect` removes its rows.
+        // The lock comes first, so that a client that connects again at once finds it. `$disconnect` removes the rows.
+        let locked = backend.store.lock_out(&caller.connection_id).await;
         caller.gateway.delete(&caller.connection_id, caller.deadline).await;
+        locked.map_err(|fault| report(backend, &caller, start, fault))?;
     }
     note(backend, &caller, start, outcome);
     Ok(response(200))
