@@ -13,7 +13,7 @@ fn folder() -> PathBuf {
 
 /// Returns the rows of the table: the file, whether it starts, what is ignored, and what is refused.
 fn rows() -> Vec<[String; 4]> {
-    let table = std::fs::read_to_string(folder().join("README.md")).unwrap();
+    let table = std::fs::read_to_string(folder().join("README.md")).expect("the table is there");
     let rows = table.lines().filter(|line| line.starts_with("| `"));
     rows.map(|line| {
         let cells: Vec<_> = line.trim_matches('|').split('|').map(|cell| cell.trim().replace('`', "")).collect();
@@ -27,7 +27,7 @@ fn places(lines: &[String], section: &str) -> String {
     let lines = lines.iter().skip_while(|line| *line != section).skip(1).take_while(|line| line.starts_with("  "));
     let place = |line: &String| {
         let mut parts = line.trim().splitn(3, ": ");
-        let file = parts.next().unwrap();
+        let file = parts.next().expect("a text has a first part");
         let key = parts.next().filter(|key| !key.contains(' ')).unwrap_or_default();
         let line: String = file.split(':').skip(1).take(1).collect();
         format!("{line} {key}").trim().to_owned()
