@@ -20,7 +20,7 @@ pub(crate) struct Frame {
     pub(crate) body: Option<Box<RawValue>>,
     pub(crate) payload: Payload,
     pub(crate) code: Option<String>,
-    message: String,
+    pub(crate) message: String,
     pub(crate) temporary: bool,
     pub(crate) epoch: Option<String>,
     pub(crate) seq: Option<u64>,

@@ -146,6 +146,11 @@ impl Client {
         self.0.ask(Command::Wake);
     }
 
+    /// Ends the connection, so that the client makes a new one and resumes, as after a cut.
+    pub fn reconnect(&self) {
+        self.0.ask(Command::Reconnect);
+    }
+
     /// Ends the client. What waits for an answer fails.
     pub fn close(&self) {
         self.0.ask(Command::Close);

@@ -46,6 +46,7 @@ pub(crate) enum Command {
         listener: u64,
     },
     Wake,
+    Reconnect,
     Close,
 }
 
@@ -302,6 +303,11 @@ impl Machine {
                 self.open(Some("The network or the application is back.".to_owned()));
             }
             Command::Wake => self.check(),
+            Command::Reconnect => {
+                if let Some(current) = self.current {
+                    self.end(current, End::new("The application asked for a new connection."));
+                }
+            }
             Command::Close => self.close("closed", "The application closed the client."),
         }
     }
@@ -615,6 +621,10 @@ impl Machine {
             }
             return;
         }
+        if frame.kind.is_none() && !frame.message.is_empty() {
+            // The gateway's own error frames have no id. What they are about is repeated when its time is over.
+            return self.emit(Event::Busy { reason: frame.message });
+        }
         for (topic, position) in &frame.behind {
             self.is_behind(topic, position);
         }
@@ -696,6 +706,7 @@ impl Machine {
             return self.settle(number, result);
         }
         // The server has too much to do, or this client sends too fast. So it waits, and then begins with little.
+        self.emit(Event::Busy { reason: frame.message });
         if let Some(item) = self.outbox.get_mut(&number) {
             item.connection = None;
         }

