@@ -64,6 +64,14 @@ impl Process {
             .kill_on_drop(true)
             .spawn()?;
         seat.started(child.id());
+        if let Some(id) = child.id().filter(|_| settings.shared.debugs(&settings.key)) {
+            let waits = settings.shared.debug_wait;
+            if let Some(process) = i32::try_from(id).ok().and_then(Pid::from_raw).filter(|_| waits) {
+                kill_process_group(process, Signal::STOP)?;
+            }
+            let how = if waits { "waits for a debugger" } else { "can be debugged" };
+            terminal::line(&settings.key, &format!("process {id} {how}: gdb -p {id}"));
+        }
         let registration = child.id().map(|group| settings.guard.register(group)).transpose()?;
         let (lease, lease_receiver) = oneshot::channel();
         let (exited, exit) = watch::channel(None);
