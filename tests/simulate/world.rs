@@ -758,7 +758,8 @@ impl World {
         let Process { invoked_at, root_at, invocation, .. } = self.processes[process];
         match (frame, invocation) {
             (Frame::Data { position, .. }, _) => {
-                if let Some(since) = self.sockets[socket].deaf_since.filter(|since| *since < root_at) {
+                let Connected { open, deaf_since, .. } = self.sockets[socket];
+                if let Some(since) = deaf_since.filter(|since| open && *since < root_at) {
                     let text = format!("c{socket} does not listen since {since} ms and gets {position}");
                     self.ledger.broken(Invariant::I11, text);
                 }

@@ -150,14 +150,16 @@ impl Engine {
         {
             writes.pop();
         }
-        if let Some(writes) = request.pointer_mut("/RequestItems/topics").and_then(Value::as_array_mut) {
-            let is_lost = |write: &Value| {
-                let topic = write["PutRequest"]["Item"]["topic"]["S"].as_str();
-                world.settings.has(Bug::LostRow) && topic.is_some_and(|topic| topic.starts_with('@'))
-            };
-            let is_kept = |write: &Value| world.settings.has(Bug::KeptRow) && write.get("DeleteRequest").is_some();
-            if let Some(index) = writes.iter().position(|write| is_lost(write) || is_kept(write)) {
-                writes.remove(index);
+        let has_lost = |write: &Value| {
+            let topic = write["PutRequest"]["Item"]["topic"]["S"].as_str();
+            world.settings.has(Bug::LostRow) && topic.is_some_and(|topic| topic.starts_with('@'))
+        };
+        let keeps = |write: &Value| world.settings.has(Bug::KeptRow) && write.get("DeleteRequest").is_some();
+        if let Some(writes) = request.pointer_mut("/RequestItems/topics").and_then(Value::as_array_mut)
+            && let Some(write) = writes.iter_mut().find(|write| has_lost(write) || keeps(write))
+        {
+            for place in ["/PutRequest/Item/topic", "/DeleteRequest/Key/topic"] {
+                write.pointer_mut(place).map(|topic| *topic = json!({"S": "another topic"}));
             }
         }
         request
