@@ -159,7 +159,9 @@ impl Engine {
             && let Some(write) = writes.iter_mut().find(|write| has_lost(write) || keeps(write))
         {
             for place in ["/PutRequest/Item/topic", "/DeleteRequest/Key/topic"] {
-                write.pointer_mut(place).map(|topic| *topic = json!({"S": "another topic"}));
+                if let Some(topic) = write.pointer_mut(place) {
+                    *topic = json!({"S": "another topic"});
+                }
             }
         }
         request
