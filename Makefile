@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help run publish history build test test-rust test-long test-js test-client test-browser no-browser conformance soak soak-history flood simulate lint deny fmt check settings package deploy remove logs test-release test-deploy bench clean
+.PHONY: help run publish history build test test-rust test-long test-js test-client test-browser no-browser conformance soak soak-history flood load simulate lint deny fmt check settings package deploy remove logs test-release test-deploy bench clean
 
 # STAGE and REGION name the deployment. ARCH is the processors' architecture: arm64 or x86_64. DROP names what a deployment may
 # take away from its stage.
@@ -85,6 +85,11 @@ soak-history: build ## Lose acks, cut sockets and kill functions on topics with 
 flood: build ## Run one client at full speed beside a polite neighbour, and print what the neighbour notices; SECONDS=30
 	cargo test --workspace --test soak -- --flood $(or $(SECONDS),30)
 
+export URL
+load: ## Measure a running Switchboard: make load URL=ws://localhost:3001/dev CONNECTIONS=100 RATE=20 FANOUT=10 RECONNECT=10s
+	@cargo run --quiet --bin switchboard-load -- "$$URL" $(if $(CONNECTIONS),--connections $(CONNECTIONS)) \
+		$(if $(RATE),--rate $(RATE)) $(if $(FANOUT),--fanout $(FANOUT)) $(if $(RECONNECT),--reconnect $(RECONNECT)) $(ARGS)
+
 # Optimisation of this one package takes seconds and makes the model five times as fast. The handlers spend most of their
 # time in the SDK and in the embedded DynamoDB, and the profile optimises those.
 simulate: ## Random runs of a model of reliable topics, or with HANDLERS=1 of the functions: SEEDS=10000, or each step of SEED=7
@@ -94,7 +99,8 @@ simulate: ## Random runs of a model of reliable topics, or with HANDLERS=1 of th
 # It reads the memory and the CPU time of processes from /proc, so it needs Linux.
 bench: ## Measure what events cost: CPU time, calls, bytes, memory
 	cargo build --workspace --bins
-	cargo build --release --bins --workspace --exclude switchboard-local --exclude switchboard-tests
+	cargo build --release --bins --workspace --exclude switchboard-load --exclude switchboard-local \
+		--exclude switchboard-tests
 	cargo test --workspace --test bench -- --run
 
 lint: ## Run Clippy, and treat its warnings as errors

@@ -144,7 +144,7 @@ impl Event {
 
     /// The last line that its function logs for it contains this.
     fn logged(self) -> [String; 2] {
-        [format!("{} |", self.function()), "\"Duration\"".to_owned()]
+        [format!("{} |", self.function()), "duration_ms".to_owned()]
     }
 
     /// How often it is measured. A stream is polled four times a second.

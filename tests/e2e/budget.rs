@@ -1,7 +1,7 @@
 //! The cost of an event: the AWS calls of each handler, counted between it and AWS.
 
 use serde_json::json;
-use switchboard_tests::proxy::{Call, Proxy};
+use switchboard_tests::proxy::{Call, Proxy, Units};
 use switchboard_tests::stack::{NO_RULES, Stack};
 
 async fn counted() -> (Proxy, Stack) {
@@ -19,13 +19,14 @@ fn sorted(mut operations: Vec<String>) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn connect_costs_a_count_and_a_batch_of_two_rows_or_a_batch_of_one() {
+async fn connect_costs_two_reads_and_a_batch_of_two_rows_or_a_batch_of_one() {
     let (proxy, stack) = counted().await;
     let _one = stack.connect("?userId=1").await;
-    // The query counts the connections of the user.
+    // The query counts the connections of the user, and the item would say that the user is locked out.
     let calls = proxy.take_calls();
-    assert_eq!(calls.iter().map(|call| call.operation.as_str()).collect::<Vec<_>>(), ["Query", "BatchWriteItem"]);
-    assert_eq!(items(&calls[1]), 2);
+    let operations = sorted(calls.iter().map(|call| call.operation.clone()).collect());
+    assert_eq!(operations, ["BatchWriteItem", "GetItem", "Query"]);
+    assert_eq!(items(&calls[2]), 2);
     let _nobody = stack.connect("").await;
     let calls = proxy.take_calls();
     assert_eq!(
@@ -104,6 +105,51 @@ async fn subscribe_costs_a_write_unit_and_one_for_each_topic_and_unsubscribe_one
     assert_eq!(proxy.take_write_units(), 2.0);
     one.ask(json!({"type": "unsubscribe", "topic": "t", "id": "u"})).await;
     assert_eq!(proxy.take_write_units(), 1.0);
+}
+
+/// Queries are strongly consistent. The sender's row is read eventually consistent, and strongly where grants count.
+#[tokio::test]
+async fn a_senders_row_costs_half_a_read_unit_unless_grants_count() {
+    let rules = r#"TOPIC_RULES=[{"topic":"members","publish":"identified"},{"topic":"room","publish":"granted"}]"#;
+    let arguments = ["--env", crate::rights::KEYS, "--env", "IDENTITY_MODE=verified", "--env", rules];
+    let (proxy, stack) = Proxy::in_front(&arguments, |_| None).await;
+    let mut one = crate::rights::connect(&stack, "1", &json!({"publish": ["room"]})).await;
+    proxy.take_units();
+    for (frame, read) in [
+        (json!({"type": "ping"}), 0.5),
+        (json!({"action": "sendMessage", "destinationUserId": "1", "body": "hi"}), 1.5),
+        (json!({"type": "message", "topic": "plain", "message": "hi", "id": "a"}), 1.0),
+        (json!({"type": "message", "topic": "members", "message": "hi", "id": "b"}), 1.5),
+        (json!({"type": "message", "topic": "room", "message": "hi", "id": "c"}), 2.0),
+    ] {
+        one.ask(frame.clone()).await;
+        assert_eq!(proxy.take_units(), Units { read, write: 0.0 }, "{frame}");
+    }
+}
+
+#[tokio::test]
+async fn subscribe_to_n_topics_costs_n_and_one_write_units_and_one_read_unit() {
+    let (proxy, stack) = counted().await;
+    let mut one = stack.connect("?userId=1").await;
+    proxy.take_units();
+    for count in [1, 5, 40] {
+        let topics: Vec<_> = (0..count).map(|topic| json!({"topic": format!("{count}-{topic}")})).collect();
+        proxy.take();
+        one.ask(json!({"type": "subscribe", "topics": topics, "id": "s"})).await;
+        assert_eq!(proxy.take_units(), Units { read: 1.0, write: 1.0 + f64::from(count) }, "{count}");
+        assert!(!proxy.take().contains(&"TransactWriteItems".to_owned()));
+    }
+}
+
+#[tokio::test]
+async fn a_quiet_ping_costs_no_post() {
+    let (proxy, stack) = counted().await;
+    let mut one = stack.connect("?userId=1").await;
+    one.ask(json!({"type": "ping"})).await;
+    proxy.take();
+    one.send(json!({"type": "ping", "quiet": true})).await;
+    stack.logged(2, &["default |", "served"]).await;
+    assert_eq!(proxy.take(), ["GetItem"]);
 }
 
 #[tokio::test]

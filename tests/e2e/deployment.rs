@@ -446,7 +446,7 @@ async fn functions_write_their_metrics() {
     let stack = Stack::start().await;
     let mut one = stack.connect("?userId=1").await;
     one.ask(json!({"action": "sendMessage", "destinationUserId": "1", "body": "x"})).await;
-    let lines = stack.logged(2, &["sendMessage |", "\"_aws\""]).await;
+    let lines = stack.logged(1, &["sendMessage |", "\"_aws\""]).await;
     let mut seen = BTreeSet::new();
     for line in lines {
         let line: Value = serde_json::from_str(line.split_once(" | ").unwrap().1).unwrap();
@@ -458,9 +458,8 @@ async fn functions_write_their_metrics() {
             seen.extend(metrics.map(|metric| (metric, dimension.clone())));
         }
     }
-    // What did not happen is not written.
-    let happened = ["Duration", "ColdStart", "FanOut", "Delivered"];
-    assert_eq!(seen, emitted().into_iter().filter(|(name, _)| happened.contains(&name.as_str())).collect());
+    // What did not happen is not written, and small publishes that went well are not counted.
+    assert_eq!(seen, emitted().into_iter().filter(|(name, _)| name == "ColdStart").collect());
 }
 
 fn text(value: &Value) -> String {

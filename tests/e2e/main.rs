@@ -7,6 +7,7 @@
 #![expect(unreachable_pub, reason = "in a test binary nothing is reachable, and `pub` is what its modules share")]
 
 mod another_service;
+mod batches;
 mod budget;
 mod canaries;
 mod chat;
@@ -21,6 +22,7 @@ mod inbox;
 mod json;
 mod keys;
 mod lifecycle;
+mod log;
 mod mistakes;
 mod presence;
 mod publish;

@@ -1,10 +1,12 @@
 //! Bad input: the client learns what was wrong, and connection and stack go on.
 
+use std::time::SystemTime;
+
 use aws_sdk_dynamodb::types::AttributeValue;
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use switchboard_tests::proxy::Proxy;
-use switchboard_tests::stack::{NO_RULES, PATIENCE, Stack, table_name, text};
+use switchboard_tests::stack::{NO_RULES, PATIENCE, Stack, number, table_name, text};
 use tokio_tungstenite::tungstenite::Message;
 
 #[tokio::test]
@@ -143,6 +145,18 @@ async fn a_client_that_sends_too_fast_hears_it_and_is_disconnected_if_it_goes_on
     assert_eq!(other.ask(ping(0)).await["type"], "pong");
     let rows = stack.settled("connections", 1).await;
     assert_eq!(text(&rows[0], "userId"), "2");
+    // The user is locked out for a while, and nobody else is.
+    assert_eq!(stack.refused("?userId=1").await, 429);
+    stack.logged(1, &["connect |", "the handshake is refused", "locked_out"]).await;
+    let _third = stack.connect("?userId=3").await;
+    let dynamodb = stack.dynamodb().await;
+    let lock = || ("connectionId", AttributeValue::S("@1".to_owned()));
+    let found = dynamodb.get_item().table_name(table_name("connections")).key(lock().0, lock().1).send().await.unwrap();
+    let left = number(&found.item.unwrap(), "ttl")
+        - i64::try_from(SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs()).unwrap();
+    assert!((1..=60).contains(&left), "{left} s");
+    dynamodb.delete_item().table_name(table_name("connections")).key(lock().0, lock().1).send().await.unwrap();
+    let _again = stack.connect("?userId=1").await;
 }
 
 #[tokio::test]

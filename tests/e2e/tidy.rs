@@ -26,7 +26,9 @@ fn arrows(kind: &serde_json::Value) -> BTreeMap<String, Vec<String>> {
 fn functions_know_core_and_the_emulator_knows_nobody() {
     for (package, dependencies) in arrows(&serde_json::Value::Null) {
         let allowed: &[&str] = match package.as_str() {
-            "switchboard-core" | "switchboard-local" | "switchboard-fixture" | "switchboard-tests" => &[],
+            "switchboard-client" | "switchboard-core" | "switchboard-local" => &[],
+            "switchboard-fixture" | "switchboard-tests" => &[],
+            "switchboard-load" => &["switchboard-client"],
             _ => &["switchboard-core"],
         };
         assert_eq!(dependencies, allowed, "{package}");
@@ -49,7 +51,7 @@ fn only_the_end_to_end_tests_know_both_halves() {
                 "switchboard-core",
                 "switchboard-local",
             ],
-            "switchboard-local" => &["switchboard-tests"],
+            "switchboard-client" | "switchboard-load" | "switchboard-local" => &["switchboard-tests"],
             _ => &[],
         };
         assert_eq!(dependencies, allowed, "{package}");

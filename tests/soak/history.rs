@@ -139,7 +139,10 @@ pub(crate) async fn run(settings: Settings) {
     let rules = "TOPIC_RULES=[{\"topic\":\"room.*\",\"history\":{\"hours\":1}}]";
     let environment = ["--env", "METRICS_NAMESPACE=", "--env", "MAX_FRAMES_PER_SECOND=0", "--env", rules];
     let binaries = settings.binaries.map(|folder| ["--binaries", folder]);
-    let arguments: Vec<_> = faults.chain(environment).chain(binaries.into_iter().flatten()).collect();
+    // A post that hangs keeps its environment for seconds, so a run with such faults is as fast as it has environments.
+    let environments = ["--max-environments", "128"];
+    let arguments = faults.chain(environment).chain(environments).chain(binaries.into_iter().flatten());
+    let arguments: Vec<_> = arguments.collect();
     let stack = Stack::with(&arguments).await;
     let history = Arc::new(History {
         url: format!("ws://{}/dev", stack.gateway),

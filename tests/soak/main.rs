@@ -186,7 +186,7 @@ fn main() -> ExitCode {
         }
         Some("--flood") => {
             let seconds = arguments.get(1).map_or(30, |seconds| seconds.parse().unwrap());
-            block_on(flood::run(Duration::from_secs(seconds), arguments.get(2).map(String::as_str), true));
+            block_on(flood::run(Duration::from_secs(seconds), arguments.get(2).map(String::as_str), false));
         }
         _ => return trials(),
     }
@@ -206,7 +206,7 @@ fn trials() -> ExitCode {
         })
     };
     let flood = Trial::test("soak::flood::a_client_that_floods_costs_its_neighbour_no_message", || {
-        block_on(flood::run(Duration::from_secs(2), None, false));
+        block_on(flood::run(Duration::from_secs(2), None, true));
         Ok(())
     });
     let trials = vec![

@@ -1,7 +1,7 @@
 //! What the test binaries share: a stack of a test's own, clients, and a proxy between functions and AWS.
 //!
-//! The end to end tests, the conformance suite, the soak test and the benchmark use it, and so do the socket tests of
-//! `crates/local`. It depends on no crate of this workspace, so that each of them can.
+//! The end to end tests, the conformance suite, the soak test and the benchmark use it, and so do the tests of
+//! `crates/local` and of the Rust client. It depends on no crate of this workspace, so that each of them can.
 //!
 //! There are two clients. [`client::Client`] is a WebSocket library that speaks JSON: most tests need no more.
 //! [`wire::Client`] writes every frame by hand, for tests that look at frames, close codes or the handshake.
@@ -10,6 +10,7 @@
 
 pub mod client;
 pub mod keys;
+pub mod network;
 pub mod proxy;
 pub mod python;
 pub mod stack;

@@ -31,6 +31,15 @@ pub struct Call {
     pub path: String,
 }
 
+/// Capacity units of DynamoDB.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Units {
+    /// Read units: half of one for an eventually consistent read of 4 KB.
+    pub read: f64,
+    /// Write units.
+    pub write: f64,
+}
+
 /// An answer that replaces AWS's.
 pub type Answer = BoxFuture<'static, Response<Body>>;
 
@@ -46,8 +55,8 @@ struct Shared {
     calls: watch::Sender<Vec<Call>>,
     /// The length of all bodies, there and back.
     bytes: AtomicUsize,
-    /// The capacity units that the writes have consumed, once somebody asks for them.
-    write_units: Mutex<Option<f64>>,
+    /// The capacity units that calls have consumed, once somebody asks for them.
+    units: Mutex<Option<Units>>,
     /// How long an operation waits before it is passed on.
     delays: Mutex<HashMap<String, Duration>>,
     rule: Box<Rule>,
@@ -74,7 +83,7 @@ impl Proxy {
         let shared = Shared {
             calls: watch::Sender::default(),
             bytes: AtomicUsize::default(),
-            write_units: Mutex::default(),
+            units: Mutex::default(),
             delays: Mutex::default(),
             rule: Box::new(rule),
             upstream: OnceLock::new(),
@@ -106,10 +115,14 @@ impl Proxy {
         self.shared.bytes.swap(0, Ordering::Relaxed)
     }
 
-    /// The capacity units that writes have consumed since the last time, as DynamoDB counts them. The first call begins to
-    /// count.
+    /// The capacity units that calls have consumed since the last time, as DynamoDB counts them. The first call begins to count.
+    pub fn take_units(&self) -> Units {
+        self.shared.units.lock().unwrap().replace(Units::default()).unwrap_or_default()
+    }
+
+    /// Those of writes alone.
     pub fn take_write_units(&self) -> f64 {
-        self.shared.write_units.lock().unwrap().replace(0.0).unwrap_or_default()
+        self.take_units().write
     }
 
     /// Makes an operation slow from now on.
@@ -149,7 +162,7 @@ async fn serve(State(shared): State<Arc<Shared>>, request: Request) -> Response<
     shared.bytes.fetch_add(body.len(), Ordering::Relaxed);
     let is_write = ["BatchWriteItem", "UpdateItem", "PutItem", "DeleteItem", "TransactWriteItems"]
         .contains(&call.operation.as_str());
-    let is_counted = is_write && shared.write_units.lock().unwrap().is_some();
+    let is_counted = target.is_some() && shared.units.lock().unwrap().is_some();
     let body = match is_counted {
         true => {
             let mut call = call.body;
@@ -173,7 +186,9 @@ async fn serve(State(shared): State<Arc<Shared>>, request: Request) -> Response<
     let consumed = serde_json::from_slice::<Value>(&body).unwrap_or_default()["ConsumedCapacity"].take();
     let tables = if consumed.is_object() { vec![consumed] } else { consumed.as_array().cloned().unwrap_or_default() };
     let units: f64 = tables.iter().map(|table| table["CapacityUnits"].as_f64().unwrap()).sum();
-    *shared.write_units.lock().unwrap().get_or_insert_default() += units;
+    let mut counted = shared.units.lock().unwrap();
+    let counted = counted.get_or_insert_default();
+    *if is_write { &mut counted.write } else { &mut counted.read } += units;
     Response::from_parts(parts, Body::from(body))
 }
 

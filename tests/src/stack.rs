@@ -50,7 +50,10 @@ pub fn root() -> &'static Path {
 /// that tests can match parts of it, unless the arguments say otherwise.
 pub fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(binaries().join("switchboard-local"));
-    command.current_dir(root()).args(["--port", "0", "--dynamodb-port", "0"]).args(arguments);
+    command.current_dir(root()).args(["--dynamodb-port", "0"]).args(arguments);
+    if !arguments.contains(&"--port") {
+        command.args(["--port", "0"]);
+    }
     if !arguments.contains(&"--log-format") {
         command.args(["--log-format", "json"]);
     }

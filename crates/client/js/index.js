@@ -285,9 +285,14 @@ export function connect(url, options) {
       return end(conn, `The server does not answer as Switchboard does. It sent: ${String(text).slice(0, 80)}`);
     }
     const { type, id } = frame;
-    if (/^(ack|data|error|history|pong)$/.test(type)) {
+    if (/^(ack|batch|data|error|history|pong)$/.test(type)) {
       conn.isAnswered = true;
       refused = 0;
+    }
+    // A topic that is busy sends several messages at once.
+    if (type === 'batch') {
+      for (const { data } of frame.items) take(conn, topics.get(frame.topic) ?? conn.named.get(id), frame, data);
+      return;
     }
     if (type === 'data') return take(conn, topics.get(frame.topic) ?? conn.named.get(id), frame, frame.payload?.data);
     if (!type && 'senderId' in frame) return take(conn, topics.get('@me'), frame, frame.body);
@@ -545,6 +550,7 @@ export function connect(url, options) {
     const froms = list.map(({ position }) => position);
     const entries = list.map(({ name, position, last }) => ({
       topic: name,
+      batch: true,
       ...(position ? { after: position } : last ? { last } : { positions: true }),
     }));
     const frame = { type: 'subscribe', ...(list.length > 1 ? { topics: entries } : entries[0]) };

@@ -220,7 +220,7 @@ pub async fn handle(
             grants,
         };
         if let Some(user) = &connection.user_id {
-            check_count(backend, user, identity.max_connections).await?;
+            tokio::try_join!(check_count(backend, user, identity.max_connections), check_lock(backend, user))?;
         }
         backend.store.put(&connection, caller.deadline).await?;
         Ok(Peer { user: connection.user_id, named_by: by })
@@ -240,6 +240,14 @@ async fn check_count(backend: &Backend, user: &UserId, limit: u32) -> Result<(),
         return Err(ClientError::TooManyConnections { user_id: user.clone(), limit }.into());
     }
     Ok(())
+}
+
+/// Checks that the user is not locked out for sending too fast.
+async fn check_lock(backend: &Backend, user: &UserId) -> Result<(), Failure> {
+    match backend.config.max_frames_per_second > 0 && backend.store.is_locked_out(user).await? {
+        true => Err(ClientError::LockedOut { user_id: user.clone() }.into()),
+        false => Ok(()),
+    }
 }
 
 /// Gives an open connection the session of a fresh token of its user. What that does not allow is unsubscribed at once.
@@ -265,7 +273,7 @@ fn status(mistake: &ClientError) -> i64 {
     match mistake {
         ClientError::Unidentified { .. } | ClientError::InvalidToken { .. } => 401,
         ClientError::ForbiddenOrigin => 403,
-        ClientError::TooManyConnections { .. } => 429,
+        ClientError::TooManyConnections { .. } | ClientError::LockedOut { .. } => 429,
         _ => 400,
     }
 }

@@ -2,7 +2,8 @@
 
 use connect::{Config, Identity, both};
 use switchboard_core::backend::Backend;
-use switchboard_core::function::{log_start_failure, run, start_log};
+use switchboard_core::function::run;
+use switchboard_core::log;
 
 /// mimalloc: a post takes a fifth less CPU time than with glibc's allocator (`make bench`), for 8 MB more of memory.
 /// Small functions are short of CPU, not of memory.
@@ -11,9 +12,9 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), lambda_runtime::Error> {
-    start_log();
-    let (backend, config) = both(Backend::from_env().await, Config::from_env()).inspect_err(log_start_failure)?;
+    log::start();
+    let (backend, config) = both(Backend::from_env().await, Config::from_env()).inspect_err(log::cannot_start)?;
     let identity = Identity::new(config);
-    identity.read_keys(&backend.sdk).await.inspect_err(log_start_failure)?;
-    run(|event| connect::handle(&backend, &identity, event)).await
+    identity.read_keys(&backend.sdk).await.inspect_err(log::cannot_start)?;
+    run(backend.config.log_one_in, |event| connect::handle(&backend, &identity, event)).await
 }

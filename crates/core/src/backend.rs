@@ -43,6 +43,8 @@ pub struct Backend {
     pub gateways: Gateways,
     /// How fast each connection sends.
     pub frame_rate: FrameRate,
+    /// The table of events.
+    pub events: EventStore,
     /// Fan-out.
     pub publisher: Publisher,
     /// Numbers for CloudWatch.
@@ -84,8 +86,8 @@ impl Backend {
         let metrics = Metrics::new(&config, function_name);
         let gateways = Gateways::new(sdk.clone(), config.publish_endpoint.clone(), memory_mb);
         let frame_rate = FrameRate::new(config.max_frames_per_second);
-        let publisher = Publisher::new(store.clone(), events, metrics.clone());
+        let publisher = Publisher::new(store.clone(), events.clone(), metrics.clone());
         let sdk = sdk.clone();
-        Self { config, store, history, presence, gateways, frame_rate, publisher, metrics, sdk }
+        Self { config, store, history, presence, gateways, frame_rate, events, publisher, metrics, sdk }
     }
 }

@@ -6,12 +6,14 @@ use aws_lambda_events::dynamodb::{Event, EventRecord};
 use aws_lambda_events::streams::{DynamoDbBatchItemFailure, DynamoDbEventResponse};
 use futures_util::stream::{self, StreamExt};
 use lambda_runtime::LambdaEvent;
+use lambda_runtime::tracing::info;
 use serde_dynamo::AttributeValue;
 
 use crate::backend::Backend;
 use crate::deadline::Deadline;
 use crate::event::attribute;
 use crate::function::milliseconds;
+use crate::log::DETAIL;
 
 /// With less time than this, a record is left to the next invocation, which has all of its own.
 const MIN_TIME: Duration = Duration::from_secs(1);
@@ -39,6 +41,27 @@ pub async fn serve(
     event: LambdaEvent<Event>,
     serve: impl AsyncFn(EventRecord, Deadline) -> Result<(), &'static str>,
 ) -> DynamoDbEventResponse {
+    serve_together(
+        backend,
+        event,
+        |_| false,
+        async |records, deadline| {
+            for record in records {
+                serve(record, deadline).await?;
+            }
+            Ok(())
+        },
+    )
+    .await
+}
+
+/// The same, but `serve` gets all inserts of a topic at once, if the topic `is_together`. If they fail, all of them come again.
+pub async fn serve_together(
+    backend: &Backend,
+    event: LambdaEvent<Event>,
+    is_together: impl Fn(&str) -> bool,
+    serve: impl AsyncFn(Vec<EventRecord>, Deadline) -> Result<(), &'static str>,
+) -> DynamoDbEventResponse {
     let start = Instant::now();
     let deadline = Deadline::of(&event.context);
     let mut groups: Vec<Vec<(usize, EventRecord)>> = Vec::new();
@@ -49,16 +72,15 @@ pub async fn serve(
             None => groups.push(vec![(index, record)]),
         }
     }
-    let serve = &serve;
-    let served = groups.into_iter().map(|group| async move {
-        for (index, record) in group {
-            let sequence_number = record.change.sequence_number.clone();
+    let (serve, is_together) = (&serve, &is_together);
+    let served = groups.into_iter().map(|mut group| async move {
+        group.retain(|(_, record)| record.event_name == "INSERT");
+        while let Some((index, first)) = group.first() {
+            let (index, sequence_number) = (*index, first.change.sequence_number.clone());
+            let count = if is_together(key(first).0) { group.len() } else { 1 };
+            let records = group.drain(..count).map(|(_, record)| record).collect();
             let is_late = index > 0 && deadline.left() < MIN_TIME;
-            let result = match record.event_name.as_str() {
-                "INSERT" if is_late => Err(None),
-                "INSERT" => serve(record, deadline).await.map_err(Some),
-                _ => Ok(()),
-            };
+            let result = if is_late { Err(None) } else { serve(records, deadline).await.map_err(Some) };
             if let Err(error_type) = result {
                 return Some((index, sequence_number, error_type));
             }
@@ -85,7 +107,8 @@ pub fn respond(
         response.batch_item_failures = vec![failure];
         fault = error_type;
     }
-    backend.metrics.served(milliseconds(start), fault);
+    info!(target: DETAIL, duration_ms = milliseconds(start), "a batch was served");
+    backend.metrics.served(fault);
     response
 }
 

@@ -34,6 +34,9 @@ pub struct Config {
     pub max_receivers_per_publish: u32,
     /// `METRICS_NAMESPACE`: CloudWatch's namespace of the functions' own metrics; without it none are written.
     pub metrics_namespace: Option<String>,
+    /// `LOG_ONE_IN`, default 100: one in so many events that go well writes its details into the log. Zero means none. See
+    /// [`crate::log`].
+    pub log_one_in: u32,
 }
 
 /// Reads a variable of the environment. An empty one counts as not set, because serverless.yml cannot leave a variable out.
@@ -48,6 +51,9 @@ const DEFAULT_FRAMES_PER_SECOND: u32 = 50;
 
 /// Ours. Posting to so many connections costs one cent ($1 for a million), and a conversation has fewer members.
 const DEFAULT_RECEIVERS_PER_PUBLISH: u32 = 10_000;
+
+/// Ours. A million frames then write 2 MB of lines, which cost $0.001, and a busy stage still shows what usually happens.
+const DEFAULT_LOG_ONE_IN: u32 = 100;
 
 /// The gateway's limit on a connection's life: 2 hours.
 const DEFAULT_CONNECTION_TTL_S: u64 = 2 * 60 * 60;
@@ -104,6 +110,14 @@ impl Config {
                 DEFAULT_FRAMES_PER_SECOND
             }
         };
+        let log_one_in = match variable("LOG_ONE_IN").map(|text| text.parse()) {
+            None => DEFAULT_LOG_ONE_IN,
+            Some(Ok(events)) => events,
+            Some(Err(_)) => {
+                problems.push("LOG_ONE_IN is not a whole number".to_owned());
+                DEFAULT_LOG_ONE_IN
+            }
+        };
         let receivers = variable("MAX_RECEIVERS_PER_PUBLISH")
             .map(|text| text.parse().map_err(|_| "is not a whole number".to_owned()));
         let receivers = receivers.unwrap_or(Ok(DEFAULT_RECEIVERS_PER_PUBLISH));
@@ -129,6 +143,7 @@ impl Config {
             max_frames_per_second,
             max_receivers_per_publish,
             metrics_namespace: variable("METRICS_NAMESPACE"),
+            log_one_in,
         };
         if problems.is_empty() { Ok(config) } else { Err(Error::Config { problems: problems.join("; ") }) }
     }
@@ -159,7 +174,7 @@ mod tests {
 
     #[test]
     fn every_missing_or_wrong_variable_is_named() {
-        let limits = [("MAX_FRAMES_PER_SECOND", "-1"), ("MAX_RECEIVERS_PER_PUBLISH", "100001")];
+        let limits = [("MAX_FRAMES_PER_SECOND", "-1"), ("MAX_RECEIVERS_PER_PUBLISH", "100001"), ("LOG_ONE_IN", "few")];
         let error = read(&[&[("TOPICS_TABLE", "t"), ("CONNECTION_TTL_S", "soon")], &limits[..]].concat());
         let text = error.unwrap_err().to_string();
         let limits = limits.map(|(name, _)| name);

@@ -135,6 +135,12 @@ pub enum ClientError {
         /// How many there may be.
         limit: u32,
     },
+    /// At the handshake: a connection of the user has sent too fast a moment ago.
+    #[error("a connection of user `{user_id}` has sent too fast, so the user cannot connect for a minute")]
+    LockedOut {
+        /// The user.
+        user_id: UserId,
+    },
     /// No connection of the destination user took the message.
     #[error("user `{user_id}` is not connected")]
     UserOffline {
@@ -166,6 +172,7 @@ impl ClientError {
             Self::ForbiddenOrigin => "forbidden_origin",
             Self::RateLimited { .. } => "rate_limited",
             Self::TooManyConnections { .. } => "too_many_connections",
+            Self::LockedOut { .. } => "locked_out",
         }
     }
 

@@ -9,6 +9,7 @@
 //! | `data` | any | what subscribers receive; each DynamoDB type becomes the JSON that it stands for |
 //! | `senderId`, `body` | S, any | instead of `data`, for a direct message to a user |
 //! | `json` | S | instead of `data` or `body`: JSON text that is passed on byte for byte |
+//! | `further` | L of S | more messages of a topic behind `json`, as JSON texts; a client's frame on a topic with `batchMs` may have some |
 //! | `disconnect`, `reason` | BOOL, S | instead of `data`, for a user's address: true ends the user's connections, with the reason |
 //! | `ttl` | N, epoch **seconds** | when DynamoDB may delete the item |
 //!
@@ -33,6 +34,7 @@
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::config::Builder;
 use aws_sdk_dynamodb::config::timeout::TimeoutConfig;
+use aws_sdk_dynamodb::types::AttributeValue;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -41,6 +43,7 @@ use crate::connection::{ConnectionId, UserId};
 use crate::deadline::RESERVE;
 use crate::history::Stamp;
 use crate::publication::{Audience, Content, Kept, Position, Publication, SEGMENTS};
+use crate::store::string;
 use crate::topic::{Subscriber, Topic};
 use crate::{ClientError, Error};
 
@@ -53,13 +56,15 @@ pub mod attribute {
     pub const SENDER_ID: &str = "senderId";
     pub const BODY: &str = "body";
     pub const JSON: &str = "json";
+    pub const FURTHER: &str = "further";
+    pub const TTL: &str = "ttl";
     pub const DISCONNECT: &str = "disconnect";
     pub const REASON: &str = "reason";
     pub const ORIGIN_TOPIC: &str = "originTopic";
 }
 
-/// A continuation stays in the table for a day, as long as its stream record.
-const CONTINUATION_TTL_S: i64 = 24 * 60 * 60;
+/// A continuation and a client's messages stay in the table for a day, as long as their stream records.
+const EVENT_TTL_S: i64 = 24 * 60 * 60;
 
 /// The events table, as a writer of continuations sees it.
 #[derive(Debug, Clone)]
@@ -104,6 +109,8 @@ struct Receiver {
     connected_at: i64,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     positions: bool,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    batches: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     pattern: Option<String>,
 }
@@ -130,6 +137,30 @@ impl EventStore {
     #[must_use]
     pub fn new(dynamodb: Client, table: String) -> Self {
         Self { dynamodb, table }
+    }
+
+    /// Leaves messages of a client to the function `publish`, which posts them with others of the topic: one `PutItem`. The `id` is
+    /// that of the client's request, so a call that is repeated by the SDK is one event.
+    ///
+    /// # Errors
+    ///
+    /// When DynamoDB fails.
+    pub async fn put(&self, topic: &Topic, id: &str, messages: &[&RawValue]) -> Result<(), Error> {
+        let texts = |messages: &[&RawValue]| messages.iter().map(|message| string(message.get())).collect();
+        let (first, further) = messages.split_first().map_or(("null", &[][..]), |(first, rest)| (first.get(), rest));
+        let mut put = self
+            .dynamodb
+            .put_item()
+            .table_name(&self.table)
+            .item(attribute::TOPIC, string(topic.as_str()))
+            .item(attribute::ID, string(id))
+            .item(attribute::JSON, string(first))
+            .item(attribute::TTL, AttributeValue::N((now_s() + EVENT_TTL_S).to_string()));
+        if !further.is_empty() {
+            put = put.item(attribute::FURTHER, AttributeValue::L(texts(further)));
+        }
+        put.send().await.map_err(|error| Error::store("PutItem", &self.table, &error))?;
+        Ok(())
     }
 
     /// Leaves the rest of a publication to the function `fan-out`: one `PutItem`, within the time that an invocation
@@ -172,6 +203,7 @@ impl From<Publication> for Continuation {
             subscription_id: receiver.subscription_id,
             connected_at: receiver.connected_at_ms,
             positions: receiver.positions,
+            batches: receiver.batches,
             pattern: receiver.pattern.map(|pattern| pattern.as_str().to_owned()),
         });
         let (epoch, seq) = rest.kept.map(|kept| (kept.stamp.epoch, kept.stamp.seq)).unzip();
@@ -195,7 +227,7 @@ impl From<Publication> for Continuation {
             sender_id,
             json: jsons.next().unwrap_or_default(),
             further: jsons.collect(),
-            ttl: now_s() + CONTINUATION_TTL_S,
+            ttl: now_s() + EVENT_TTL_S,
         }
     }
 }
@@ -231,6 +263,7 @@ pub fn continuation(item: serde_dynamo::Item) -> Result<Publication, UnknownCont
             subscription_id: receiver.subscription_id,
             connected_at_ms: receiver.connected_at,
             positions: receiver.positions,
+            batches: receiver.batches,
             pattern: receiver.pattern.map(|pattern| Topic::parse(&pattern)).transpose()?,
         })
     });

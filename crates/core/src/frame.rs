@@ -45,6 +45,9 @@ pub const MAX_KEPT_BYTES: usize = 32 * 1024;
 /// How many levels a `body` or `message` that is kept may have. A frame of history adds three.
 pub const MAX_KEPT_NESTING: usize = MAX_NESTING - 3;
 
+/// Largest frame of several messages, in bytes: the gateway counts each 32 KB as a message (Amazon API Gateway pricing).
+const MAX_BATCH_BYTES: usize = 32 * 1024;
+
 /// How many messages one frame may publish. DynamoDB writes as many items in one transaction.
 pub const MAX_MESSAGES: usize = 100;
 
@@ -147,6 +150,8 @@ pub struct Wanted {
     pub positions: bool,
     /// Where its history begins, if it asks for any.
     pub from: Option<From>,
+    /// Whether it takes several messages in one frame.
+    pub batches: bool,
     /// Whether it asks for changes of members.
     pub presence: bool,
     /// What the client says about itself, as JSON.
@@ -301,11 +306,12 @@ impl<'a> Frame<'a> {
             return Err(ClientError::InvalidField { field: "ttl", expected });
         }
         let positions = self.flag("positions")? || from.is_some();
-        Ok(Wanted { name, ttl_s, positions, from, presence: self.flag("presence")?, data: self.says()? })
+        let (batches, presence) = (self.flag("batch")?, self.flag("presence")?);
+        Ok(Wanted { name, ttl_s, positions, from, batches, presence, data: self.says()? })
     }
 
     fn list(&self, list: &'a RawValue) -> Result<Vec<Wanted>, ClientError> {
-        for field in ["topic", "after", "last", "positions", "ttl", "presence", "data"] {
+        for field in ["topic", "after", "last", "positions", "batch", "ttl", "presence", "data"] {
             if self.fields.get(field).is_some() {
                 let expected = "absent when there is `topics`, whose entries have it".to_owned();
                 return Err(ClientError::InvalidField { field, expected });
@@ -654,6 +660,9 @@ pub struct Ack<'a> {
     /// Whether more connections will receive the message after this acknowledgement.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub continued: bool,
+    /// Whether a message is written down, and waits to be posted together with others.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub queued: bool,
     /// Whether a message reached nobody yet, and is kept for its receivers.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub stored: bool,
@@ -770,6 +779,33 @@ pub fn data(id: Option<&str>, message: &RawValue, topic: Option<&str>) -> Vec<u8
     if topic.is_some() { to_bytes(&OfPattern { data, topic }) } else { to_bytes(&data) }
 }
 
+/// The frames in which a subscriber that asked for `batch` gets several messages, each with as many as fit:
+/// `{"type":"batch","id":"<subscriptionId>","items":[{"data":"a"},{"data":"b"}]}`. A message that is alone in its frame is a data frame.
+#[must_use]
+pub fn batches(id: Option<&str>, messages: &[Box<RawValue>], topic: Option<&str>) -> Vec<Vec<u8>> {
+    #[derive(Serialize)]
+    struct Batch<'a> {
+        r#type: &'static str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        id: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        topic: Option<&'a str>,
+        items: Vec<Payload<'a>>,
+    }
+    // What stands around the items and around each of them. A name may need six characters for one byte (`\u0001`).
+    let envelope = 64 + 6 * (id.map_or(0, str::len) + topic.map_or(0, str::len));
+    let frame = |part: &[Box<RawValue>]| match part {
+        [message] => data(id, message, topic),
+        _ => {
+            let items = part.iter().map(|data| Payload { data }).collect();
+            to_bytes(&Batch { r#type: "batch", id, topic, items })
+        }
+    };
+    let most = MAX_BATCH_BYTES.saturating_sub(envelope);
+    let parts = parts_of(most, messages, |message| message.get().len() + r#"{"data":},"#.len());
+    parts.into_iter().map(frame).collect()
+}
+
 /// The same for a subscriber that asked for positions, on a topic with history:
 /// `{"id":"…","payload":{"data":"hi"},"type":"data","topic":"room.7","senderId":"1","epoch":"k3f9xq2a","seq":42}`.
 #[must_use]
@@ -810,24 +846,33 @@ pub fn topics(id: Option<&str>, subscriptions: &[Subscription]) -> Vec<u8> {
         #[serde(skip_serializing_if = "std::ops::Not::not")]
         positions: bool,
         #[serde(skip_serializing_if = "std::ops::Not::not")]
+        batch: bool,
+        #[serde(skip_serializing_if = "std::ops::Not::not")]
         presence: bool,
     }
-    let listed = subscriptions.iter().map(|Subscription { topic, id, ttl_s, positions, presence, .. }| Listed {
-        // Nobody listens to the address of another user.
-        topic: if topic.is_address() { Name::OWN } else { topic.as_str() },
-        id: id.as_deref(),
-        ttl: *ttl_s,
-        positions: *positions,
-        presence: *presence,
-    });
+    let listed =
+        subscriptions.iter().map(|Subscription { topic, id, ttl_s, positions, batches, presence, .. }| Listed {
+            // Nobody listens to the address of another user.
+            topic: if topic.is_address() { Name::OWN } else { topic.as_str() },
+            id: id.as_deref(),
+            ttl: *ttl_s,
+            positions: *positions,
+            batch: *batches,
+            presence: *presence,
+        });
     to_bytes(&Topics { r#type: "topics", id, topics: listed.collect() })
 }
 
 /// Splits a list into parts of at most [`MAX_KEPT_BYTES`] each, by the size of each entry. There is always one part.
-fn parts<T>(mut list: &[T], size: impl Fn(&T) -> usize) -> Vec<&[T]> {
+fn parts<T>(list: &[T], size: impl Fn(&T) -> usize) -> Vec<&[T]> {
+    parts_of(MAX_KEPT_BYTES, list, size)
+}
+
+/// The same with another size.
+fn parts_of<T>(most: usize, mut list: &[T], size: impl Fn(&T) -> usize) -> Vec<&[T]> {
     let mut parts = Vec::new();
     loop {
-        let mut left = MAX_KEPT_BYTES;
+        let mut left = most;
         let fits = |entry: &&T| {
             let room = left.checked_sub(size(entry));
             left = room.unwrap_or(0);
@@ -1079,6 +1124,7 @@ mod tests {
             from: None,
             presence: false,
             data: None,
+            batches: false,
         }
     }
 
@@ -1137,6 +1183,28 @@ mod tests {
                     .prop_map(|(members, space)| format!("{{{space}{}{space}}}", members.join(","))),
             ]
         })
+    }
+
+    #[test]
+    fn several_messages_fit_into_frames_of_32_kb_and_one_alone_is_a_data_frame() {
+        let message = |bytes: usize| to_raw_value(&"x".repeat(bytes - 2)).unwrap();
+        let texts = |messages: &[Box<RawValue>], topic| -> Vec<String> {
+            batches(Some("s"), messages, topic).into_iter().map(|frame| String::from_utf8(frame).unwrap()).collect()
+        };
+        let small = [message(3), message(4)];
+        assert_eq!(texts(&small, None), [r#"{"type":"batch","id":"s","items":[{"data":"x"},{"data":"xx"}]}"#]);
+        let named = r#"{"type":"batch","id":"s","topic":"room.7","items":[{"data":"x"},{"data":"xx"}]}"#;
+        assert_eq!(texts(&small, Some("room.7")), [named]);
+        assert_eq!(texts(&small[..1], None), [r#"{"id":"s","payload":{"data":"x"},"type":"data"}"#]);
+        for size in [100, 1000, 16_000, 20_000, 40_000] {
+            let messages: Vec<_> = (0..50).map(|_| message(size)).collect();
+            let frames = texts(&messages, Some("room.7"));
+            let count = |frame: &String| frame.matches("\"data\":").count();
+            assert_eq!(frames.iter().map(count).sum::<usize>(), 50);
+            let is_full = |frame: &&String| frame.len() + size + 100 > MAX_BATCH_BYTES;
+            let fits = frames.iter().all(|frame| frame.len() <= MAX_BATCH_BYTES || count(frame) == 1);
+            assert!(fits && frames[..frames.len() - 1].iter().filter(is_full).count() == frames.len() - 1, "{size}");
+        }
     }
 
     #[test]

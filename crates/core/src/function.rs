@@ -1,7 +1,7 @@
 //! The Lambda glue between the gateway's events and the decisions of a handler.
 //!
-//! A handler returns a result. This module turns it into a proxy response, a reply to the sender, one log line, and for a
-//! fault into a failed invocation. The log never carries bodies or query strings.
+//! A handler returns a result. This module turns it into a proxy response, a reply to the sender, a line of the [log](crate::log),
+//! and for a fault into a failed invocation. The log never carries bodies or query strings.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use aws_lambda_events::apigw::{
     ApiGatewayProxyResponse, ApiGatewayWebsocketProxyRequest, ApiGatewayWebsocketProxyRequestContext,
 };
-use lambda_runtime::tracing::{self, error, info, warn};
+use lambda_runtime::tracing::{error, info, warn};
 use lambda_runtime::{Context, Diagnostic, LambdaEvent, Runtime, service_fn};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -21,36 +21,32 @@ use crate::frame::{Ack, Frame, Reply, TopicAck};
 use crate::gateway::Gateway;
 use crate::history::{Appended, Stamp};
 use crate::limits::Verdict;
+use crate::log::{self, DETAIL};
 use crate::{ClientError, Error, Failure};
-
-/// Starts the log. Every `main` does this first, so that a wrong configuration is logged as well.
-pub fn start_log() {
-    tracing::init_default_subscriber();
-    if tracing::enabled!(tracing::Level::TRACE) {
-        warn!("the log level is TRACE: the log shows whole events, with bodies and tokens");
-    }
-}
-
-/// Logs why a function cannot start. Lambda itself only sees that the process ends.
-pub fn log_start_failure(error: &Error) {
-    error!(outcome = error.error_type(), %error, "the function cannot start");
-}
 
 /// Serves events until Lambda ends the execution environment.
 ///
 /// This is `lambda_runtime::run` without its tracing layer: the layer's span would write the same two ids twice into
-/// every log line, and log lines are paid for by the byte. [`Caller::invocation_id`] is in the lines instead.
+/// every log line, and log lines are paid for by the byte. [`Caller::invocation_id`] is in the lines instead. One event in
+/// `log_one_in` writes its [details](crate::log), also if it goes well.
 ///
 /// # Errors
 ///
 /// When the Runtime API cannot be reached.
-pub async fn run<E, R, F>(handle: impl FnMut(LambdaEvent<E>) -> F) -> Result<(), lambda_runtime::Error>
+pub async fn run<E, R, F>(
+    log_one_in: u32,
+    mut handle: impl FnMut(LambdaEvent<E>) -> F,
+) -> Result<(), lambda_runtime::Error>
 where
     E: DeserializeOwned,
     R: Serialize,
     F: Future<Output = Result<R, Error>>,
 {
-    Runtime::new(service_fn(handle)).run().await
+    let serve = service_fn(move |event| {
+        log::begin_event(log_one_in);
+        handle(event)
+    });
+    Runtime::new(serve).run().await
 }
 
 /// The connection that an event is about, and the means to serve it.
@@ -102,6 +98,8 @@ pub enum Served {
         /// Where the message is kept, on a topic with history.
         kept: Option<Appended>,
     },
+    /// A message is written down, and is posted together with others in a moment.
+    Queued,
     /// The sender listens to a topic, and asked for positions.
     Subscribed {
         /// The position from which it goes on.
@@ -149,7 +147,7 @@ pub async fn lifecycle(
     handle: impl AsyncFnOnce(&Caller, &ApiGatewayWebsocketProxyRequest) -> Result<Peer, Failure>,
 ) -> Result<ApiGatewayProxyResponse, Error> {
     let start = Instant::now();
-    let caller = caller(backend, &event, start)?;
+    let caller = caller(backend, &event)?;
     match handle(&caller, &event.payload).await {
         Ok(Peer { user, named_by }) => {
             let duration_ms = milliseconds(start);
@@ -160,7 +158,7 @@ pub async fn lifecycle(
                 close.code = context.disconnect_status_code, close.reason = context.disconnect_reason, outcome = "ok",
                 duration_ms, "served"
             );
-            backend.metrics.served(duration_ms, None);
+            backend.metrics.served(None);
             Ok(response(200))
         }
         Err(Failure::Mistake(mistake)) => {
@@ -171,7 +169,7 @@ pub async fn lifecycle(
                 invocation.id = caller.invocation_id, outcome = mistake.code(), reason = %mistake, duration_ms,
                 "the handshake is refused"
             );
-            backend.metrics.served(duration_ms, None);
+            backend.metrics.served(None);
             Ok(response(status(&mistake)))
         }
         Err(Failure::Fault(fault)) => Err(report(backend, &caller, start, fault)),
@@ -189,7 +187,7 @@ pub async fn message(
     handle: impl AsyncFnOnce(&Caller, &Frame) -> Result<Served, Failure>,
 ) -> Result<ApiGatewayProxyResponse, Error> {
     let start = Instant::now();
-    let caller = caller(backend, &event, start)?;
+    let caller = caller(backend, &event)?;
     let text = event.payload.body.as_deref().unwrap_or_default();
     let frame = Frame::parse(text);
     let id = match &frame {
@@ -197,6 +195,7 @@ pub async fn message(
         Err(_) => Frame::id_of(text),
     };
     let verdict = backend.frame_rate.count(&caller.connection_id);
+    info!(target: DETAIL, bytes = text.len(), "a frame came");
     let served = async {
         if verdict != Verdict::Serve {
             return Err(ClientError::RateLimited { rate: backend.config.max_frames_per_second }.into());
@@ -214,6 +213,7 @@ pub async fn message(
         }
         Ok(Served::Answered) => (None, "ok"),
         Ok(Served::Done) => (ack(Ack::default()), "ok"),
+        Ok(Served::Queued) => (ack(Ack { queued: true, ..Ack::default() }), "ok"),
         Ok(Served::Published { delivered, continued, kept }) => {
             let stamp = kept.as_ref().map(|kept| &kept.stamp);
             let stored = kept.is_some() && *delivered == 0 && !continued;
@@ -254,23 +254,21 @@ pub async fn message(
     }
     if verdict == Verdict::Disconnect || (verdict == Verdict::Refuse && !reads) {
         warn!(connection.id = %caller.connection_id, "a connection is closed: it goes on sending too fast");
-        // `$disconnect` removes its rows.
+        // The lock comes first, so that a client that connects again at once finds it. `$disconnect` removes the rows.
+        let locked = backend.store.lock_out(&caller.connection_id).await;
         caller.gateway.delete(&caller.connection_id, caller.deadline).await;
+        locked.map_err(|fault| report(backend, &caller, start, fault))?;
     }
-    log(backend, &caller, start, outcome);
+    note(backend, &caller, start, outcome);
     Ok(response(200))
 }
 
 /// Who calls; an event that does not say is a fault like any other.
-fn caller(
-    backend: &Backend,
-    event: &LambdaEvent<ApiGatewayWebsocketProxyRequest>,
-    start: Instant,
-) -> Result<Caller, Error> {
+fn caller(backend: &Backend, event: &LambdaEvent<ApiGatewayWebsocketProxyRequest>) -> Result<Caller, Error> {
     Caller::of(backend, &event.payload.request_context, &event.context).inspect_err(|fault| {
         let (outcome, invocation) = (fault.error_type(), &event.context.request_id);
         error!(invocation.id = invocation, outcome, error = %fault, "failed");
-        backend.metrics.served(milliseconds(start), Some(outcome));
+        backend.metrics.served(Some(outcome));
     })
 }
 
@@ -280,14 +278,17 @@ fn response(status: i64) -> ApiGatewayProxyResponse {
     response
 }
 
-fn log(backend: &Backend, caller: &Caller, start: Instant, outcome: &str) {
+fn note(backend: &Backend, caller: &Caller, start: Instant, outcome: &str) {
     let duration_ms = milliseconds(start);
     info!(
-        route.key = caller.route_key, connection.id = %caller.connection_id, request.id = caller.request_id,
-        invocation.id = caller.invocation_id, outcome,
-        duration_ms, "served"
+        target: DETAIL,
+        {
+            route.key = caller.route_key, connection.id = %caller.connection_id, request.id = caller.request_id,
+            invocation.id = caller.invocation_id, outcome, duration_ms
+        },
+        "served"
     );
-    backend.metrics.served(duration_ms, None);
+    backend.metrics.served(None);
 }
 
 fn report(backend: &Backend, caller: &Caller, start: Instant, fault: Error) -> Error {
@@ -296,7 +297,7 @@ fn report(backend: &Backend, caller: &Caller, start: Instant, fault: Error) -> E
         route.key = caller.route_key, connection.id = %caller.connection_id, request.id = caller.request_id,
         invocation.id = caller.invocation_id, outcome = fault.error_type(), duration_ms, error = %fault, "failed"
     );
-    backend.metrics.served(duration_ms, Some(fault.error_type()));
+    backend.metrics.served(Some(fault.error_type()));
     fault
 }
 

@@ -17,14 +17,12 @@ use crate::publication::Fanout;
 /// The metrics. Their names are CloudWatch's too: dashboard and alarms use them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Metric {
-    /// Milliseconds that an event took, from its arrival in the function to the response.
-    Duration,
     /// 1 for the first event of an execution environment.
     ColdStart,
     /// Faults by their type instead of by function: 1 for an event that failed, by [`crate::Error::error_type`], and the
     /// number of rows that a publish skipped, as [`UNKNOWN_ITEM`].
     Fault,
-    /// Receivers of one publish.
+    /// Receivers of one publish that is [large](SMALL) or imperfect. The metrics below are of the same publishes.
     FanOut,
     /// Receivers whose frame the gateway took.
     Delivered,
@@ -42,8 +40,7 @@ pub enum Metric {
 
 impl Metric {
     /// All of them.
-    pub const ALL: [Self; 10] = [
-        Self::Duration,
+    pub const ALL: [Self; 9] = [
         Self::ColdStart,
         Self::Fault,
         Self::FanOut,
@@ -66,11 +63,10 @@ impl Metric {
     pub fn name(self) -> String {
         format!("{self:?}")
     }
-
-    fn unit(self) -> &'static str {
-        if self == Self::Duration { "Milliseconds" } else { "Count" }
-    }
 }
+
+/// A publish to so many receivers writes no metrics if each of them has got its frame.
+const SMALL: usize = 100;
 
 /// Writes a function's numbers.
 #[derive(Debug, Clone)]
@@ -86,10 +82,11 @@ impl Metrics {
         Self { namespace: config.metrics_namespace.clone(), function }
     }
 
-    /// Counts one event.
-    pub fn served(&self, duration_ms: f64, error_type: Option<&str>) {
+    /// Counts the first event of an execution environment, and an event that failed. Lambda's own metrics count the others and
+    /// their times, for nothing.
+    pub fn served(&self, error_type: Option<&str>) {
         static WARM: AtomicBool = AtomicBool::new(false);
-        let mut values = vec![(Metric::Duration, json!(duration_ms))];
+        let mut values = Vec::new();
         if !WARM.swap(true, Ordering::Relaxed) {
             values.push((Metric::ColdStart, json!(1)));
         }
@@ -99,27 +96,14 @@ impl Metrics {
         self.write(&values, error_type);
     }
 
-    /// Counts the receivers of one publish.
+    /// Counts the receivers of one publish if it is large, or if not each of them has got its frame.
     pub fn published(&self, fanout: &Fanout) {
-        let values = [
-            (Metric::FanOut, fanout.settled()),
-            (Metric::Delivered, fanout.delivered),
-            (Metric::Stale, fanout.stale),
-            (Metric::Suspect, fanout.suspect),
-            (Metric::Pending, fanout.pending),
-            (Metric::Dropped, fanout.dropped),
-            (Metric::Failed, fanout.failed),
-            (Metric::Fault, fanout.unreadable),
-        ];
-        // What did not happen is not written: a log line is paid for by the byte, and alarms take silence for 0.
-        let seen = values.into_iter().filter(|(metric, count)| *count > 0 || *metric == Metric::FanOut);
-        let values: Vec<_> = seen.map(|(metric, count)| (metric, json!(count))).collect();
-        self.write(&values, (fanout.unreadable > 0).then_some(UNKNOWN_ITEM));
+        self.write(&counts(fanout), (fanout.unreadable > 0).then_some(UNKNOWN_ITEM));
     }
 
     /// Ignores a log that cannot be written to: it is no reason to fail an event.
     fn write(&self, values: &[(Metric, Value)], error_type: Option<&str>) {
-        if let Some(namespace) = &self.namespace {
+        if let Some(namespace) = self.namespace.as_ref().filter(|_| !values.is_empty()) {
             let line = self.line(namespace, now_ms(), values, error_type);
             let _ = std::io::stdout().lock().write_all(format!("{line}\n").as_bytes());
         }
@@ -129,7 +113,7 @@ impl Metrics {
         let directives = ["Function", "ErrorType"].map(|dimension| {
             let metrics = values.iter().filter(|(metric, _)| metric.dimension() == dimension);
             let metrics: Vec<_> =
-                metrics.map(|(metric, _)| json!({ "Name": metric.name(), "Unit": metric.unit() })).collect();
+                metrics.map(|(metric, _)| json!({ "Name": metric.name(), "Unit": "Count" })).collect();
             json!({ "Namespace": namespace, "Dimensions": [[dimension]], "Metrics": metrics })
         });
         let directives = directives.into_iter().filter(|directive| directive["Metrics"] != json!([]));
@@ -147,14 +131,48 @@ impl Metrics {
     }
 }
 
+/// What is counted of a publish: nothing, if it is small and each receiver has got its frame.
+fn counts(fanout: &Fanout) -> Vec<(Metric, Value)> {
+    if fanout.settled() <= SMALL && fanout.settled() == fanout.delivered && fanout.unreadable == 0 {
+        return Vec::new();
+    }
+    let values = [
+        (Metric::FanOut, fanout.settled()),
+        (Metric::Delivered, fanout.delivered),
+        (Metric::Stale, fanout.stale),
+        (Metric::Suspect, fanout.suspect),
+        (Metric::Pending, fanout.pending),
+        (Metric::Dropped, fanout.dropped),
+        (Metric::Failed, fanout.failed),
+        (Metric::Fault, fanout.unreadable),
+    ];
+    // What did not happen is not written: a log line is paid for by the byte, and alarms take silence for 0.
+    let seen = values.into_iter().filter(|(metric, count)| *count > 0 || *metric == Metric::FanOut);
+    seen.map(|(metric, count)| (metric, json!(count))).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
+    fn only_large_and_imperfect_publishes_are_counted() {
+        let perfect = |delivered| Fanout { delivered, ..Fanout::default() };
+        assert_eq!(counts(&perfect(0)), []);
+        assert_eq!(counts(&perfect(SMALL)), []);
+        let large = SMALL + 1;
+        assert_eq!(counts(&perfect(large)), [(Metric::FanOut, json!(large)), (Metric::Delivered, json!(large))]);
+        let failed = Fanout { failed: 1, ..perfect(1) };
+        let expected = [(Metric::FanOut, json!(2)), (Metric::Delivered, json!(1)), (Metric::Failed, json!(1))];
+        assert_eq!(counts(&failed), expected);
+        let unreadable = Fanout { unreadable: 1, ..perfect(0) };
+        assert_eq!(counts(&unreadable), [(Metric::FanOut, json!(0)), (Metric::Fault, json!(1))]);
+    }
+
+    #[test]
     fn a_line_names_its_metrics_by_dimension() {
         let metrics = Metrics { namespace: None, function: "chat-dev-connect".to_owned() };
-        let values = [(Metric::Duration, json!(1.5)), (Metric::Fault, json!(1))];
+        let values = [(Metric::ColdStart, json!(1)), (Metric::Fault, json!(1))];
         let line = metrics.line("chat-dev", 1_700_000_000_000, &values, Some("Store.Failed"));
         let expected = json!({
             "_aws": {
@@ -163,7 +181,7 @@ mod tests {
                     {
                         "Namespace": "chat-dev",
                         "Dimensions": [["Function"]],
-                        "Metrics": [{ "Name": "Duration", "Unit": "Milliseconds" }],
+                        "Metrics": [{ "Name": "ColdStart", "Unit": "Count" }],
                     },
                     {
                         "Namespace": "chat-dev",
@@ -173,7 +191,7 @@ mod tests {
                 ],
             },
             "Function": "chat-dev-connect",
-            "Duration": 1.5,
+            "ColdStart": 1,
             "Fault": 1,
             "ErrorType": "Store.Failed",
         });

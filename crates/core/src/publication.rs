@@ -119,6 +119,9 @@ impl Publication {
         };
         let Some(Kept { stamp, sender }) = kept else {
             let topic = to.pattern.as_ref().map(|_| self.topic());
+            if to.batches {
+                return frame::batches(id, data, topic);
+            }
             return data.iter().map(|data| frame::data(id, data, topic)).collect();
         };
         let numbers = (0..=stamp.seq).rev().take(data.len());
@@ -184,6 +187,7 @@ mod tests {
                 subscription_id: None,
                 connected_at_ms: 0,
                 positions,
+                batches: false,
                 pattern: None,
             };
             assert_eq!(String::from_utf8(publication.frames(&to).remove(0)).unwrap(), expected);
@@ -212,6 +216,7 @@ mod tests {
                 subscription_id: Some("s".to_owned()),
                 connected_at_ms: 0,
                 positions,
+                batches: false,
                 pattern: pattern.map(topic),
             };
             assert_eq!(String::from_utf8(publication.frames(&to).remove(0)).unwrap(), expected);
@@ -227,6 +232,7 @@ mod tests {
             subscription_id: Some("s".to_owned()),
             connected_at_ms: 0,
             positions: false,
+            batches: false,
             pattern: None,
         };
         let payload = || to_raw_value("x").unwrap();

@@ -21,6 +21,7 @@ use crate::connection::{ConnectionId, UserId};
 use crate::deadline::Deadline;
 use crate::event::EventStore;
 use crate::gateway::{Gateway, Known, Post};
+use crate::log::DETAIL;
 use crate::metrics::Metrics;
 use crate::publication::{Audience, Fanout, Position, Publication};
 use crate::receivers::Receivers;
@@ -248,6 +249,7 @@ impl Publisher {
             fanout.continued = true;
         }
         self.metrics.published(&fanout);
+        info!(target: DETAIL, { topic.name = topic, delivered = fanout.delivered }, "a publish has ended");
         let Fanout { delivered, suspect, pending, dropped, failed, unreadable, .. } = fanout;
         if suspect + dropped + failed + unreadable > 0 {
             warn!(

@@ -174,7 +174,7 @@ impl List {
                     .consistent_read(true)
                     .key_condition_expression("topic = :topic")
                     .filter_expression(if is_presence { "#ttl > :now AND #presence = :true" } else { "#ttl > :now" })
-                    .projection_expression("connectionId, subscriptionId, connectedAt, positions")
+                    .projection_expression("connectionId, subscriptionId, connectedAt, positions, batches")
                     .expression_attribute_names("#ttl", store::TTL)
                     .expression_attribute_values(
                         ":topic",
@@ -238,6 +238,7 @@ fn subscriber(row: &HashMap<String, AttributeValue>) -> Result<Subscriber, &'sta
         subscription_id: store::text(row, store::SUBSCRIPTION_ID).map(str::to_owned),
         connected_at_ms: store::number(row, store::CONNECTED_AT).ok_or(store::CONNECTED_AT)?,
         positions: store::is_set(row, store::POSITIONS),
+        batches: store::is_set(row, store::BATCHES),
         pattern: None,
     })
 }

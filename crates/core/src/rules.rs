@@ -3,6 +3,7 @@
 //! ```json
 //! [{"topic": "room.*", "history": {"hours": 24}, "wildcard": true, "presence": true, "subscribe": "granted", "publish": "granted", "maxBytes": 4096},
 //!  {"topic": "alerts.*", "subscribe": "identified", "publish": "backend"},
+//!  {"topic": "ticks.*", "batchMs": 250},
 //!  {"topic": "@*", "history": {"hours": 72}}]
 //! ```
 //!
@@ -33,6 +34,10 @@ pub const MAX_LEVELS: usize = 8;
 /// The highest limit of the receivers of one publish. So many are read before the first post, and they take 15 MB of memory.
 const MAX_RECEIVERS: u32 = 100_000;
 
+/// The bounds of `batchMs`. A stream is polled four times a second (AWS Lambda Developer Guide, DynamoDB event source mappings). The
+/// upper bound is ours: nobody waits longer for a message of a conversation.
+const BATCH_MS: std::ops::RangeInclusive<u32> = 250..=10_000;
+
 /// Checks a limit of the receivers of one publish.
 ///
 /// # Errors
@@ -57,6 +62,7 @@ struct Rule {
     wildcard: bool,
     presence: bool,
     max_receivers: Option<u32>,
+    is_batched: bool,
 }
 
 /// A rule as it is written.
@@ -73,6 +79,7 @@ struct Written {
     #[serde(default)]
     presence: bool,
     max_receivers: Option<u32>,
+    batch_ms: Option<u32>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -185,6 +192,12 @@ impl Rules {
         self.of(topic).filter(|_| !self.is_pattern(topic))?.kept
     }
 
+    /// Whether messages of a topic wait for others, and go out together: through the events table and its stream.
+    #[must_use]
+    pub fn is_batched(&self, topic: &Topic) -> bool {
+        self.of(topic).is_some_and(|rule| rule.is_batched) && !self.is_pattern(topic)
+    }
+
     /// Whether subscribers learn who is in a topic. For a pattern this asks about any of its topics.
     #[must_use]
     pub fn has_presence(&self, topic: &Topic) -> bool {
@@ -275,7 +288,7 @@ impl Rule {
         if !text.starts_with('{') {
             return Err("a rule must be a JSON object".to_owned());
         }
-        let Written { topic, history, subscribe, publish, max_bytes, max_receivers, wildcard, presence } =
+        let Written { topic, history, subscribe, publish, max_bytes, max_receivers, wildcard, presence, batch_ms } =
             serde_json::from_str(text).map_err(|error| error.to_string())?;
         let kept = match history {
             None => None,
@@ -315,6 +328,28 @@ impl Rule {
                 return Err(format!("`maxReceivers` must be absent: {reason}"));
             }
         }
+        if let Some(batch_ms) = batch_ms {
+            if !BATCH_MS.contains(&batch_ms) {
+                return Err(format!(
+                    "`batchMs` must be a whole number from {} to {}",
+                    BATCH_MS.start(),
+                    BATCH_MS.end()
+                ));
+            }
+            let reason = if kept.is_some() {
+                Some(
+                    "with `history` each message is kept under its number and acknowledged with it, before it is posted",
+                )
+            } else if topic.starts_with('@') {
+                Some("a direct message does not wait for others")
+            } else {
+                max_receivers.map(|_| "with `maxReceivers` the receivers must be known before the ack")
+            };
+            if let Some(reason) = reason {
+                return Err(format!("`batchMs` must be absent: {reason}"));
+            }
+        }
+        let is_batched = batch_ms.is_some();
         let topics = Pattern::parse("topic", &topic)?;
         if wildcard && (topic.starts_with('@') || !matches!(topics, Pattern::Prefix(_))) {
             return Err("`wildcard` needs a `topic` that ends in `*` and is for no addresses".to_owned());
@@ -322,7 +357,7 @@ impl Rule {
         if presence && topic.starts_with('@') {
             return Err("`presence` is for no addresses".to_owned());
         }
-        Ok(Self { topics, kept, subscribe, publish, max_bytes, max_receivers, wildcard, presence })
+        Ok(Self { topics, kept, subscribe, publish, max_bytes, max_receivers, is_batched, wildcard, presence })
     }
 }
 
@@ -367,6 +402,24 @@ mod tests {
         let all = Rules::parse(r#"[{"topic": "*", "history": {"hours": 1}}]"#).unwrap();
         assert_eq!((hours(&all, "t"), hours(&all, "@1")), (Some(1), None));
         assert!(!Rules::parse(r#"[{"topic":"t"}]"#).unwrap().keep_anything());
+    }
+
+    #[test]
+    fn messages_wait_for_others_where_a_rule_says_so_and_nothing_contradicts_it() {
+        let rules = Rules::parse(r#"[{"topic":"ticks.*","batchMs":250,"wildcard":true},{"topic":"other"}]"#).unwrap();
+        for (topic, is_batched) in [("ticks.1", true), ("ticks.*", false), ("other", false), ("none", false)] {
+            assert_eq!(rules.is_batched(&Topic::parse(topic).unwrap()), is_batched, "{topic}");
+        }
+        for (rule, problem) in [
+            (r#"{"topic":"t","batchMs":249}"#, "`batchMs` must be a whole number from 250 to 10000"),
+            (r#"{"topic":"t","batchMs":10001}"#, "`batchMs` must be a whole number from 250 to 10000"),
+            (r#"{"topic":"t","batchMs":500,"history":{"hours":1}}"#, "`batchMs` must be absent: with `history`"),
+            (r#"{"topic":"t","batchMs":500,"maxReceivers":9}"#, "`batchMs` must be absent: with `maxReceivers`"),
+            (r#"{"topic":"@*","batchMs":500}"#, "`batchMs` must be absent: a direct message"),
+        ] {
+            let error = Rules::parse(&format!("[{rule}]")).unwrap_err();
+            assert!(error.contains(problem), "{error}");
+        }
     }
 
     #[test]

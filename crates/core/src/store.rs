@@ -3,7 +3,7 @@
 //! | table | key | attributes |
 //! |---|---|---|
 //! | connections | `connectionId` | `userId?` S · `topics` SS, the reverse lookup · `connectedAt` N, epoch **milliseconds** · `ttl` N, epoch **seconds** · `goneAt?` N, ms: the gateway said 410 then · `closedAt?` N, ms: a tombstone · `expiresAt?` N, s: the end of the session · `maySubscribe?`, `mayPublish?` SS: the granted patterns |
-//! | topics | `topic`, `connectionId` | `subscriptionId?` S · `connectedAt` N · `ttl` N · `positions?` BOOL: it asked for positions · `userId?` S: the user, in a topic with presence · `presence?` BOOL: it asked for changes of members · `data?` S, JSON, and `dataAt?` N, ms: what it says about its user, and since when · `endsAt?` N, s: the end that the client asked for |
+//! | topics | `topic`, `connectionId` | `subscriptionId?` S · `connectedAt` N · `ttl` N · `positions?` BOOL: it asked for positions · `batches?` BOOL: it takes several messages in one frame · `userId?` S: the user, in a topic with presence · `presence?` BOOL: it asked for changes of members · `data?` S, JSON, and `dataAt?` N, ms: what it says about its user, and since when · `endsAt?` N, s: the end that the client asked for |
 //!
 //! A row's `ttl` is the earliest of the ends that it has: of the gateway's longest connection, of the session, and the one that
 //! the client asked for.
@@ -15,6 +15,8 @@
 //!
 //! A connection that ended leaves a **tombstone** for [`TOMBSTONE_TTL_S`]: its last frames may still be on their way,
 //! and they need their sender. Nobody delivers to a tombstone.
+//!
+//! A user whose connection sent too fast has a **lock** for [`LOCKED_OUT_S`]: a tombstone whose key is the user's address.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
@@ -29,12 +31,13 @@ use aws_sdk_dynamodb::types::{
 };
 use futures_util::future;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
-use lambda_runtime::tracing::error;
+use lambda_runtime::tracing::{error, info};
 
 use crate::clock::{now_ms, now_s};
 use crate::config::Config;
 use crate::connection::{Connection, ConnectionId, UserId};
 use crate::deadline::{Backoff, Deadline};
+use crate::log::DETAIL;
 use crate::presence::Members;
 use crate::publication::{Audience, Position};
 use crate::receivers::Receivers;
@@ -52,6 +55,10 @@ pub const TTL_MARGIN: Duration = Duration::from_secs(5 * 60);
 /// How long the frames of a connection that ended still find their sender, in seconds. A frame may wait for a free
 /// execution environment, but the gateway gives up on it after 29 s.
 pub const TOMBSTONE_TTL_S: i64 = 60;
+
+/// How long a user whose connection sent too fast cannot connect, in seconds. A client that floods needs a second or so to be
+/// noticed, so it has at most a small part of the time.
+pub const LOCKED_OUT_S: i64 = 60;
 
 /// A second 410 confirms the first one when it comes this much later. API Gateway has been seen to answer 410 for a
 /// connection that was alive, so two answers of one moment are no proof. Hotsock's change log, version 1.3.2, reports it.
@@ -89,6 +96,7 @@ pub(crate) const PRESENCE: &str = "presence";
 const DATA: &str = "data";
 const DATA_AT: &str = "dataAt";
 pub(crate) const POSITIONS: &str = "positions";
+pub(crate) const BATCHES: &str = "batches";
 pub(crate) const SUBSCRIPTION_ID: &str = "subscriptionId";
 
 /// An item of a table, as the SDK has it.
@@ -115,6 +123,8 @@ pub struct Subscription {
     pub ttl_s: Option<i64>,
     /// Whether it asks where each message is in the history of the topic.
     pub positions: bool,
+    /// Whether it takes several messages in one frame.
+    pub batches: bool,
     /// Whether it asks for changes of members.
     pub presence: bool,
     /// Whether its user is a member of the topic by it: the topic has presence.
@@ -127,7 +137,7 @@ impl Subscription {
     /// A subscription that asks for nothing more than messages.
     #[must_use]
     pub fn new(topic: Topic, id: Option<String>) -> Self {
-        Self { topic, id, ttl_s: None, positions: false, presence: false, member: false, data: None }
+        Self { topic, id, ttl_s: None, positions: false, batches: false, presence: false, member: false, data: None }
     }
 }
 
@@ -145,7 +155,18 @@ pub struct OldMember {
 /// How a connection's row is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Freshness {
-    /// By an eventually consistent `GetItem`, and by a strongly consistent one when that finds nothing.
+    /// By an eventually consistent `GetItem`, and by a strongly consistent one when that finds nothing that counts. It costs half a
+    /// read unit.
+    ///
+    /// It may find a row as it was a moment ago, usually less than a second. Nothing depends on what can have changed since then:
+    ///
+    /// * The user never changes, so it is always the right sender.
+    /// * The connection may have ended, or a backend may have ended it. The frame is then served as if it had come a moment earlier, and
+    ///   a tombstone would let it find its sender, too. A subscribe writes on the condition that the connection is open.
+    /// * An `auth` frame may have moved the end of the session. If the old end has passed, that is a miss and the second read knows
+    ///   the new one. If the new end has passed, the frame is served once more; posts to the connection follow the rows that the
+    ///   publisher reads strongly.
+    /// * Grants may have changed, so nobody who asks for grants reads in this way: [`crate::rights::Who::freshness`].
     Usual,
     /// By one strongly consistent `GetItem`, which knows the grants of the latest `auth` frame.
     Latest,
@@ -225,6 +246,35 @@ impl ConnectionStore {
             .expression_attribute_values(":now", AttributeValue::N(now_s().to_string()));
         let page = query.send().await.map_err(|error| Error::store("Query", &self.topics, &error))?;
         Ok(u32::try_from(page.count).unwrap_or(0))
+    }
+
+    /// Locks a user out for [`LOCKED_OUT_S`], because a connection of this user sent too fast: two calls, or one if the connection
+    /// has no user. The lock is a tombstone of the user, so nobody delivers to it, and it expires like one.
+    ///
+    /// # Errors
+    ///
+    /// When DynamoDB fails.
+    pub async fn lock_out(&self, id: &ConnectionId) -> Result<(), Error> {
+        let Some(Connection { user_id: Some(user), .. }) = self.get(id, Freshness::Usual).await? else { return Ok(()) };
+        let lock = self.dynamodb.update_item().table_name(&self.connections).set_key(Some(lock_key(&user)));
+        let lock = lock
+            .update_expression("SET closedAt = :now, #ttl = :end")
+            .expression_attribute_names("#ttl", TTL)
+            .expression_attribute_values(":now", AttributeValue::N(now_ms().to_string()))
+            .expression_attribute_values(":end", AttributeValue::N((now_s() + LOCKED_OUT_S).to_string()));
+        lock.send().await.map_err(|error| Error::store("UpdateItem", &self.connections, &error))?;
+        Ok(())
+    }
+
+    /// Whether a user is locked out, by one eventually consistent `GetItem`.
+    ///
+    /// # Errors
+    ///
+    /// When DynamoDB fails.
+    pub async fn is_locked_out(&self, user: &UserId) -> Result<bool, Error> {
+        let get = self.dynamodb.get_item().table_name(&self.connections).set_key(Some(lock_key(user)));
+        let lock = get.send().await.map_err(|error| Error::store("GetItem", &self.connections, &error))?.item;
+        Ok(lock.is_some_and(|lock| number(&lock, TTL).is_some_and(|end_s| end_s > now_s())))
     }
 
     /// Reads one connection, which may have ended a moment ago. `None` means that there is no record, or that the session has
@@ -508,6 +558,7 @@ impl ConnectionStore {
             };
             let listed = names_of(&row);
             if number(&row, TTL) == end_s && names.iter().all(|name| listed.contains(name)) {
+                info!(target: DETAIL, topics = names.len(), "a connection listens");
                 return Ok(grants(&row));
             }
         }
@@ -699,6 +750,7 @@ impl ConnectionStore {
                 id: text(row, SUBSCRIPTION_ID).map(str::to_owned),
                 ttl_s: number(row, ENDS_AT),
                 positions: is_set(row, POSITIONS),
+                batches: is_set(row, BATCHES),
                 presence: is_set(row, PRESENCE),
                 member: row.contains_key(USER_ID),
                 data: text(row, DATA).map(str::to_owned),
@@ -871,6 +923,9 @@ impl ConnectionStore {
         if subscription.positions {
             row.insert(POSITIONS.to_owned(), AttributeValue::Bool(true));
         }
+        if subscription.batches {
+            row.insert(BATCHES.to_owned(), AttributeValue::Bool(true));
+        }
         if subscription.presence {
             row.insert(PRESENCE.to_owned(), AttributeValue::Bool(true));
         }
@@ -965,6 +1020,11 @@ pub(crate) fn string(text: &str) -> AttributeValue {
 
 pub(crate) fn connection_key(id: &ConnectionId) -> Item {
     HashMap::from([(CONNECTION_ID.to_owned(), string(id.as_str()))])
+}
+
+/// The key of a user's lock in the table of connections. Ids of connections are Base64, which has no `@`.
+fn lock_key(user: &UserId) -> Item {
+    HashMap::from([(CONNECTION_ID.to_owned(), string(Topic::address(user).as_str()))])
 }
 
 pub(crate) fn topic_key(topic: &str, id: &ConnectionId) -> Item {

@@ -130,6 +130,8 @@ pub struct Subscriber {
     pub connected_at_ms: i64,
     /// Whether it asked for positions: where each message is in the history of the topic.
     pub positions: bool,
+    /// Whether it takes several messages in one frame.
+    pub batches: bool,
     /// The pattern that it subscribed to, if it did not name the topic. Its data frames then say which topic it was.
     pub pattern: Option<Topic>,
 }

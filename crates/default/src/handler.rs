@@ -125,6 +125,7 @@ async fn subscribe(
         id: (!topic.is_address()).then(|| row_id.clone()),
         ttl_s: wanted.ttl_s,
         positions: wanted.positions,
+        batches: wanted.batches,
         presence: wanted.presence,
         member: rules.has_presence(topic) && !rules.is_pattern(topic),
         data: wanted.data.clone(),
@@ -256,7 +257,8 @@ async fn history(
 
 /// A topic without subscribers is no mistake; the acknowledgement says `"delivered":0`. A topic without history may have too
 /// many, and then nobody gets the messages. On a topic with history they are kept before the first post, and the subscribers
-/// are read after that. A client that subscribes meanwhile and reads the history misses nothing.
+/// are read after that. A client that subscribes meanwhile and reads the history misses nothing. On a topic with `batchMs` they are
+/// only written down here, and `publish` posts them.
 async fn publish(
     backend: &Backend,
     caller: &Caller,
@@ -275,6 +277,10 @@ async fn publish(
     // The sender is read from the connection's row, never from the frame.
     let connection = connection(backend, caller, &[(Act::Publish, name.clone())], log.is_some()).await?;
     allowed(rules, Act::Publish, &name, connection.as_ref())?;
+    if rules.is_batched(&topic) {
+        backend.events.put(&topic, &caller.request_id, messages).await?;
+        return Ok(Served::Queued);
+    }
     let limit = rules.max_receivers(&topic).unwrap_or(backend.config.max_receivers_per_publish);
     let mut kept = None;
     if let (Some(log), Some(connection)) = (log, &connection) {

@@ -1,7 +1,8 @@
 //! The binary: it builds what lives as long as its execution environment, and serves events.
 
 use switchboard_core::backend::Backend;
-use switchboard_core::function::{log_start_failure, run, start_log};
+use switchboard_core::function::run;
+use switchboard_core::log;
 
 /// mimalloc: a post takes a fifth less CPU time than with glibc's allocator (`make bench`), for 8 MB more of memory.
 /// Small functions are short of CPU, not of memory.
@@ -10,7 +11,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), lambda_runtime::Error> {
-    start_log();
-    let backend = Backend::from_env().await.inspect_err(log_start_failure)?;
-    run(|event| default::handle(&backend, event)).await
+    log::start();
+    let backend = Backend::from_env().await.inspect_err(log::cannot_start)?;
+    run(backend.config.log_one_in, |event| default::handle(&backend, event)).await
 }

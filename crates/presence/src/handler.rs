@@ -16,8 +16,8 @@ use serde_json::Value;
 use switchboard_core::backend::Backend;
 use switchboard_core::batch;
 use switchboard_core::deadline::Deadline;
-use switchboard_core::function::milliseconds;
 use switchboard_core::gateway::Gateway;
+use switchboard_core::log::DETAIL;
 use switchboard_core::presence::{Change, ChangedUsers};
 use switchboard_core::topic::Topic;
 use switchboard_core::{ClientError, Error, Failure};
@@ -52,12 +52,11 @@ pub async fn handle(
     let LambdaEvent { payload, context } = event;
     let deadline = Deadline::of(&context);
     if payload.get("Records").is_none() {
-        let start = Instant::now();
         let swept = sweep::sweep(backend, gateway, deadline).await.map_err(fault);
         let swept = swept.inspect_err(|fault| {
             error!(outcome = fault.error_type(), error = %fault, "old members could not be verified");
         });
-        backend.metrics.served(milliseconds(start), swept.as_ref().err().map(Error::error_type));
+        backend.metrics.served(swept.as_ref().err().map(Error::error_type));
         return swept.map(|()| DynamoDbEventResponse::default());
     }
     let event = serde_json::from_value(payload).map_err(|_| Error::Event { missing: "records of a table" })?;
@@ -129,12 +128,15 @@ async fn tell(
     backend.presence.settle(&announcement, deadline).await.map_err(fault)?;
     let count = |is_it: fn(&Change) -> bool| announcement.changes.values().filter(|change| is_it(change)).count();
     info!(
-        topic.name = name,
-        outcome = "ok",
-        joined = count(|change| matches!(change, Change::Joined(_))),
-        left = count(|change| matches!(change, Change::Left)),
-        says = count(|change| matches!(change, Change::Says(_))),
-        delivered,
+        target: DETAIL,
+        {
+            topic.name = name,
+            outcome = "ok",
+            joined = count(|change| matches!(change, Change::Joined(_))),
+            left = count(|change| matches!(change, Change::Left)),
+            says = count(|change| matches!(change, Change::Says(_))),
+            delivered
+        },
         "members have changed"
     );
     Ok(())

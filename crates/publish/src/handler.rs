@@ -13,10 +13,18 @@ use switchboard_core::deadline::Deadline;
 use switchboard_core::frame::check_kept;
 use switchboard_core::gateway::Gateway;
 use switchboard_core::history::{Appended, Draft, Writer};
+use switchboard_core::log::DETAIL;
 use switchboard_core::publication::{Audience, Content, Fanout, Kept, Publication};
+use switchboard_core::topic::Topic;
 use switchboard_core::{Error, Failure, event};
 
 use crate::record::{self, Disconnect};
+
+/// How many bytes of messages one publication has at most. Its rest must fit into one item, which has 400 KB.
+const MAX_TOGETHER: usize = 128 * 1024;
+
+/// What a message takes besides its own text, in that item.
+const MESSAGE_ENVELOPE: usize = 16;
 
 /// Serves the topics of a batch at the same time, and the events of one topic in their order.
 ///
@@ -29,8 +37,13 @@ pub async fn handle(
     event: LambdaEvent<Event>,
 ) -> Result<DynamoDbEventResponse, Error> {
     let invocation_id = event.context.request_id.clone();
-    let serve = async |record, deadline| publish(backend, gateway, &record, &invocation_id, deadline).await;
-    Ok(batch::serve(backend, event, serve).await)
+    let rules = &backend.config.topic_rules;
+    let is_together = |topic: &str| Topic::parse(topic).is_ok_and(|topic| rules.is_batched(&topic));
+    let serve = async |records: Vec<EventRecord>, deadline| match &records[..] {
+        [record] => publish(backend, gateway, record, &invocation_id, deadline).await,
+        _ => together(backend, gateway, &records, deadline).await,
+    };
+    Ok(batch::serve_together(backend, event, is_together, serve).await)
 }
 
 /// Publishes one event, and logs what became of it. The error is the type of the fault that makes it come again. An
@@ -99,19 +112,69 @@ async fn publish(
         Ok(parts) => {
             let total = |count: fn(&Fanout) -> usize| parts.iter().map(count).sum::<usize>();
             info!(
-                topic.name = topic,
-                event.id = id,
-                outcome = "ok",
-                delivered = total(|part| part.delivered),
-                stale = total(|part| part.stale),
-                failed = total(|part| part.failed),
-                continued = parts.iter().any(|part| part.continued),
+                target: DETAIL,
+                {
+                    topic.name = topic,
+                    event.id = id,
+                    outcome = "ok",
+                    delivered = total(|part| part.delivered),
+                    stale = total(|part| part.stale),
+                    failed = total(|part| part.failed),
+                    continued = parts.iter().any(|part| part.continued)
+                },
                 "published"
             );
             Ok(())
         }
         Err(fault) => again(&fault),
     }
+}
+
+/// Publishes the events of a topic whose messages go out together, in as few publications as possible. An event that can never be
+/// published is given up, and the others go on without it.
+async fn together(
+    backend: &Backend,
+    gateway: &Gateway,
+    records: &[EventRecord],
+    deadline: Deadline,
+) -> Result<(), &'static str> {
+    let mut publications: Vec<(usize, Publication)> = Vec::new();
+    for record in records {
+        let (topic, id) = batch::key(record);
+        let read = record::publications(&record.change.new_image, id).map(|mut read| read.pop());
+        let publication = match read {
+            Ok(publication) => publication,
+            Err(poison) => {
+                error!(topic.name = topic, event.id = id, outcome = "poison", error = %poison, "an event was given up");
+                continue;
+            }
+        };
+        let Some(Publication { content: Content::Data(data), .. }) = &publication else { continue };
+        let bytes: usize = data.iter().map(|message| message.get().len() + MESSAGE_ENVELOPE).sum();
+        match publications.last_mut() {
+            Some((sum, Publication { content: Content::Data(sum_data), .. })) if *sum + bytes <= MAX_TOGETHER => {
+                *sum += bytes;
+                sum_data.extend(data.iter().cloned());
+            }
+            _ => publications.extend(publication.map(|publication| (bytes, publication))),
+        }
+    }
+    for (_, publication) in publications {
+        let (topic, id) = (publication.topic().to_owned(), publication.id.clone());
+        match part(backend, gateway, publication, deadline).await {
+            Ok(fanout) => info!(
+                target: DETAIL,
+                { topic.name = topic, event.id = id, outcome = "ok", delivered = fanout.delivered, continued = fanout.continued },
+                "published"
+            ),
+            Err(fault) => {
+                let outcome = fault.error_type();
+                error!(topic.name = topic, event.id = id, outcome, error = %fault, "events have to come again");
+                return Err(outcome);
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Keeps an event on a topic with history. Its id is bound to its number, so it has one number however often the stream

@@ -100,19 +100,39 @@ fn content(item: &Item, is_address: bool) -> Result<Content, Poison> {
         }
         (None, None) => return Err(Poison::Missing(name)),
     };
+    let max_levels = if is_address { MAX_BODY_NESTING } else { MAX_MESSAGE_NESTING };
+    let payload = checked(payload, max_levels)?;
+    if !is_address {
+        let further = further(item)?.into_iter().map(|text| checked(text.to_owned(), max_levels));
+        return Ok(Content::Data(std::iter::once(Ok(payload)).chain(further).collect::<Result<_, _>>()?));
+    }
+    let sender = string(item, attribute::SENDER_ID)?.ok_or(Poison::Missing(attribute::SENDER_ID))?;
+    Ok(Content::DirectMessage { sender: UserId::parse(attribute::SENDER_ID, sender)?, body: payload })
+}
+
+/// A payload that a frame can carry.
+fn checked(payload: String, max_levels: usize) -> Result<Box<RawValue>, Poison> {
     if payload.len() > MAX_PAYLOAD_BYTES {
         return Err(Poison::TooLarge { size_bytes: payload.len() });
     }
     let payload = RawValue::from_string(payload).map_err(|_| Poison::Invalid(attribute::JSON, "JSON text"))?;
-    let max_levels = if is_address { MAX_BODY_NESTING } else { MAX_MESSAGE_NESTING };
-    if nests_deeper(payload.get(), max_levels) {
-        return Err(Poison::TooDeep { max_levels });
+    if nests_deeper(payload.get(), max_levels) { Err(Poison::TooDeep { max_levels }) } else { Ok(payload) }
+}
+
+/// The messages behind the first one.
+fn further(item: &Item) -> Result<Vec<&str>, Poison> {
+    let wrong = Poison::Invalid(attribute::FURTHER, "a list of strings");
+    match item.get(attribute::FURTHER) {
+        None => Ok(Vec::new()),
+        Some(AttributeValue::L(texts)) => texts
+            .iter()
+            .map(|value| match value {
+                AttributeValue::S(text) => Ok(text.as_str()),
+                _ => Err(wrong.clone()),
+            })
+            .collect(),
+        Some(_) => Err(wrong),
     }
-    if !is_address {
-        return Ok(Content::Data(vec![payload]));
-    }
-    let sender = string(item, attribute::SENDER_ID)?.ok_or(Poison::Missing(attribute::SENDER_ID))?;
-    Ok(Content::DirectMessage { sender: UserId::parse(attribute::SENDER_ID, sender)?, body: payload })
 }
 
 fn string<'a>(item: &'a Item, name: &'static str) -> Result<Option<&'a str>, Poison> {
@@ -209,6 +229,19 @@ mod tests {
             let event = serde_json::json!({"topic": {"S": "t"}, "json": {"S": json}});
             assert_eq!(published(event).unwrap(), format!("t {json}"));
         }
+    }
+
+    #[test]
+    fn several_messages_are_one_event() {
+        let event = |further| serde_json::json!({"topic": {"S": "t"}, "json": {"S": "1"}, "further": further});
+        let publication = publications(&item(event(serde_json::json!({"L": [{"S": "[2]"}, {"S": "3"}]}))), "1");
+        let Content::Data(data) = publication.unwrap().remove(0).content else { panic!("not data") };
+        assert_eq!(data.iter().map(|data| data.get()).collect::<Vec<_>>(), ["1", "[2]", "3"]);
+        for wrong in [serde_json::json!({"S": "2"}), serde_json::json!({"L": [{"N": "2"}]})] {
+            assert!(published(event(wrong)).unwrap_err().to_string().contains("`further` must be a list of strings"));
+        }
+        let no_json = serde_json::json!({"L": [{"S": "{"}]});
+        assert!(published(event(no_json)).unwrap_err().to_string().contains("JSON text"));
     }
 
     #[test]

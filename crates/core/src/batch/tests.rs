@@ -83,3 +83,24 @@ async fn a_record_for_which_there_is_no_time_left_comes_again() {
     let response = serve(&backend, batch(&INSERTS, Duration::ZERO), async |_, _| Ok(())).await;
     assert_eq!(response.batch_item_failures[0].item_identifier.as_deref(), Some("1"));
 }
+
+#[tokio::test]
+async fn a_topic_whose_records_belong_together_is_served_once_and_fails_as_a_whole() {
+    let (_aws, backend) = Aws::backend(|_| answer(200, json!({})));
+    let records =
+        [("b", "MODIFY"), ("a", "INSERT"), ("b", "INSERT"), ("a", "INSERT"), ("b", "INSERT"), ("b", "REMOVE")];
+    let served = Mutex::new(Vec::new());
+    let event = batch(&records, Duration::from_secs(60));
+    let serve = async |records: Vec<EventRecord>, _| {
+        served
+            .lock()
+            .unwrap()
+            .push(records.iter().map(|record| key(record).1.to_owned()).collect::<Vec<_>>().join(" "));
+        if records.len() > 1 { Err("Store.Failed") } else { Ok(()) }
+    };
+    let response = serve_together(&backend, event, |topic| topic == "b", serve).await;
+    let mut served = served.into_inner().unwrap();
+    served.sort();
+    assert_eq!(served, ["1", "2 4", "3"]);
+    assert_eq!(response.batch_item_failures[0].item_identifier.as_deref(), Some("2"));
+}

@@ -1,7 +1,7 @@
 //! How a message gets its number, and is written once.
 
 use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue};
-use lambda_runtime::tracing::warn;
+use lambda_runtime::tracing::{info, warn};
 use serde_json::value::RawValue;
 
 use super::item::{AT, EPOCH, Found, HEAD_KEPT_S, LAST, numeric};
@@ -9,6 +9,7 @@ use super::{Head, Log, Span, Stamp};
 use crate::clock::{now_ms, now_s};
 use crate::connection::{ConnectionId, UserId};
 use crate::deadline::Deadline;
+use crate::log::DETAIL;
 use crate::store::{Item, TTL, number, patiently, string, text};
 use crate::{ClientError, Error, Failure};
 
@@ -131,6 +132,7 @@ impl Log<'_> {
                 }
                 let duplicate = written?.unwrap_or_default();
                 let Stamp { epoch, seq } = claim.number.stamp;
+                info!(target: DETAIL, { topic.name = %self.topic, epoch, seq, count, duplicate }, "messages are kept");
                 return Ok(Appended { stamp: Stamp { epoch, seq: seq + count - 1 }, duplicate });
             };
             let next = match claim.spare.take() {

@@ -397,6 +397,7 @@ async fn rows_stay_until_the_connection_is_closed() {
                 subscription_id: None,
                 connected_at_ms: 0,
                 positions: false,
+                batches: false,
                 pattern: None,
             }];
             publication.position = Position::End;
@@ -548,6 +549,7 @@ fn the_pattern_of_a_receiver_survives_a_continuation() {
         subscription_id: Some("s".to_owned()),
         connected_at_ms: 1,
         positions: false,
+        batches: false,
         pattern: pattern.map(|pattern| Topic::parse(pattern).unwrap()),
     };
     let mut publication = message();

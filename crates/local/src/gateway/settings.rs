@@ -6,7 +6,7 @@
 //! bytes. Every limit can be changed here, even if AWS does not raise it, because nobody runs a test that waits ten
 //! minutes.
 
-use std::num::NonZeroU32;
+use std::num::{NonZeroU16, NonZeroU32};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -48,6 +48,10 @@ pub const AUTHORIZER_RESULT_LIMIT: usize = 8 * 1024;
 
 /// "Routes per API".
 pub const ROUTES: usize = 300;
+
+/// Ours. It is more than functions can use on one machine, and it keeps the messages of a fast client from filling the queue of
+/// everybody.
+pub const MESSAGES_AT_ONCE: NonZeroU16 = NonZeroU16::new(100).unwrap();
 
 /// "Integrations per API". The Serverless Framework makes one for each function with a route.
 pub const INTEGRATIONS: usize = 300;
@@ -186,6 +190,9 @@ pub struct Behaviour {
     /// The most messages per second of one connection; more close it with 1008 [default: no limit].
     #[arg(long, value_name = "N")]
     pub client_message_rate: Option<u32>,
+    /// The most messages of one connection that run at once. The gateway reads the next one when one of them has ended.
+    #[arg(long, value_name = "N", default_value_t = MESSAGES_AT_ONCE)]
+    pub client_messages_at_once: NonZeroU16,
     /// How @connections answers a POST to a connection whose $connect is still running.
     #[arg(long, value_name = "HOW", value_enum, default_value_t)]
     pub post_to_pending: PostToPending,

@@ -14,7 +14,7 @@ use futures_util::{FutureExt, Sink, SinkExt, StreamExt};
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio::io::AsyncWriteExt;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::frame::Frame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{CloseCode, Data, OpCode};
@@ -119,11 +119,12 @@ async fn or_internal_error(end: impl Future<Output = End>) -> End {
     AssertUnwindSafe(end).catch_unwind().await.unwrap_or(End::ByGateway(Close::INTERNAL_ERROR))
 }
 
-/// Reads until the connection ends. Spawns a task for every message.
+/// Reads until the connection ends. Spawns a task for every message, and reads no further while many of them run.
 async fn read(gateway: &Arc<Gateway>, connection: &Arc<Connection>, stream: &mut SplitStream<Socket>) -> End {
     let rate = gateway.settings.behaviour.client_message_rate;
     let throttle = rate.map(|rate| Throttle::new(rate, rate));
     let mut order = gateway.faults.is_enabled(Chance::ReorderMessages).then(Order::default);
+    let at_once = Arc::new(Semaphore::new(gateway.settings.behaviour.client_messages_at_once.get().into()));
     loop {
         match stream.next().await {
             Some(Ok(Message::Text(text))) => {
@@ -137,7 +138,12 @@ async fn read(gateway: &Arc<Gateway>, connection: &Arc<Connection>, stream: &mut
                     std::panic::resume_unwind(Box::new("a fault on demand"));
                 }
                 let turn = order.as_mut().map(|order| order.turn(|| gateway.faults.injects(Chance::ReorderMessages)));
-                gateway.spawn(message::route(gateway.clone(), connection.clone(), text, turn));
+                let slot = at_once.clone().acquire_owned().await;
+                let route = message::route(gateway.clone(), connection.clone(), text, turn);
+                gateway.spawn(async move {
+                    route.await;
+                    drop(slot);
+                });
             }
             Some(Ok(Message::Binary(_))) => return End::ByGateway(Close::BINARY),
             // Tungstenite answers pings, and it never returns a raw frame.

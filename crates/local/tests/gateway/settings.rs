@@ -1,5 +1,6 @@
 //! Flags for behaviour that nobody knows about AWS: each does what it says.
 
+use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -185,6 +186,26 @@ async fn the_messages_of_a_client_are_counted_for_it_alone_and_not_without_a_rat
             assert_eq!(client.closed_without_echo().await, None);
             gateway.event_of("$disconnect").await;
         }
+    }
+}
+
+#[tokio::test]
+async fn a_client_whose_messages_all_run_waits_and_others_do_not() {
+    let gate = Arc::new(Semaphore::new(0));
+    let script = ScriptedApi::new().on_held("$default", &gate, ok);
+    let three = NonZeroU16::new(3).unwrap();
+    let mut gateway = script.behaviour(|behaviour| behaviour.client_messages_at_once = three).start().await;
+    let (mut flooder, mut neighbour) = (gateway.connect().await, gateway.connect().await);
+    flooder.raw(&masked(true, TEXT, b"hello").repeat(200)).await;
+    for _ in 0..3 {
+        assert_eq!(connection_id(&gateway.event_of("$default").await), flooder.id);
+    }
+    neighbour.text("hello").await;
+    assert_eq!(connection_id(&gateway.event_of("$default").await), neighbour.id);
+    // Nothing is lost: the rest comes when there is room.
+    gate.add_permits(201);
+    for _ in 3..200 {
+        assert_eq!(connection_id(&gateway.event_of("$default").await), flooder.id);
     }
 }
 

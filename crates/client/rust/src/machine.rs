@@ -1,0 +1,731 @@
+//! Everything that the client decides, without sockets and without a clock of its own: connections, requests, and the
+//! messages that wait for an ack. [`crate::topics`] has the half about topics.
+//!
+//! Each method takes what happened. It leaves effects for the driver, and timers that the driver brings back in time.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
+use tokio::time::Instant;
+
+use crate::frame::Frame;
+use crate::topics::{Topic, Twin};
+use crate::types::{Ack, Attempt, Error, Event, Message, Options, Page, Position, Range, Ready, Start, State};
+
+/// After a rotation the old connection stays open this long, because posts to it may be under way.
+pub(crate) const GRACE: Duration = Duration::from_secs(2);
+
+/// At most this many messages wait for their answers. The server takes bursts of 100 frames, and 50 a second.
+const AT_ONCE: usize = 20;
+
+/// The shortest pause: the base of the back-off, and what the client waits at least when the server is busy.
+const PAUSE: Duration = Duration::from_millis(500);
+
+pub(crate) type ConnectionId = u64;
+
+/// What the application asks for.
+#[derive(Debug)]
+pub(crate) enum Command {
+    Post {
+        lane: String,
+        id: String,
+        text: String,
+        room: OwnedSemaphorePermit,
+        reply: oneshot::Sender<Result<Ack, Error>>,
+    },
+    Read {
+        topic: String,
+        range: Range,
+        reply: oneshot::Sender<Result<Page, Error>>,
+    },
+    Listen(Listen),
+    Leave {
+        topic: String,
+        listener: u64,
+    },
+    Wake,
+    Reconnect,
+    Close,
+}
+
+/// A new subscription.
+#[derive(Debug)]
+pub(crate) struct Listen {
+    pub(crate) topic: String,
+    pub(crate) listener: u64,
+    pub(crate) start: Start,
+    pub(crate) heard: mpsc::UnboundedSender<Heard>,
+    pub(crate) ready: oneshot::Sender<Result<Ready, Error>>,
+}
+
+/// What a subscription hears.
+#[derive(Debug)]
+pub(crate) enum Heard {
+    Message(Message),
+    /// The subscription is here now, without a message.
+    Position(Position),
+}
+
+/// What happens to a connection.
+#[derive(Debug)]
+pub(crate) enum Input {
+    Opened,
+    Text(String),
+    Ended(End),
+}
+
+/// Why a connection ended, or did not begin.
+#[derive(Debug)]
+pub(crate) struct End {
+    pub(crate) reason: String,
+    /// The code of a close frame.
+    pub(crate) code: Option<u16>,
+    /// The server, or something else that answers at its address, does not want this client.
+    pub(crate) is_refused: bool,
+}
+
+impl End {
+    pub(crate) fn new(reason: impl Into<String>) -> Self {
+        Self { reason: reason.into(), code: None, is_refused: false }
+    }
+}
+
+/// What the driver has to do.
+#[derive(Debug)]
+pub(crate) enum Effect {
+    Open(ConnectionId, Attempt),
+    Send(ConnectionId, String),
+    Close(ConnectionId),
+}
+
+/// What is due later. A timer whose cause is gone does nothing.
+#[derive(Debug)]
+pub(crate) enum Timer {
+    Open(String),
+    Handshake(ConnectionId),
+    Stable(ConnectionId),
+    Rotate(ConnectionId),
+    Retire(ConnectionId),
+    Beat(ConnectionId, Instant),
+    Answer(String, u64),
+    Pump,
+    Fill(String, u64),
+    Resume(Vec<(String, u64)>),
+    Left(String),
+}
+
+/// A connection that is open, or being opened.
+#[derive(Debug, Default)]
+pub(crate) struct Connection {
+    /// The topics without history, by the ids of their subscribe frames: their data frames name no topic.
+    pub(crate) named: HashMap<String, String>,
+    heard_at: Option<Instant>,
+    /// A ping waits for its pong.
+    is_checking: bool,
+    /// The server has answered as Switchboard does.
+    is_answered: bool,
+    pub(crate) is_retired: bool,
+}
+
+/// What waits for an answer on its connection.
+#[derive(Debug)]
+struct Request {
+    connection: ConnectionId,
+    serial: u64,
+    purpose: Purpose,
+}
+
+#[derive(Debug)]
+pub(crate) enum Purpose {
+    /// Whether the connection is alive.
+    Check(Instant),
+    /// Whether the connection is unknown, or only its user. The other request got the frame.
+    Probe(Box<Purpose>, Box<Frame>),
+    /// The topics, and where each of them was.
+    Subscribe(Vec<(String, Option<Position>)>),
+    Unsubscribe(String),
+    /// Something in the outbox.
+    Item(u64),
+}
+
+impl Purpose {
+    fn is_ping(&self) -> bool {
+        matches!(self, Self::Check(_) | Self::Probe(..))
+    }
+}
+
+/// A message without an ack, or a question for history. It survives its connection.
+#[derive(Debug)]
+struct Item {
+    id: String,
+    /// Frames of one lane go one after another, because the server works on frames in parallel.
+    lane: Option<String>,
+    text: String,
+    is_message: bool,
+    /// It was sent before.
+    is_repeated: bool,
+    connection: Option<ConnectionId>,
+    reply: Reply,
+}
+
+/// Who waits for the answer of an item.
+#[derive(Debug)]
+pub(crate) enum Reply {
+    /// The permit's end gives the room back.
+    Ack(oneshot::Sender<Result<Ack, Error>>, OwnedSemaphorePermit),
+    Page(String, oneshot::Sender<Result<Page, Error>>),
+    Fill {
+        topic: String,
+        key: u64,
+        from: Position,
+    },
+    CatchUp {
+        topic: String,
+        listener: u64,
+    },
+}
+
+/// The client without its sockets.
+#[derive(Debug)]
+pub(crate) struct Machine {
+    pub(crate) options: Options,
+    pub(crate) now: Instant,
+    state: watch::Sender<State>,
+    events: mpsc::UnboundedSender<Event>,
+    pub(crate) effects: Vec<Effect>,
+    timers: BTreeMap<(Instant, u64), Timer>,
+    /// Numbers that are used once: for timers, connections, topics and ids.
+    last_serial: u64,
+    prefix: String,
+    pub(crate) connections: HashMap<ConnectionId, Connection>,
+    /// The connection in use, the one that is being opened, and the one that a rotation replaced.
+    pub(crate) current: Option<ConnectionId>,
+    pub(crate) next: Option<ConnectionId>,
+    pub(crate) old: Option<ConnectionId>,
+    /// The next attempt.
+    waiting: Option<u64>,
+    attempts: u32,
+    refused: u32,
+    requests: HashMap<String, Request>,
+    outbox: BTreeMap<u64, Item>,
+    /// While the server is busy: the next try, and how often it was busy in a row.
+    pause: Option<u64>,
+    errors: u32,
+    /// How many messages may wait for their answers.
+    room: usize,
+    pub(crate) topics: BTreeMap<String, Topic>,
+    /// Messages without a position that one of two open connections delivered, while the other may bring a copy.
+    pub(crate) twins: Vec<Twin>,
+    pub(crate) pings: u64,
+    /// Subscriptions have changed, and the server has not heard of that.
+    is_stale: bool,
+}
+
+impl Machine {
+    pub(crate) fn new(
+        options: Options,
+        now: Instant,
+        state: watch::Sender<State>,
+        events: mpsc::UnboundedSender<Event>,
+        prefix: String,
+    ) -> Self {
+        let mut machine = Self {
+            options,
+            now,
+            state,
+            events,
+            effects: Vec::new(),
+            timers: BTreeMap::new(),
+            last_serial: 0,
+            prefix,
+            connections: HashMap::new(),
+            current: None,
+            next: None,
+            old: None,
+            waiting: None,
+            attempts: 0,
+            refused: 0,
+            requests: HashMap::new(),
+            outbox: BTreeMap::new(),
+            pause: None,
+            errors: 0,
+            room: AT_ONCE,
+            topics: BTreeMap::new(),
+            twins: Vec::new(),
+            pings: 0,
+            is_stale: false,
+        };
+        machine.emit(Event::Connecting { attempt: 1, delay: Duration::ZERO, reason: None });
+        machine.open(None);
+        machine
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        *self.state.borrow() == State::Closed
+    }
+
+    /// When the next timer is due.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.timers.keys().next().map(|(at, _)| *at)
+    }
+
+    /// Does what is due.
+    pub(crate) fn tick(&mut self, now: Instant) {
+        self.now = now;
+        while let Some(entry) = self.timers.first_entry().filter(|entry| entry.key().0 <= now) {
+            let ((_, serial), timer) = entry.remove_entry();
+            self.fire(serial, timer);
+        }
+        if std::mem::take(&mut self.is_stale) {
+            self.sync();
+        }
+    }
+
+    pub(crate) fn command(&mut self, command: Command) {
+        match command {
+            Command::Post { lane, id, text, room, reply } => {
+                if self.outbox.values().any(|item| item.id == id) {
+                    let message = format!("A message with the id {id} still waits for its ack.");
+                    let _ = reply.send(Err(Error::new("invalid_field", message)));
+                    return;
+                }
+                self.put(Some(lane), id, text, true, Reply::Ack(reply, room));
+            }
+            Command::Read { topic, range, reply } => {
+                let reply = Reply::Page(topic.clone(), reply);
+                self.read(&topic, &range, reply);
+            }
+            Command::Listen(listen) => self.listen(listen),
+            Command::Leave { topic, listener } => self.unlisten(&topic, listener),
+            Command::Wake if self.waiting.is_some() && self.current.is_none() => {
+                self.open(Some("The network or the application is back.".to_owned()));
+            }
+            Command::Wake => self.check(),
+            Command::Reconnect => {
+                if let Some(current) = self.current {
+                    self.end(current, End::new("The application asked for a new connection."));
+                }
+            }
+            Command::Close => self.close("closed", "The application closed the client."),
+        }
+    }
+
+    pub(crate) fn input(&mut self, connection: ConnectionId, input: Input) {
+        if !self.connections.contains_key(&connection) {
+            return;
+        }
+        match input {
+            Input::Opened => self.opened(connection),
+            Input::Text(text) => self.hear(connection, &text),
+            Input::Ended(end) => self.end(connection, end),
+        }
+    }
+
+    pub(crate) fn emit(&self, event: Event) {
+        // The application need not listen.
+        let _ = self.events.send(event);
+    }
+
+    pub(crate) fn after(&mut self, delay: Duration, timer: Timer) -> u64 {
+        let serial = self.serial();
+        self.timers.insert((self.now + delay, serial), timer);
+        serial
+    }
+
+    pub(crate) fn serial(&mut self) -> u64 {
+        self.last_serial += 1;
+        self.last_serial
+    }
+
+    pub(crate) fn new_id(&mut self) -> String {
+        let serial = self.serial();
+        format!("{}-{serial}", self.prefix)
+    }
+
+    /// The frame has to be sent to the server, but other commands may still change it.
+    pub(crate) fn changed(&mut self) {
+        self.is_stale = true;
+    }
+
+    pub(crate) fn back_off(&self, tries: u32) -> Duration {
+        self.options.max_delay.min(PAUSE * 2_u32.pow(tries.min(20))).mul_f64(fastrand::f64())
+    }
+
+    fn fire(&mut self, serial: u64, timer: Timer) {
+        match timer {
+            Timer::Open(reason) if self.waiting == Some(serial) => self.open(Some(reason)),
+            Timer::Handshake(connection) if self.next == Some(connection) => {
+                self.end(connection, End::new("The handshake took too long."));
+            }
+            Timer::Stable(connection) if self.current == Some(connection) => self.attempts = 0,
+            Timer::Rotate(connection) if self.current == Some(connection) && !self.is_opening() => {
+                self.open(Some("rotation".to_owned()));
+            }
+            Timer::Retire(connection) if self.old == Some(connection) => self.end(connection, End::new("")),
+            Timer::Beat(connection, since) if self.current == Some(connection) => self.beat(connection, since),
+            Timer::Answer(id, asked) if self.requests.get(&id).is_some_and(|request| request.serial == asked) => {
+                let Some(request) = self.requests.remove(&id) else { return };
+                if !request.purpose.is_ping() {
+                    self.check();
+                }
+                self.lost(request.connection, request.purpose);
+            }
+            Timer::Pump if self.pause == Some(serial) => {
+                self.pause = None;
+                self.pump();
+            }
+            Timer::Fill(topic, key) => self.due(&topic, key, serial),
+            Timer::Resume(topics) => self.resumed(&topics),
+            Timer::Left(topic) => self.left(&topic, false),
+            _ => {}
+        }
+    }
+
+    // ---- Connections ------------------------------------------------------------------------------------------------
+
+    /// Opens a connection. If there is one, both are open until the new one has taken over.
+    fn open(&mut self, reason: Option<String>) {
+        self.waiting = None;
+        self.attempts += 1;
+        let connection = self.serial();
+        self.connections.insert(connection, Connection::default());
+        self.next = Some(connection);
+        self.after(3 * self.options.timeout, Timer::Handshake(connection));
+        self.effects.push(Effect::Open(connection, Attempt { number: self.attempts, reason }));
+    }
+
+    /// Whether an attempt is under way, or will be.
+    fn is_opening(&self) -> bool {
+        self.next.is_some() || self.waiting.is_some()
+    }
+
+    fn opened(&mut self, connection: ConnectionId) {
+        if let Some(old) = self.old {
+            self.end(old, End::new(""));
+        }
+        self.old = self.current.replace(connection);
+        self.next = None;
+        self.state.send_replace(State::Connected);
+        // A million clients that connected in the same second would rotate at 463 connections a second.
+        self.after(self.options.lifetime.mul_f64(0.65 + 0.3 * fastrand::f64()), Timer::Rotate(connection));
+        // A connection that does not answer has ended by then.
+        self.after(3 * self.options.timeout, Timer::Stable(connection));
+        self.next_beat(connection);
+        self.emit(Event::Connected { is_rotated: self.old.is_some() });
+        self.sync();
+        self.pump();
+    }
+
+    fn end(&mut self, connection: ConnectionId, end: End) {
+        if self.connections.remove(&connection).is_none() {
+            return;
+        }
+        self.effects.push(Effect::Close(connection));
+        let is_old = self.old == Some(connection);
+        for place in [&mut self.old, &mut self.current, &mut self.next] {
+            if *place == Some(connection) {
+                *place = None;
+            }
+        }
+        if end.code == Some(1009) {
+            let sent = self.outbox.iter().filter(|(_, item)| item.connection == Some(connection));
+            let largest = sent.max_by_key(|(_, item)| item.text.len()).map(|(number, _)| *number);
+            if let Some(number) = largest {
+                self.settle(number, Err(Error::new("too_large", "The gateway found the message too large.")));
+            }
+        }
+        let requests: Vec<_> = self.requests.extract_if(|_, request| request.connection == connection).collect();
+        for (_, request) in requests {
+            self.lost(connection, request.purpose);
+        }
+        if is_old || self.is_closed() {
+            return;
+        }
+        if end.is_refused {
+            self.refuse(&end.reason);
+        }
+        if self.is_closed() {
+            return;
+        }
+        let mut delay = Duration::ZERO;
+        if !self.is_opening() {
+            delay = self.back_off(self.attempts);
+            self.waiting = Some(self.after(delay, Timer::Open(end.reason.clone())));
+        }
+        if self.current.is_none() {
+            self.state.send_replace(State::Connecting);
+            let attempt = self.attempts + u32::from(self.next.is_none());
+            self.emit(Event::Connecting { attempt, delay, reason: Some(end.reason) });
+        }
+    }
+
+    fn refuse(&mut self, reason: &str) {
+        self.refused += 1;
+        if self.refused >= self.options.refusals && self.current.is_none() {
+            let count = self.refused;
+            let words = "connections in a row. The token or the address may be wrong.";
+            self.close("refused", &format!("The server refused {count} {words} {reason}"));
+        }
+    }
+
+    fn close(&mut self, code: &str, reason: &str) {
+        if self.is_closed() {
+            return;
+        }
+        self.state.send_replace(State::Closed);
+        let error = Error::new(code, reason);
+        for (_, item) in std::mem::take(&mut self.outbox) {
+            match item.reply {
+                Reply::Ack(reply, _) => drop(reply.send(Err(error.clone()))),
+                Reply::Page(_, reply) => drop(reply.send(Err(error.clone()))),
+                Reply::Fill { .. } | Reply::CatchUp { .. } => {}
+            }
+        }
+        for (_, topic) in std::mem::take(&mut self.topics) {
+            topic.refuse(&error);
+        }
+        self.requests.clear();
+        for connection in [self.old, self.next, self.current].into_iter().flatten() {
+            self.end(connection, End::new(reason));
+        }
+        self.emit(Event::Closed { code: code.to_owned(), reason: reason.to_owned() });
+    }
+
+    fn next_beat(&mut self, connection: ConnectionId) {
+        let delay = self.options.heartbeat.mul_f64(0.8 + 0.2 * fastrand::f64());
+        self.after(delay, Timer::Beat(connection, self.now));
+    }
+
+    /// Pings. It is quiet, which costs less, if the server was heard since the ping before.
+    fn beat(&mut self, connection: ConnectionId, since: Instant) {
+        self.next_beat(connection);
+        if self.connections[&connection].heard_at.is_some_and(|at| at > since) {
+            let mut ping = self.ping();
+            ping["quiet"] = json!(true);
+            self.effects.push(Effect::Send(connection, ping.to_string()));
+        } else {
+            self.check();
+        }
+    }
+
+    /// Finds out whether the connection is alive.
+    pub(crate) fn check(&mut self) {
+        let Some((current, connection)) = self.current.and_then(|id| Some((id, self.connections.get_mut(&id)?))) else {
+            return;
+        };
+        if !std::mem::replace(&mut connection.is_checking, true) {
+            let ping = self.ping();
+            self.ask(current, ping, Purpose::Check(self.now));
+        }
+    }
+
+    // ---- Requests ---------------------------------------------------------------------------------------------------
+
+    /// Sends a frame. Then either `done` gets the answer, or `lost` is called. Returns the frame's id.
+    pub(crate) fn ask(&mut self, connection: ConnectionId, mut frame: Value, purpose: Purpose) -> String {
+        let id = self.new_id();
+        frame["id"] = json!(id);
+        self.send(connection, id.clone(), frame.to_string(), purpose);
+        id
+    }
+
+    fn send(&mut self, connection: ConnectionId, id: String, text: String, purpose: Purpose) {
+        let serial = self.serial();
+        self.after(self.options.timeout, Timer::Answer(id.clone(), serial));
+        self.requests.insert(id, Request { connection, serial, purpose });
+        self.effects.push(Effect::Send(connection, text));
+    }
+
+    /// No answer came.
+    fn lost(&mut self, connection: ConnectionId, purpose: Purpose) {
+        match purpose {
+            Purpose::Check(at) => {
+                let Some(state) = self.connections.get_mut(&connection) else { return };
+                state.is_checking = false;
+                if state.heard_at.is_some_and(|heard| heard >= at) {
+                    return;
+                }
+                // The timer came much too late, so this machine slept. The answer may be there in a moment.
+                if self.now - at > 2 * self.options.timeout {
+                    return self.check();
+                }
+                let is_refused = !state.is_answered;
+                self.end(connection, End { is_refused, ..End::new("The server does not answer.") });
+            }
+            Purpose::Probe(purpose, _) => self.lost(connection, *purpose),
+            Purpose::Subscribe(topics) => self.subscribe_lost(connection, &topics),
+            Purpose::Unsubscribe(topic) => self.left(&topic, false),
+            Purpose::Item(number) => {
+                if let Some(item) = self.outbox.get_mut(&number) {
+                    item.connection = None;
+                }
+                self.pump();
+            }
+        }
+    }
+
+    fn done(&mut self, connection: ConnectionId, id: &str, purpose: Purpose, frame: Frame) {
+        match purpose {
+            Purpose::Check(_) => {
+                if let Some(connection) = self.connections.get_mut(&connection) {
+                    connection.is_checking = false;
+                }
+            }
+            Purpose::Probe(purpose, frame) => self.done(connection, id, *purpose, *frame),
+            Purpose::Subscribe(topics) => self.subscribe_done(connection, id, &topics, &frame),
+            Purpose::Unsubscribe(topic) if frame.temporary => {
+                let delay = self.left_later(&topic);
+                self.after(delay, Timer::Left(topic));
+            }
+            Purpose::Unsubscribe(topic) => self.left(&topic, true),
+            Purpose::Item(number) => self.answered(number, frame),
+        }
+    }
+
+    fn hear(&mut self, id: ConnectionId, text: &str) {
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        connection.heard_at = Some(self.now);
+        let Ok(frame) = serde_json::from_str::<Frame>(text) else {
+            let is_object = serde_json::from_str::<serde_json::Map<_, _>>(text).is_ok();
+            if !is_object && !connection.is_answered {
+                let start: String = text.chars().take(80).collect();
+                let reason = format!("The server does not answer as Switchboard does. It sent: {start}");
+                self.end(id, End { is_refused: true, ..End::new(reason) });
+            }
+            return;
+        };
+        let kind = frame.kind.as_deref().unwrap_or_default();
+        let is_answer = matches!(kind, "ack" | "error" | "history" | "pong");
+        if is_answer || kind == "data" {
+            connection.is_answered = true;
+            self.refused = 0;
+        }
+        if kind == "data" {
+            let named = || connection.named.get(frame.id.as_ref()?).cloned();
+            let topic = frame.topic.clone().filter(|topic| self.topics.contains_key(topic)).or_else(named);
+            let data = frame.payload.data;
+            if let Some((topic, data)) = topic.zip(data) {
+                let name = frame.topic.unwrap_or_else(|| topic.clone());
+                let position = frame.epoch.zip(frame.seq).map(|(epoch, seq)| Position { epoch, seq });
+                self.take(id, &topic, Message { topic: name, data, sender_id: frame.sender_id, position, at: None });
+            }
+            return;
+        }
+        if frame.kind.is_none() && frame.sender_id.is_some() {
+            if let Some(data) = frame.body {
+                let position = frame.epoch.zip(frame.seq).map(|(epoch, seq)| Position { epoch, seq });
+                let topic = "@me".to_owned();
+                self.take(id, "@me", Message { topic, data, sender_id: frame.sender_id, position, at: None });
+            }
+            return;
+        }
+        if frame.kind.is_none() && !frame.message.is_empty() {
+            // The gateway's own error frames have no id. What they are about is repeated when its time is over.
+            return self.emit(Event::Busy { reason: frame.message });
+        }
+        for (topic, position) in &frame.behind {
+            self.is_behind(topic, position);
+        }
+
+        let asked = frame.id.clone().unwrap_or_default();
+        let purpose = self.requests.get(&asked).map(|request| &request.purpose);
+        let is_unknown = kind == "error" && frame.code.as_deref() == Some("unidentified");
+        // A ping without an id was quiet.
+        if is_unknown && (purpose.is_some_and(Purpose::is_ping) || frame.id.is_none()) {
+            return self.end(id, End::new(frame.error().message));
+        }
+        if !is_answer {
+            return;
+        }
+        if kind == "history" && matches!(purpose, Some(Purpose::Subscribe(_))) {
+            return self.offer_all(frame);
+        }
+        let Some(request) = self.requests.remove(&asked) else { return };
+        // Either the connection has no record, or a connection without a user asked for what needs one. A ping tells.
+        if is_unknown {
+            let probe = Purpose::Probe(Box::new(request.purpose), Box::new(frame));
+            self.ask(request.connection, json!({"type": "ping"}), probe);
+        } else {
+            self.done(request.connection, &asked, request.purpose, frame);
+        }
+    }
+
+    // ---- Messages to the server -------------------------------------------------------------------------------------
+
+    fn put(&mut self, lane: Option<String>, id: String, text: String, is_message: bool, reply: Reply) {
+        let number = self.serial();
+        let item = Item { id, lane, text, is_message, is_repeated: false, connection: None, reply };
+        self.outbox.insert(number, item);
+        self.pump();
+    }
+
+    /// Asks for a part of a topic's history.
+    pub(crate) fn read(&mut self, topic: &str, range: &Range, reply: Reply) {
+        let id = self.new_id();
+        let mut frame = json!(range);
+        frame["type"] = json!("history");
+        frame["topic"] = json!(topic);
+        frame["id"] = json!(id);
+        self.put(None, id, frame.to_string(), false, reply);
+    }
+
+    /// Sends what waits.
+    fn pump(&mut self) {
+        let (Some(current), None) = (self.current, self.pause) else { return };
+        let (mut lanes, mut ready, mut under_way) = (HashSet::new(), Vec::new(), 0);
+        for (number, item) in &self.outbox {
+            if under_way >= self.room {
+                break;
+            }
+            let is_free = item.lane.as_ref().is_none_or(|lane| lanes.insert(lane));
+            if item.connection.is_none() && is_free {
+                ready.push(*number);
+            }
+            under_way += usize::from(item.connection.is_some() || is_free);
+        }
+        for number in ready {
+            let Some(item) = self.outbox.get_mut(&number) else { continue };
+            item.connection = Some(current);
+            let text = match item.is_repeated {
+                true => format!("{},\"again\":true}}", &item.text[..item.text.len() - 1]),
+                false => item.text.clone(),
+            };
+            item.is_repeated = item.is_message;
+            let id = item.id.clone();
+            self.send(current, id, text, Purpose::Item(number));
+        }
+    }
+
+    fn answered(&mut self, number: u64, frame: Frame) {
+        if !frame.temporary {
+            self.errors = 0;
+            self.room = AT_ONCE.min(self.room + 1);
+            let result = if frame.is("error") { Err(frame.error()) } else { Ok(frame) };
+            return self.settle(number, result);
+        }
+        // The server has too much to do, or this client sends too fast. So it waits, and then begins with little.
+        self.emit(Event::Busy { reason: frame.message });
+        if let Some(item) = self.outbox.get_mut(&number) {
+            item.connection = None;
+        }
+        self.room = 1;
+        if self.pause.is_none() {
+            self.errors += 1;
+            let delay = PAUSE + self.back_off(self.errors);
+            self.pause = Some(self.after(delay, Timer::Pump));
+        }
+    }
+
+    fn settle(&mut self, number: u64, result: Result<Frame, Error>) {
+        let Some(item) = self.outbox.remove(&number) else { return };
+        match item.reply {
+            Reply::Ack(reply, _room) => drop(reply.send(result.map(Frame::ack))),
+            Reply::Page(topic, reply) => drop(reply.send(result.map(|frame| frame.page(&topic)))),
+            Reply::Fill { topic, key, from } => self.filled(&topic, key, &from, result),
+            Reply::CatchUp { topic, listener } => self.caught_up(&topic, listener, result),
+        }
+        self.pump();
+    }
+}

@@ -1,0 +1,142 @@
+//! The log of a function: lines of JSON on the standard output, with one exception.
+//!
+//! An event that goes well writes nothing, because log lines are paid for by the byte, and there are millions of such events.
+//! Its [details](DETAIL) wait in memory. The first line of the level ERROR writes them in front of itself, so a fault is
+//! complete. The next event forgets them. One event in `LOG_ONE_IN` writes its details at once, and at the level DEBUG each one does.
+//!
+//! Details have the level INFO. Lambda drops lines below the level of the function, and it would drop those of the level DEBUG
+//! also when they come with a fault.
+
+use std::collections::VecDeque;
+use std::io::{self, Write};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use lambda_runtime::tracing::subscriber::fmt::MakeWriter;
+use lambda_runtime::tracing::{self, Level, Metadata, error, warn};
+
+use crate::Error;
+
+/// The target of lines about an event that nobody needs if it goes well: `info!(target: DETAIL, …)`.
+pub const DETAIL: &str = "detail";
+
+/// The details of one event take at most this much memory. The oldest ones go first.
+const MAX_BYTES: usize = 16 * 1024;
+
+/// The details of the event that is being served. An execution environment serves one at a time.
+static DETAILS: Mutex<Details> = Mutex::new(Details { lines: VecDeque::new(), bytes: 0, are_written: true });
+
+struct Details {
+    lines: VecDeque<Vec<u8>>,
+    bytes: usize,
+    /// Whether they go to the log at once. That is so until the first event begins.
+    are_written: bool,
+}
+
+impl Details {
+    fn lock() -> MutexGuard<'static, Self> {
+        DETAILS.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn keep(&mut self, line: &[u8]) {
+        self.bytes += line.len();
+        self.lines.push_back(line.to_vec());
+        while self.bytes > MAX_BYTES {
+            self.bytes -= self.lines.pop_front().map_or(self.bytes, |line| line.len());
+        }
+    }
+
+    /// Writes what is there, and lets what follows go to the log at once.
+    fn write(&mut self, log: &mut impl Write) -> io::Result<()> {
+        self.are_written = true;
+        self.bytes = 0;
+        self.lines.drain(..).try_for_each(|line| log.write_all(&line))
+    }
+}
+
+/// Starts the log. Every `main` does this first, so that a wrong configuration is logged as well.
+pub fn start() {
+    tracing::init_default_subscriber_with_writer(Writers);
+    if tracing::enabled!(Level::TRACE) {
+        warn!("the log level is TRACE: the log shows whole events, with bodies and tokens");
+    }
+}
+
+/// Logs why a function cannot start. Lambda itself only sees that the process ends.
+pub fn cannot_start(error: &Error) {
+    error!(outcome = error.error_type(), %error, "the function cannot start");
+}
+
+/// An event begins. One in `one_in` writes its details at once; zero means that none does.
+pub fn begin_event(one_in: u32) {
+    let is_chosen = one_in > 0 && fastrand::u32(..one_in) == 0;
+    *Details::lock() =
+        Details { lines: VecDeque::new(), bytes: 0, are_written: is_chosen || tracing::enabled!(Level::DEBUG) };
+}
+
+struct Writers;
+
+/// Writes one line.
+enum Line {
+    Now,
+    /// It is written with the next fault.
+    Later,
+}
+
+impl MakeWriter<'_> for Writers {
+    type Writer = Line;
+
+    fn make_writer(&self) -> Line {
+        Line::Now
+    }
+
+    fn make_writer_for(&self, line: &Metadata<'_>) -> Line {
+        let mut details = Details::lock();
+        if *line.level() == Level::ERROR {
+            // A log that cannot be written to is no reason to fail an event.
+            let _ = details.write(&mut io::stdout().lock());
+        }
+        if line.target() == DETAIL && !details.are_written { Line::Later } else { Line::Now }
+    }
+}
+
+impl Write for Line {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Now => return io::stdout().lock().write(line),
+            Self::Later => Details::lock().keep(line),
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stdout().flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_details_are_kept_and_written_once() {
+        let mut details = Details { lines: VecDeque::new(), bytes: 0, are_written: false };
+        for line in 0..5 {
+            details.keep(format!("{line}{}\n", "x".repeat(MAX_BYTES / 3)).as_bytes());
+        }
+        assert!(details.bytes <= MAX_BYTES, "{}", details.bytes);
+        let mut log = Vec::new();
+        details.write(&mut log).unwrap();
+        let firsts: Vec<_> = String::from_utf8(log).unwrap().lines().map(|line| line[..1].to_owned()).collect();
+        assert_eq!(firsts, ["3", "4"]);
+        let mut nothing = Vec::new();
+        details.write(&mut nothing).unwrap();
+        assert_eq!((nothing, details.are_written), (Vec::new(), true));
+    }
+
+    #[test]
+    fn a_line_that_is_larger_than_everything_is_dropped() {
+        let mut details = Details { lines: VecDeque::new(), bytes: 0, are_written: false };
+        details.keep(&vec![b'x'; MAX_BYTES + 1]);
+        assert_eq!((details.lines.len(), details.bytes), (0, 0));
+    }
+}
