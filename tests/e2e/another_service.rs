@@ -84,7 +84,7 @@ async fn a_function_that_somebody_debugs_waits_for_the_debugger_and_has_no_time_
     stack.logged(1, &["nap |", r#""routeKey":"parrot/sleep""#]).await;
     client.send(json!({"service": "parrot", "do": "sleep", "ms": 0})).await;
     stack.logged(2, &["nap |", r#""routeKey":"parrot/sleep""#]).await;
-    assert_eq!(stack.log(&["nap |", "cold start"]).len(), 1);
+    assert_eq!(stack.log(&["nap | process"]).len(), 1);
     assert!(stack.log(&["timed out"]).is_empty());
 
     let mut unknown = command(&["--config", "tests/fixture/serverless.yml", "--debug", "parrot"]);
