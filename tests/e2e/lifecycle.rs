@@ -257,7 +257,7 @@ async fn a_broken_serverless_yml_is_one_clear_line() {
     let path = folder.path().join("serverless.yml");
     for (content, names) in [
         ("service: [", "serverless.yml"),
-        ("service: xy\nprovider: {name: aws}\nfunctions: {a: {handler: a, evnts: []}}\n", "functions.a"),
+        ("service: xy\nprovider: {name: aws}\nfunctions: {a: {handler: a, events: [websocket: $x]}}\n", "functions.a"),
     ] {
         std::fs::write(&path, content).unwrap();
         let text = says(command(&["--config", path.to_str().unwrap()])).await;

@@ -4,6 +4,8 @@
 //! and for their clients. It has no knowledge of any particular service.
 
 pub mod access;
+pub mod binaries;
+pub mod check;
 mod duration;
 mod dynamodb_proxy;
 pub mod faults;

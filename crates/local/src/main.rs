@@ -8,10 +8,12 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use switchboard_local::access;
+use switchboard_local::binaries;
+use switchboard_local::check;
 use switchboard_local::faults;
 use switchboard_local::gateway::{self, KeySource};
 use switchboard_local::lambda;
-use switchboard_local::service::{self, Service};
+use switchboard_local::service::{self, Reading, Service, ServiceErrors};
 use switchboard_local::stack::{self, Stack};
 use switchboard_local::terminal::{self, LogFormat};
 use switchboard_local::web;
@@ -22,12 +24,21 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 #[derive(Debug, Parser)]
 #[command(name = "switchboard-local")]
 struct Arguments {
-    /// The service to run.
-    #[arg(long, default_value = "serverless.yml", value_name = "FILE")]
-    config: PathBuf,
+    /// The service to run [default: serverless.yml, .yaml or .json].
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Say what would run, what is ignored and what is refused, and start nothing. With a refusal the exit code is 1.
+    #[arg(long)]
+    check: bool,
     /// The stage. It overrides the one that the service names.
     #[arg(long)]
     stage: Option<String>,
+    /// The region. It overrides the one that the service names.
+    #[arg(long)]
+    region: Option<String>,
+    /// A value of `${param:NAME}`. It overrides the service's, and may be repeated.
+    #[arg(long, value_name = "NAME=VALUE", value_parser = value)]
+    param: Vec<(String, String)>,
     /// The gateway's port, for clients and for @connections; 0 chooses a free one.
     #[arg(long, default_value_t = 3001)]
     port: u16,
@@ -37,7 +48,8 @@ struct Arguments {
     /// Keep the tables in this folder. Without it they are in memory and lost at the end.
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
-    /// The folder of the functions' binaries, each named like its `handler` [default: the folder of this program].
+    /// The folder of the functions' binaries, each named like its `handler`, or in a folder of that name [default:
+    /// `target/debug`, `target/lambda` and `target/release` of the service, and the folder of this program].
     #[arg(long, value_name = "DIR")]
     binaries: Option<PathBuf>,
     /// Check no permissions: every function may do everything.
@@ -91,6 +103,18 @@ fn variable(text: &str) -> Result<(String, String), String> {
     }
 }
 
+fn value(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').filter(|(name, _)| !name.is_empty()).ok_or("expected NAME=VALUE")?;
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+/// Returns the file that the framework would read.
+fn default_config() -> PathBuf {
+    let names = ["yml", "yaml", "json", "ts", "js"].map(|extension| PathBuf::from(format!("serverless.{extension}")));
+    let [default, ..] = &names;
+    names.iter().find(|name| name.is_file()).unwrap_or(default).clone()
+}
+
 /// The value is in a file, because every user of this machine can see arguments.
 fn parameter(text: &str) -> Result<(String, PathBuf), String> {
     let (name, file) = text.split_once('=').filter(|(name, _)| !name.is_empty()).ok_or("expected NAME=FILE")?;
@@ -108,7 +132,7 @@ async fn main() -> ExitCode {
         }
     }));
     match run(Arguments::parse()).await {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             let mut text = error.to_string();
             let mut cause = error.source();
@@ -116,21 +140,41 @@ async fn main() -> ExitCode {
                 text = format!("{text}: {error}");
                 cause = error.source();
             }
-            terminal::error(&format!("switchboard-local: {text}"));
+            text.lines().for_each(|line| terminal::error(&format!("switchboard-local: {line}")));
             ExitCode::FAILURE
         }
     }
 }
 
-async fn run(arguments: Arguments) -> Result<(), Box<dyn Error>> {
-    let service_settings =
-        service::Settings { stage: arguments.stage, environment: environment(), no_iam: arguments.no_iam };
-    let service = Service::load(&arguments.config, &service_settings)?;
-    terminal::set_up(arguments.log_format, service.functions.keys().map(String::as_str));
-    let binaries = match arguments.binaries {
-        Some(folder) => folder,
-        None => std::env::current_exe()?.parent().map(PathBuf::from).unwrap_or_default(),
+async fn run(arguments: Arguments) -> Result<ExitCode, Box<dyn Error>> {
+    let variables: BTreeMap<_, _> = arguments.env.into_iter().collect();
+    let service_settings = service::Settings {
+        stage: arguments.stage,
+        region: arguments.region,
+        parameters: arguments.param.into_iter().collect(),
+        environment: environment(),
+        variables: variables.clone(),
+        no_iam: arguments.no_iam,
     };
+    let config = arguments.config.unwrap_or_else(default_config);
+    let reading = Reading::of(&config, &service_settings);
+    let binaries = match arguments.binaries {
+        Some(folder) => vec![folder],
+        None => binaries::default_folders(&std::env::current_exe()?, &config),
+    };
+    if arguments.check {
+        check::describe(&reading, &binaries).iter().for_each(|line| terminal::plain(line));
+        return Ok(if reading.refused.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+    }
+    let service = match reading.service {
+        Some(service) if reading.refused.is_empty() => service,
+        _ => {
+            // An ignored key may be the reason for what is missing.
+            reading.ignored.iter().for_each(|part| terminal::line("service", &part.to_string()));
+            return Err(ServiceErrors(reading.refused).into());
+        }
+    };
+    terminal::set_up(arguments.log_format, service.functions.keys().map(String::as_str));
     let settings = stack::Settings {
         port: arguments.port,
         dynamodb_port: arguments.dynamodb_port,
@@ -143,13 +187,17 @@ async fn run(arguments: Arguments) -> Result<(), Box<dyn Error>> {
         lambda: arguments.lambda,
         gateway: arguments.gateway,
         faults: arguments.faults,
-        environment: arguments.env.into_iter().collect(),
+        environment: variables,
     };
     let stack = Stack::new(&service, &settings).await?;
     // A signal counts from here on: who reads that the stack is ready may end it at once.
     let (interrupt, terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     announce(&service, &stack, &settings, arguments.query.as_deref());
-    Ok(stack.run(ended(interrupt, terminate)).await?)
+    for part in reading.ignored {
+        terminal::line("service", &part.to_string());
+    }
+    stack.run(ended(interrupt, terminate)).await?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Resolves at Ctrl-C or at a SIGTERM. A second Ctrl-C ends the process at once.
@@ -171,9 +219,11 @@ fn announce(service: &Service, stack: &Stack, settings: &stack::Settings, query:
     let stage = &api.stage;
     let gateway = stack.gateway_address.port();
     let dynamodb = stack.dynamodb_address.port();
-    let functions = service.functions.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
     let tables = service.tables.iter().filter_map(|table| table.create_table["TableName"].as_str());
-    terminal::plain(&format!("{name}, stage {stage}: {functions} (from {})", settings.binaries.display()));
+    terminal::plain(&format!("{name}, stage {stage}"));
+    for (function, binary) in &stack.binaries {
+        terminal::plain(&format!("  {function}: {}", binary.display()));
+    }
     terminal::plain("");
     if let Some(address) = stack.web_address {
         let port = address.port();

@@ -13,6 +13,7 @@ use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinHandle;
 
 use crate::access::{self, Access};
+use crate::binaries;
 use crate::dynamodb_proxy::DynamodbProxy;
 use crate::faults::{self, Faults};
 use crate::gateway::{self, Gateway, Integration};
@@ -35,8 +36,8 @@ pub struct Settings {
     pub dynamodb_port: u16,
     /// The folder in which DynamoDB keeps its tables. Without it they are in memory.
     pub data_dir: Option<PathBuf>,
-    /// The folder of the functions' binaries.
-    pub binaries: PathBuf,
+    /// The folders in which the functions' binaries may be.
+    pub binaries: Vec<PathBuf>,
     /// The most execution environments of one function at a time.
     pub max_environments: usize,
     /// The file of each parameter of SSM.
@@ -74,7 +75,10 @@ pub enum Error {
         /// The folder.
         path: PathBuf,
     },
-    /// A function has no binary.
+    /// Functions have no binary.
+    #[error(transparent)]
+    Binaries(#[from] binaries::Missing),
+    /// A binary has disappeared.
     #[error(transparent)]
     Function(#[from] lambda::Error),
     /// DynamoDB does not start.
@@ -113,6 +117,8 @@ pub struct Stack {
     pub dynamodb_address: SocketAddr,
     /// The address of the web port, if there is one.
     pub web_address: Option<SocketAddr>,
+    /// The binary of each function.
+    pub binaries: Vec<(String, PathBuf)>,
 }
 
 impl Stack {
@@ -122,6 +128,7 @@ impl Stack {
     ///
     /// When one of these steps fails.
     pub async fn new(service: &Service, settings: &Settings) -> Result<Self, Error> {
+        let binaries = binaries::find_all(service, &settings.binaries)?;
         let (gateway_listener, gateway_address) = listen(settings.port, "--port").await?;
         let (dynamodb_listener, dynamodb_address) = listen(settings.dynamodb_port, "--dynamodb-port").await?;
         let (functions_listener, functions_address) = listen(0, "--dynamodb-port").await?;
@@ -146,7 +153,7 @@ impl Stack {
         let unreserved = Arc::new(Semaphore::new(settings.lambda.account_concurrency.saturating_sub(reserved)));
         let guard = Arc::<OrphanGuard>::default();
         let mut functions = BTreeMap::new();
-        for (key, function) in &service.functions {
+        for ((key, function), (_, binary)) in service.functions.iter().zip(&binaries) {
             let concurrency = function.reserved_concurrency.map(|reserved| Arc::new(Semaphore::new(reserved)));
             let concurrency = concurrency.unwrap_or_else(|| unreserved.clone());
             let function_settings = lambda::FunctionSettings {
@@ -154,6 +161,7 @@ impl Stack {
                 credentials: lambda::Credentials::of(key),
                 guard: guard.clone(),
                 inspector: inspector.clone(),
+                binary: binary.clone(),
                 ..function_settings(key, function, service, settings, &endpoints, concurrency)
             };
             functions.insert(key.as_str(), Arc::new(Function::new(function_settings)?));
@@ -223,6 +231,7 @@ impl Stack {
             web,
             gateway_address,
             dynamodb_address,
+            binaries,
         })
     }
 
@@ -321,7 +330,7 @@ fn function_settings(
         key: key.to_owned(),
         name: function.name.clone(),
         handler: function.handler.clone(),
-        binary: settings.binaries.join(&function.handler),
+        binary: PathBuf::new(),
         memory_size_mb: function.memory_size_mb,
         timeout: function.timeout,
         region: service.region.clone(),

@@ -23,8 +23,14 @@ const MAX_FILTER_PATTERNS: usize = 5;
 pub struct Settings {
     /// The `--stage` flag: `${opt:stage}`.
     pub stage: Option<String>,
+    /// The `--region` flag: `${opt:region}`. It overrides the provider's.
+    pub region: Option<String>,
+    /// The `--param` flags: `${param:NAME}`.
+    pub parameters: BTreeMap<String, String>,
     /// The process environment: `${env:NAME}`.
     pub environment: BTreeMap<String, String>,
+    /// The `--env` flags. The service's own values of these variables are not read.
+    pub variables: BTreeMap<String, String>,
     /// The `--no-iam` flag: roles are not read.
     pub no_iam: bool,
 }
@@ -34,10 +40,12 @@ pub struct Settings {
 pub struct Service {
     /// The `service` key.
     pub name: String,
-    /// `provider.region`, else `us-east-1`.
+    /// `--region`, else `provider.region`, else `us-east-1`.
     pub region: String,
-    /// The functions by their keys.
+    /// The functions that something invokes here, by their keys.
     pub functions: BTreeMap<String, Function>,
+    /// The keys of the functions that nothing invokes here.
+    pub idle_functions: BTreeSet<String>,
     /// The WebSocket API. Its functions are those of this service.
     pub api: Definition,
     /// The tables in the order of the templates, and in each of their logical ids.
@@ -49,8 +57,10 @@ pub struct Service {
 pub struct Function {
     /// The deployed name: `name`, else `{service}-{stage}-{key}`.
     pub name: String,
-    /// The name of its binary.
+    /// The name of its binary, in one of several forms.
     pub handler: String,
+    /// `package.artifact`, whose path may name the binary.
+    pub artifact: Option<String>,
     /// Its `role`, else the provider's, if that is an `AWS::IAM::Role` of the resources or made of statements and
     /// managed policies. A function without a role may do everything.
     pub role: Option<Arc<Role>>,

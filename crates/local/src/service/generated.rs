@@ -26,6 +26,10 @@ pub(super) struct Names<'a> {
     pub(super) functions: &'a BTreeMap<String, String>,
     /// The route keys.
     pub(super) routes: &'a BTreeSet<String>,
+    /// The values of the templates' parameters.
+    pub(super) parameters: BTreeMap<String, String>,
+    /// The plugins.
+    pub(super) plugins: &'a [String],
 }
 
 /// Returns the resources that a service may refer to, by logical id.
@@ -44,8 +48,22 @@ pub(super) fn resources(names: &Names<'_>) -> BTreeMap<String, Resource> {
         let normalized = normalized(key);
         generated.push((format!("{normalized}LambdaFunction"), kinds::FUNCTION, name.clone()));
         generated.push((format!("{normalized}LogGroup"), kinds::LOG_GROUP, format!("/aws/lambda/{name}")));
+        generated.push((integration_id(key), kinds::INTEGRATION, format!("integration-{key}")));
     }
     generated.into_iter().map(|(id, kind, name)| (id, Resource::new(kind, name))).collect()
+}
+
+/// Tells whether the framework generates a resource of this logical id for events that never come here.
+pub(super) fn is_generated_for_others(id: &str) -> bool {
+    ["HttpApi", "ApiGateway", "SNSTopic", "S3Bucket", "CloudFront", "CognitoUserPool"]
+        .iter()
+        .any(|prefix| id.starts_with(prefix))
+        || ["LambdaFunctionUrl", "LambdaVersion", "HttpApiAuthorizer"].iter().any(|part| id.contains(part))
+}
+
+/// Returns the logical id of the integration of a function's routes.
+pub(super) fn integration_id(function: &str) -> String {
+    format!("{}WebsocketsIntegration", normalized(function))
 }
 
 /// Returns the logical id of a route.

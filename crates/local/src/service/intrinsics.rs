@@ -1,8 +1,11 @@
 //! The [intrinsic
 //! functions](https://docs.aws.amazon.com/AWSCloudFormation/latest/TemplateReference/intrinsic-function-reference.html)
-//! `Ref`, `Fn::GetAtt`, `Fn::Sub`, `Fn::Join` and `Fn::If`, and the conditions of templates.
+//! that give texts and lists, and the conditions of templates.
 
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+
+use data_encoding::BASE64;
 
 use serde_json::{Map, Value};
 
@@ -16,6 +19,14 @@ pub(super) struct Intrinsics {
     pub(super) resources: Resources,
     /// The conditions by name.
     pub(super) conditions: BTreeMap<String, Placed>,
+    /// The mappings by name.
+    pub(super) mappings: BTreeMap<String, Value>,
+    /// Whether `#{Name}` in a text is a `Fn::Sub`, as the serverless-pseudo-parameters plugin has it.
+    pub(super) has_pseudo_parameters: bool,
+    /// The placeholders in the value that is being evaluated, if it may have any.
+    pub(super) placeholders: RefCell<Option<Vec<Problem>>>,
+    /// The logical ids in values that may have placeholders.
+    pub(super) used: RefCell<BTreeSet<String>>,
 }
 
 impl Intrinsics {
@@ -27,6 +38,37 @@ impl Intrinsics {
             Value::Null => Err(Problem::new(at, "expected a text, a number or a boolean, found nothing")),
             Value::Array(_) => Err(Problem::new(at, "expected a text, a number or a boolean, found a list")),
             Value::Object(_) => Err(Problem::new(at, "expected a text, a number or a boolean, found a mapping")),
+        }
+    }
+
+    /// Does the same as [`Self::text`], but `${Name}` stands for what only a deployment knows. Each such place has a problem
+    /// in the result.
+    pub(super) fn text_or_placeholder(&self, value: &Value, at: &KeyPath) -> Result<(String, Vec<Problem>), Problem> {
+        self.placeholders.replace(Some(Vec::new()));
+        let text = self.text(value, at);
+        let placeholders = self.placeholders.take().unwrap_or_default();
+        Ok((text?, placeholders))
+    }
+
+    /// Does the same as [`Self::evaluate`], with placeholders.
+    pub(super) fn evaluate_or_placeholder(&self, value: &Value, at: &KeyPath) -> Result<Value, Problem> {
+        self.placeholders.replace(Some(Vec::new()));
+        let value = self.evaluate(value, at);
+        self.placeholders.replace(None);
+        value
+    }
+
+    fn or_placeholder(&self, result: Result<String, Problem>, name: &str) -> Result<String, Problem> {
+        let mut placeholders = self.placeholders.borrow_mut();
+        if placeholders.is_some() {
+            self.used.borrow_mut().insert(name.split('.').next().unwrap_or(name).to_owned());
+        }
+        match (result, placeholders.as_mut()) {
+            (Err(problem), Some(placeholders)) if problem.is_unknown_here => {
+                placeholders.push(problem);
+                Ok(format!("${{{name}}}"))
+            }
+            (result, _) => result,
         }
     }
 
@@ -72,7 +114,7 @@ impl Intrinsics {
             Value::Object(entries) => match call(entries) {
                 Some(("Ref", Value::String(id))) if id == "AWS::NoValue" => Ok(None),
                 Some(("Fn::If", argument)) => self.choose(argument, &at.key("Fn::If")),
-                Some((name, argument)) => self.call(name, argument, &at.key(name)).map(|text| Some(text.into())),
+                Some((name, argument)) => self.call(name, argument, &at.key(name)).map(Some),
                 None => {
                     let entry = |(key, value): (&String, &Value)| {
                         let value = self.optional(value, &at.key(key)).transpose()?;
@@ -85,17 +127,42 @@ impl Intrinsics {
                 let item = |(index, item)| self.optional(item, &at.index(index)).transpose();
                 items.iter().enumerate().filter_map(item).collect::<Result<_, _>>().map(|it| Some(Value::Array(it)))
             }
+            Value::String(text) if self.has_pseudo_parameters && text.contains("#{") => {
+                self.substitute(&text.replace("#{", "${"), &Map::new(), at).map(|text| Some(text.into()))
+            }
             scalar => Ok(Some(scalar.clone())),
         }
     }
 
+    /// Returns the items of a list, or the value itself, before they are evaluated. `Fn::If` chooses among them.
+    pub(super) fn choices<'a>(&self, value: &'a Value, at: &KeyPath) -> Result<Vec<(&'a Value, KeyPath)>, Problem> {
+        let mut choices = Vec::new();
+        for (part, at) in parts(value, at) {
+            match part.as_object().and_then(call) {
+                Some(("Ref", Value::String(id))) if id == "AWS::NoValue" => {}
+                Some(("Fn::If", argument)) => {
+                    let at = at.key("Fn::If");
+                    let (value, at) = self.branch(argument, &at)?;
+                    choices.extend(self.choices(value, &at)?);
+                }
+                _ => choices.push((part, at)),
+            }
+        }
+        Ok(choices)
+    }
+
     /// Evaluates `Fn::If`.
     fn choose(&self, argument: &Value, at: &KeyPath) -> Result<Option<Value>, Problem> {
+        let (value, at) = self.branch(argument, at)?;
+        self.optional(value, &at)
+    }
+
+    /// Returns the value that `Fn::If` chooses.
+    fn branch<'a>(&self, argument: &'a Value, at: &KeyPath) -> Result<(&'a Value, KeyPath), Problem> {
         match argument.as_array().map(Vec::as_slice) {
             Some([Value::String(condition), then, otherwise]) => {
                 let holds = self.condition(condition, at)?;
-                let (value, index) = if holds { (then, 1) } else { (otherwise, 2) };
-                self.optional(value, &at.index(index))
+                Ok(if holds { (then, at.index(1)) } else { (otherwise, at.index(2)) })
             }
             _ => Err(Problem::new(at, "expected a condition and two values")),
         }
@@ -130,30 +197,66 @@ impl Intrinsics {
         }
     }
 
-    fn call(&self, function: &str, argument: &Value, at: &KeyPath) -> Result<String, Problem> {
-        match (function, argument) {
-            ("Ref", Value::String(id)) => self.resources.reference(id, at),
-            ("Fn::GetAtt", Value::Array(items)) => match items.as_slice() {
-                [Value::String(id), Value::String(attribute)] => self.resources.attribute(id, attribute, at),
-                _ => Err(Problem::new(at, "expected a logical id and an attribute")),
-            },
-            ("Fn::Sub", Value::String(text)) => self.substitute(text, &Map::new(), at),
-            ("Fn::Sub", Value::Array(items)) => match items.as_slice() {
-                [Value::String(text), Value::Object(variables)] => self.substitute(text, variables, at),
-                _ => Err(Problem::new(at, "expected a text and a mapping of its variables")),
-            },
-            ("Fn::Join", Value::Array(items)) => match items.as_slice() {
-                [Value::String(delimiter), Value::Array(values)] => {
-                    let text = |(index, value)| self.text(value, &at.index(1).index(index));
-                    Ok(values.iter().enumerate().map(text).collect::<Result<Vec<_>, _>>()?.join(delimiter))
-                }
-                _ => Err(Problem::new(at, "expected a delimiter and a list of values")),
-            },
-            ("Ref" | "Fn::GetAtt" | "Fn::Sub" | "Fn::Join", _) => {
-                Err(Problem::new(at, "the argument has the wrong form"))
+    fn call(&self, function: &str, argument: &Value, at: &KeyPath) -> Result<Value, Problem> {
+        let items = argument.as_array().map(Vec::as_slice).unwrap_or_default();
+        let text = match (function, argument, items) {
+            ("Ref", Value::String(id), _) => self.or_placeholder(self.resources.reference(id, at), id)?,
+            ("Fn::GetAtt", _, [Value::String(id), Value::String(attribute)]) => {
+                self.or_placeholder(self.resources.attribute(id, attribute, at), &format!("{id}.{attribute}"))?
             }
-            _ => Err(Problem::new(at, "not supported by the local stack")),
-        }
+            ("Fn::GetAtt", Value::Array(_), _) => {
+                return Err(Problem::new(at, "expected a logical id and an attribute"));
+            }
+            ("Fn::Sub", Value::String(text), _) => self.substitute(text, &Map::new(), at)?,
+            ("Fn::Sub", _, [Value::String(text), Value::Object(variables)]) => self.substitute(text, variables, at)?,
+            ("Fn::Sub", Value::Array(_), _) => {
+                return Err(Problem::new(at, "expected a text and a mapping of its variables"));
+            }
+            ("Fn::Join", _, [Value::String(delimiter), values]) => {
+                let values = self.list(values, &at.index(1))?;
+                let texts = values.iter().map(|(value, at)| self.text(value, at));
+                texts.collect::<Result<Vec<_>, _>>()?.join(delimiter)
+            }
+            ("Fn::Join", Value::Array(_), _) => {
+                return Err(Problem::new(at, "expected a delimiter and a list of values"));
+            }
+            ("Fn::Select", _, [index, values]) => return self.select(index, values, at),
+            ("Fn::Split", _, [Value::String(delimiter), text]) if !delimiter.is_empty() => {
+                let text = self.text(text, &at.index(1))?;
+                return Ok(text.split(delimiter.as_str()).collect());
+            }
+            ("Fn::FindInMap", _, [map, first, second, ..]) => {
+                let keys = [map, first, second].map(|key| self.text(key, at));
+                let [map, first, second] = keys;
+                let (map, first, second) = (map?, first?, second?);
+                let value = self.mappings.get(&map).map(|map| &map[&first][&second]).filter(|value| !value.is_null());
+                let unknown = || Problem::new(at, format!("the templates have no mapping `{map}.{first}.{second}`"));
+                return value.cloned().ok_or_else(unknown);
+            }
+            ("Fn::Base64", text, _) => BASE64.encode(self.text(text, at)?.as_bytes()),
+            ("Fn::GetAZs", _, _) => {
+                return Ok(["a", "b", "c"].iter().map(|zone| format!("{}{zone}", self.resources.region)).collect());
+            }
+            ("Fn::ImportValue" | "Fn::GetStackOutput", ..) => {
+                let name = self.text(argument, at).unwrap_or_default();
+                let reason = format!("`{function}` needs another stack, which is not here");
+                self.or_placeholder(Err(Problem::unknown_here(at, reason)), &format!("{function} {name}"))?
+            }
+            ("Ref" | "Fn::GetAtt" | "Fn::Sub" | "Fn::Join" | "Fn::Select" | "Fn::Split" | "Fn::FindInMap", ..) => {
+                return Err(Problem::new(at, "the argument has the wrong form"));
+            }
+            _ => return Err(Problem::new(at, "not supported by the local stack")),
+        };
+        Ok(Value::from(text))
+    }
+
+    /// Evaluates `Fn::Select`.
+    fn select(&self, index: &Value, values: &Value, at: &KeyPath) -> Result<Value, Problem> {
+        let index = self.text(index, &at.index(0))?;
+        let values = self.list(values, &at.index(1))?;
+        let selected = index.parse::<usize>().ok().and_then(|index| values.get(index));
+        let missing = || Problem::new(at, format!("the list has {} values, and none at {index}", values.len()));
+        selected.map(|(value, _)| value.clone()).ok_or_else(missing)
     }
 
     /// Evaluates `Fn::Sub`: `${Name}` is a variable of the mapping or a `Ref`, `${Id.Attribute}` a `GetAtt`, and
@@ -169,10 +272,13 @@ impl Intrinsics {
                 substituted.push_str(&format!("${{{literal}}}"));
             } else if let Some(value) = variables.get(name) {
                 substituted.push_str(&self.text(value, &at.index(1).key(name))?);
+            } else if name.contains(':') && !name.contains("::") {
+                // This is a variable of the framework that only a deployment knows.
+                substituted.push_str(&format!("${{{name}}}"));
             } else if let Some((id, attribute)) = name.split_once('.') {
-                substituted.push_str(&self.resources.attribute(id, attribute, at)?);
+                substituted.push_str(&self.or_placeholder(self.resources.attribute(id, attribute, at), name)?);
             } else {
-                substituted.push_str(&self.resources.reference(name, at)?);
+                substituted.push_str(&self.or_placeholder(self.resources.reference(name, at), name)?);
             }
         }
         substituted.push_str(rest);

@@ -30,6 +30,11 @@ impl KeyPath {
         Self(steps)
     }
 
+    /// Tells whether this is `other` or a place in it.
+    pub(super) fn is_within(&self, other: &Self) -> bool {
+        self.0.starts_with(&other.0)
+    }
+
     /// Returns the keys without the indexes, so that a list of mappings reads like one mapping.
     pub(super) fn keys(&self) -> Vec<&str> {
         self.0

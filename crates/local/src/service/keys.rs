@@ -1,25 +1,33 @@
 //! The keys that the local stack reads, ignores and refuses.
 //!
-//! A key is ignored if it changes nothing that a client or a function can see. It is refused if it would change
-//! something that the stack does not imitate. All other keys are read, and a key that cannot be read is an error. The
-//! lists follow the schema of the Serverless Framework (`config-schema.js` and the AWS provider's `provider.js`) and
+//! A key is ignored if it changes nothing that a client or a function can see. It is ignored with a warning if it is about
+//! something that never happens on a laptop. It is refused if it would change what the stack imitates. All other keys are
+//! read. The lists follow the schema of the Serverless Framework (`config-schema.js` and the AWS provider's `provider.js`) and
 //! [AWS::DynamoDB::Table](https://docs.aws.amazon.com/AWSCloudFormation/latest/TemplateReference/aws-resource-dynamodb-table.html).
 
 use serde_json::{Map, Value};
 
 use super::generated::{API, STAGE};
 use super::key_path::KeyPath;
-use super::kinds::{GATEWAY, POLICIES, ROLE, TABLE};
+use super::kinds::TABLES;
 
 /// The treatment of a key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Treatment {
     Read,
+    /// Like [`Treatment::Read`], but variables that only a deployment knows stay as they are, with a warning.
+    ReadWithPlaceholders,
     /// Like [`Treatment::Read`], but variables without a value stay as they are. Most such values do not matter here.
     ReadLeniently,
     Ignore,
-    Refuse,
+    /// Ignore it, and tell the reason.
+    Warn(String),
+    /// Refuse it for this reason.
+    Refuse(String),
 }
+
+/// The reason why a key is refused, if there is no better one.
+const NOT_SUPPORTED: &str = "not supported by the local stack";
 
 /// Returns the properties to ignore of a generated resource whose other properties are read.
 fn ignored_properties(id: &str) -> Option<&'static [&'static str]> {
@@ -36,57 +44,59 @@ fn ignored_properties(id: &str) -> Option<&'static [&'static str]> {
 pub(super) fn treatment(parent: &KeyPath, key: &str, siblings: &Map<String, Value>) -> Treatment {
     let kind = siblings.get("Type").and_then(Value::as_str);
     let (ignored, refused): (&[&str], &[&str]) = match parent.keys().as_slice() {
-        ["functions", _] if key == "role" => return Treatment::ReadLeniently,
-        ["resources"] if key == "Conditions" => return Treatment::ReadLeniently,
+        ["functions", _] if ["package", "role"].contains(&key) => return Treatment::ReadLeniently,
+        ["resources"] if ["Conditions", "Mappings", "Parameters"].contains(&key) => return Treatment::ReadLeniently,
         ["provider"] if PROVIDER_ROLE.contains(&key) => return Treatment::ReadLeniently,
+        ["provider"] if key == "stackParameters" => return Treatment::ReadLeniently,
+        ["functions", _] if FUNCTION_ROLE.contains(&key) => return Treatment::ReadLeniently,
+        ["provider" | "functions", .., "environment"] => return Treatment::ReadWithPlaceholders,
+        [] if key == "plugins" => return Treatment::Ignore,
         [] => (TOP_LEVEL, &[]),
-        ["provider"] => (PROVIDER, &["vpc"]),
+        ["provider"] => match NOT_HERE.iter().find(|(known, _)| *known == key) {
+            Some((_, reason)) => return Treatment::Warn((*reason).to_owned()),
+            None => (PROVIDER, &[]),
+        },
         ["provider", "logs"] => (&["frameworkLambda", "httpApi", "restApi", "websocket"], &[]),
         ["provider", "logs", "lambda"] | ["functions", _, "logs"] => (&["logGroup", "systemLogLevel"], &[]),
-        ["functions", _] => (FUNCTION, REFUSED_FUNCTION),
-        ["functions", _, "events"] => (&[], REFUSED_EVENTS),
-        ["functions", _, "events", "stream"] => {
-            (&[], &["consumer", "startingPositionTimestamp", "tumblingWindowInSeconds"])
-        }
-        ["functions", _, "events", "schedule"] => {
-            (&["description", "name"], &["input", "inputPath", "inputTransformer", "method", "timezone"])
-        }
-        ["resources"] => (TEMPLATE, &["Transform"]),
-        ["resources", "extensions"] => match ignored_properties(key) {
-            Some(_) => (&[], &[]),
-            // Permissions to invoke a function do not matter here.
-            None if key.ends_with("LambdaPermissionWebsockets") => return Treatment::Ignore,
-            None => return Treatment::Refuse,
+        ["functions", _] => match NOT_HERE.iter().find(|(known, _)| *known == key) {
+            Some((_, reason)) => return Treatment::Warn((*reason).to_owned()),
+            None => (FUNCTION, &["condition", "durableConfig"]),
         },
+        ["functions", _, "events"] if OTHER_EVENTS.contains(&key) => {
+            return Treatment::Warn(format!("`{key}` events never come here"));
+        }
+        ["functions", _, "events", "stream"] => {
+            (&["consumer"], &["startingPositionTimestamp", "tumblingWindowInSeconds"])
+        }
+        ["functions", _, "events", "schedule"] => (&["description", "name"], &[]),
+        ["resources"] => (TEMPLATE, &["Transform"]),
+        ["resources", "extensions"] => {
+            return if key.ends_with("LambdaPermissionWebsockets") { Treatment::Ignore } else { Treatment::Read };
+        }
         ["resources", "extensions", _] => (RESOURCE, &["Condition"]),
         ["resources", "Resources", id] if ignored_properties(id).is_some() => (RESOURCE, &["Condition"]),
         ["resources", "extensions" | "Resources", id, "Properties"] if ignored_properties(id).is_some() => {
             (ignored_properties(id).unwrap_or_default(), &[])
         }
-        ["resources", "Resources", _] if kind == Some(TABLE) => (RESOURCE, &["Condition"]),
+        ["resources", "Resources", _] if kind.is_some_and(|kind| TABLES.contains(&kind)) => (RESOURCE, &[]),
         ["resources", "Resources", _] => {
-            let is_iam = kind.is_some_and(|kind| kind == ROLE || POLICIES.contains(&kind));
-            let is_gateway = kind.is_some_and(|kind| GATEWAY.contains(&kind));
             return match key {
-                "Type" => Treatment::Read,
-                "Condition" if is_gateway => Treatment::Read,
-                "Properties" if is_iam || is_gateway => Treatment::ReadLeniently,
+                "Type" | "Condition" => Treatment::Read,
+                "Properties" => Treatment::ReadLeniently,
                 _ => Treatment::Ignore,
             };
         }
         ["resources", "Resources", _, "Properties"] => {
             (TABLE_PROPERTIES, &["ImportSourceSpecification", "KinesisStreamSpecification"])
         }
-        ["resources", "Resources", _, "Properties", "GlobalSecondaryIndexes"] => {
-            (&["ContributorInsightsSpecification", "OnDemandThroughput", "WarmThroughput"], &[])
-        }
+        ["resources", "Resources", _, "Properties", "GlobalSecondaryIndexes"] => (INDEX_PROPERTIES, &[]),
         ["resources", "Resources", _, "Properties", "StreamSpecification"] => (&["ResourcePolicy"], &[]),
         _ => (&[], &[]),
     };
     if ignored.contains(&key) {
         Treatment::Ignore
     } else if refused.contains(&key) {
-        Treatment::Refuse
+        Treatment::Refuse(NOT_SUPPORTED.to_owned())
     } else {
         Treatment::Read
     }
@@ -95,7 +105,7 @@ pub(super) fn treatment(parent: &KeyPath, key: &str, siblings: &Map<String, Valu
 const TOP_LEVEL: &[&str] = &[
     "app",
     "build",
-    "configValidationMode",
+    "console",
     "custom",
     "deprecationNotificationMode",
     "disabledDeprecations",
@@ -105,7 +115,6 @@ const TOP_LEVEL: &[&str] = &[
     "outputs",
     "package",
     "params",
-    "plugins",
     "projectDir",
     "stages",
     "useDotenv",
@@ -126,10 +135,11 @@ const PROVIDER: &[&str] = &[
     "disableRollback",
     "ecr",
     "endpointType",
+    "eventBridge",
     "httpApi",
     "kinesis",
     "kmsKeyArn",
-    "layers",
+    "lambdaHashingVersion",
     "logDataProtectionPolicy",
     "logRetentionInDays",
     "notificationArns",
@@ -138,7 +148,7 @@ const PROVIDER: &[&str] = &[
     "rollbackConfiguration",
     "runtime",
     "runtimeManagement",
-    "stackParameters",
+    "s3",
     "stackPolicy",
     "stackTags",
     "tags",
@@ -165,13 +175,11 @@ const FUNCTION: &[&str] = &[
     "ephemeralStorageSize",
     "httpApi",
     "kmsKeyArn",
-    "layers",
     "logDataProtectionPolicy",
     "logRetentionInDays",
     "maximumEventAge",
     "maximumRetryAttempts",
     "onError",
-    "package",
     "provisionedConcurrency",
     "recursiveLoop",
     "runtime",
@@ -181,10 +189,19 @@ const FUNCTION: &[&str] = &[
     "versionFunction",
 ];
 
-const REFUSED_FUNCTION: &[&str] =
-    &["condition", "durableConfig", "fileSystemConfig", "image", "snapStart", "url", "vpc"];
+/// The keys that the serverless-iam-roles-per-function plugin reads.
+const FUNCTION_ROLE: &[&str] = &["iamRoleStatements", "iamRoleStatementsInherit", "iamRoleStatementsName"];
 
-const REFUSED_EVENTS: &[&str] = &[
+/// Keys of the provider and of functions whose meaning no client can see, or that is missing loudly.
+const NOT_HERE: &[(&str, &str)] = &[
+    ("fileSystemConfig", "no file system is mounted here"),
+    ("layers", "layers are not loaded here"),
+    ("snapStart", "there are no snapshots here"),
+    ("url", "function URLs are not served here"),
+    ("vpc", "functions are in this machine's network, not in a VPC"),
+];
+
+const OTHER_EVENTS: &[&str] = &[
     "activemq",
     "alb",
     "alexaSkill",
@@ -198,6 +215,7 @@ const REFUSED_EVENTS: &[&str] = &[
     "httpApi",
     "iot",
     "iotFleetProvisioning",
+    "kinesis",
     "kafka",
     "msk",
     "rabbitmq",
@@ -206,8 +224,7 @@ const REFUSED_EVENTS: &[&str] = &[
     "sqs",
 ];
 
-const TEMPLATE: &[&str] =
-    &["AWSTemplateFormatVersion", "Description", "Mappings", "Metadata", "Outputs", "Parameters", "Rules"];
+const TEMPLATE: &[&str] = &["AWSTemplateFormatVersion", "Description", "Hooks", "Metadata", "Outputs", "Rules"];
 
 const RESOURCE: &[&str] =
     &["CreationPolicy", "DeletionPolicy", "DependsOn", "Metadata", "UpdatePolicy", "UpdateReplacePolicy"];
@@ -227,6 +244,7 @@ const STAGE_PROPERTIES: &[&str] = &[
     "Tags",
 ];
 
+/// Ignored properties of tables. The last ones are those of global tables.
 const TABLE_PROPERTIES: &[&str] = &[
     "ContributorInsightsSpecification",
     "DeletionProtectionEnabled",
@@ -237,4 +255,21 @@ const TABLE_PROPERTIES: &[&str] = &[
     "TableClass",
     "Tags",
     "WarmThroughput",
+    "GlobalTableSettingsReplicationMode",
+    "GlobalTableWitnesses",
+    "MultiRegionConsistency",
+    "ReadOnDemandThroughputSettings",
+    "ReadProvisionedThroughputSettings",
+    "WriteOnDemandThroughputSettings",
+    "WriteProvisionedThroughputSettings",
+];
+
+const INDEX_PROPERTIES: &[&str] = &[
+    "ContributorInsightsSpecification",
+    "OnDemandThroughput",
+    "ReadOnDemandThroughputSettings",
+    "ReadProvisionedThroughputSettings",
+    "WarmThroughput",
+    "WriteOnDemandThroughputSettings",
+    "WriteProvisionedThroughputSettings",
 ];

@@ -1,26 +1,40 @@
 //! Reads the parts of a service in order: names, templates, functions, the API.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::definition::{API_ID, Function, Service, Settings};
-use super::error::{Problem, ServiceError, parse};
+use super::error::{Ignored, Location, Problem, ServiceError, ServiceErrors};
+use super::findings::Findings;
 use super::functions::{self, Definitions, is_word};
 use super::generated::Names;
 use super::key_path::KeyPath;
+use super::kinds::{PASSIVE, TABLES};
 use super::schema::{Provider, Root, Websocket};
 use super::template::Templates;
-use super::variables::{DEFAULT_STAGE, Document};
+use super::variables::{DEFAULT_REGION, DEFAULT_STAGE, Document, SCRIPTS};
 use super::websocket::{self, Authorization};
-use super::{roles, routes, yaml};
+use super::{declared, roles, routes, yaml};
 use crate::gateway::{Definition, Paths};
 use crate::iam::ACCOUNT_ID;
 
-/// The framework's default for the region.
-const DEFAULT_REGION: &str = "us-east-1";
+/// The plugin that gives each function a role of its own.
+const ROLES_PER_FUNCTION: &str = "serverless-iam-roles-per-function";
+
+/// The plugins whose work is done here, or has no meaning here.
+const KNOWN_PLUGINS: [&str; 8] = [
+    ROLES_PER_FUNCTION,
+    "cargo-lambda",
+    "serverless-cargo-lambda",
+    "serverless-dotenv-plugin",
+    "serverless-offline",
+    "serverless-prune-plugin",
+    "serverless-pseudo-parameters",
+    "serverless-rust",
+];
 
 /// The framework's default for the route selection expression.
 const DEFAULT_ROUTE_SELECTION_EXPRESSION: &str = "$request.body.action";
@@ -29,91 +43,250 @@ const DEFAULT_ROUTE_SELECTION_EXPRESSION: &str = "$request.body.action";
 /// name](https://docs.aws.amazon.com/apigatewayv2/latest/api-reference/apis-apiid-stages.html).
 const MAX_STAGE_LENGTH: usize = 128;
 
+/// What a serverless.yml says.
+#[derive(Debug)]
+pub struct Reading {
+    /// The service, without its refused parts. It is `None` if too little of it can be read.
+    pub service: Option<Service>,
+    /// The parts that the stack leaves out.
+    pub ignored: Vec<Ignored>,
+    /// The parts that the stack refuses. With one of them, the service does not start.
+    pub refused: Vec<ServiceError>,
+}
+
 impl Service {
     /// Reads the serverless.yml at `path` and the files that it includes.
     ///
     /// # Errors
     ///
-    /// When a file is missing or not YAML, or a key is unknown, not supported, or has a value that it cannot have.
-    pub fn load(path: &Path, settings: &Settings) -> Result<Self, ServiceError> {
-        let read = || {
-            let document = Document::load(path, settings)?;
-            service(&document.value, settings).map_err(|problem| document.error(problem))
-        };
-        read().map_err(|error| with_line(error, path.parent().unwrap_or(Path::new(""))))
+    /// When a file is missing or not YAML, or a part of it is refused.
+    pub fn load(path: &Path, settings: &Settings) -> Result<Self, ServiceErrors> {
+        match Reading::of(path, settings) {
+            Reading { service: Some(service), refused, .. } if refused.is_empty() => Ok(service),
+            Reading { refused, .. } => Err(ServiceErrors(refused)),
+        }
     }
 }
 
+impl Reading {
+    /// Reads the serverless.yml at `path` and the files that it includes, as far as possible.
+    #[must_use]
+    pub fn of(path: &Path, settings: &Settings) -> Self {
+        let folder = path.parent().unwrap_or(Path::new(""));
+        let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
+        if SCRIPTS.contains(&extension) {
+            let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let reason = format!(
+                "this is a program: `osls print --config {file} > resolved.yml` writes YAML, and \
+                 `--config resolved.yml` reads that"
+            );
+            return Self::failed(ServiceError::Invalid { location: Location::of_file(file), reason });
+        }
+        let document = match Document::load(path, settings) {
+            Ok(document) => document,
+            Err(error) => return Self::failed(with_line(error, folder)),
+        };
+        let validation = serde_json::from_value(document.value["configValidationMode"].clone()).unwrap_or_default();
+        let findings = Findings::new(validation);
+        for problem in &document.ignored {
+            findings.ignore(&problem.at, problem.reason.clone());
+        }
+        let service = if document.is_complete() { service(&document, settings, &findings) } else { None };
+        let (refused, ignored) = findings.into_parts();
+        let idle = service.iter().flat_map(|service| &service.idle_functions);
+        let idle: Vec<_> = idle.map(|key| KeyPath::default().key("functions").key(key).key("environment")).collect();
+        let ignored = ignored.into_iter().filter(|it| !idle.iter().any(|idle| it.at.is_within(idle)));
+        let mut texts = BTreeMap::new();
+        // What a variable could not give is told once, with the variable.
+        let refused = refused.into_iter().filter(|problem| {
+            !document.errors.iter().any(|(at, _)| at.is_within(&problem.at) || problem.at.is_within(at))
+        });
+        let refused: Vec<_> = refused.map(|problem| document.error(problem)).collect();
+        let refused = document.errors.iter().map(|(_, error)| error.clone()).chain(refused);
+        let mut refused: Vec<_> = refused
+            .map(|error| with_line_of(error, folder, &mut texts))
+            .filter({
+                let mut told = BTreeSet::new();
+                move |error| told.insert(error.to_string())
+            })
+            .collect();
+        refused.sort_by_key(ServiceError::place);
+        let ignored = grouped(ignored.map(|problem| {
+            let mut location = document.location(&problem.at);
+            location.line = line(&location, folder, &mut texts);
+            (location, problem.reason)
+        }));
+        Self { service, ignored, refused }
+    }
+
+    fn failed(error: ServiceError) -> Self {
+        Self { service: None, ignored: Vec::new(), refused: vec![error] }
+    }
+}
+
+/// Joins the parts of one file that are left out for the same reason.
+fn grouped(parts: impl Iterator<Item = (Location, String)>) -> Vec<Ignored> {
+    let mut groups: Vec<Ignored> = Vec::new();
+    let mut parts: Vec<_> = parts.collect();
+    parts.sort_by_key(|(location, _)| (location.file.clone(), location.line));
+    for (location, reason) in parts {
+        let same = |group: &&mut Ignored| group.reason == reason && group.location.file == location.file;
+        match groups.iter_mut().find(same) {
+            Some(group) if location.line == group.location.line => {}
+            Some(group) => group.also.extend(location.line.filter(|line| !group.also.contains(line))),
+            None => groups.push(Ignored { location, also: Vec::new(), reason }),
+        }
+    }
+    groups
+}
+
+/// The texts of files.
+type Texts = BTreeMap<String, Option<String>>;
+
 /// Adds the line of the key to an error. It reads the file once more for that.
-fn with_line(mut error: ServiceError, folder: &Path) -> ServiceError {
+fn with_line(error: ServiceError, folder: &Path) -> ServiceError {
+    with_line_of(error, folder, &mut Texts::new())
+}
+
+fn with_line_of(mut error: ServiceError, folder: &Path, texts: &mut Texts) -> ServiceError {
     if let ServiceError::Invalid { location, .. } = &mut error {
-        let text = std::fs::read_to_string(folder.join(&location.file));
-        location.line = text.ok().and_then(|text| yaml::line(&text, &location.key));
+        location.line = line(location, folder, texts);
     }
     error
 }
 
-fn service(document: &Value, settings: &Settings) -> Result<Service, Problem> {
-    let top = KeyPath::default();
-    let root: Root = parse(document, &top)?;
-    let provider = &root.provider;
+fn line(location: &Location, folder: &Path, texts: &mut Texts) -> Option<usize> {
+    let read = || std::fs::read_to_string(folder.join(&location.file)).ok();
+    let text = texts.entry(location.file.clone()).or_insert_with(read);
+    text.as_ref().and_then(|text| yaml::line(text, &location.key))
+}
 
-    if !is_service_name(&root.service) {
-        let reason = format!("`{}` is not a letter followed by letters, digits and `-`", root.service);
-        return Err(Problem::new(&top.key("service"), reason));
+fn service(document: &Document, settings: &Settings, findings: &Findings) -> Option<Service> {
+    let top = KeyPath::default();
+    let mut value = document.value.clone();
+    // `provider: aws` is the short form.
+    if value["provider"].is_string() {
+        value["provider"] = json!({"name": value["provider"]});
     }
-    let stage = settings.stage.as_ref().or(provider.stage.as_ref()).map_or(DEFAULT_STAGE, String::as_str);
+    let mut root: Root = findings.parse(&value, &top)?;
+    root.provider
+        .environment
+        .extend(document.dotenv.iter().map(|(name, value)| (name.clone(), Value::from(value.clone()))));
+    let provider = &root.provider;
+    let service_name = root.service.0;
+
+    if !is_service_name(&service_name) {
+        let reason = format!("`{service_name}` is not a letter followed by letters, digits and `-`");
+        findings.refuse(Problem::new(&top.key("service"), reason));
+    }
+    let mut stage = settings.stage.as_ref().or(provider.stage.as_ref()).map_or(DEFAULT_STAGE, String::as_str);
     if stage.len() > MAX_STAGE_LENGTH || !is_word(stage) {
         let reason = format!("the stage `{stage}` is not 1 to {MAX_STAGE_LENGTH} letters, digits, `-` and `_`");
-        return Err(Problem::new(&top.key("provider").key("stage"), reason));
+        findings.refuse(Problem::new(&top.key("provider").key("stage"), reason));
+        stage = DEFAULT_STAGE;
     }
-    let region = provider.region.as_deref().unwrap_or(DEFAULT_REGION);
+    let region = settings.region.as_ref().or(provider.region.as_ref()).map_or(DEFAULT_REGION, String::as_str);
+    let foreign: Vec<_> = document.plugins.iter().filter(|it| !KNOWN_PLUGINS.contains(&it.as_str())).collect();
+    if !foreign.is_empty() {
+        let names = foreign.into_iter().map(String::as_str).collect::<Vec<_>>().join(", ");
+        findings.ignore(&top.key("plugins"), format!("plugins do not run here: {names}"));
+    }
 
-    let definitions = functions::definitions(&root.functions)?;
+    let definitions = functions::definitions(&root.functions, findings);
     let names = definitions.iter().map(|(key, (definition, _))| {
-        let default = || format!("{}-{stage}-{key}", root.service);
+        let default = || format!("{service_name}-{stage}-{key}");
         (key.clone(), definition.name.clone().unwrap_or_else(default))
     });
     let names: BTreeMap<String, String> = names.collect();
     let route_keys = websocket_events(&definitions).map(|event| event.route.clone()).collect();
+    let parameters = provider.stack_parameters.iter().filter_map(|parameter| {
+        let value =
+            parameter.parameter_value.as_str().map_or_else(|| parameter.parameter_value.to_string(), str::to_owned);
+        Some((parameter.parameter_key.clone(), value)).filter(|(_, value)| !value.contains("${"))
+    });
     let (templates, tables) = Templates::load(
         &root.resources,
         &Names {
-            service: &root.service,
+            service: &service_name,
             stage,
             region,
-            stack: provider.stack_name.clone().unwrap_or_else(|| format!("{}-{stage}", root.service)),
+            stack: provider.stack_name.clone().unwrap_or_else(|| format!("{service_name}-{stage}")),
             functions: &names,
             routes: &route_keys,
+            parameters: parameters.collect(),
+            plugins: &document.plugins,
         },
-    )?;
-    let functions = functions(&definitions, &names, provider, &templates, settings.no_iam)?;
-    let api = api(&definitions, &names, provider, &templates, region, stage)?;
-    Ok(Service { name: root.service, region: region.to_owned(), functions, api, tables })
+        findings,
+    );
+    let api = api(&definitions, &names, provider, &templates, region, stage, findings);
+    let mut sources: BTreeMap<_, _> = definitions
+        .iter()
+        .map(|(key, (definition, at))| {
+            (key.clone(), functions::sources(definition, at, &templates.intrinsics, findings))
+        })
+        .collect();
+    declared::add_mappings(&templates, &names, &mut sources, findings);
+    let authorizer = api.authorizer.iter().map(|authorizer| &authorizer.function);
+    let invoked: BTreeSet<&String> = api.routes.values().chain(authorizer).collect();
+    let mut functions = BTreeMap::new();
+    templates.intrinsics.used.take();
+    for (key, placed) in &definitions {
+        let sources = sources.remove(key).unwrap_or_default();
+        if invoked.contains(key) || !sources.streams.is_empty() || !sources.schedules.is_empty() {
+            let name = names[key].clone();
+            let function = functions::function(name, placed, sources, provider, &templates.intrinsics, findings);
+            functions.insert(key.clone(), function);
+        }
+    }
+    name_absent_resources(&templates, findings);
+    if !settings.no_iam {
+        roles(&mut functions, &definitions, provider, &templates, document, findings);
+    }
+    let idle_functions = names.into_keys().filter(|key| !functions.contains_key(key)).collect();
+    Some(Service { name: service_name, region: region.to_owned(), functions, idle_functions, api, tables })
 }
 
-fn functions(
+/// Reports the resources that the environment of a function names and that are not here.
+fn name_absent_resources(templates: &Templates, findings: &Findings) {
+    let intrinsics = &templates.intrinsics;
+    for id in intrinsics.used.take() {
+        let Some(resource) = intrinsics.resources.by_id.get(&id) else { continue };
+        let Some(at) = &resource.at else { continue };
+        if !TABLES.contains(&resource.kind.as_str()) && !PASSIVE.contains(&resource.kind.as_str()) {
+            findings.ignore(at, format!("{} is not imitated: calls to it leave this machine", resource.kind));
+        }
+    }
+}
+
+/// Gives functions their roles.
+fn roles(
+    functions: &mut BTreeMap<String, Function>,
     definitions: &Definitions,
-    names: &BTreeMap<String, String>,
     provider: &Provider,
     templates: &Templates,
-    no_iam: bool,
-) -> Result<BTreeMap<String, Function>, Problem> {
-    let has_default_role = !no_iam && definitions.values().any(|(definition, _)| definition.role.is_null());
-    let default_role = if has_default_role { roles::default(templates, provider)? } else { None }.map(Arc::new);
-    let mut functions = BTreeMap::new();
-    for (key, (definition, at)) in definitions {
-        let name = names[key].clone();
-        let mut function = functions::function(name, definition, at, provider, &templates.intrinsics)?;
-        if !no_iam {
-            function.role = match &definition.role {
-                Value::Null => default_role.clone(),
-                role => roles::read(templates, role, &at.key("role"))?.map(Arc::new),
-            };
+    document: &Document,
+    findings: &Findings,
+) {
+    let has_default_role = functions.keys().any(|key| definitions[key].0.role.is_null());
+    let default_role = has_default_role.then(|| findings.keep(roles::default(templates, provider, findings)));
+    let default_role = default_role.flatten().flatten().map(Arc::new);
+    let has_own_roles = document.plugins.iter().any(|plugin| plugin == ROLES_PER_FUNCTION);
+    for (key, function) in functions {
+        let placed = &definitions[key];
+        let (definition, at) = placed;
+        let has_own_statements = !definition.iam_role_statements.is_null();
+        if has_own_statements && !has_own_roles {
+            findings.report_unknown(&at.key("iamRoleStatements"));
         }
-        functions.insert(key.clone(), function);
+        function.role = match &definition.role {
+            Value::Null if has_own_statements && has_own_roles => {
+                let role = roles::of_function(templates, provider, key, placed, findings);
+                findings.keep(role).map(Arc::new)
+            }
+            Value::Null => default_role.clone(),
+            role => findings.keep(roles::read(templates, role, &at.key("role"), findings)).flatten().map(Arc::new),
+        };
     }
-    Ok(functions)
 }
 
 fn api(
@@ -123,15 +296,14 @@ fn api(
     templates: &Templates,
     region: &str,
     stage: &str,
-) -> Result<Definition, Problem> {
+    findings: &Findings,
+) -> Definition {
     let mut routes = BTreeMap::new();
     let mut authorizer = None;
     for (key, (definition, at)) in definitions {
-        routes::add(&mut routes, key, definition, at)?;
-        authorizer = routes::authorizer(definition, at, names, &templates.intrinsics)?.or(authorizer);
-    }
-    if routes.is_empty() {
-        return Err(Problem::new(&KeyPath::default().key("functions"), "no function has a websocket event"));
+        routes::add(&mut routes, key, definition, at, findings);
+        let own = findings.keep(routes::authorizer(definition, at, names, &templates.intrinsics));
+        authorizer = own.flatten().or(authorizer);
     }
     let two_way = websocket_events(definitions).filter(|event| event.is_two_way());
     let route_selection_expression = provider.websockets_api_route_selection_expression.clone();
@@ -150,15 +322,19 @@ fn api(
         is_iam_authorized: false,
         api_keys: None,
     };
-    match websocket::complete(templates, &mut api)? {
+    declared::add_routes(templates, names, &mut api, findings);
+    if api.routes.is_empty() && findings.has_refused_nothing() {
+        findings.refuse(Problem::new(&KeyPath::default().key("functions"), "no function has a websocket event"));
+    }
+    match findings.keep(websocket::complete(templates, &mut api)).flatten() {
         Some((Authorization::Custom, at)) if api.authorizer.is_none() => {
-            return Err(Problem::new(&at, "the `$connect` event has no `authorizer`"));
+            findings.refuse(Problem::new(&at, "the `$connect` event has no `authorizer`"));
         }
         Some((Authorization::None, _)) => api.authorizer = None,
         Some((Authorization::Iam, _)) => (api.authorizer, api.is_iam_authorized) = (None, true),
         Some((Authorization::Custom, _)) | None => {}
     }
-    Ok(api)
+    api
 }
 
 fn websocket_events(definitions: &Definitions) -> impl Iterator<Item = &Websocket> {

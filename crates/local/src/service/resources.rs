@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::error::Problem;
+use super::generated::is_generated_for_others;
 use super::key_path::KeyPath;
-use super::kinds::{API, API_KEY, BUCKET, FUNCTION, LOG_GROUP, QUEUE, ROLE, TABLE, TOPIC, USAGE_PLAN};
+use super::kinds::{API, API_KEY, BUCKET, FUNCTION, LOG_GROUP, PARAMETER, QUEUE, ROLE, TABLE, TOPIC, USAGE_PLAN};
 use crate::iam::ACCOUNT_ID;
 
 /// One resource of the stack.
@@ -14,16 +15,28 @@ pub(super) struct Resource {
     /// The physical name. A table's is not known while its `TableName` is being evaluated.
     name: Option<String>,
     has_stream: bool,
+    /// The place in the templates, unless the framework generates the resource.
+    pub(super) at: Option<KeyPath>,
 }
 
 impl Resource {
     pub(super) fn new(kind: &str, name: String) -> Self {
-        Self { kind: kind.to_owned(), name: Some(name), has_stream: false }
+        Self { kind: kind.to_owned(), name: Some(name), has_stream: false, at: None }
     }
 
     /// Makes a table. [`Resources::name_table`] names it.
     pub(super) fn table(has_stream: bool) -> Self {
-        Self { kind: TABLE.to_owned(), name: None, has_stream }
+        Self { kind: TABLE.to_owned(), name: None, has_stream, at: None }
+    }
+
+    /// Makes a parameter of a template. Its name is its value.
+    pub(super) fn parameter(value: Option<String>) -> Self {
+        Self { kind: PARAMETER.to_owned(), name: value, has_stream: false, at: None }
+    }
+
+    /// Returns the resource with its place.
+    pub(super) fn placed(self, at: &KeyPath) -> Self {
+        Self { at: Some(at.clone()), ..self }
     }
 }
 
@@ -33,6 +46,8 @@ pub(super) struct Resources {
     pub(super) stack_name: String,
     pub(super) region: String,
     pub(super) by_id: BTreeMap<String, Resource>,
+    /// Whether the service has plugins, which may add resources.
+    pub(super) has_plugins: bool,
 }
 
 impl Resources {
@@ -49,7 +64,7 @@ impl Resources {
         let (resource, name) = self.named(id, at)?;
         Ok(match resource.kind.as_str() {
             QUEUE => self.queue_url(name),
-            TOPIC => self.arn(resource, name),
+            TOPIC | "AWS::SecretsManager::Secret" | "AWS::StepFunctions::StateMachine" => self.arn(resource, name),
             _ => name.to_owned(),
         })
     }
@@ -68,16 +83,35 @@ impl Resources {
             (TOPIC, "TopicArn") | (_, "Arn") => Ok(self.arn(resource, name)),
             (TOPIC, "TopicName") | (QUEUE, "QueueName") => Ok(name.to_owned()),
             (QUEUE, "QueueUrl") => Ok(self.queue_url(name)),
-            _ => Err(Problem::new(at, format!("the local stack does not know `{id}.{attribute}`"))),
+            (PARAMETER | TABLE, _) => Err(Problem::new(at, format!("`{id}` has no attribute `{attribute}`"))),
+            _ => Err(Problem::unknown_here(at, format!("only a deployment knows `{id}.{attribute}`"))),
         }
     }
 
     /// Returns a resource and its physical name.
     pub(super) fn named(&self, id: &str, at: &KeyPath) -> Result<(&Resource, &str), Problem> {
-        let unknown = || Problem::new(at, format!("the stack has no resource `{id}`"));
+        let unknown = || match () {
+            () if is_generated_for_others(id) => {
+                Problem::unknown_here(at, format!("`{id}` belongs to events that never come here"))
+            }
+            () if self.has_plugins => {
+                Problem::unknown_here(at, format!("the templates have no resource `{id}`; a plugin may add it"))
+            }
+            () => Problem::new(at, format!("the stack has no resource `{id}`")),
+        };
         let resource = self.by_id.get(id).ok_or_else(unknown)?;
-        let unnamed = || Problem::new(at, format!("a TableName cannot depend on the table `{id}`"));
+        let unnamed = || match resource.kind.as_str() {
+            PARAMETER => Problem::unknown_here(at, format!("the parameter `{id}` has no default")),
+            _ => Problem::new(at, format!("a TableName cannot depend on the table `{id}`")),
+        };
         Ok((resource, resource.name.as_deref().ok_or_else(unnamed)?))
+    }
+
+    /// Gives a resource that is not a table the name that its property says.
+    pub(super) fn rename(&mut self, id: &str, name: String) {
+        if let Some(resource) = self.by_id.get_mut(id) {
+            resource.name = Some(name);
+        }
     }
 
     /// Gives a table its name. Each table needs a name of its own.
@@ -104,6 +138,15 @@ impl Resources {
             FUNCTION => format!("arn:aws:lambda:{region}:{ACCOUNT_ID}:function:{name}"),
             LOG_GROUP => format!("arn:aws:logs:{region}:{ACCOUNT_ID}:log-group:{name}:*"),
             BUCKET => format!("arn:aws:s3:::{name}"),
+            "AWS::Events::EventBus" => format!("arn:aws:events:{region}:{ACCOUNT_ID}:event-bus/{name}"),
+            "AWS::Kinesis::Stream" => format!("arn:aws:kinesis:{region}:{ACCOUNT_ID}:stream/{name}"),
+            "AWS::KinesisFirehose::DeliveryStream" => {
+                format!("arn:aws:firehose:{region}:{ACCOUNT_ID}:deliverystream/{name}")
+            }
+            "AWS::StepFunctions::StateMachine" => format!("arn:aws:states:{region}:{ACCOUNT_ID}:stateMachine:{name}"),
+            "AWS::SecretsManager::Secret" => {
+                format!("arn:aws:secretsmanager:{region}:{ACCOUNT_ID}:secret:{name}-000000")
+            }
             kind => {
                 let service = kind.split("::").nth(1).unwrap_or(kind).to_lowercase();
                 format!("arn:aws:{service}:{region}:{ACCOUNT_ID}:{name}")

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::error::Problem;
+use super::findings::Findings;
 use super::intrinsics::Intrinsics;
 use super::key_path::KeyPath;
 use super::schema::{Function, Websocket};
@@ -22,23 +23,34 @@ pub(super) fn add(
     key: &str,
     definition: &Function,
     at: &KeyPath,
-) -> Result<(), Problem> {
+    findings: &Findings,
+) {
     for (index, event) in definition.events.iter().enumerate() {
         let Some(Websocket { route, .. }) = &event.websocket else {
             continue;
         };
         let at = at.key("events").index(index).key("websocket");
-        if route.is_empty() {
-            return Err(Problem::new(&at, "a route key is needed"));
-        }
-        if route.starts_with('$') && !["$connect", "$disconnect", "$default"].contains(&route.as_str()) {
-            return Err(Problem::new(&at, format!("`{route}` is not one of `$connect`, `$disconnect`, `$default`")));
-        }
-        if let Some(other) = routes.insert(route.clone(), key.to_owned()) {
-            return Err(Problem::new(&at, format!("the route `{route}` leads to the function `{other}` already")));
-        }
+        findings.keep(add_route(routes, route, key, &at));
     }
-    Ok(())
+}
+
+/// Adds a route that leads to the function `key`.
+pub(super) fn add_route(
+    routes: &mut BTreeMap<String, String>,
+    route: &str,
+    key: &str,
+    at: &KeyPath,
+) -> Result<(), Problem> {
+    if route.is_empty() {
+        return Err(Problem::new(at, "a route key is needed"));
+    }
+    if route.starts_with('$') && !["$connect", "$disconnect", "$default"].contains(&route) {
+        return Err(Problem::new(at, format!("`{route}` is not one of `$connect`, `$disconnect`, `$default`")));
+    }
+    match routes.insert(route.to_owned(), key.to_owned()) {
+        Some(other) => Err(Problem::new(at, format!("the route `{route}` leads to the function `{other}` already"))),
+        None => Ok(()),
+    }
 }
 
 /// Returns the authorizer of the `$connect` event, if `definition` has such an event and the event has an authorizer.

@@ -1,5 +1,5 @@
-//! The keys of a serverless.yml that the local stack reads. Any other key is an error; `keys.rs` has dropped the
-//! ignored keys before.
+//! The keys of a serverless.yml that the local stack reads. `keys.rs` has dropped the ignored keys before, and
+//! `findings.rs` says what happens to any other key.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,19 +10,46 @@ use serde::de::{Deserializer, Error, IgnoredAny, MapAccess, Visitor};
 use serde_json::Value;
 
 use super::definition::{LogFormat, StartingPosition};
+use super::findings::Validation;
+use crate::iam::OneOrMany;
 use crate::stream::Filter;
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, expecting = "a service")]
 pub(super) struct Root {
-    pub(super) service: String,
+    pub(super) service: ServiceName,
     pub(super) provider: Provider,
+    #[serde(rename = "configValidationMode")]
+    _config_validation_mode: Option<Validation>,
     /// A mapping of functions, or a list of such mappings.
     #[serde(default)]
     pub(super) functions: Value,
     /// A CloudFormation template, or a list of templates.
     #[serde(default)]
     pub(super) resources: Value,
+}
+
+/// `service: name`. A mapping was valid in the framework's first two versions.
+#[derive(Debug, Deserialize)]
+#[serde(transparent, expecting = "a name, as in `service: chat`")]
+pub(super) struct ServiceName(#[serde(deserialize_with = "service_name")] pub(super) String);
+
+fn service_name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    match Value::deserialize(deserializer)? {
+        Value::String(name) => Ok(name),
+        Value::Object(entries) => {
+            let name = entries.get("name").and_then(Value::as_str).unwrap_or("NAME");
+            Err(D::Error::custom(format!(
+                "a mapping was valid in old versions of the framework: write `service: {name}`"
+            )))
+        }
+        _ => Err(D::Error::custom("expected a name, as in `service: chat`")),
+    }
+}
+
+/// Reads null like a missing key, as the framework does.
+fn nullable<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(deserializer: D) -> Result<T, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
 #[derive(Debug, Deserialize)]
@@ -35,10 +62,13 @@ pub(super) struct Provider {
     pub(super) stack_name: Option<String>,
     pub(super) memory_size: Option<MemorySize>,
     pub(super) timeout: Option<Timeout>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "nullable")]
     pub(super) environment: BTreeMap<String, Value>,
+    /// The values of the templates' parameters.
+    #[serde(default, deserialize_with = "nullable")]
+    pub(super) stack_parameters: Vec<StackParameter>,
     pub(super) websockets_api_route_selection_expression: Option<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "nullable")]
     pub(super) logs: ProviderLogs,
     pub(super) iam: Option<Iam>,
     /// The role, in older services. It has the meaning of [`Iam::role`] when that is a role of the resources.
@@ -51,6 +81,14 @@ pub(super) struct Provider {
     pub(super) iam_managed_policies: Value,
     #[serde(default)]
     pub(super) role_permissions_boundary: Value,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct StackParameter {
+    pub(super) parameter_key: String,
+    #[serde(default)]
+    pub(super) parameter_value: Value,
 }
 
 #[derive(Debug, Deserialize)]
@@ -128,17 +166,25 @@ impl LogLevel {
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, expecting = "a function")]
 pub(super) struct Function {
-    pub(super) handler: String,
+    pub(super) handler: Option<String>,
+    pub(super) image: Option<IgnoredAny>,
+    #[serde(default)]
+    pub(super) package: Value,
     pub(super) name: Option<String>,
     #[serde(default)]
     pub(super) role: Value,
+    #[serde(default)]
+    pub(super) iam_role_statements: Value,
+    #[serde(default)]
+    pub(super) iam_role_statements_inherit: Value,
+    pub(super) iam_role_statements_name: Option<Value>,
     pub(super) memory_size: Option<MemorySize>,
     pub(super) timeout: Option<Timeout>,
     pub(super) reserved_concurrency: Option<Within<0, { i32::MAX }>>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "nullable")]
     pub(super) environment: BTreeMap<String, Value>,
     pub(super) logs: Option<Logs>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "nullable")]
     pub(super) events: Vec<Event>,
 }
 
@@ -148,20 +194,50 @@ pub(super) type MemorySize = Within<128, 10_240>;
 /// [Timeout](https://docs.aws.amazon.com/lambda/latest/dg/configuration-timeout.html), in seconds.
 pub(super) type Timeout = Within<1, 900>;
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields, expecting = "an event")]
+/// An event. Those that never come here are left out before, so an event may be empty.
+#[derive(Debug, Default)]
 pub(super) struct Event {
     pub(super) websocket: Option<Websocket>,
-    pub(super) stream: Option<Stream>,
-    pub(super) schedule: Option<Schedule>,
+    pub(super) stream: Option<Value>,
+    pub(super) schedule: Option<Value>,
 }
 
-/// `schedule: {rate: rate(5 minutes)}`.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields, expecting = "a mapping with a rate")]
-pub(super) struct Schedule {
-    pub(super) rate: String,
-    pub(super) enabled: Option<bool>,
+impl<'de> Deserialize<'de> for Event {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct LongForm {
+            websocket: Option<Websocket>,
+            stream: Option<Value>,
+            schedule: Option<Value>,
+        }
+
+        struct EitherForm;
+
+        impl<'de> Visitor<'de> for EitherForm {
+            type Value = Event;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an event")
+            }
+
+            fn visit_unit<E: Error>(self) -> Result<Event, E> {
+                Ok(Event::default())
+            }
+
+            /// `alexaSkill` is the only event that is a text.
+            fn visit_str<E: Error>(self, _: &str) -> Result<Event, E> {
+                Ok(Event::default())
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Event, A::Error> {
+                let LongForm { websocket, stream, schedule } = LongForm::deserialize(MapAccessDeserializer::new(map))?;
+                Ok(Event { websocket, stream, schedule })
+            }
+        }
+
+        deserializer.deserialize_any(EitherForm)
+    }
 }
 
 /// `websocket: $connect`, or `websocket: {route: $connect}`.
@@ -194,7 +270,7 @@ impl<'de> Deserialize<'de> for Authorizer {
         struct LongForm {
             name: Option<String>,
             arn: Option<Value>,
-            identity_source: Option<Vec<String>>,
+            identity_source: Option<OneOrMany<String>>,
         }
 
         struct EitherForm;
@@ -214,7 +290,7 @@ impl<'de> Deserialize<'de> for Authorizer {
 
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Authorizer, A::Error> {
                 let LongForm { name, arn, identity_source } = LongForm::deserialize(MapAccessDeserializer::new(map))?;
-                Ok(Authorizer { name, arn, identity_source })
+                Ok(Authorizer { name, arn, identity_source: identity_source.map(Vec::from) })
             }
         }
 

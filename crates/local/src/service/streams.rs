@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::definition::StreamMapping;
 use super::error::Problem;
+use super::findings::Findings;
 use super::intrinsics::Intrinsics;
 use super::key_path::KeyPath;
 use super::schema::{Destinations, Stream, Within};
@@ -16,7 +17,28 @@ const DEFAULT_BATCH_SIZE: i32 = 10;
 /// The least `maximumRecordAgeInSeconds`, except -1.
 const MIN_RECORD_AGE_S: i32 = 60;
 
-pub(super) fn mapping(stream: &Stream, at: &KeyPath, intrinsics: &Intrinsics) -> Result<StreamMapping, Problem> {
+/// Reads a `stream` event. Returns `None` for a stream that is not here, or that cannot be read.
+pub(super) fn mapping(
+    event: &Value,
+    at: &KeyPath,
+    intrinsics: &Intrinsics,
+    findings: &Findings,
+) -> Option<StreamMapping> {
+    let arn = if event.is_object() && event["arn"] != Value::Null { &event["arn"] } else { event };
+    if event["type"] == "kinesis" || is_elsewhere(arn) {
+        findings.ignore(at, "this stream is not here, so its records never come");
+        return None;
+    }
+    let stream: Stream = findings.parse(event, at)?;
+    findings.keep(read(&stream, at, intrinsics))
+}
+
+/// Tells whether an ARN is that of a stream of another stack.
+fn is_elsewhere(arn: &Value) -> bool {
+    arn.is_string() || ["Fn::ImportValue", "Fn::Join", "Fn::Sub", "Ref"].iter().any(|name| !arn[*name].is_null())
+}
+
+fn read(stream: &Stream, at: &KeyPath, intrinsics: &Intrinsics) -> Result<StreamMapping, Problem> {
     let table = stream_table(intrinsics, &stream.arn, &at.key("arn"))?;
     let maximum_record_age = stream.maximum_record_age_in_seconds.map_or(-1, Within::get);
     if (0..MIN_RECORD_AGE_S).contains(&maximum_record_age) {

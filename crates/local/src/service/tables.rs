@@ -1,11 +1,13 @@
 //! [AWS::DynamoDB::Table](https://docs.aws.amazon.com/AWSCloudFormation/latest/TemplateReference/aws-resource-dynamodb-table.html):
 //! the tables that templates define.
 
+use serde::de::{Deserializer, Error};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::definition::Table;
-use super::error::{Problem, parse};
+use super::error::Problem;
+use super::findings::Findings;
 use super::intrinsics::Intrinsics;
 use super::key_path::KeyPath;
 
@@ -57,8 +59,24 @@ struct KeySchemaElement {
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(rename_all = "PascalCase", deny_unknown_fields)]
 struct ProvisionedThroughput {
+    #[serde(deserialize_with = "number")]
     read_capacity_units: u64,
+    #[serde(deserialize_with = "number")]
     write_capacity_units: u64,
+}
+
+/// Reads a number, which may be a text. CloudFormation converts texts.
+fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    let value = Value::deserialize(deserializer)?;
+    let number = value.as_u64().or_else(|| value.as_str()?.parse().ok());
+    number.ok_or_else(|| D::Error::custom(format!("{value} is not a whole number")))
+}
+
+/// Reads a boolean, which may be a text.
+fn boolean<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
+    let value = Value::deserialize(deserializer)?;
+    let boolean = value.as_bool().or_else(|| value.as_str()?.parse().ok());
+    boolean.ok_or_else(|| D::Error::custom(format!("{value} is neither true nor false")))
 }
 
 #[derive(Debug, Deserialize, Serialize)]
@@ -106,6 +124,7 @@ enum StreamViewType {
 #[serde(rename_all = "PascalCase", deny_unknown_fields)]
 struct TimeToLiveSpecification {
     attribute_name: Option<String>,
+    #[serde(deserialize_with = "boolean")]
     enabled: bool,
 }
 
@@ -114,26 +133,28 @@ pub(super) fn read(
     mut definitions: Vec<TableDefinition>,
     intrinsics: &mut Intrinsics,
     default_prefix: &str,
-) -> Result<Vec<Table>, Problem> {
+    findings: &Findings,
+) -> Vec<Table> {
     // Names come first, because a table's properties may refer to another table's name.
     for TableDefinition { logical_id, properties, at } in &mut definitions {
-        let name = match properties.get("TableName") {
-            Some(name) => intrinsics.text(name, &at.key("TableName"))?,
-            None => format!("{default_prefix}-{logical_id}"),
-        };
-        properties.insert("TableName".to_owned(), Value::from(name));
+        let default = || format!("{default_prefix}-{logical_id}");
+        let name = properties.get("TableName").map(|name| findings.keep(intrinsics.text(name, &at.key("TableName"))));
+        properties.insert("TableName".to_owned(), Value::from(name.flatten().unwrap_or_else(default)));
     }
     for TableDefinition { logical_id, properties, at } in &definitions {
         let name = properties["TableName"].as_str().unwrap_or_default();
-        intrinsics.resources.name_table(logical_id, name, &at.key("TableName"))?;
+        findings.keep(intrinsics.resources.name_table(logical_id, name, &at.key("TableName")));
     }
-    definitions.into_iter().map(|definition| table(definition, intrinsics)).collect()
+    definitions
+        .into_iter()
+        .filter_map(|definition| findings.keep(table(definition, intrinsics, findings)).flatten())
+        .collect()
 }
 
-fn table(definition: TableDefinition, intrinsics: &Intrinsics) -> Result<Table, Problem> {
+fn table(definition: TableDefinition, intrinsics: &Intrinsics, findings: &Findings) -> Result<Option<Table>, Problem> {
     let TableDefinition { logical_id, properties, at } = definition;
     let properties = intrinsics.evaluate(&Value::Object(properties), &at)?;
-    let table: TableProperties = parse(&properties, &at)?;
+    let Some(table): Option<TableProperties> = findings.parse(&properties, &at) else { return Ok(None) };
     let ttl_attribute = match &table.time_to_live_specification {
         Some(TimeToLiveSpecification { enabled: true, attribute_name: None }) => {
             return Err(Problem::new(&at.key("TimeToLiveSpecification"), "missing field `AttributeName`"));
@@ -143,5 +164,5 @@ fn table(definition: TableDefinition, intrinsics: &Intrinsics) -> Result<Table, 
     };
     let create_table = serde_json::to_value(&table)
         .map_err(|error| Problem::new(&at, format!("cannot be written as JSON: {error}")))?;
-    Ok(Table { logical_id, create_table, ttl_attribute })
+    Ok(Some(Table { logical_id, create_table, ttl_attribute }))
 }

@@ -3,6 +3,7 @@
 //! A service's definition of a generated resource is merged into the framework's: first `Resources`, level by level,
 //! then the properties of `extensions`, each as a whole (`merge-custom-provider-resources.js`).
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 
 use data_encoding::HEXLOWER;
@@ -13,12 +14,19 @@ use sha2::{Digest, Sha256};
 
 use super::definition::Table;
 use super::error::{Problem, parse};
+use super::findings::Findings;
 use super::generated::{self, Names};
 use super::intrinsics::{self, Intrinsics};
 use super::key_path::{KeyPath, Placed, parts};
-use super::kinds::{API_KEY, EXTENSIBLE, GATEWAY, IGNORED_IF_GENERATED, POLICIES, ROLE, TABLE, USAGE_PLAN};
+use super::kinds::{
+    self, API_KEY, BUCKET, EXTENSIBLE, FUNCTION, FUNCTION_PROPERTIES, GATEWAY, GLOBAL_TABLE, IGNORED_IF_GENERATED,
+    LOG_GROUP, POLICIES, ROLE, TABLES, USAGE_PLAN,
+};
 use super::resources::{Resource, Resources};
 use super::tables::{self, TableDefinition};
+
+/// The plugin that writes `#{AWS::Region}` for `Fn::Sub`.
+const PSEUDO_PARAMETERS: &str = "serverless-pseudo-parameters";
 
 /// All templates of a service, merged.
 #[derive(Debug)]
@@ -40,9 +48,23 @@ struct Template {
     resources: BTreeMap<String, ResourceDefinition>,
     #[serde(default)]
     conditions: BTreeMap<String, Value>,
+    #[serde(default)]
+    mappings: BTreeMap<String, Value>,
+    #[serde(default)]
+    parameters: BTreeMap<String, Parameter>,
     /// The extensions that `keys.rs` allows.
     #[serde(default, rename = "extensions")]
     extensions: BTreeMap<String, Extension>,
+}
+
+/// A parameter. Only its default matters here.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase", expecting = "a parameter")]
+struct Parameter {
+    #[serde(rename = "Type")]
+    kind: String,
+    #[serde(default)]
+    default: Value,
 }
 
 /// An addition to a resource that the framework generates.
@@ -65,23 +87,36 @@ struct ResourceDefinition {
 
 impl Templates {
     /// Reads `resources`: one template, or a list of them.
-    pub(super) fn load(resources: &Value, names: &Names<'_>) -> Result<(Self, Vec<Table>), Problem> {
-        let mut reader = Reader::new(names);
+    pub(super) fn load(resources: &Value, names: &Names<'_>, findings: &Findings) -> (Self, Vec<Table>) {
+        let mut reader = Reader::new(names, findings);
         for (template, at) in parts(resources, &KeyPath::default().key("resources")) {
-            reader.add(parse(template, &at)?, &at)?;
+            if let Some(template) = findings.parse(template, &at) {
+                reader.add(template, &at);
+            }
         }
-        let Reader { mut templates, tables, extensions, conditional } = reader;
+        let Reader { mut templates, mut tables, extensions, conditional, named, .. } = reader;
         for (id, properties) in extensions {
             templates.additions.entry(id).or_default().extend(properties);
         }
+        // The second round is for names that depend on other names.
+        for _ in 0..2 {
+            for (id, name, at) in &named {
+                if let Ok((name, placeholders)) = templates.intrinsics.text_or_placeholder(name, at)
+                    && placeholders.is_empty()
+                {
+                    templates.intrinsics.resources.rename(id, name);
+                }
+            }
+        }
         for (id, condition, at) in conditional {
-            if !templates.intrinsics.condition(&condition, &at)? {
+            if findings.keep(templates.intrinsics.condition(&condition, &at)) == Some(false) {
                 templates.definitions.remove(&id);
+                tables.retain(|table| table.logical_id != id);
             }
         }
         let default_prefix = format!("{}-{}", names.service, names.stage);
-        let tables = tables::read(tables, &mut templates.intrinsics, &default_prefix)?;
-        Ok((templates, tables))
+        let tables = tables::read(tables, &mut templates.intrinsics, &default_prefix, findings);
+        (templates, tables)
     }
 
     /// Returns the resources of a kind, each with its `Ref`, properties and place.
@@ -98,44 +133,107 @@ impl Templates {
 }
 
 /// The templates that have been read so far.
-struct Reader {
+struct Reader<'a> {
     templates: Templates,
     tables: Vec<TableDefinition>,
     extensions: BTreeMap<String, Properties>,
     /// The resources with a condition: logical id, name and place of the condition.
     conditional: Vec<(String, String, KeyPath)>,
+    /// The resources with a name of their own: logical id, name and its place.
+    named: Vec<(String, Value, KeyPath)>,
+    parameters: &'a BTreeMap<String, String>,
+    findings: &'a Findings,
 }
 
-impl Reader {
-    fn new(names: &Names<'_>) -> Self {
+impl<'a> Reader<'a> {
+    fn new(names: &'a Names<'_>, findings: &'a Findings) -> Self {
         let resources = Resources {
             stack_name: names.stack.clone(),
             region: names.region.to_owned(),
             by_id: generated::resources(names),
+            has_plugins: !names.plugins.is_empty(),
         };
-        let intrinsics = Intrinsics { resources, conditions: BTreeMap::new() };
+        let intrinsics = Intrinsics {
+            resources,
+            conditions: BTreeMap::new(),
+            mappings: BTreeMap::new(),
+            has_pseudo_parameters: names.plugins.iter().any(|plugin| plugin == PSEUDO_PARAMETERS),
+            placeholders: RefCell::default(),
+            used: RefCell::default(),
+        };
         let templates = Templates { intrinsics, definitions: BTreeMap::new(), additions: BTreeMap::new() };
-        Self { templates, tables: Vec::new(), extensions: BTreeMap::new(), conditional: Vec::new() }
+        Self {
+            templates,
+            tables: Vec::new(),
+            extensions: BTreeMap::new(),
+            conditional: Vec::new(),
+            named: Vec::new(),
+            parameters: &names.parameters,
+            findings,
+        }
     }
 
-    fn add(&mut self, template: Template, at: &KeyPath) -> Result<(), Problem> {
+    fn add(&mut self, template: Template, at: &KeyPath) {
         for (name, condition) in template.conditions {
             let at = at.key("Conditions").key(&name);
             self.templates.intrinsics.conditions.insert(name, (condition, at));
         }
+        self.templates.intrinsics.mappings.extend(template.mappings);
+        for (id, parameter) in template.parameters {
+            let default = match &parameter.default {
+                // The default of such a parameter is the name of a parameter of SSM.
+                _ if parameter.kind.starts_with("AWS::SSM::Parameter::Value") => None,
+                Value::String(text) => Some(text.clone()),
+                Value::Null => None,
+                other => Some(other.to_string()),
+            };
+            let value = self.parameters.get(&id).cloned().or(default);
+            self.templates.intrinsics.resources.by_id.insert(id, Resource::parameter(value));
+        }
         for (id, definition) in template.resources {
             let at = at.key("Resources").key(&id);
-            match self.resources().get(&id).map(|known| known.kind.clone()) {
-                Some(known) => self.add_to_known(id, &known, definition, &at)?,
-                None => self.add_resource(id, definition, &at)?,
-            }
+            let result = match self.resources().get(&id).map(|known| known.kind.clone()) {
+                Some(known) => self.add_to_known(id, &known, definition, &at),
+                None => self.add_resource(id, definition, &at),
+            };
+            self.findings.keep(result);
         }
         for (id, extension) in template.extensions {
             let at = at.key("extensions").key(&id);
-            if !self.resources().get(&id).is_some_and(|it| EXTENSIBLE.contains(&it.kind.as_str())) {
-                return Err(Problem::new(&at, "the framework generates no resource of this logical id"));
+            let result = self.extend(id, extension, &at);
+            self.findings.keep(result);
+        }
+    }
+
+    /// Extends a resource that the framework generates.
+    fn extend(&mut self, id: String, extension: Extension, at: &KeyPath) -> Result<(), Problem> {
+        let kind = self.resources().get(&id).filter(|known| known.at.is_none()).map(|known| known.kind.clone());
+        let at = at.key("Properties");
+        match kind.as_deref() {
+            Some(kind) if EXTENSIBLE.contains(&kind) => {
+                merge(self.extensions.entry(id).or_default(), extension.properties, &at);
             }
-            merge(self.extensions.entry(id).or_default(), extension.properties, &at.key("Properties"));
+            Some(ROLE) => {
+                let changes = ["Policies", "ManagedPolicyArns", "PermissionsBoundary", "RoleName"];
+                if changes.iter().any(|change| extension.properties.contains_key(*change)) {
+                    self.templates.additions.entry(id).or_default();
+                    self.findings
+                        .ignore(&at, "a role that is changed here is not read: every function may do everything");
+                }
+            }
+            Some(BUCKET | LOG_GROUP) => {}
+            Some(FUNCTION) => {
+                if let Some(key) = extension.properties.keys().find(|key| !FUNCTION_PROPERTIES.contains(&key.as_str()))
+                {
+                    return Err(Problem::new(&at.key(key), "not supported here: write it into `functions`"));
+                }
+            }
+            Some(_) => return Err(Problem::new(&at, "the local stack does not extend resources of this kind")),
+            None if generated::is_generated_for_others(&id) => {}
+            None if self.templates.intrinsics.resources.has_plugins => {
+                self.findings.ignore(&at, "the framework generates no resource of this logical id; a plugin may");
+            }
+            None => return Err(Problem::new(&at, "the framework generates no resource of this logical id")),
         }
         Ok(())
     }
@@ -159,6 +257,7 @@ impl Reader {
         }
         if known == ROLE {
             additions.entry(id).or_default();
+            self.findings.ignore(at, "a role that is changed here is not read: every function may do everything");
         }
         if IGNORED_IF_GENERATED.contains(&known) {
             return Ok(());
@@ -169,22 +268,31 @@ impl Reader {
     fn add_resource(&mut self, id: String, definition: ResourceDefinition, at: &KeyPath) -> Result<(), Problem> {
         let kind = definition.kind.ok_or_else(|| Problem::new(at, "missing field `Type`"))?;
         let properties_at = at.key("Properties");
-        let resource = if kind == TABLE {
-            let (logical_id, properties) = (id.clone(), definition.properties);
+        self.conditional.extend(definition.condition.map(|name| (id.clone(), name, at.key("Condition"))));
+        let resource = if TABLES.contains(&kind.as_str()) {
+            let (logical_id, mut properties) = (id.clone(), definition.properties);
+            if kind == GLOBAL_TABLE {
+                // Replicas share what they write, and each has a throughput of its own. Here is one, which has no limit.
+                properties.remove("Replicas");
+                properties.insert("BillingMode".to_owned(), Value::from("PAY_PER_REQUEST"));
+            }
             let has_stream = properties.contains_key("StreamSpecification");
             self.tables.push(TableDefinition { logical_id, properties, at: properties_at });
             Resource::table(has_stream)
         } else {
             let name = format!("{}-{id}", self.templates.intrinsics.resources.stack_name);
             let is_of = |kinds: &[&str]| kinds.contains(&kind.as_str());
+            let name_property = kinds::name_property(&kind);
+            if let Some((key, name)) = name_property.and_then(|key| Some((key, definition.properties.get(key)?))) {
+                self.named.push((id.clone(), name.clone(), properties_at.key(key)));
+            }
             if kind == ROLE || is_of(&POLICIES) || is_of(&GATEWAY) {
                 let properties = Value::Object(definition.properties);
                 self.templates.definitions.insert(id.clone(), (properties, properties_at));
             }
-            self.conditional.extend(definition.condition.map(|name| (id.clone(), name, at.key("Condition"))));
             Resource::new(&kind, if is_of(&[API_KEY, USAGE_PLAN]) { short_id(&name) } else { name })
         };
-        self.templates.intrinsics.resources.by_id.insert(id, resource);
+        self.templates.intrinsics.resources.by_id.insert(id, resource.placed(at));
         Ok(())
     }
 

@@ -2,16 +2,31 @@
 //! the error.
 
 use super::definition::{Service, Settings};
-use super::error::ServiceError;
+use super::error::{ServiceError, ServiceErrors};
+use super::read::Reading;
 
-pub(super) fn load_with(files: &[(&str, &str)], settings: &Settings) -> Result<Service, ServiceError> {
+pub(super) fn read_with(files: &[(&str, &str)], settings: &Settings) -> Reading {
     let folder = tempfile::tempdir().unwrap();
     for (name, text) in files {
         let path = folder.path().join(name);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(path, text).unwrap();
     }
-    Service::load(&folder.path().join("serverless.yml"), settings)
+    Reading::of(&folder.path().join("serverless.yml"), settings)
+}
+
+pub(super) fn load_with(files: &[(&str, &str)], settings: &Settings) -> Result<Service, ServiceErrors> {
+    match read_with(files, settings) {
+        Reading { service: Some(service), refused, .. } if refused.is_empty() => Ok(service),
+        Reading { refused, .. } => Err(ServiceErrors(refused)),
+    }
+}
+
+/// Returns what is ignored of a service, line by line.
+pub(super) fn ignored(text: &str) -> Vec<String> {
+    let reading = read_with(&[("serverless.yml", text)], &Settings::default());
+    assert!(reading.refused.is_empty(), "{:?}", reading.refused);
+    reading.ignored.iter().map(ToString::to_string).collect()
 }
 
 pub(super) fn load(files: &[(&str, &str)]) -> Service {
@@ -23,11 +38,15 @@ pub(super) fn error(files: &[(&str, &str)]) -> String {
 }
 
 /// Returns the text of an error without the line of its key. Another test is about lines.
-pub(super) fn without_line(mut error: ServiceError) -> String {
-    if let ServiceError::Invalid { location, .. } = &mut error {
-        location.line = None;
+pub(super) fn without_line(mut errors: ServiceErrors) -> String {
+    for error in &mut errors.0 {
+        match error {
+            ServiceError::Invalid { location, .. } => location.line = None,
+            ServiceError::Read { file, .. } => *file = file.rsplit('/').next().unwrap().to_owned(),
+            ServiceError::Syntax { .. } => {}
+        }
     }
-    error.to_string()
+    errors.to_string()
 }
 
 /// Makes a service with the given lines below the function's environment, and others at the top level.
@@ -48,7 +67,7 @@ functions:
 }
 
 /// Returns the value of an environment variable whose definition is YAML, with more lines at the top level.
-pub(super) fn value_of(value: &str, top_level: &str, settings: &Settings) -> Result<String, ServiceError> {
+pub(super) fn value_of(value: &str, top_level: &str, settings: &Settings) -> Result<String, ServiceErrors> {
     let text = service_with(&format!("      X: {value}"), top_level);
     let service = load_with(&[("serverless.yml", &text)], settings)?;
     Ok(service.functions["connect"].environment["X"].clone())
@@ -88,7 +107,7 @@ resources:
 ";
 
 /// Makes a service with the routes `$connect` and `chat/a-b_c.d` and these resources.
-pub(super) fn with_resources(resources: &str) -> Result<Service, ServiceError> {
+pub(super) fn with_resources(resources: &str) -> Result<Service, ServiceErrors> {
     let text = format!(
         "service: chat
 provider: {{name: aws}}

@@ -2,29 +2,48 @@
 //! `${file(infra/tables.yml):key}`, each with fallbacks after commas
 //! ([Variables](https://www.serverless.com/framework/docs/guides/variables)).
 //!
-//! `${param:name}` comes from `params`, for the stage or by default. There is no `--param`.
+//! `${param:name}` comes from `--param`, else from `params`, for the stage or by default. `${env:NAME}` also comes from a
+//! `.env` file, as the framework reads it (`dotenv.rs`).
 //!
-//! Not here: sources that need an AWS account (`ssm`, `cf`, `s3`, `aws`), `git`, and files of JavaScript.
+//! Sources that need an AWS account (`ssm`, `cf`, `s3`) and those of plugins have no value here, so that fallbacks count.
+//! Without a fallback, an environment variable of a function keeps the text of the variable. Not here: files of JavaScript.
 //! `${AWS::Region}` and `${Table.Arn}` belong to CloudFormation and stay as they are.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
 use super::definition::Settings;
+use super::dotenv;
 use super::error::{Location, Problem, ServiceError};
 use super::key_path::{KeyPath, Step};
 use super::keys::{Treatment, treatment};
 use super::yaml;
+use crate::iam::ACCOUNT_ID;
 
 /// The framework's default for the stage.
 pub(super) const DEFAULT_STAGE: &str = "dev";
+
+/// The framework's default for the region.
+pub(super) const DEFAULT_REGION: &str = "us-east-1";
+
+/// How to read what this program cannot read itself.
+const PRINT: &str = "`osls print > resolved.yml` resolves it, and `--config resolved.yml` reads that";
 
 /// A service's files as one document, with files included, variables resolved and ignored keys left out.
 #[derive(Debug)]
 pub(super) struct Document {
     pub(super) value: Value,
+    /// The problems of variables and of keys that are not supported, each with its key in this document.
+    pub(super) errors: Vec<(KeyPath, ServiceError)>,
+    /// The parts that are left out.
+    pub(super) ignored: Vec<Problem>,
+    /// The variables that the serverless-dotenv-plugin gives to every function.
+    pub(super) dotenv: BTreeMap<String, String>,
+    /// The names of the plugins.
+    pub(super) plugins: Vec<String>,
     /// The place in the files of each value, by its key in this document.
     origins: BTreeMap<KeyPath, (String, KeyPath)>,
 }
@@ -41,11 +60,37 @@ impl Document {
             expanding: Vec::new(),
             within: Vec::new(),
             origins: BTreeMap::new(),
-            is_lenient: false,
+            leniency: Leniency::None,
+            unasked: BTreeSet::new(),
+            errors: Vec::new(),
+            ignored: Vec::new(),
+            dotenv: BTreeMap::new(),
         };
-        let value = resolver.read(&main)?;
-        let value = resolver.resolve(Node { value, file: main, key: KeyPath::default() }, &KeyPath::default())?;
-        Ok(Self { value, origins: resolver.origins })
+        let root = match resolver.read(&main) {
+            Ok(root) => root,
+            // The path as it was given says where this program has looked.
+            Err(ServiceError::Read { source, .. }) => {
+                return Err(ServiceError::Read { file: path.display().to_string(), source });
+            }
+            Err(error) => return Err(error),
+        };
+        let has_plugin = dotenv::has_plugin(&root);
+        let plugins = dotenv::plugins(&root).map(str::to_owned).collect();
+        if has_plugin || dotenv::is_used(&root) {
+            resolver.read_dotenv(&root)?;
+        }
+        let value = resolver.resolve(Node { value: root, file: main, key: KeyPath::default() }, &KeyPath::default())?;
+        let Resolver { origins, errors, ignored, dotenv, .. } = resolver;
+        Ok(Self { value, errors, ignored, dotenv: if has_plugin { dotenv } else { BTreeMap::new() }, plugins, origins })
+    }
+
+    /// Tells whether all functions and templates are there. Without one of them, other parts would seem to be wrong.
+    pub(super) fn is_complete(&self) -> bool {
+        !self.errors.iter().any(|(at, _)| match at.keys().as_slice() {
+            [] | ["service" | "provider" | "functions"] | ["functions", _] => true,
+            ["resources", rest @ ..] => rest.len() <= 2,
+            _ => false,
+        })
     }
 
     /// Converts a problem to an error that names the file and the key.
@@ -118,8 +163,24 @@ struct Resolver<'a> {
     /// The mappings and lists around the value that is being resolved. One that occurs again is a cycle, too.
     within: Vec<(String, KeyPath)>,
     origins: BTreeMap<KeyPath, (String, KeyPath)>,
-    /// Whether a variable without a value stays as it is; see [`Treatment::ReadLeniently`].
-    is_lenient: bool,
+    leniency: Leniency,
+    /// The sources that cannot be asked here, of the value that is being resolved.
+    unasked: BTreeSet<String>,
+    errors: Vec<(KeyPath, ServiceError)>,
+    ignored: Vec<Problem>,
+    /// The variables of the `.env` file.
+    dotenv: BTreeMap<String, String>,
+}
+
+/// What happens to a variable without a value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Leniency {
+    /// It is a problem.
+    None,
+    /// It stays as it is if only a deployment could know the value; see [`Treatment::ReadWithPlaceholders`].
+    Placeholders,
+    /// It stays as it is; see [`Treatment::ReadLeniently`].
+    Full,
 }
 
 impl Resolver<'_> {
@@ -127,12 +188,28 @@ impl Resolver<'_> {
     fn resolve(&mut self, node: Node, at: &KeyPath) -> Result<Value, ServiceError> {
         let written_at = (node.file.clone(), node.key.clone());
         let depth = self.expanding.len();
+        self.unasked.clear();
         let node = match self.expand(node.clone()) {
-            Err(_) if self.is_lenient => {
+            Ok(expanded) => expanded,
+            Err(error) => {
                 self.expanding.truncate(depth);
-                node
+                match self.leniency {
+                    Leniency::Full => node,
+                    Leniency::Placeholders if !self.unasked.is_empty() => {
+                        let keys = at.keys();
+                        let mut names = keys.iter().skip_while(|key| **key != "environment").skip(1);
+                        let name = names.next().copied().unwrap_or_default();
+                        let reason = format!("only a deployment knows this value; `--env {name}=VALUE` gives one");
+                        self.ignored.push(Problem::new(at, reason));
+                        node
+                    }
+                    Leniency::None | Leniency::Placeholders => {
+                        self.origins.insert(at.clone(), written_at);
+                        self.errors.push((at.clone(), error));
+                        return Ok(Value::Null);
+                    }
+                }
             }
-            expanded => expanded?,
         };
         if !node.value.is_object() && !node.value.is_array() {
             self.origins.insert(at.clone(), written_at);
@@ -149,21 +226,32 @@ impl Resolver<'_> {
                 let mut resolved = Map::new();
                 for (key, value) in entries {
                     let child = node.child(Step::Key(key.clone()), value.clone());
-                    match treatment(at, key, entries) {
+                    let child_at = at.key(key);
+                    let leniency = match treatment(at, key, entries) {
                         Treatment::Ignore => continue,
+                        // `--env` gives this variable a value.
+                        Treatment::ReadWithPlaceholders if self.settings.variables.contains_key(key) => continue,
                         // `vpc: false` and the like switch off a feature that the stack does not have.
-                        Treatment::Refuse if *value != Value::Null && *value != Value::Bool(false) => {
-                            return Err(child.error("not supported by the local stack"));
+                        Treatment::Warn(_) | Treatment::Refuse(_)
+                            if *value == Value::Null || *value == Value::Bool(false) =>
+                        {
+                            continue;
                         }
-                        Treatment::Refuse => continue,
-                        Treatment::Read => resolved.insert(key.clone(), self.resolve(child, &at.key(key))?),
-                        Treatment::ReadLeniently => {
-                            let outside = std::mem::replace(&mut self.is_lenient, true);
-                            let value = self.resolve(child, &at.key(key))?;
-                            self.is_lenient = outside;
-                            resolved.insert(key.clone(), value)
+                        Treatment::Warn(reason) => {
+                            self.ignored.push(Problem::new(&child_at, reason));
+                            continue;
                         }
+                        Treatment::Refuse(reason) => {
+                            self.errors.push((child_at, child.error(reason)));
+                            continue;
+                        }
+                        Treatment::Read => self.leniency,
+                        Treatment::ReadWithPlaceholders => Leniency::Placeholders,
+                        Treatment::ReadLeniently => Leniency::Full,
                     };
+                    let outside = std::mem::replace(&mut self.leniency, leniency);
+                    resolved.insert(key.clone(), self.resolve(child, &child_at)?);
+                    self.leniency = outside;
                 }
                 Value::Object(resolved)
             }
@@ -224,8 +312,28 @@ impl Resolver<'_> {
                 return Ok(node);
             }
         }
-        let hint = if variable.contains("file(") { ": no such file or key" } else { "" };
-        Err(at.error(format!("`${{{variable}}}` has no value{hint}")))
+        Err(at.error(format!("`${{{variable}}}` has no value{}", self.hint(variable))))
+    }
+
+    /// Returns what helps if a variable has no value.
+    fn hint(&self, variable: &str) -> String {
+        let alternatives = alternatives(variable);
+        let sources: Vec<_> = alternatives.iter().map(|source| source.trim()).collect();
+        let first = sources.first().copied().unwrap_or_default();
+        match first.split_once(':') {
+            _ if sources.iter().any(|source| source.starts_with("file(")) => ": no such file or key".to_owned(),
+            _ if !self.unasked.is_empty() => {
+                let unasked: Vec<_> = self.unasked.iter().map(|source| format!("`{source}`")).collect();
+                format!(": {} cannot be asked here; add a fallback, or: {PRINT}", unasked.join(" and "))
+            }
+            Some(("env", name)) => format!(": set {name} in the environment, or in `.env` with `useDotenv: true`"),
+            Some(("param", name)) => format!(": `--param {name}=VALUE` gives one"),
+            Some(("opt", name)) if !["stage", "region"].contains(&name) => {
+                ": of the framework's options there are only `--stage` and `--region`; add a fallback".to_owned()
+            }
+            Some(("opt", name)) => format!(": `--{name}` gives one"),
+            _ => String::new(),
+        }
     }
 
     fn source(&mut self, source: &str, at: &Node) -> Result<Option<Node>, ServiceError> {
@@ -245,17 +353,38 @@ impl Resolver<'_> {
                 _ => Err(at.error(format!("`{source}` is not of the form file(path):key"))),
             };
         }
+        if let Some(text) = source.strip_prefix("strToBool(").and_then(|rest| rest.strip_suffix(')')) {
+            let text = text.trim().trim_matches(['\'', '"']);
+            return match text {
+                "true" | "1" => Ok(Some(at.with(true))),
+                "false" | "0" => Ok(Some(at.with(false))),
+                _ => Err(at.error(format!("`{text}` is not one of `true`, `false`, `1`, `0`"))),
+            };
+        }
         match source.split_once(':') {
             Some(("self", address)) => {
                 let value = self.read(&self.main.clone())?;
                 self.lookup(Node { value, file: self.main.clone(), key: KeyPath::default() }, address)
             }
             Some(("sls", "stage")) => self.stage(at).map(Some),
+            // The framework makes one up for each of its runs.
+            Some(("sls", "instanceId")) => Ok(Some(at.with("local"))),
+            Some(("aws", "accountId")) => Ok(Some(at.with(ACCOUNT_ID))),
+            Some(("aws", "region")) => self.region(at).map(Some),
             Some(("opt", "stage")) => Ok(self.settings.stage.as_ref().map(|stage| at.with(stage.as_str()))),
+            Some(("opt", "region")) => Ok(self.settings.region.as_ref().map(|region| at.with(region.as_str()))),
             Some(("opt", _)) => Ok(None),
             Some(("param", name)) => self.parameter(name, at),
-            Some(("env", name)) => Ok(self.settings.environment.get(name).map(|value| at.with(value.as_str()))),
-            Some(_) => Err(at.error(format!("the local stack has no variable `{source}`"))),
+            Some(("env", name)) => {
+                let value = self.settings.environment.get(name).or_else(|| self.dotenv.get(name));
+                Ok(value.map(|value| at.with(value.as_str())))
+            }
+            Some(("sls" | "aws", _)) => Err(at.error(format!("the framework has no variable `{source}`"))),
+            Some((name, _)) => {
+                // `ssm(eu-west-1)` is `ssm` in another region.
+                self.unasked.insert(name.split('(').next().unwrap_or(name).to_owned());
+                Ok(None)
+            }
             None => Err(at.error(format!("`{source}` is neither a variable nor a text in quotes"))),
         }
     }
@@ -270,8 +399,32 @@ impl Resolver<'_> {
         Ok(self.lookup(main, "provider.stage")?.unwrap_or_else(|| at.with(DEFAULT_STAGE)))
     }
 
-    /// Returns `${param:name}`: the stage's, else the default, in either of the framework's places.
+    /// Returns `${aws:region}`: the flag, else the provider's, else the framework's default.
+    fn region(&mut self, at: &Node) -> Result<Node, ServiceError> {
+        if let Some(region) = &self.settings.region {
+            return Ok(at.with(region.as_str()));
+        }
+        let value = self.read(&self.main.clone())?;
+        let main = Node { value, file: self.main.clone(), key: KeyPath::default() };
+        Ok(self.lookup(main, "provider.region")?.unwrap_or_else(|| at.with(DEFAULT_REGION)))
+    }
+
+    /// Reads the `.env` file of the stage, else `.env`.
+    fn read_dotenv(&mut self, root: &Value) -> Result<(), ServiceError> {
+        let top = Node { value: root.clone(), file: self.main.clone(), key: KeyPath::default() };
+        // The stage may come from a variable of `.env` itself. Then the framework does not know it yet either.
+        let stage = self.stage(&top).and_then(|stage| self.expand(stage)).ok();
+        self.expanding.clear();
+        let stage = stage.and_then(|stage| stage.text()).unwrap_or_else(|| DEFAULT_STAGE.to_owned());
+        self.dotenv = dotenv::read(&self.folder, &stage)?;
+        Ok(())
+    }
+
+    /// Returns `${param:name}`: the flag's, else the stage's, else the default, in either of the framework's places.
     fn parameter(&mut self, name: &str, at: &Node) -> Result<Option<Node>, ServiceError> {
+        if let Some(value) = self.settings.parameters.get(name) {
+            return Ok(Some(at.with(value.as_str())));
+        }
         // `provider.stage` is usually a variable itself.
         let stage = self.stage(at)?;
         let stage = self.expand(stage)?.text().unwrap_or_default();
@@ -292,11 +445,9 @@ impl Resolver<'_> {
 
     fn included(&mut self, path: &str, address: &str, at: &Node) -> Result<Option<Node>, ServiceError> {
         let file = path.trim_start_matches("./");
-        if !matches!(
-            Path::new(file).extension().and_then(|extension| extension.to_str()),
-            Some("yml" | "yaml" | "json")
-        ) {
-            return Err(at.error(format!("`{file}` is not a .yml, .yaml or .json file")));
+        let extension = Path::new(file).extension().and_then(|extension| extension.to_str()).unwrap_or_default();
+        if SCRIPTS.contains(&extension) {
+            return Err(at.error(format!("`{file}` is a program: {PRINT}")));
         }
         if !self.folder.join(file).exists() {
             return Ok(None);
@@ -330,12 +481,17 @@ impl Resolver<'_> {
             return Ok(value.clone());
         }
         let text = std::fs::read_to_string(self.folder.join(file))
-            .map_err(|source| ServiceError::Read { file: file.to_owned(), source })?;
-        let value = yaml::parse(file, &text)?;
+            .map_err(|source| ServiceError::Read { file: file.to_owned(), source: Arc::new(source) })?;
+        let is_text = !["yml", "yaml", "json"].map(|it| format!(".{it}")).iter().any(|it| file.ends_with(it.as_str()));
+        // The framework takes a file of any other name for a text.
+        let value = if is_text && file != self.main { Value::from(text) } else { yaml::parse(file, &text)? };
         self.files.insert(file.to_owned(), value.clone());
         Ok(value)
     }
 }
+
+/// The extensions of files that only Node can read.
+pub(super) const SCRIPTS: [&str; 6] = ["js", "cjs", "mjs", "ts", "cts", "mts"];
 
 /// A part of a text with variables.
 #[derive(Debug, PartialEq, Eq)]

@@ -86,8 +86,14 @@ pub(super) fn complete(
     let intrinsics = &templates.intrinsics;
     let mut connect_authorization = None;
     let stage = api.stage.clone();
-    let properties =
-        added(templates, API, &["ApiKeySelectionExpression", "DisableExecuteApiEndpoint", "RouteSelectionExpression"])?;
+    let properties = added(
+        templates,
+        API,
+        &["ApiKeySelectionExpression", "DisableExecuteApiEndpoint", "ProtocolType", "RouteSelectionExpression"],
+    )?;
+    if let Some((kind, at)) = texts(intrinsics, &properties, "ProtocolType")?.filter(|(kind, _)| kind != "WEBSOCKET") {
+        return Err(Problem::new(&at, format!("`{kind}` is not `WEBSOCKET`")));
+    }
     if let Some((expression, _)) = texts(intrinsics, &properties, "RouteSelectionExpression")? {
         api.route_selection_expression = expression;
     }

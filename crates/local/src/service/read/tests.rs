@@ -1,9 +1,10 @@
+use std::path::Path;
 use std::time::Duration;
 
 use serde_json::json;
 
-use crate::service::testing::{RESOURCES, error, load, load_with, service_with};
-use crate::service::{LogFormat, Settings, StartingPosition, StreamMapping};
+use crate::service::testing::{RESOURCES, error, ignored, load, load_with, read_with, service_with};
+use crate::service::{LogFormat, Reading, ServiceErrors, Settings, StartingPosition, StreamMapping};
 use crate::stream::Filter;
 
 #[test]
@@ -199,22 +200,27 @@ fn a_small_service_gets_the_frameworks_defaults() {
 
 #[test]
 fn broken_files_are_refused_with_file_and_key() {
-    let good = service_with("      X: x", RESOURCES);
+    let good = service_with("      X: x", &format!("configValidationMode: error\n{RESOURCES}"));
     load(&[("serverless.yml", &good)]);
     for (original, broken, expected) in [
         ("service: chat", "service: 5chat", "service: `5chat` is not a letter followed by letters, digits and `-`"),
         (
             "service: chat",
             "service: chat\nservce: chat",
-            "servce: unknown field `servce`, expected one of `service`, `provider`, `functions`, `resources`",
+            "servce: there is no such key, and `configValidationMode: error` refuses it",
         ),
         ("name: aws", "name: google", "provider.name: unknown variant `google`, expected `aws`"),
         ("name: aws", "stage: dev", "provider: missing field `name`"),
-        ("name: aws", "name: aws\n  vpc: {subnetIds: []}", "provider.vpc: not supported by the local stack"),
+        (
+            "service: chat",
+            "service: {name: chat}",
+            "service: a mapping was valid in old versions of the framework: write `service: chat`\n\
+             serverless.yml: resources.Resources.Events.Properties.TableName: `${self:service}` is not a text",
+        ),
         (
             "resources:\n",
             "resources:\n  extensions: {WebsocketsDeploymentStage: {}, ConnectWebsocketsIntegration: {}}\n",
-            "resources.extensions.ConnectWebsocketsIntegration: not supported by the local stack",
+            "resources.extensions.ConnectWebsocketsIntegration.Properties: the local stack does not extend resources of this kind",
         ),
         (
             "name: aws",
@@ -236,23 +242,18 @@ fn broken_files_are_refused_with_file_and_key() {
         (
             "handler: connect",
             "handler: connect\n    image: x",
-            "functions.connect.image: not supported by the local stack",
+            "functions.connect.image: container images do not run here: name a binary as `handler`",
         ),
-        ("websocket: $connect", "http: GET /", "functions.connect.events[0].http: not supported by the local stack"),
+        ("websocket: $connect", "http: GET /", "functions: no function has a websocket event"),
         (
             "websocket: $connect",
-            "schedule: {rate: cron(0 * * * ? *)}",
-            "functions.connect.events[0].schedule.rate: expected a rate such as `rate(5 minutes)`",
-        ),
-        (
-            "websocket: $connect",
-            "schedule: {rate: rate(5 minutes), input: x}",
-            "functions.connect.events[0].schedule.input: not supported by the local stack",
+            "websocket: $connect, schedule: rate(0 minutes)",
+            "functions.connect.events[1].schedule: expected a rate such as `rate(5 minutes)`",
         ),
         (
             "websocket: $connect",
             "websockets: $connect",
-            "functions.connect.events[0].websockets: unknown field `websockets`, expected one of `websocket`, `stream`, `schedule`",
+            "functions.connect.events[0].websockets: there is no such key, and `configValidationMode: error` refuses it",
         ),
         (
             "websocket: $connect",
@@ -273,7 +274,8 @@ fn broken_files_are_refused_with_file_and_key() {
         (
             "websocket: $connect",
             "websocket: {rout: a}",
-            "functions.connect.events[0].websocket.rout: unknown field `rout`, expected one of `route`, `routeResponseSelectionExpression`, `authorizer`",
+            "functions.connect.events[0].websocket.rout: there is no such key, and `configValidationMode: error` refuses it\n\
+             serverless.yml: functions.connect.events[0].websocket: missing field `route`",
         ),
         (
             "[websocket: $connect]",
@@ -386,7 +388,160 @@ fn a_problem_in_an_included_file_is_reported_there() {
 
 #[test]
 fn a_missing_or_empty_serverless_yml_is_named() {
-    assert_eq!(error(&[]), "serverless.yml: cannot be read");
+    assert_eq!(error(&[]), "serverless.yml: cannot be read: No such file or directory (os error 2)");
     assert_eq!(error(&[("serverless.yml", "")]), "serverless.yml: invalid type: null, expected a service");
     assert_eq!(error(&[("serverless.yml", "service: chat\n")]), "serverless.yml: missing field `provider`");
+}
+
+#[test]
+fn all_problems_are_told_at_once_in_the_order_of_the_file() {
+    let text = "service: chat
+provider:
+  name: aws
+  timeout: 901
+  environment:
+    A: ${env:NOPE}
+    B: !Ref Nope
+functions:
+  connect:
+    memorySize: 1
+    events:
+      - websocket: $conect
+      - websocket: {rout: x}
+resources:
+  Resources:
+    Eggs:
+      Type: AWS::DynamoDB::Table
+      Properties: {Name: x, KeySchema: 5}
+";
+    let error = load_with(&[("serverless.yml", text)], &Settings::default()).unwrap_err().to_string();
+    let places: Vec<_> = error.lines().map(|line| line.splitn(3, ": ").take(2).collect::<Vec<_>>().join(" ")).collect();
+    let expected = [
+        "serverless.yml:4 provider.timeout",
+        "serverless.yml:6 provider.environment.A",
+        "serverless.yml:10 functions.connect.memorySize",
+        "serverless.yml:12 functions.connect.events[0].websocket",
+        "serverless.yml:13 functions.connect.events[1].websocket",
+        "serverless.yml:18 resources.Resources.Eggs.Properties.KeySchema",
+        "serverless.yml:18 resources.Resources.Eggs.Properties.Name",
+    ];
+    assert_eq!(places, expected, "{error}");
+}
+
+#[test]
+fn what_never_comes_here_is_ignored_once_for_each_kind() {
+    let text = "service: chat
+plugins: [serverless-step-functions, serverless-offline]
+stepFunctions: {stateMachines: {}}
+provider:
+  name: aws
+  vpc: {subnetIds: []}
+  lambdaHashingVersion: 20201221
+functions:
+  connect:
+    handler: connect
+    layers: [arn]
+    warmup: true
+    events:
+      - websocket: $connect
+      - httpApi: '*'
+      - schedule: rate(1 hour)
+      - schedule: cron(0 3 * * ? *)
+  api:
+    image: there
+    role: {Ref: Nobody}
+    environment: {A: '${ssm:/a}'}
+    events:
+      - httpApi: GET /a
+      - alexaSkill
+  off:
+    handler: off
+    vpc: false
+    events:
+  nothing:
+";
+    let expected = [
+        "serverless.yml:2: plugins: plugins do not run here: serverless-step-functions",
+        "serverless.yml:3: stepFunctions: there is no such key; the framework ignores it, and plugins do not run here \
+         (also line 12)",
+        "serverless.yml:6: provider.vpc: functions are in this machine's network, not in a VPC",
+        "serverless.yml:11: functions.connect.layers: layers are not loaded here",
+        "serverless.yml:15: functions.connect.events[1].httpApi: `httpApi` events never come here (also line 23)",
+        "serverless.yml:17: functions.connect.events[3].schedule: a schedule with `cron` or `at` never comes here",
+    ];
+    assert_eq!(ignored(text), expected);
+    let service = load(&[("serverless.yml", text)]);
+    assert_eq!(service.functions.keys().collect::<Vec<_>>(), ["connect"]);
+    assert_eq!(service.idle_functions.iter().collect::<Vec<_>>(), ["api", "off"]);
+    assert_eq!(service.functions["connect"].schedules, [Duration::from_secs(3600)]);
+    // The framework can be told what to do about keys that it does not know.
+    let off = text.replace("plugins:", "configValidationMode: off\nplugins:");
+    assert!(!ignored(&off).join("").contains("no such key"));
+    let strict = text.replace("plugins:", "configValidationMode: error\nplugins:");
+    assert_eq!(error(&[("serverless.yml", &strict)]).lines().count(), 2);
+}
+
+#[test]
+fn a_program_is_refused_with_the_cure() {
+    let reading = Reading::of(Path::new("services/serverless.ts"), &Settings::default());
+    let expected = "serverless.ts: this is a program: `osls print --config serverless.ts > resolved.yml` writes YAML, and \
+                    `--config resolved.yml` reads that";
+    assert_eq!(ServiceErrors(reading.refused).to_string(), expected);
+}
+
+#[test]
+fn the_short_form_of_the_provider_is_its_name() {
+    let text = service_with("      X: x", "").replace("provider:\n  name: aws", "provider: aws");
+    assert_eq!(load(&[("serverless.yml", &text)]).region, "us-east-1");
+}
+
+#[test]
+fn routes_and_mappings_of_the_resources_are_read() {
+    let routes = "
+resources:
+  Resources:
+    MoreRoute:
+      Type: AWS::ApiGatewayV2::Route
+      Properties:
+        ApiId: !Ref WebsocketsApi
+        RouteKey: more
+        RouteResponseSelectionExpression: $default
+        Target: !Join ['/', [integrations, !Ref ConnectWebsocketsIntegration]]
+    Own:
+      Type: AWS::ApiGatewayV2::Integration
+      Properties:
+        ApiId: !Ref WebsocketsApi
+        IntegrationUri: !Sub 'arn:aws:apigateway:x:lambda:path/2015-03-31/functions/${ConnectLambdaFunction.Arn}/invocations'
+    OwnRoute:
+      Type: AWS::ApiGatewayV2::Route
+      Properties: {ApiId: !Ref WebsocketsApi, RouteKey: own, Target: !Sub 'integrations/${Own}'}
+    Elsewhere:
+      Type: AWS::ApiGatewayV2::Route
+      Properties: {ApiId: abc, RouteKey: x, Target: integrations/y}
+    Mapping:
+      Type: AWS::Lambda::EventSourceMapping
+      Properties:
+        FunctionName: !Ref ConnectLambdaFunction
+        EventSourceArn: !GetAtt Events.StreamArn
+        StartingPosition: LATEST
+        FilterCriteria: {Filters: [{Pattern: '{\"eventName\": [\"INSERT\"]}'}]}
+    Queue:
+      Type: AWS::Lambda::EventSourceMapping
+      Properties: {FunctionName: !Ref ConnectLambdaFunction, EventSourceArn: !GetAtt Failed.Arn}
+";
+    let text = service_with("      X: x", &format!("{routes}{}", RESOURCES.split_once("Resources:\n").unwrap().1));
+    let reading = read_with(&[("serverless.yml", &text)], &Settings::default());
+    assert!(reading.refused.is_empty(), "{:?}", reading.refused);
+    let service = reading.service.unwrap();
+    assert_eq!(service.api.routes.keys().collect::<Vec<_>>(), ["$connect", "more", "own"]);
+    assert_eq!(service.api.two_way_routes.iter().collect::<Vec<_>>(), ["more"]);
+    let [mapping] = service.functions["connect"].streams.as_slice() else { panic!("{service:?}") };
+    assert_eq!((mapping.table.as_str(), mapping.batch_size, mapping.filter.len()), ("Events", 100, 1));
+    assert_eq!(mapping.starting_position, StartingPosition::Latest);
+    let told: Vec<_> = reading.ignored.iter().map(|it| it.reason.as_str()).collect();
+    assert_eq!(told, ["this event source is not here, so its events never come"]);
+    let refused = error(&[("serverless.yml", &text.replace("!Sub 'integrations/${Own}'", "integrations/nope"))]);
+    let expected = "serverless.yml: resources.Resources.OwnRoute.Properties.Target: \
+                    this is no integration of a function of the service";
+    assert_eq!(refused, expected);
 }

@@ -1,6 +1,6 @@
 use crate::iam::{Patterns, Role};
-use crate::service::testing::{load, load_with, service_with, without_line};
-use crate::service::{Service, ServiceError, Settings};
+use crate::service::testing::{load, load_with, read_with, service_with, without_line};
+use crate::service::{Service, ServiceErrors, Settings};
 
 /// Makes a service with other resources and one function. Its role `Role` has these properties, in YAML flow style.
 fn with_role(properties: &str, others: &str) -> Vec<(&'static str, String)> {
@@ -29,7 +29,7 @@ Resources:
     vec![("serverless.yml", main.to_owned()), ("roles.yml", roles)]
 }
 
-fn role_of(properties: &str, others: &str, settings: &Settings) -> Result<Option<Role>, ServiceError> {
+fn role_of(properties: &str, others: &str, settings: &Settings) -> Result<Option<Role>, ServiceErrors> {
     let files = with_role(properties, others);
     let files: Vec<_> = files.iter().map(|(name, text)| (*name, text.as_str())).collect();
     let service = load_with(&files, settings)?;
@@ -52,24 +52,24 @@ fn policies(statements: &str) -> String {
 fn a_functions_role_is_read_with_its_intrinsic_functions() {
     let statements = "[
       {Effect: Allow, Action: dynamodb:GetItem, Resource: !GetAtt Birds.Arn},
-      {Effect: Deny, NotAction: ['a:*'], NotResource: [!Sub 'arn:${AWS::Partition}:x:${WebsocketsApi}/${sls:stage}/*']},
-      !If [Tracing, {Effect: Allow, Action: 'xray:*', Resource: '*'}, !Ref AWS::NoValue],
-      !If [Never, {Effect: Allow, Action: 'never:*', Resource: '*'}, !Ref AWS::NoValue]]";
+      {Effect: Deny, NotAction: ['dynamodb:A*'], NotResource: [!Sub 'arn:${AWS::Partition}:x:${WebsocketsApi}/${sls:stage}/*']},
+      !If [Tracing, {Effect: Allow, Action: 'dynamodb:X*', Resource: '*'}, !Ref AWS::NoValue],
+      !If [Never, {Effect: Allow, Action: 'dynamodb:N*', Resource: '*'}, !Ref AWS::NoValue]]";
     let expected = [
         r#"Allow Of(["dynamodb:GetItem"]) Of(["arn:aws:dynamodb:us-east-1:123456789012:table/chat-dev-Birds"])"#,
-        r#"Deny Not(["a:*"]) Not(["arn:aws:x:local0ws01/dev/*"])"#,
-        r#"Allow Of(["xray:*"]) Of(["*"])"#,
+        r#"Deny Not(["dynamodb:A*"]) Not(["arn:aws:x:local0ws01/dev/*"])"#,
+        r#"Allow Of(["dynamodb:X*"]) Of(["*"])"#,
     ];
     assert_eq!(allowed(&policies(statements), ""), expected);
     let settings = Settings { stage: Some("prod".to_owned()), ..Settings::default() };
     let role = role_of(&policies(statements), "", &settings).unwrap().unwrap();
     let last = role.statements.last().unwrap();
-    assert_eq!((role.name.as_str(), &last.actions), ("chat-prod-Role", &Patterns::Of(vec!["never:*".to_owned()])));
+    assert_eq!((role.name.as_str(), &last.actions), ("chat-prod-Role", &Patterns::Of(vec!["dynamodb:N*".to_owned()])));
 }
 
 #[test]
 fn policies_that_are_attached_to_a_role_are_its_own() {
-    let document = "PolicyDocument: {Statement: {Effect: Allow, Action: 'b:*', Resource: '*'}}";
+    let document = "PolicyDocument: {Statement: {Effect: Allow, Action: 'dynamodb:B*', Resource: '*'}}";
     let properties = "{RoleName: flock, ManagedPolicyArns: [!Ref Managed, \
                       'arn:aws:iam::aws:policy/service-role/AWSLambdaBasicExecutionRole', \
                       'arn:aws:iam::aws:policy/AmazonDynamoDBFullAccess']}";
@@ -80,20 +80,20 @@ fn policies_that_are_attached_to_a_role_are_its_own() {
   Another: {{Type: AWS::IAM::Policy, Properties: {{Roles: [!Ref IamRoleLambdaExecution], {document}}}}}
 "
     );
-    let b = r#"Allow Of(["b:*"]) Of(["*"])"#;
+    let b = r#"Allow Of(["dynamodb:B*"]) Of(["*"])"#;
     assert_eq!(allowed(properties, &others), [b, r#"Allow Of(["dynamodb:*"]) Of(["*"])"#, b, b]);
 }
 
 /// Makes the service of [`with_role`] with further keys of the provider.
-fn with_provider(provider: &str, settings: &Settings) -> Result<Service, ServiceError> {
-    let statement = "{Statement: {Effect: Allow, Action: 'attached:*', Resource: '*'}}";
+fn with_provider(provider: &str, settings: &Settings) -> Result<Service, ServiceErrors> {
+    let statement = "{Statement: {Effect: Allow, Action: 'dynamodb:Attached*', Resource: '*'}}";
     let others = format!(
         "  Attached:
     Type: AWS::IAM::ManagedPolicy
     Properties: {{Roles: [!Ref IamRoleLambdaExecution], PolicyDocument: {statement}}}
 "
     );
-    let mut files = with_role(&policies("[{Effect: Allow, Action: 'own:*', Resource: '*'}]"), &others);
+    let mut files = with_role(&policies("[{Effect: Allow, Action: 'dynamodb:Own*', Resource: '*'}]"), &others);
     files[0].1 = files[0].1.replace("provider: {name: aws}", &format!("provider: {{name: aws, {provider}}}"));
     let files: Vec<_> = files.iter().map(|(name, text)| (*name, text.as_str())).collect();
     load_with(&files, settings)
@@ -107,16 +107,16 @@ fn functions_without_a_role_have_the_providers() {
         let actions = role.statements.iter().map(|it| format!("{:?}", it.actions)).collect::<Vec<_>>().join(" ");
         Some(format!("{}: {actions}", role.name))
     };
-    let statements = "[{Effect: Allow, Action: 'a:*', Resource: !GetAtt Birds.Arn}]";
+    let statements = "[{Effect: Allow, Action: 'dynamodb:A*', Resource: !GetAtt Birds.Arn}]";
     let connections = r#"Of(["execute-api:ManageConnections"])"#;
-    let attached = r#"Of(["attached:*"])"#;
-    let a = r#"Of(["a:*"])"#;
+    let attached = r#"Of(["dynamodb:Attached*"])"#;
+    let a = r#"Of(["dynamodb:A*"])"#;
     let expected = format!("chat-dev-us-east-1-lambdaRole: {connections} {a} {attached}");
     for provider in
         [format!("iam: {{role: {{statements: {statements}, tags: {{}}}}}}"), format!("iamRoleStatements: {statements}")]
     {
         assert_eq!(actions(&provider, "other").as_deref(), Some(expected.as_str()), "{provider}");
-        assert_eq!(actions(&provider, "connect").unwrap(), r#"chat-dev-Role: Of(["own:*"])"#);
+        assert_eq!(actions(&provider, "connect").unwrap(), r#"chat-dev-Role: Of(["dynamodb:Own*"])"#);
     }
     let managed = "iam: {role: {name: flock, managedPolicies: ['arn:aws:iam::aws:policy/AmazonDynamoDBFullAccess']}}";
     let expected = format!(r#"flock: {connections} Of(["dynamodb:*"]) {attached}"#);
@@ -124,7 +124,7 @@ fn functions_without_a_role_have_the_providers() {
     for provider in
         ["iam: {role: Role}", "iam: {role: !GetAtt Role.Arn}", "role: Role", "iam: {role: {tags: {}}}, role: Role"]
     {
-        assert_eq!(actions(provider, "other").unwrap(), r#"chat-dev-Role: Of(["own:*"])"#, "{provider}");
+        assert_eq!(actions(provider, "other").unwrap(), r#"chat-dev-Role: Of(["dynamodb:Own*"])"#, "{provider}");
     }
     for provider in [
         "iam: {deploymentRole: x}",
@@ -141,16 +141,17 @@ fn unknown_parts_of_the_providers_role_are_named() {
     let at = "serverless.yml: provider";
     for (provider, expected) in [
         (
-            "iam: {role: {statements: [{Effect: Allow, Action: a, Resource: '*', Condition: {}}]}}",
+            "iam: {role: {statements: [{Effect: Allow, Action: 'dynamodb:a', Resource: '*', Condition: {}}]}}",
             "iam.role.statements[0].Condition: unknown",
         ),
         (
             "iam: {role: {statements: [], permissionsBoundary: x}}",
             "iam.role.permissionsBoundary: the local stack does not",
         ),
-        ("iam: {role: {statments: []}}", "iam.role.statments: unknown field `statments`"),
-        ("iamManagedPolicies: ['arn:aws:iam::aws:policy/X']", "iamManagedPolicies[0]: the local stack does not"),
-        ("iam: {roles: x}", "iam.roles: unknown field `roles`"),
+        (
+            "iamManagedPolicies: ['arn:aws:iam::aws:policy/DynamoDBX']",
+            "iamManagedPolicies[0]: the local stack does not",
+        ),
     ] {
         let error = without_line(with_provider(provider, &Settings::default()).unwrap_err());
         assert!(error.starts_with(&format!("{at}.{expected}")), "{provider}: {error}");
@@ -168,25 +169,28 @@ fn unknown_parts_of_a_used_role_are_named() {
         "the local stack does not understand this part of a role; `--no-iam` lets every function do everything";
     for (properties, expected) in [
         (
-            policies("[{Effect: Allow, Action: a, Resource: '*', Condition: {}}]"),
+            policies("[{Effect: Allow, Action: 'dynamodb:a', Resource: '*', Condition: {}}]"),
             format!("{statement}.Condition: unknown"),
         ),
-        (policies("[{Effect: Allow, Action: a}]"), format!("{statement}: expected either `Resource` or `NotResource`")),
         (
-            policies("[{Effect: Allow, Action: a, Resource: 'x/${aws:username}'}]"),
+            policies("[{Effect: Allow, Action: 'dynamodb:a'}]"),
+            format!("{statement}: expected either `Resource` or `NotResource`"),
+        ),
+        (
+            policies("[{Effect: Allow, Action: 'dynamodb:a', Resource: 'x/${aws:username}'}]"),
             format!("{statement}.Resource: {not_understood}"),
         ),
         (
-            policies("[{Effect: Allow, Action: a, Resource: '${ssm:/x}'}]"),
+            policies("[{Effect: Deny, Action: 'dynamodb:a', Resource: '${ssm:/x}'}]"),
             format!("{statement}.Resource: {not_understood}"),
         ),
         (
-            policies("[{Effect: Allow, Action: a, Resource: !Ref Nope}]"),
+            policies("[{Effect: Allow, Action: 'dynamodb:a', Resource: !Ref Nope}]"),
             format!("{statement}.Resource.Ref: the stack has no"),
         ),
         (policies("[!If [Nope, a, b]]"), format!("{statement}.Fn::If: the stack has no condition `Nope`")),
         (
-            "{ManagedPolicyArns: ['arn:aws:iam::aws:policy/X']}".to_owned(),
+            "{ManagedPolicyArns: ['arn:aws:iam::aws:policy/DynamoDBX']}".to_owned(),
             format!("ManagedPolicyArns[0]: {not_understood}"),
         ),
         ("{PermissionsBoundary: x}".to_owned(), format!("PermissionsBoundary: {not_understood}")),
@@ -204,4 +208,57 @@ fn unused_roles_and_roles_from_elsewhere_are_not_read() {
     role_of("{}", others, &Settings::default()).unwrap();
     let text = service_with("      X: x", "").replace("    handler:", "    role: '${ssm:/role}'\n    handler:");
     assert_eq!(load(&[("serverless.yml", &text)]).functions["connect"].role, None);
+}
+
+#[test]
+fn what_a_role_says_about_services_that_are_not_here_is_left_out() {
+    let statements = "[
+      {Effect: Allow, Action: 'cloudwatch:PutMetricData', Resource: '*', Condition: {}},
+      {Effect: Allow, Action: ['sqs:SendMessage', 's3:*'], Resource: '${ssm:/x}'},
+      {Effect: Allow, Action: ['sqs:SendMessage', 'dynamo*:Query'], Resource: '${ssm:/x}'},
+      {Effect: Deny, NotAction: 's3:*', Resource: '*'}]";
+    let properties = policies(statements).replacen(
+        "{Policies",
+        "{ManagedPolicyArns: ['arn:aws:iam::aws:policy/AmazonSQSFullAccess', !ImportValue mine], Policies",
+        1,
+    );
+    let read = allowed(&properties, "");
+    let expected =
+        [r#"Allow Of(["sqs:SendMessage", "dynamo*:Query"]) Of(["${ssm:/x}"])"#, r#"Deny Not(["s3:*"]) Of(["*"])"#];
+    assert_eq!(read, expected);
+    let files = with_role(&properties, "");
+    let files: Vec<_> = files.iter().map(|(name, text)| (*name, text.as_str())).collect();
+    let told: Vec<_> = read_with(&files, &Settings::default()).ignored.iter().map(|it| it.reason.clone()).collect();
+    let expected = [
+        "the policy AmazonSQSFullAccess is not read: it is taken for one of services that are not here",
+        "only a deployment knows what this names; calls that it allows are refused, unless `--no-iam` is given",
+        "only a deployment knows what this names; calls to it are refused, unless `--no-iam` is given",
+    ];
+    assert_eq!(told, expected);
+}
+
+#[test]
+fn a_plugin_gives_each_function_a_role_of_its_own() {
+    let roles = |plugin: &str, inherit: bool| {
+        let text = format!(
+            "
+service: chat
+plugins: [{plugin}]
+provider: {{name: aws, iam: {{role: {{statements: [{{Effect: Allow, Action: 'dynamodb:B*', Resource: '*'}}]}}}}}}
+functions:
+  connect:
+    handler: connect
+    events: [websocket: $connect]
+    iamRoleStatementsInherit: {inherit}
+    iamRoleStatements: [{{Effect: Allow, Action: 'dynamodb:A*', Resource: '*'}}]
+"
+        );
+        let service = load_with(&[("serverless.yml", &text)], &Settings::default()).unwrap();
+        let role = service.functions["connect"].role.clone().unwrap();
+        role.statements.iter().map(|it| format!("{:?}", it.actions)).collect::<Vec<_>>().join(" ")
+    };
+    let plugin = "serverless-iam-roles-per-function";
+    assert_eq!(roles(plugin, false), r#"Of(["dynamodb:A*"])"#);
+    assert_eq!(roles(plugin, true), r#"Of(["dynamodb:A*"]) Of(["dynamodb:B*"])"#);
+    assert_eq!(roles("", true), r#"Of(["execute-api:ManageConnections"]) Of(["dynamodb:B*"])"#);
 }

@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 
 use crate::service::Settings;
-use crate::service::testing::{error, load_with, service_with, value_error, value_of};
+use crate::service::testing::{error, load_with, read_with, service_with, value_error, value_of};
 
 #[test]
 fn variables_take_their_values_from_each_source() {
@@ -16,11 +16,18 @@ fn variables_take_their_values_from_each_source() {
         ("${sls:stage}", "dev"),
         ("${opt:stage, 'none'}", "none"),
         ("${opt:stage, sls:stage}", "dev"),
-        ("${opt:region, self:custom.none, ${self:custom.a.b.0}}", "x"),
+        ("${opt:nope, self:custom.none, ${self:custom.a.b.0}}", "x"),
         ("${env:HOME_PAGE, \"a, b\"}", "a, b"),
         ("${env:NAME}", "from the environment"),
         ("${opt:x, 7}", "7"),
         ("${opt:x, 'in-${sls:stage}'}", "in-dev"),
+        ("${opt:region, 'none'}", "eu-west-1"),
+        ("${aws:region} ${aws:accountId}", "eu-west-1 123456789012"),
+        ("${param:colour}", "green"),
+        ("${ssm:/a, 'none'} ${cf(eu-west-1):stack.Output, 'nothing'}", "none nothing"),
+        ("${file(text.txt)}", "as it is"),
+        ("${strToBool('true')} ${strToBool(0)}", "true false"),
+        ("${sls:instanceId}", "local"),
         ("${file(values.yml):list.1}", "two"),
         ("${file(values.yml):stage}", "dev"),
         ("${file(missing.yml):x, 'none'}", "none"),
@@ -30,9 +37,12 @@ fn variables_take_their_values_from_each_source() {
         let main = service_with(&format!("      X: '{}'", expression.replace('\'', "''")), custom);
         let settings = Settings {
             environment: BTreeMap::from([("NAME".to_owned(), "from the environment".to_owned())]),
+            region: Some("eu-west-1".to_owned()),
+            parameters: BTreeMap::from([("colour".to_owned(), "green".to_owned())]),
             ..Settings::default()
         };
-        let files = [("serverless.yml", main.as_str()), ("values.yml", "{list: [one, two], stage: '${sls:stage}'}")];
+        let values = "{list: [one, two], stage: '${sls:stage}'}";
+        let files = [("serverless.yml", main.as_str()), ("values.yml", values), ("text.txt", "as it is")];
         let service = load_with(&files, &settings).unwrap();
         assert_eq!(service.functions["connect"].environment["X"], expected, "{expression}");
     }
@@ -69,16 +79,62 @@ fn variables_that_have_no_value_name_file_and_key() {
     let at = "serverless.yml: functions.connect.environment.X";
     for (expression, expected) in [
         ("${self:custom.nope}", "`${self:custom.nope}` has no value"),
-        ("${opt:nope}", "`${opt:nope}` has no value"),
+        (
+            "${opt:nope}",
+            "`${opt:nope}` has no value: of the framework's options there are only `--stage` and `--region`; add a fallback",
+        ),
+        ("${param:nope}", "`${param:nope}` has no value: `--param nope=VALUE` gives one"),
+        ("${opt:region}", "`${opt:region}` has no value: `--region` gives one"),
+        ("${env:NOPE}", "`${env:NOPE}` has no value: set NOPE in the environment, or in `.env` with `useDotenv: true`"),
+        ("${aws:username}", "the framework has no variable `aws:username`"),
+        ("${strToBool(maybe)}", "`maybe` is not one of `true`, `false`, `1`, `0`"),
         ("${file(nope.yml)}", "`${file(nope.yml)}` has no value: no such file or key"),
-        ("${file(nope.js)}", "`nope.js` is not a .yml, .yaml or .json file"),
-        ("${ssm:/a/b}", "the local stack has no variable `ssm:/a/b`"),
-        ("${cf:stack.Output}", "the local stack has no variable `cf:stack.Output`"),
+        (
+            "${file(nope.js)}",
+            "`nope.js` is a program: `osls print > resolved.yml` resolves it, and `--config resolved.yml` reads that",
+        ),
         ("${opt:x, dev}", "`dev` is neither a variable nor a text in quotes"),
         ("a-${self:provider}", "`${self:provider}` is not a text"),
     ] {
         assert_eq!(value_error(&format!("'{expression}'"), ""), format!("{at}: {expected}"), "{expression}");
     }
+}
+
+#[test]
+fn a_value_that_a_flag_gives_is_not_read() {
+    let settings = Settings { variables: BTreeMap::from([("X".to_owned(), "mine".to_owned())]), ..Settings::default() };
+    for expression in ["${ssm:/a}", "${env:NOPE}", "${file(a.js)}", "!ImportValue a"] {
+        let main = service_with(&format!("      X: {expression}"), "");
+        let reading = read_with(&[("serverless.yml", &main)], &settings);
+        assert!(reading.refused.is_empty() && reading.ignored.is_empty(), "{expression}: {reading:?}");
+    }
+}
+
+#[test]
+fn elsewhere_a_value_of_a_deployment_is_refused_with_the_cure() {
+    let resources = "resources: {Resources: {A: {Type: AWS::DynamoDB::Table, Properties: {TableName: '${ssm:/a}'}}}}";
+    let text = service_with("      X: x", resources);
+    let error = error(&[("serverless.yml", &text)]);
+    let expected = "serverless.yml: resources.Resources.A.Properties.TableName: `${ssm:/a}` has no value: `ssm` cannot be \
+                    asked here; add a fallback, or: `osls print > resolved.yml` resolves it, and `--config resolved.yml` \
+                    reads that";
+    assert!(error.starts_with(expected), "{error}");
+}
+
+#[test]
+fn a_dotenv_file_has_values_for_variables_and_with_a_plugin_for_functions() {
+    let read = |top_level: &str, variables: &[(&str, &str)]| {
+        let main = service_with("      X: ${env:COLOUR, 'none'}", top_level);
+        let environment = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let settings = Settings { environment, ..Settings::default() };
+        let service = load_with(&[("serverless.yml", &main), (".env", "COLOUR=green\n")], &settings).unwrap();
+        service.functions["connect"].environment.clone()
+    };
+    assert_eq!(read("", &[])["X"], "none");
+    assert_eq!(read("useDotenv: true", &[])["X"], "green");
+    assert_eq!(read("useDotenv: true", &[("COLOUR", "red")])["X"], "red");
+    assert!(!read("useDotenv: true", &[]).contains_key("COLOUR"));
+    assert_eq!(read("plugins: [serverless-dotenv-plugin]", &[])["COLOUR"], "green");
 }
 
 #[test]

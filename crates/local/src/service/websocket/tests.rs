@@ -195,7 +195,7 @@ fn parts_of_the_gateway_that_are_not_imitated_are_named() {
         ),
         (
             "SdefaultWebsocketsRoute: {Properties: {}}".to_owned(),
-            ".SdefaultWebsocketsRoute: the framework generates no resource of this logical id",
+            ".SdefaultWebsocketsRoute.Properties: the framework generates no resource of this logical id",
         ),
         (
             "WebsocketsApi: {Properties: {ApiKeySelectionExpression: $request.header.key}}".to_owned(),
@@ -203,7 +203,7 @@ fn parts_of_the_gateway_that_are_not_imitated_are_named() {
         ),
         (
             "WebsocketsApi: {Properties: {ProtocolType: HTTP}}".to_owned(),
-            ".WebsocketsApi.Properties.ProtocolType: unknown field `ProtocolType`",
+            ".WebsocketsApi.Properties.ProtocolType: `HTTP` is not `WEBSOCKET`",
         ),
         (
             "WebsocketsDeploymentStage: {Properties: {StageVariables: {a-b: x}}}".to_owned(),
