@@ -175,7 +175,8 @@ async fn only_the_function_itself_gets_its_events_and_answers_them() {
 #[tokio::test]
 async fn text_of_strangers_is_escaped_in_the_terminal() {
     let folder = tempfile::tempdir().unwrap();
-    let functions = format!("{}  other: {{handler: fixture, role: Nobody, events: [websocket: other]}}\n", bash(folder.path()));
+    let functions =
+        format!("{}  other: {{handler: fixture, role: Nobody, events: [websocket: other]}}\n", bash(folder.path()));
     let stack = Stack::serve(folder.path(), &[], &functions).await;
     let host = format!("Host: {}\r\n", stack.gateway);
     let clipboard = "%1b%5D52;c;eA==%07%1b%5B2J%0Agateway%20%7C%20everything%20is%20fine%c2%9b%e2%80%ae";
