@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help run publish history build test test-rust test-long test-js test-client test-browser no-browser conformance soak soak-history flood load simulate lint deny fmt check settings package deploy remove logs test-release test-deploy bench clean
+.PHONY: help run publish history build test test-rust test-long test-js test-client test-browser no-browser conformance soak soak-history flood load simulate lint deny fmt check settings package deploy remove logs test-release test-deploy bench cost clean
 
 # STAGE and REGION name the deployment. ARCH is the processors' architecture: arm64 or x86_64. DROP names what a deployment may
 # take away from its stage.
@@ -102,6 +102,9 @@ bench: ## Measure what events cost: CPU time, calls, bytes, memory
 	cargo build --release --bins --workspace --exclude switchboard-load --exclude switchboard-local \
 		--exclude switchboard-tests
 	cargo test --workspace --test bench -- --run
+
+cost: ## Print what events and three loads cost, in dollars
+	cargo run --quiet --example cost
 
 lint: ## Run Clippy, and treat its warnings as errors
 	cargo clippy --workspace --all-targets -- -D warnings

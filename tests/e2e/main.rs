@@ -12,6 +12,7 @@ mod budget;
 mod canaries;
 mod chat;
 mod concurrency;
+mod cost;
 mod delivery;
 mod deployment;
 mod events;

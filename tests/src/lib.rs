@@ -9,6 +9,7 @@
 #![expect(clippy::unwrap_used, reason = "a helper that fails should fail its test, like `unwrap` in the test itself")]
 
 pub mod client;
+pub mod cost;
 pub mod keys;
 pub mod network;
 pub mod proxy;

@@ -52,7 +52,7 @@ const DEFAULT_FRAMES_PER_SECOND: u32 = 50;
 /// Ours. Posting to so many connections costs one cent ($1 for a million), and a conversation has fewer members.
 const DEFAULT_RECEIVERS_PER_PUBLISH: u32 = 10_000;
 
-/// Ours. A million frames then write 2 MB of lines, which cost $0.001, and a busy stage still shows what usually happens.
+/// Ours. A million frames then write 4 MB of lines, which cost $0.002, and a busy stage still shows what usually happens.
 const DEFAULT_LOG_ONE_IN: u32 = 100;
 
 /// The gateway's limit on a connection's life: 2 hours.

@@ -135,7 +135,7 @@ pub struct Peer {
 }
 
 /// Serves `$connect` and `$disconnect`: a mistake refuses the handshake with the status that `status` gives it. Each is one
-/// line of the log, which ties the connection to its user. The reason of a close is the gateway's or the client's.
+/// line of the log, which ties the connection to its user. It is always written, so it has nothing that another line or metric has. The reason of a close is the gateway's or the client's.
 ///
 /// # Errors
 ///
@@ -154,8 +154,8 @@ pub async fn lifecycle(
             let context = &event.payload.request_context;
             info!(
                 route.key = caller.route_key, connection.id = %caller.connection_id, request.id = caller.request_id,
-                invocation.id = caller.invocation_id, user.id = user.as_ref().map(UserId::as_str), user.named_by = named_by,
-                close.code = context.disconnect_status_code, close.reason = context.disconnect_reason, outcome = "ok",
+                user.id = user.as_ref().map(UserId::as_str), user.named_by = named_by,
+                close.code = context.disconnect_status_code, close.reason = context.disconnect_reason,
                 duration_ms, "served"
             );
             backend.metrics.served(None);
