@@ -56,6 +56,9 @@ def test_what_holds_data_goes_in_dev_and_stays_elsewhere(template):
     resources = json.loads(template.read_text())["Resources"].values()
     tables = [resource for resource in resources if resource["Type"] == "AWS::DynamoDB::Table"]
     assert tables and all(table["DeletionPolicy"] == table["UpdateReplacePolicy"] == policy for table in tables)
+    # CloudFormation could not delete a protected table, so a table that goes with its stack has no protection.
+    is_protected = policy == "Retain"
+    assert all(table["Properties"]["DeletionProtectionEnabled"] is is_protected for table in tables)
 
 
 def test_every_name_carries_the_stage(template):

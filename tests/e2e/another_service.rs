@@ -1,9 +1,11 @@
 //! The local stack runs a service that is not Switchboard, and shows a client how its functions fail.
 
+use std::time::Duration;
+
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
 use switchboard_tests::client::Client;
-use switchboard_tests::stack::{Stack, root};
+use switchboard_tests::stack::{PATIENCE, Stack, command, root, signal};
 
 async fn parrot() -> (Stack, Client) {
     let stack = Stack::with(&["--config", "tests/fixture/serverless.yml"]).await;
@@ -60,6 +62,35 @@ async fn a_service_beyond_a_quota_of_aws_runs_and_is_told_so() {
     let mut client = stack.connect("").await;
     client.send(json!({"action": "r299"})).await;
     stack.logged(1, &["send-message |", r#""routeKey":"r299""#]).await;
+}
+
+#[tokio::test]
+async fn a_function_that_somebody_debugs_waits_for_the_debugger_and_has_no_time_out() {
+    let flags = ["--debug", "nap", "--debug-wait", "--integration-timeout", "1s", "--init-timeout", "50ms"];
+    let stack = Stack::with(&[&["--config", "tests/fixture/serverless.yml"], &flags[..]].concat()).await;
+    let mut client = Client::connect(&format!("ws://{}/test", stack.gateway)).await.unwrap();
+    client.send(json!({"service": "parrot", "do": "sleep", "ms": 1500})).await;
+    let line = &stack.logged(1, &["nap | process", "waits for a debugger: gdb -p"]).await[0];
+    let process: u32 = line.rsplit(' ').next().unwrap().parse().unwrap();
+    // The signal takes effect when the process runs next.
+    let stopped = async {
+        while !std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap().contains(") T ") {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, stopped).await.expect("the process runs");
+    // A debugger continues it. The time-out of the function is 1 s.
+    signal("-CONT", process).await;
+    stack.logged(1, &["nap |", r#""routeKey":"parrot/sleep""#]).await;
+    client.send(json!({"service": "parrot", "do": "sleep", "ms": 0})).await;
+    stack.logged(2, &["nap |", r#""routeKey":"parrot/sleep""#]).await;
+    assert_eq!(stack.log(&["nap | process"]).len(), 1);
+    assert!(stack.log(&["timed out"]).is_empty());
+
+    let mut unknown = command(&["--config", "tests/fixture/serverless.yml", "--debug", "parrot"]);
+    let output = unknown.output().await.unwrap();
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(text.contains("--debug parrot: there is no such function; there are act, bye, hello, nap"), "{text}");
 }
 
 #[tokio::test]

@@ -48,6 +48,7 @@ fn only_the_end_to_end_tests_know_both_halves() {
                 "presence",
                 "publish",
                 "send-message",
+                "switchboard-client",
                 "switchboard-core",
                 "switchboard-local",
             ],

@@ -1,5 +1,5 @@
 //! A client behaves as the library will. It resumes from its position, orders frames and drops repetitions. It asks when
-//! something is missing, and it pings.
+//! something is missing, and it pings. On a whim it looks into the history, or does not listen for a while.
 
 use std::collections::BTreeMap;
 
@@ -7,15 +7,35 @@ use crate::frame::{Frame, Invocation};
 use crate::table::{Content, Ms, Position, Socket};
 use crate::world::World;
 
-/// How often a subscribe frame is sent before the client connects again.
-const SUBSCRIBES: u32 = 2;
+/// How often a subscribe or unsubscribe frame is sent before the client connects again.
+const TRIES: u32 = 2;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
-    Away { until: Ms },
+    Away {
+        until: Ms,
+    },
     Connecting,
-    Subscribing { socket: Socket, request: u32, tries: u32, until: Ms },
-    Live { socket: Socket },
+    Subscribing {
+        socket: Socket,
+        request: u32,
+        tries: u32,
+        until: Ms,
+    },
+    Live {
+        socket: Socket,
+    },
+    Unsubscribing {
+        socket: Socket,
+        request: u32,
+        tries: u32,
+        until: Ms,
+    },
+    /// It is connected and does not listen.
+    Deaf {
+        socket: Socket,
+        until: Ms,
+    },
 }
 
 /// A question, and until when its answer is waited for.
@@ -40,6 +60,7 @@ pub struct Client {
     question: Option<Question>,
     ping: Option<Question>,
     next_ping: Ms,
+    next_whim: Ms,
     leaves: Ms,
     requests: u32,
     /// Only the latest timer counts.
@@ -58,6 +79,7 @@ impl Client {
             question: None,
             ping: None,
             next_ping: 0,
+            next_whim: Ms::MAX,
             leaves: 0,
             requests: 0,
             timer: 0,
@@ -78,8 +100,11 @@ impl Client {
 
     pub fn socket(&self) -> Option<Socket> {
         match self.phase {
-            Phase::Live { socket } | Phase::Subscribing { socket, .. } => Some(socket),
-            _ => None,
+            Phase::Live { socket }
+            | Phase::Subscribing { socket, .. }
+            | Phase::Unsubscribing { socket, .. }
+            | Phase::Deaf { socket, .. } => Some(socket),
+            Phase::Away { .. } | Phase::Connecting => None,
         }
     }
 
@@ -91,7 +116,8 @@ impl Client {
     /// The faults are over: it comes back and stays.
     pub fn settle(&mut self, world: &mut World) {
         self.leaves = Ms::MAX;
-        if let Phase::Away { until } = &mut self.phase {
+        self.next_whim = Ms::MAX;
+        if let Phase::Away { until } | Phase::Deaf { until, .. } = &mut self.phase {
             *until = world.now;
         }
         self.rest(world);
@@ -107,6 +133,10 @@ impl Client {
             self.leaves = world.now + stays;
         }
         self.next_ping = world.now + world.settings.ping;
+        self.next_whim = world.next_whim();
+        if self.position.is_some() && world.forgets(self.index) {
+            self.position = None;
+        }
         self.subscribe(socket, 1, world);
         self.rest(world);
     }
@@ -122,6 +152,10 @@ impl Client {
     /// Forgets everything but the position, which outlives the connection.
     fn go_away(&mut self, pause: Ms, world: &World) {
         self.phase = Phase::Away { until: world.now + pause };
+        self.forget_topic();
+    }
+
+    fn forget_topic(&mut self) {
         self.held.clear();
         self.target = None;
         self.gap_since = None;
@@ -141,7 +175,28 @@ impl Client {
         let request = self.request();
         let until = world.now + world.settings.patience;
         self.phase = Phase::Subscribing { socket, request, tries, until };
-        world.invoke(Invocation::Subscribe { socket, request, after: self.position });
+        let newest = if self.position.is_none() { world.wants_newest() } else { None };
+        world.invoke(Invocation::Subscribe { socket, request, after: self.position, newest });
+    }
+
+    fn unsubscribe(&mut self, socket: Socket, tries: u32, world: &mut World) {
+        let request = self.request();
+        let until = world.now + world.settings.patience;
+        self.phase = Phase::Unsubscribing { socket, request, tries, until };
+        self.forget_topic();
+        world.listens_no_more(self.index);
+        world.invoke(Invocation::Unsubscribe { socket, request });
+    }
+
+    /// It looks into the history, or stops listening.
+    fn follow_whim(&mut self, socket: Socket, world: &mut World) {
+        self.next_whim = world.next_whim();
+        if world.unsubscribes() {
+            return self.unsubscribe(socket, 1, world);
+        }
+        let request = self.request();
+        let (range, limit) = world.query(self.position);
+        world.invoke(Invocation::Query { socket, request, range, limit });
     }
 
     pub fn receive(&mut self, socket: Socket, frame: Frame, world: &mut World) {
@@ -149,6 +204,8 @@ impl Client {
             return;
         }
         match frame {
+            // What was under way when it unsubscribed comes too late.
+            Frame::Data { .. } if !matches!(self.phase, Phase::Live { .. } | Phase::Subscribing { .. }) => {}
             Frame::Data { position, content } => drop(self.held.insert(position, Some(content))),
             Frame::History { entries } => self.held.extend(entries),
             Frame::Empty { request } => {
@@ -166,7 +223,15 @@ impl Client {
                 self.held.extend(entries);
                 self.is_at(request, recovered, (start, end), world);
             }
-            Frame::Acknowledged { .. } | Frame::Other { .. } => {}
+            Frame::Unsubscribed { request } => {
+                if let Phase::Unsubscribing { socket, request: asked, .. } = self.phase
+                    && asked == request
+                {
+                    let until = if world.settling() { world.now } else { world.now + world.time_deaf() };
+                    self.phase = Phase::Deaf { socket, until };
+                }
+            }
+            Frame::Acknowledged { .. } | Frame::Queried(_) | Frame::Broadcast { .. } | Frame::Other { .. } => {}
             Frame::Unidentified => {
                 world.leave(socket, true);
                 self.go_away(world.settings.call.1, world);
@@ -259,11 +324,17 @@ impl Client {
                 let pause = world.time_away();
                 self.leave(pause, world);
             }
-            Phase::Subscribing { until, tries: SUBSCRIBES, .. } if until <= now => {
+            Phase::Subscribing { until, tries: TRIES, .. } | Phase::Unsubscribing { until, tries: TRIES, .. }
+                if until <= now =>
+            {
                 self.leave(world.settings.call.1, world);
             }
             Phase::Subscribing { socket, until, tries, .. } if until <= now => self.subscribe(socket, tries + 1, world),
-            Phase::Subscribing { .. } => {}
+            Phase::Unsubscribing { socket, until, tries, .. } if until <= now => {
+                self.unsubscribe(socket, tries + 1, world);
+            }
+            Phase::Deaf { socket, until } if until <= now => self.subscribe(socket, 1, world),
+            Phase::Subscribing { .. } | Phase::Unsubscribing { .. } | Phase::Deaf { .. } => {}
             Phase::Live { socket } => self.listen(socket, world),
         }
         self.set_timer(world);
@@ -296,20 +367,26 @@ impl Client {
             self.next_ping = now + world.settings.ping;
             world.invoke(Invocation::Ping { socket, request, position: self.position });
         }
+        if self.next_whim <= now {
+            self.follow_whim(socket, world);
+        }
     }
 
     fn set_timer(&mut self, world: &mut World) {
         let due = match self.phase {
             Phase::Connecting => return,
             Phase::Away { until } => until,
-            Phase::Subscribing { until, .. } => until.min(self.leaves),
+            Phase::Subscribing { until, .. } | Phase::Unsubscribing { until, .. } | Phase::Deaf { until, .. } => {
+                until.min(self.leaves)
+            }
             Phase::Live { .. } => {
                 let until = |question: &Question| question.until;
                 let question = self.question.as_ref().map(until);
                 // While a question is under way, its answer is waited for, and not the end of the gap.
                 let gap = self.gap_since.filter(|_| question.is_none()).map(|since| since + world.settings.hold);
                 let ping = self.ping.as_ref().map_or(self.next_ping, until);
-                [question, gap, Some(ping), Some(self.leaves)].into_iter().flatten().min().unwrap_or(Ms::MAX)
+                let due = [question, gap, Some(ping), Some(self.next_whim), Some(self.leaves)];
+                due.into_iter().flatten().min().unwrap_or(Ms::MAX)
             }
         };
         self.timer += 1;

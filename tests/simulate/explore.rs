@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use crate::invariants::{Answers, Counts, Violation};
+use crate::invariants::{Answers, Counts, HandlerCounts, Violation};
 use crate::run::{self, Outcome};
 use crate::settings::Settings;
 
@@ -85,7 +85,7 @@ pub fn explore(seeds: Range<u64>, settings: Settings, shortest: bool) -> ExitCod
     let summary = run_all(seeds, &settings, false);
     let seconds = began.elapsed().as_secs_f64();
     let Summary { seeds, counts, failures } = &summary;
-    let Counts { calls, faults, acknowledged, applied, epochs, resumes, questions } = counts;
+    let Counts { calls, faults, acknowledged, applied, epochs, resumes, questions, handlers } = counts;
     println!(
         "{seeds} seeds in {seconds:.1} s ({:.0} a second): {calls} calls, {faults} faults, {acknowledged} messages \
          acknowledged, {applied} numbers applied by clients, {epochs} epochs",
@@ -93,6 +93,14 @@ pub fn explore(seeds: Range<u64>, settings: Settings, shortest: bool) -> ExitCod
     );
     print_answers("resumed", *resumes);
     print_answers("asked because of a gap", *questions);
+    if settings.handlers {
+        let HandlerCounts { unsubscribed, overtaken, several, newest, queried, broadcast } = handlers;
+        println!(
+            "{unsubscribed} times a client unsubscribed, and {overtaken} times its frames overtook each other; \
+             {several} acks of several messages, {newest} subscriptions with `last`, {queried} queries, \
+             {broadcast} posts of what was said to everybody"
+        );
+    }
     println!("{} seeds broke an invariant", failures.len());
     let mut invariants: Vec<_> = failures.iter().map(|failure| failure.violation.invariant).collect();
     invariants.sort();

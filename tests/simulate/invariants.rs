@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use crate::frame::{Queried, Range};
 use crate::table::{Author, Content, Entry, Head, Ms, Number, Position, Span, Table, What};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -18,8 +19,10 @@ pub enum Invariant {
     I8,
     I9,
     I10,
+    I11,
     I12,
     I14,
+    I15,
     I17,
     I18,
 }
@@ -28,19 +31,25 @@ impl Invariant {
     pub fn claim(self) -> &'static str {
         match self {
             Self::I1 => "an acknowledged message is stored, with its content, until its time is over",
-            Self::I2 => "an id has one message, and its binding never outlives it",
+            Self::I2 => "an id has one message or one range of them, and its binding never outlives it",
             Self::I3 => "a number has one content for ever, and a tombstone never becomes a message",
             Self::I4 => {
                 "in the end each number is a message, a tombstone, expired, or in a wide gap behind something expired"
             }
             Self::I5 => "an epoch is new, and begins only when there is no head",
             Self::I6 => "a client applies every number in turn, once, unless it is told that it missed some",
-            Self::I7 => "`recovered` is true only if everything behind the position was sent or never was",
+            Self::I7 => {
+                "`recovered` is true only if everything behind the position was sent or never was, and no page hides a message"
+            }
             Self::I8 => "a ping and a moment after the faults end, every client has everything",
-            Self::I9 => "no live connection is without its row for longer than a ping",
+            Self::I9 => "no live connection is without its rows for longer than a ping",
             Self::I10 => "a connection that has ended has no rows, unless a fault touched it",
+            Self::I11 => "what is published after the ack of an unsubscribe is not posted to that connection",
             Self::I12 => "every range and every event ends",
-            Self::I14 => "without faults a publish costs 3 writes with an id and 2 without",
+            Self::I14 => "without faults a publish costs 3 writes with an id and 2 without, and a frame of n 2 + 2n",
+            Self::I15 => {
+                "what is said to everybody is posted to each connection that is there from before it to its end"
+            }
             Self::I17 => "an event has one number, however often the stream repeats it",
             Self::I18 => "positions never go back, and `behind` names only what is ahead",
         }
@@ -66,9 +75,17 @@ struct Fate {
     span: Span,
     /// When it was really taken.
     taken_at: Ms,
+    written_at: Ms,
     acknowledged: bool,
     /// A client went past it as past a hole.
     passed: bool,
+}
+
+impl Fate {
+    /// Whether a message was there when a reader began, and has not expired.
+    fn is_message_since(&self, began: Ms, now: Ms) -> bool {
+        matches!(self.what, Some(What::Message { .. })) && self.written_at < began && self.span.until > now
+    }
 }
 
 /// Counts for the end.
@@ -83,6 +100,24 @@ pub struct Counts {
     pub resumes: Answers,
     /// Answers to a client that met a gap or heard that it was behind.
     pub questions: Answers,
+    /// What only runs of the handlers have.
+    pub handlers: HandlerCounts,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct HandlerCounts {
+    /// Acks of unsubscribe frames.
+    pub unsubscribed: u64,
+    /// Frames that were overtaken by one that says the opposite, so that the connection was cut.
+    pub overtaken: u64,
+    /// Acks of frames with several messages.
+    pub several: u64,
+    /// Answers to clients that wanted the newest messages.
+    pub newest: u64,
+    /// Answers to queries.
+    pub queried: u64,
+    /// Posts of what was said to everybody.
+    pub broadcast: u64,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -103,6 +138,13 @@ impl Counts {
         self.epochs += other.epochs;
         self.resumes.add(other.resumes);
         self.questions.add(other.questions);
+        let (ours, theirs) = (&mut self.handlers, &other.handlers);
+        ours.unsubscribed += theirs.unsubscribed;
+        ours.overtaken += theirs.overtaken;
+        ours.several += theirs.several;
+        ours.newest += theirs.newest;
+        ours.queried += theirs.queried;
+        ours.broadcast += theirs.broadcast;
     }
 }
 
@@ -125,6 +167,26 @@ pub struct Answered<'a> {
     pub entries: &'a [(Position, Option<Content>)],
     /// It resumes, or it asks because of a gap.
     pub resumes: bool,
+}
+
+/// What a subscriber got that wanted the newest messages.
+#[derive(Debug, Clone, Copy)]
+pub struct Newest<'a> {
+    pub count: u32,
+    /// It goes on from here.
+    pub end: Position,
+    pub entries: &'a [(Position, Option<Content>)],
+    /// When its function began.
+    pub began: Ms,
+}
+
+/// A query.
+#[derive(Debug, Clone, Copy)]
+pub struct Asked {
+    pub range: Range,
+    pub limit: u32,
+    /// When its function began.
+    pub began: Ms,
 }
 
 #[derive(Debug, Default)]
@@ -157,7 +219,8 @@ impl Ledger {
     }
 
     pub fn taken(&mut self, number: &Number, now: Ms) {
-        let fate = Fate { what: None, span: number.span, taken_at: now, acknowledged: false, passed: false };
+        let span = number.span;
+        let fate = Fate { what: None, span, taken_at: now, written_at: now, acknowledged: false, passed: false };
         if self.numbers.insert(number.position, fate).is_some() {
             self.broken(Invariant::I5, format!("{} was taken twice", number.position));
         }
@@ -175,6 +238,7 @@ impl Ledger {
             return self.broken(Invariant::I5, format!("{position} was never taken"));
         };
         let (before, passed, taken_at) = (fate.what.replace(entry.what), fate.passed, fate.taken_at);
+        fate.written_at = now;
         if let Some(before) = before.filter(|before| *before != What::Hole || entry.what != What::Hole) {
             let before = Entry { what: before, ..*entry };
             self.broken(Invariant::I3, format!("the {before} is written over by a {entry}"));
@@ -301,6 +365,129 @@ impl Ledger {
         if position != answered.end {
             let text = format!("client {client} recovered from {} to {}", answered.after, answered.end);
             self.broken(Invariant::I7, text);
+        }
+    }
+
+    /// Judges what a subscriber gets that wanted the newest messages and goes on from `end`. Its function began at `began`.
+    pub fn newest(&mut self, client: usize, asked: &Newest<'_>, now: Ms) {
+        self.counts.handlers.newest += 1;
+        let Newest { count, end, entries, began } = *asked;
+        let count = usize::try_from(count).unwrap_or(usize::MAX);
+        let all = if entries.len() < count { end.begin() } else { entries.first().map_or(end, |(first, _)| *first) };
+        let kept = self.numbers.range(all..=end).filter(|(_, fate)| fate.is_message_since(began, now));
+        let missing = kept.map(|(position, _)| *position).find(|it| !entries.iter().any(|(sent, _)| sent == it));
+        let is_rising = entries.is_sorted_by(|(one, _), (two, _)| one < two);
+        let text = if let Some(position) = missing {
+            format!("did not get {position}")
+        } else if entries.len() > count || !is_rising {
+            format!("got {} entries out of order or too many", entries.len())
+        } else if let Some((position, _)) = entries
+            .iter()
+            .find(|(position, content)| content.is_none() || *position > end || self.content(*position) != *content)
+        {
+            format!("got {position} wrong")
+        } else {
+            return;
+        };
+        self.broken(Invariant::I7, format!("client {client} wanted the newest {count} and {text}"));
+    }
+
+    fn content(&self, position: Position) -> Option<Content> {
+        match self.numbers.get(&position)?.what {
+            Some(What::Message { content, .. }) => Some(content),
+            _ => None,
+        }
+    }
+
+    /// Judges a page of history.
+    pub fn queried(&mut self, client: usize, asked: &Asked, queried: &Queried, now: Ms) {
+        self.counts.handlers.queried += 1;
+        if let Err(text) = self.page(asked, queried, now) {
+            self.broken(Invariant::I7, format!("client {client} queried {} {}: {text}", asked.limit, asked.range));
+        }
+    }
+
+    fn page(&mut self, asked: &Asked, queried: &Queried, now: Ms) -> Result<(), String> {
+        let Asked { range, limit, began } = *asked;
+        let Queried { epoch, ref entries, more, reached, .. } = *queried;
+        let is_behind = matches!(range, Range::After(_));
+        let in_order =
+            |(one, _): &(Position, _), (two, _): &(Position, _)| if is_behind { one < two } else { one > two };
+        if !entries.is_sorted_by(in_order) {
+            return Err("the order is wrong".to_owned());
+        }
+        let full = usize::try_from(limit).unwrap_or(usize::MAX);
+        if entries.len() > full || (more && entries.len() < full) {
+            return Err(format!("{} entries, more: {more}", entries.len()));
+        }
+        for (position, content) in entries {
+            if self.content(*position) != *content {
+                return Err(format!("{position} is not {content:?}"));
+            }
+            if let (None, Some(fate)) = (content, self.numbers.get_mut(position)) {
+                fate.passed = true;
+            }
+        }
+        let begin = Position { epoch, seq: 0 };
+        let end = Position { epoch, seq: i64::MAX };
+        let last = entries.last().map(|(position, _)| *position);
+        // Everything in this part of the epoch must be in the page.
+        let (from, to) = match (range, reached) {
+            (Range::After(after), Some((reached, recovered))) => {
+                let from = if after.epoch == epoch && after <= reached { after.next() } else { begin };
+                if recovered {
+                    let expected = (from.seq..=reached.seq).map(|seq| Position { epoch, seq });
+                    if after.epoch != epoch || !expected.eq(entries.iter().map(|(position, _)| *position)) {
+                        return Err(format!("recovered to {reached} without every number"));
+                    }
+                } else {
+                    self.sent_to = self.sent_to.max(Some(reached));
+                }
+                let next = self.numbers.get(&reached.next());
+                if !more && next.is_some_and(|next| next.is_message_since(began, now)) {
+                    return Err(format!("it ends at {reached}, and there is more"));
+                }
+                (from, reached)
+            }
+            (Range::After(_), None) => return Err("it does not say where it ends".to_owned()),
+            (Range::Before(before), _) if before.epoch == epoch => {
+                (last.filter(|_| more).unwrap_or(begin), Position { seq: before.seq - 1, ..before })
+            }
+            (Range::Before(_) | Range::Newest, _) => (last.filter(|_| more).unwrap_or(begin), end),
+        };
+        if entries.iter().any(|(position, _)| *position < from || *position > to) {
+            return Err(format!("something is not between {from} and {to}"));
+        }
+        if from > to {
+            return Ok(());
+        }
+        let kept = self.numbers.range(from..=to).filter(|(_, fate)| fate.is_message_since(began, now));
+        let sent = |position: &Position| entries.iter().any(|(it, _)| it == position);
+        match kept.map(|(position, _)| position).find(|position| !sent(position)) {
+            Some(hidden) => Err(format!("{hidden} is hidden")),
+            None => Ok(()),
+        }
+    }
+
+    /// All messages of a frame are there or none, under numbers that follow each other. `shape` says which message of how
+    /// many a content is.
+    pub fn check_frames(&mut self, shape: impl Fn(Content) -> (u32, u32)) {
+        let mut broken = None;
+        for (position, fate) in &self.numbers {
+            let Some(What::Message { author, content }) = fate.what else { continue };
+            let (part, count) = shape(content);
+            let first = Position { seq: position.seq - i64::from(part), ..*position };
+            let is_whole = (0..count).all(|other| {
+                let there = Position { seq: first.seq + i64::from(other), ..first };
+                let expected = content.0 - part + other;
+                self.content(there) == Some(Content(expected))
+            });
+            if !is_whole {
+                broken = Some(format!("{author} at {position} lacks the other messages of its frame"));
+            }
+        }
+        if let Some(text) = broken {
+            self.broken(Invariant::I2, text);
         }
     }
 

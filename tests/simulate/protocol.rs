@@ -36,18 +36,23 @@ pub async fn invoke(lambda: Lambda, invocation: Invocation) -> Result<(), Failed
     match invocation {
         Invocation::Connect(socket) => connect(&lambda, socket).await,
         Invocation::Disconnect(socket) => forget(&lambda, socket).await,
-        Invocation::Subscribe { socket, request, after } => subscribe(&lambda, socket, request, after).await,
+        Invocation::Subscribe { socket, request, after, .. } => subscribe(&lambda, socket, request, after).await,
         Invocation::History { socket, request, after } => answer(&lambda, socket, request, Some(after), false).await,
         Invocation::Ping { socket, request, position } => ping(&lambda, socket, request, position).await,
         Invocation::Publish(publication) => publish(&lambda, publication).await,
         Invocation::Record { record: Record::Event { id, content }, .. } => {
-            publish(&lambda, Publication { user: u32::MAX, author: Some(Author::Event(id)), content, again: false })
-                .await
+            let (user, author) = (u32::MAX, Some(Author::Event(id)));
+            publish(&lambda, Publication { user, author, content, count: 1, again: false }).await
         }
         Invocation::Record { record: Record::Range { position, content, after }, .. } => {
             fan_out(&lambda, position, content, Some(after)).await
         }
         Invocation::Audit => audit(&lambda).await,
+        Invocation::Unsubscribe { .. }
+        | Invocation::Query { .. }
+        | Invocation::Record { record: Record::Broadcast { .. }, .. } => {
+            unreachable!("clients and backends of the model do not ask for this")
+        }
     }
 }
 

@@ -9,6 +9,8 @@ use crate::world::World;
 struct Pending {
     author: Author,
     content: Content,
+    /// How many messages the frame has.
+    count: u32,
     sent_at: Ms,
 }
 
@@ -57,14 +59,16 @@ impl Sender {
 
     fn begin(&mut self, world: &mut World) {
         self.begun += 1;
-        let content = world.new_content();
         if world.sends_without_id() {
-            world.publish(Publication { user: self.user, author: None, content, again: false });
+            let content = world.new_content();
+            world.publish(Publication { user: self.user, author: None, content, count: 1, again: false });
             return self.pause(world);
         }
         let author = Author::Frame { user: self.user, id: self.begun };
-        let pending = Pending { author, content, sent_at: world.now };
-        world.publish(Publication { user: self.user, author: Some(author), content, again: false });
+        let count = world.parts_of_frame();
+        let content = world.new_contents(count);
+        let pending = Pending { author, content, count, sent_at: world.now };
+        world.publish(Publication { user: self.user, author: Some(author), content, count, again: false });
         self.pending = Some(pending);
         self.wait(world);
     }
@@ -88,10 +92,14 @@ impl Sender {
             self.pending = None;
             return self.pause(world);
         }
-        let content = if world.reuses_id() { world.new_content() } else { pending.content };
+        let Pending { author, mut content, mut count, .. } = pending;
+        if world.reuses_id() {
+            count = world.parts_of_frame();
+            content = world.new_contents(count);
+        }
         // A client that has forgotten what it sent does not say so.
         let again = !world.repeats_needlessly();
-        world.publish(Publication { user: self.user, author: Some(pending.author), content, again });
+        world.publish(Publication { user: self.user, author: Some(author), content, count, again });
         self.wait(world);
     }
 
@@ -101,12 +109,8 @@ impl Sender {
         {
             self.pending = None;
             if world.repeats_needlessly() {
-                world.publish(Publication {
-                    user: self.user,
-                    author: Some(author),
-                    content: pending.content,
-                    again: true,
-                });
+                let Pending { content, count, .. } = pending;
+                world.publish(Publication { user: self.user, author: Some(author), content, count, again: true });
             }
             self.pause(world);
         }

@@ -29,6 +29,12 @@ pub enum Bug {
     WrittenButDropped,
     SameEpochAgain,
     ClockOff,
+    KeptSubscription,
+    LostRow,
+    KeptRow,
+    HalfFrame,
+    ForgottenReceiver,
+    HiddenMessage,
 }
 
 /// Each bug: its name, and what it does.
@@ -83,10 +89,16 @@ pub const BUGS: [(Bug, &str, &str); 19] = [
 ];
 
 /// The bugs of runs with the real handlers. They are in what surrounds the handlers.
-pub const HANDLER_BUGS: [(Bug, &str, &str); 3] = [
+pub const HANDLER_BUGS: [(Bug, &str, &str); 9] = [
     (Bug::WrittenButDropped, "written-but-dropped", "the table answers that a message is written, and drops it"),
     (Bug::SameEpochAgain, "same-epoch-again", "a topic whose head has expired gets the same epoch again"),
     (Bug::ClockOff, "clock-off", "the clocks of functions are off by as long as messages are kept"),
+    (Bug::KeptSubscription, "kept-subscription", "the table answers that one row is deleted, and keeps it"),
+    (Bug::LostRow, "lost-row", "a batch drops the row of a user's address"),
+    (Bug::KeptRow, "kept-row", "a batch that deletes rows keeps the first one"),
+    (Bug::HalfFrame, "half-frame", "a transaction drops its last write"),
+    (Bug::ForgottenReceiver, "forgotten-receiver", "a page of a scan lacks its last item"),
+    (Bug::HiddenMessage, "hidden-message", "what is read backwards lacks its second item"),
 ];
 
 impl Bug {
@@ -123,6 +135,10 @@ pub struct Settings {
     pub messages: u32,
     /// How many events the backend puts.
     pub events: u32,
+    /// How many events it puts for everybody.
+    pub broadcasts: u32,
+    /// How many messages a frame with several has at most.
+    pub parts: u32,
 
     /// A call takes effect after this time, and its caller knows after this time again.
     pub call: (Ms, Ms),
@@ -169,6 +185,10 @@ pub struct Settings {
     pub online: (Ms, Ms),
     /// How long a client stays away.
     pub offline: (Ms, Ms),
+    /// How long a client does nothing but listen, before it queries the history or unsubscribes.
+    pub whim: (Ms, Ms),
+    /// How long a client does not listen after an unsubscribe.
+    pub deaf: (Ms, Ms),
 
     /// A function dies at a call.
     pub kill: f64,
@@ -201,6 +221,14 @@ pub struct Settings {
     pub reused_id: f64,
     /// A frame has no `id`.
     pub without_id: f64,
+    /// A frame has several messages.
+    pub several: f64,
+    /// A client unsubscribes when it does not query the history.
+    pub unsubscribes: f64,
+    /// A client that connects has forgotten its position.
+    pub forgets: f64,
+    /// A client without a position asks for the newest messages.
+    pub wants_newest: f64,
     /// Everybody is silent for longer than messages are kept, or for longer than the head lives.
     pub quiet: f64,
     pub very_quiet: f64,
@@ -218,6 +246,8 @@ impl Settings {
             clients: 2,
             messages: 6,
             events: 2,
+            broadcasts: 0,
+            parts: 1,
             call: (1, 10),
             stall: (60, 280),
             kept: 2_000,
@@ -240,6 +270,8 @@ impl Settings {
             gap: (4, 1_000),
             online: (30, 6_000),
             offline: (10, 4_000),
+            whim: (Ms::MAX, Ms::MAX),
+            deaf: (1, 1),
             kill: 0.05,
             stalls: 0.03,
             lost_request: 0.01,
@@ -256,6 +288,10 @@ impl Settings {
             stubborn: 0.05,
             reused_id: 0.05,
             without_id: 0.15,
+            several: 0.0,
+            unsubscribes: 0.0,
+            forgets: 0.0,
+            wants_newest: 0.0,
             quiet: 0.12,
             very_quiet: 0.01,
             kept_changes: 0.3,
@@ -341,13 +377,21 @@ impl Settings {
             other_kept: 2 * HOUR,
             kept_changes: short.kept_changes,
             events: 1,
+            broadcasts: 1,
+            parts: 4,
             ping: 20 * MINUTE,
             patience: 20_000,
             binding_gap: 10 * MINUTE,
             gap: (20, 20 * MINUTE),
             online: (5 * MINUTE, 2 * HOUR),
             offline: (500, 2 * HOUR),
+            whim: (100, 40 * MINUTE),
+            deaf: (10, 20 * MINUTE),
             half_open: 0.1,
+            several: 0.3,
+            unsubscribes: 0.3,
+            forgets: 0.2,
+            wants_newest: 0.5,
             throttled: 0.02,
             refused: 0.01,
             quiet: short.quiet,
@@ -411,13 +455,15 @@ impl Settings {
                 "clients" => self.clients = parse(value)?,
                 "messages" => self.messages = parse(value)?,
                 "events" => self.events = parse(value)?,
+                "broadcasts" => self.broadcasts = parse(value)?,
+                "parts" => self.parts = parse(value)?,
                 _ => return Err(format!("there is no number {name}")),
             }
         }
         Ok(())
     }
 
-    fn rates(&mut self) -> [(&'static str, &mut f64); 19] {
+    fn rates(&mut self) -> [(&'static str, &mut f64); 23] {
         [
             ("throttled", &mut self.throttled),
             ("refused", &mut self.refused),
@@ -435,6 +481,10 @@ impl Settings {
             ("stubborn", &mut self.stubborn),
             ("reused-id", &mut self.reused_id),
             ("without-id", &mut self.without_id),
+            ("several", &mut self.several),
+            ("unsubscribes", &mut self.unsubscribes),
+            ("forgets", &mut self.forgets),
+            ("wants-newest", &mut self.wants_newest),
             ("quiet", &mut self.quiet),
             ("very-quiet", &mut self.very_quiet),
             ("kept-changes", &mut self.kept_changes),
@@ -465,9 +515,10 @@ impl Settings {
         let mut settings = self.clone();
         let rates: Vec<_> = settings.rates().into_iter().map(|(name, rate)| format!("{name}={rate}")).collect();
         let times: Vec<_> = settings.times().into_iter().map(|(name, time)| format!("{name}={time}")).collect();
-        let Self { senders, clients, messages, events, .. } = self;
+        let Self { senders, clients, messages, events, broadcasts, parts, .. } = self;
         format!(
-            "senders={senders} clients={clients} messages={messages} events={events}\n{}\n{}",
+            "senders={senders} clients={clients} messages={messages} events={events} broadcasts={broadcasts} \
+             parts={parts}\n{}\n{}",
             times.join(" "),
             rates.join(" ")
         )

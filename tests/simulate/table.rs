@@ -50,7 +50,7 @@ pub struct Number {
 }
 
 /// What a sender wants to say.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Content(pub u32);
 
 impl fmt::Display for Content {
@@ -64,16 +64,29 @@ impl fmt::Display for Content {
 pub enum Author {
     /// A client's frame, by user and `id`.
     Frame { user: u32, id: u32 },
+    /// A further message of a client's frame, from 1.
+    Part { user: u32, id: u32, part: u32 },
     /// A backend's event, by its `id`.
     Event(u32),
     /// A frame without `id`, by the invocation that serves it.
     Invocation(u32),
 }
 
+impl Author {
+    /// The author of a further message of this author's frame.
+    pub fn part(self, part: u32) -> Self {
+        match self {
+            Self::Frame { user, id } if part > 0 => Self::Part { user, id, part },
+            author => author,
+        }
+    }
+}
+
 impl fmt::Display for Author {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Frame { user, id } => write!(f, "u{user}.m{id}"),
+            Self::Part { user, id, part } => write!(f, "u{user}.m{id}+{part}"),
             Self::Event(id) => write!(f, "event{id}"),
             Self::Invocation(id) => write!(f, "invocation{id}"),
         }

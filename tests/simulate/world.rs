@@ -4,25 +4,28 @@
 //! faults end; a while later everything must be in order.
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::hash::{Hash, Hasher};
 use std::rc::Rc;
 
 use crate::calls::Call;
 use crate::client::Client;
 use crate::faults::{Faults, Kept};
-use crate::frame::{Frame, Invocation, Publication, Record};
-use crate::handlers::Engine;
-use crate::invariants::{Answered, Invariant, Ledger};
+use crate::frame::{Frame, Invocation, Publication, Range, Record};
+use crate::handlers::{Engine, Subject};
+use crate::invariants::{Answered, Asked, Invariant, Ledger, Newest};
 use crate::random::{Random, Trail};
 use crate::run::Outcome;
 use crate::sender::Sender;
 use crate::settings::Settings;
-use crate::table::{Author, Connection, Content, Entry, Key, Ms, Position, Socket, Table};
+use crate::table::{Author, Connection, Content, Entry, Key, Ms, Position, Socket, Table, What};
 
 /// One invocation.
 struct Process {
     invocation: Invocation,
+    invoked_at: Ms,
+    /// When the publish began that it is a part of.
+    root_at: Ms,
     deadline: Ms,
     running: bool,
     /// The connection whose rows it wrote last.
@@ -31,6 +34,8 @@ struct Process {
     killed: bool,
     /// What it has sent of the history.
     sent: Vec<(Position, Option<Content>)>,
+    /// The last message that it has posted to each connection.
+    posted: BTreeMap<Socket, Position>,
 }
 
 /// A connection as the gateway sees it.
@@ -40,13 +45,32 @@ struct Connected {
     /// The client is still there.
     attached: bool,
     opened_at: Ms,
+    closed_at: Option<Ms>,
     /// A fault met a function that writes its rows, so they may be wrong until they expire.
     touched: bool,
+    /// The last function that was to subscribe or unsubscribe it.
+    switched_by: Option<usize>,
+    /// Since when it was told that it does not listen any more.
+    deaf_since: Option<Ms>,
+}
+
+/// What a backend says to everybody.
+struct Broadcast {
+    /// The connections that must get it: those that are there from before it until it ends.
+    expected: BTreeSet<Socket>,
+    /// The connections to which it was posted, if only in vain.
+    posted: BTreeSet<Socket>,
+    /// The event and its continuations.
+    records: Vec<usize>,
+    given_up: bool,
+    ended: bool,
 }
 
 struct Put {
     record: Record,
     at: Ms,
+    /// When the publish began that it is a part of.
+    root_at: Option<Ms>,
     done: bool,
 }
 
@@ -134,7 +158,12 @@ pub struct World {
     senders: Vec<Option<Sender>>,
     records: Vec<Put>,
     events: u32,
+    broadcasts: Vec<Broadcast>,
     contents: u32,
+    /// The messages of frames with several: which one it is, of how many.
+    parts: BTreeMap<Content, (u32, u32)>,
+    /// The function whose call takes effect.
+    acting: Option<usize>,
     processes: Vec<Process>,
     starting: Vec<usize>,
     old_head_until: Ms,
@@ -200,16 +229,60 @@ impl World {
         self.table.remove(Key::Connection(socket));
         self.old_connections.retain(|(it, ..)| *it != socket);
         self.old_connections.push((socket, row, self.now + self.settings.stale));
+        self.plan_rowless(socket);
+    }
+
+    pub fn put_record(&mut self, record: Record) {
+        let root_at = self.acting.map(|process| self.processes[process].root_at);
+        self.records.push(Put { record, at: self.now, root_at, done: false });
+        self.stream(self.records.len() - 1);
+    }
+
+    /// A function leaves the rest of a broadcast.
+    pub fn put_rest_of_broadcast(&mut self, id: usize, record: Record) {
+        self.broadcasts[id].records.push(self.records.len());
+        self.put_record(record);
+    }
+
+    /// A subscriber's row is gone.
+    pub fn removes_subscription(&mut self, socket: Socket) {
+        let was_there = self.table.subscriptions.contains_key(&socket);
+        self.table.remove(Key::Subscription(socket));
+        if was_there {
+            self.row_was_switched(socket);
+            self.plan_rowless(socket);
+        }
+    }
+
+    /// A subscriber's row is written.
+    pub fn adds_subscription(&mut self, socket: Socket, ttl: Ms) {
+        self.table.subscriptions.insert(socket, ttl);
+        self.expires(Key::Subscription(socket));
+        self.row_was_switched(socket);
+    }
+
+    /// Frames of one connection may overtake each other, and a call may take effect late. If an earlier frame has the last
+    /// word over a later one that says the opposite, nobody can tell what is right. The gateway then ends the connection.
+    fn row_was_switched(&mut self, socket: Socket) {
+        let Some((acting, last)) = self.acting.zip(self.sockets[socket].switched_by) else { return };
+        let subscribes = |process: usize| match self.processes[process].invocation {
+            Invocation::Subscribe { .. } => Some(true),
+            Invocation::Unsubscribe { .. } => Some(false),
+            _ => None,
+        };
+        if acting < last && subscribes(acting).is_some_and(|it| subscribes(last) == Some(!it)) {
+            self.ledger.counts.handlers.overtaken += 1;
+            self.tell(|| ("gateway".to_owned(), format!("ends c{socket}: a frame was overtaken by the next one")));
+            self.plan(self.now, Event::Cut(socket));
+        }
+    }
+
+    fn plan_rowless(&mut self, socket: Socket) {
         let connected = &self.sockets[socket];
         if connected.open && connected.attached {
             let Settings { ping, patience, stale, call, .. } = *self.settings;
             self.plan(self.now + ping + 2 * patience + stale + 4 * call.1, Event::Rowless(socket));
         }
-    }
-
-    pub fn put_record(&mut self, record: Record) {
-        self.records.push(Put { record, at: self.now, done: false });
-        self.stream(self.records.len() - 1);
     }
 
     /// The stream delivers a record, for the first time or again.
@@ -253,6 +326,10 @@ impl World {
     }
 
     fn disconnected(&mut self, socket: Socket) {
+        self.sockets[socket].closed_at = Some(self.now);
+        for broadcast in &mut self.broadcasts {
+            broadcast.expected.remove(&socket);
+        }
         if self.faults.hit(self.settings.lost_disconnect) {
             self.sockets[socket].touched = true;
             self.tell(|| ("fault".to_owned(), format!("$disconnect of c{socket} is lost")));
@@ -311,14 +388,25 @@ impl World {
     }
 
     pub fn invoke(&mut self, invocation: Invocation) {
+        let root_at = match invocation {
+            Invocation::Record { index, .. } => self.records[index].root_at,
+            _ => None,
+        };
+        if let Invocation::Subscribe { socket, .. } | Invocation::Unsubscribe { socket, .. } = invocation {
+            self.sockets[socket].switched_by = Some(self.processes.len());
+            self.sockets[socket].deaf_since = None;
+        }
         self.processes.push(Process {
             invocation,
+            invoked_at: self.now,
+            root_at: root_at.unwrap_or(self.now),
             deadline: Ms::MAX,
             running: true,
             touches: None,
             writes: 0,
             killed: false,
             sent: Vec::new(),
+            posted: BTreeMap::new(),
         });
         self.starting.push(self.processes.len() - 1);
     }
@@ -330,7 +418,16 @@ impl World {
     /// Begins a handshake.
     pub fn open(&mut self, client: usize) {
         let socket = self.sockets.len();
-        self.sockets.push(Connected { client, open: false, attached: true, opened_at: self.now, touched: false });
+        self.sockets.push(Connected {
+            client,
+            open: false,
+            attached: true,
+            opened_at: self.now,
+            closed_at: None,
+            touched: false,
+            switched_by: None,
+            deaf_since: None,
+        });
         self.tell(|| (format!("client {client}"), format!("opens c{socket}")));
         self.invoke(Invocation::Connect(socket));
     }
@@ -405,6 +502,86 @@ impl World {
         Content(self.contents)
     }
 
+    /// The first of several contents, for the messages of one frame.
+    pub fn new_contents(&mut self, count: u32) -> Content {
+        let first = self.new_content();
+        for part in 1..count {
+            self.parts.insert(Content(first.0 + part), (part, count));
+        }
+        if count > 1 {
+            self.parts.insert(first, (0, count));
+        }
+        self.contents += count - 1;
+        first
+    }
+
+    /// Which message of its frame a content is, from 0.
+    pub fn part_of(&self, content: Content) -> u32 {
+        self.parts.get(&content).map_or(0, |(part, _)| *part)
+    }
+
+    /// How many messages the next frame has. Direct messages come alone.
+    pub fn parts_of_frame(&mut self) -> u32 {
+        let Settings { several, parts, .. } = *self.settings;
+        if self.listens_to_inbox() || !self.random.chance(several) {
+            return 1;
+        }
+        u32::try_from(self.random.between((2, i64::from(parts).max(2)))).unwrap_or(2)
+    }
+
+    fn listens_to_inbox(&self) -> bool {
+        self.engine.as_ref().is_some_and(|engine| engine.subject == Subject::Inbox)
+    }
+
+    /// When a client does something else than listening.
+    pub fn next_whim(&mut self) -> Ms {
+        if self.settling() || self.settings.whim.0 == Ms::MAX {
+            return Ms::MAX;
+        }
+        self.now + self.random.spread(self.settings.whim)
+    }
+
+    /// Nobody stops hearing direct messages.
+    pub fn unsubscribes(&mut self) -> bool {
+        !self.listens_to_inbox() && self.random.chance(self.settings.unsubscribes)
+    }
+
+    pub fn time_deaf(&mut self) -> Ms {
+        self.random.spread(self.settings.deaf)
+    }
+
+    pub fn forgets(&mut self, client: usize) -> bool {
+        let forgets = self.settings.forgets > 0.0 && self.random.chance(self.settings.forgets);
+        if forgets {
+            self.promised[client] = None;
+            self.tell(|| (format!("client {client}"), "has forgotten its position".to_owned()));
+        }
+        forgets
+    }
+
+    pub fn wants_newest(&mut self) -> Option<u32> {
+        let wants = self.settings.wants_newest > 0.0 && self.random.chance(self.settings.wants_newest);
+        if wants { u32::try_from(self.random.between((1, 6))).ok() } else { None }
+    }
+
+    /// What a client that stands at a position looks for in the history.
+    pub fn query(&mut self, position: Option<Position>) -> (Range, u32) {
+        let limit = u32::try_from(self.random.between((1, 6))).unwrap_or(1);
+        let away = self.random.between((-2, 12));
+        let range = match (position, self.random.between((0, 4))) {
+            (None, _) | (_, 0) => Range::Newest,
+            (Some(position), 1 | 2) => Range::After(Position { seq: (position.seq - away).max(0), ..position }),
+            (Some(position), _) => Range::Before(Position { seq: (position.seq + 3 - away).max(0), ..position }),
+        };
+        (range, limit)
+    }
+
+    /// A client is about to unsubscribe.
+    pub fn listens_no_more(&mut self, client: usize) {
+        self.live[client] = None;
+        self.promised[client] = None;
+    }
+
     pub fn sends_without_id(&mut self) -> bool {
         self.random.chance(self.settings.without_id)
     }
@@ -453,6 +630,43 @@ impl World {
 impl World {
     pub fn trail(&mut self) -> &mut Trail {
         &mut self.trail
+    }
+
+    /// Does what a call of a function does.
+    pub fn act_for<T>(&mut self, process: usize, act: impl FnOnce(&mut Self) -> T) -> T {
+        self.acting = Some(process);
+        let done = act(self);
+        self.acting = None;
+        done
+    }
+
+    /// Judges a post when it sets out, whatever becomes of it.
+    pub fn judge_post(&mut self, process: usize, socket: Socket, frame: &Frame) {
+        match (frame, self.processes[process].invocation) {
+            (Frame::Data { position, .. }, _) => {
+                let before = self.processes[process].posted.insert(socket, *position);
+                if let Some(before) = before.filter(|before| before > position) {
+                    let text = format!("{position} is posted to c{socket} after {before} by one function");
+                    self.ledger.broken(Invariant::I6, text);
+                }
+            }
+            (Frame::Broadcast { .. }, Invocation::Record { index, .. }) => {
+                let mut broadcasts = self.broadcasts.iter_mut();
+                if let Some(broadcast) = broadcasts.find(|broadcast| broadcast.records.contains(&index)) {
+                    let is_new = broadcast.posted.insert(socket);
+                    self.ledger.counts.handlers.broadcast += 1;
+                    if !is_new && self.nothing_fails() {
+                        self.ledger.broken(Invariant::I15, format!("c{socket} gets a broadcast twice without a fault"));
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn nothing_fails(&self) -> bool {
+        let Settings { kill, lost_request, lost_response, late, stalls, false_gone, .. } = *self.settings;
+        kill + lost_request + lost_response + late + stalls + false_gone + self.settings.duplicate_record == 0.0
     }
 
     /// When the next event is due, or nothing when the run is over.
@@ -541,9 +755,29 @@ impl World {
 
     /// Judges a frame that a function posts, whether it arrives or not.
     pub fn judge_frame(&mut self, process: usize, socket: Socket, frame: &Frame) {
-        match (frame, self.processes[process].invocation) {
+        let Process { invoked_at, root_at, invocation, .. } = self.processes[process];
+        match (frame, invocation) {
+            (Frame::Data { position, .. }, _) => {
+                let Connected { open, deaf_since, .. } = self.sockets[socket];
+                if let Some(since) = deaf_since.filter(|since| open && *since < root_at) {
+                    let text = format!("c{socket} does not listen since {since} ms and gets {position}");
+                    self.ledger.broken(Invariant::I11, text);
+                }
+            }
+            (Frame::Unsubscribed { .. }, _) => {
+                self.ledger.counts.handlers.unsubscribed += 1;
+                // If the client has sent another frame meanwhile, that one counts.
+                if self.sockets[socket].switched_by == Some(process) {
+                    self.sockets[socket].deaf_since = Some(self.now);
+                }
+            }
+            (Frame::Queried(queried), Invocation::Query { range, limit, .. }) => {
+                let client = self.sockets[socket].client;
+                let asked = Asked { range, limit, began: invoked_at };
+                self.ledger.queried(client, &asked, queried, self.now);
+            }
             (Frame::History { entries }, _) => self.processes[process].sent.extend(entries),
-            (Frame::Answer { recovered, start, end, .. }, Invocation::Subscribe { after, .. }) => match after {
+            (Frame::Answer { recovered, start, end, .. }, Invocation::Subscribe { after, newest, .. }) => match after {
                 Some(after) => {
                     let (recovered, start, end) = (*recovered, *start, *end);
                     let entries = std::mem::take(&mut self.processes[process].sent);
@@ -551,7 +785,14 @@ impl World {
                     self.judge(socket, &answered);
                     self.processes[process].sent = entries;
                 }
-                None => self.is_given(*start),
+                None => {
+                    self.is_given(*start);
+                    if let Some(count) = newest {
+                        let (client, entries) = (self.sockets[socket].client, &self.processes[process].sent);
+                        let newest = Newest { count, end: *start, entries, began: invoked_at };
+                        self.ledger.newest(client, &newest, self.now);
+                    }
+                }
             },
             (Frame::Page { recovered, start, end, entries, .. }, Invocation::History { after, .. }) => {
                 let (recovered, start, end) = (*recovered, *start, *end);
@@ -560,8 +801,19 @@ impl World {
             (Frame::Pong { behind, .. }, Invocation::Ping { position: Some(position), .. }) => {
                 self.is_behind(socket, position, *behind);
             }
-            (Frame::Acknowledged { author, position }, _) => {
-                self.ledger.acknowledged(*author, *position, self.now, &self.table);
+            (Frame::Acknowledged { author, position }, Invocation::Publish(Publication { content, count, .. })) => {
+                self.ledger.counts.handlers.several += u64::from(count > 1);
+                for part in 0..count {
+                    let position = Position { seq: position.seq - i64::from(count - 1 - part), ..*position };
+                    self.ledger.acknowledged(author.part(part), position, self.now, &self.table);
+                    let content = Content(content.0 + part);
+                    if let Some(What::Message { content: stored, .. }) = self.table.log.get(&position).map(|it| it.what)
+                        && stored != content
+                    {
+                        let text = format!("{content} was acknowledged as {position}, where there is {stored}");
+                        self.ledger.broken(Invariant::I1, text);
+                    }
+                }
             }
             _ => {}
         }
@@ -592,8 +844,12 @@ impl World {
             promised: vec![None; clients],
             senders: (0..settings.senders).map(|user| Some(Sender::new(user))).collect(),
             records: Vec::new(),
-            events: settings.events,
+            // Those for everybody come first.
+            events: settings.events + settings.broadcasts,
+            broadcasts: Vec::new(),
             contents: 0,
+            parts: BTreeMap::new(),
+            acting: None,
             processes: Vec::new(),
             starting: Vec::new(),
             old_head_until: 0,
@@ -670,9 +926,13 @@ impl World {
                 self.close(socket);
             }
             Event::Rowless(socket) => {
-                let Connected { open, attached, .. } = self.sockets[socket];
+                let Connected { open, attached, client, .. } = self.sockets[socket];
                 if open && attached && !self.table.connections.contains_key(&socket) {
                     self.ledger.broken(Invariant::I9, format!("c{socket} lives and has no row"));
+                }
+                let listens = self.live[client].is_some_and(|(live, _)| live == socket);
+                if open && attached && listens && !self.table.subscriptions.contains_key(&socket) {
+                    self.ledger.broken(Invariant::I9, format!("c{socket} listens and has no row in the topic"));
                 }
             }
             Event::Forgotten(socket) => self.check_forgotten(socket),
@@ -702,13 +962,32 @@ impl World {
             return self.plan(self.quiet_until + 1, Event::Backend);
         }
         let content = self.new_content();
-        if let Some(engine) = &self.engine {
-            engine.event(self.events, content);
+        if self.events > self.settings.events {
+            self.put_broadcast(content);
+        } else {
+            if let Some(engine) = &self.engine {
+                engine.event(self.events, content);
+            }
+            self.put_record(Record::Event { id: self.events, content });
         }
-        self.put_record(Record::Event { id: self.events, content });
         self.events -= 1;
         let at = self.now + self.random.spread(self.settings.gap);
         self.plan(at, Event::Backend);
+    }
+
+    fn put_broadcast(&mut self, content: Content) {
+        let Some(engine) = self.engine.clone() else { return };
+        let id = self.broadcasts.len();
+        engine.broadcast(id, content);
+        let is_there = |socket: &Socket| self.sockets[*socket].open && self.table.connections.contains_key(socket);
+        self.broadcasts.push(Broadcast {
+            expected: (0..self.sockets.len()).filter(is_there).collect(),
+            posted: BTreeSet::new(),
+            records: vec![self.records.len()],
+            given_up: false,
+            ended: false,
+        });
+        self.put_record(Record::Broadcast { id, content });
     }
 
     /// Once everybody has said everything, the faults end and the rest is given time.
@@ -867,11 +1146,16 @@ impl World {
 
     fn check_writes(&mut self, invocation: &Invocation, writes: u32) {
         let Settings { kill, lost_request, lost_response, late, stalls, .. } = *self.settings;
-        let Invocation::Publish(Publication { author, again: false, .. }) = invocation else { return };
+        let Invocation::Publish(Publication { author, count, again: false, .. }) = *invocation else { return };
         if kill + lost_request + lost_response + late + stalls > 0.0 {
             return;
         }
-        let expected = if author.is_some() { 3 } else { 2 };
+        let expected = match (count, author) {
+            (1, Some(_)) => 3,
+            (1, None) => 2,
+            // Each write of a transaction counts twice.
+            (count, author) => 1 + u32::from(author.is_some()) + 2 * count,
+        };
         // The first message of an epoch tries the head in vain, and makes it.
         if writes != expected && writes != expected + 2 {
             self.ledger.broken(Invariant::I14, format!("{invocation} took {writes} writes"));
@@ -899,6 +1183,25 @@ impl World {
         } else if !served {
             // Given up: it is in the failure store.
             self.records[index].done = true;
+            if let Some(broadcast) = self.broadcasts.iter_mut().find(|it| it.records.contains(&index)) {
+                broadcast.given_up = true;
+            }
+        }
+        self.check_broadcasts();
+    }
+
+    /// When the event and all of its continuations are served, every connection was served.
+    fn check_broadcasts(&mut self) {
+        let records = &self.records;
+        let mut forgotten = None;
+        for broadcast in self.broadcasts.iter_mut().filter(|broadcast| !broadcast.ended) {
+            broadcast.ended = broadcast.records.iter().all(|index| records[*index].done);
+            if broadcast.ended && !broadcast.given_up {
+                forgotten = forgotten.or(broadcast.expected.difference(&broadcast.posted).next().copied());
+            }
+        }
+        if let Some(socket) = forgotten {
+            self.ledger.broken(Invariant::I15, format!("a broadcast has ended and nobody has posted it to c{socket}"));
         }
     }
 
@@ -907,6 +1210,32 @@ impl World {
         if !self.sockets[socket].touched && rows.iter().any(|key| self.table.ttl(*key).is_some()) {
             self.ledger.broken(Invariant::I10, format!("c{socket} is closed and has a row"));
         }
+    }
+
+    /// After everything the rows are those of the open connections, and no others.
+    fn check_rows(&self, engine: &Engine) -> Vec<(Invariant, String)> {
+        let mut broken = Vec::new();
+        let now = self.now;
+        let rows = engine.rows(now);
+        for (socket, topic) in &rows {
+            let Connected { open, closed_at, touched, .. } = self.sockets[*socket];
+            // Every function that is running when it ends has ended by then.
+            let is_over = closed_at.is_some_and(|closed_at| closed_at + 2 * self.settings.life < now);
+            if !open && is_over && !touched {
+                let topic = topic.as_deref().unwrap_or("the connections");
+                broken.push((Invariant::I10, format!("c{socket} is closed and has a row of {topic}")));
+            }
+        }
+        for client in self.clients.iter().flatten() {
+            let Some(socket) = client.live() else { continue };
+            let (_, user) = self.connected(socket);
+            for topic in engine.subject.topics(user) {
+                if !rows.contains(&(socket, Some(topic.clone()))) {
+                    broken.push((Invariant::I9, format!("c{socket} listens and has no row of {topic}")));
+                }
+            }
+        }
+        broken
     }
 
     fn has_rows(&self, socket: Socket) -> bool {
@@ -933,6 +1262,11 @@ impl World {
                     }
                 }
             }
+        }
+        if let Some(engine) = self.engine.clone() {
+            broken.extend(self.check_rows(&engine));
+            let parts = &self.parts;
+            self.ledger.check_frames(|content| parts.get(&content).copied().unwrap_or((0, 1)));
         }
         for put in self.records.iter().filter(|put| !put.done) {
             broken.push((Invariant::I12, format!("{:?} has not ended", put.record)));

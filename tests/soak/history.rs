@@ -19,10 +19,14 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio_tungstenite::tungstenite::Message;
 
+use super::application::Application;
 use super::subscriber::{Run, Subscriber};
 
 /// Topics that each client listens to.
 const TOPICS_EACH: usize = 2;
+
+/// There is one application on the Rust client for so many subscribers.
+const SUBSCRIBERS_FOR_AN_APPLICATION: usize = 4;
 
 /// One of so many messages is an event of a backend, and one of so many frames has several messages.
 const EVENTS: usize = 10;
@@ -110,7 +114,7 @@ impl Settings {
 /// A run's stack, as its clients need it.
 #[derive(Debug)]
 pub(crate) struct History {
-    url: String,
+    pub(crate) url: String,
     handshakes: Semaphore,
     pub(crate) cut_every: Option<Duration>,
     settings: Settings,
@@ -163,7 +167,14 @@ pub(crate) async fn run(settings: Settings) {
         let (history, ready, goal) = (history.clone(), ready.clone(), goal.subscribe());
         subscribers.spawn(async move { subscriber.run(&history, ready, goal).await });
     }
-    progress(&mut ready.subscribe(), settings.subscribers).await;
+    let (newest, mut applications) = (watch::Sender::new(None), JoinSet::new());
+    let count = settings.subscribers.div_ceil(SUBSCRIBERS_FOR_AN_APPLICATION);
+    for index in 0..count {
+        let topics: Vec<_> = (0..TOPICS_EACH).map(|offset| topic((index + offset) % settings.topics)).collect();
+        let (history, ready, newest) = (history.clone(), ready.clone(), newest.subscribe());
+        applications.spawn(Application::run(format!("application-{index}"), topics, history, ready, newest));
+    }
+    progress(&mut ready.subscribe(), settings.subscribers + count * TOPICS_EACH).await;
 
     let began = Instant::now();
     let mut senders = JoinSet::new();
@@ -186,11 +197,13 @@ pub(crate) async fn run(settings: Settings) {
     history.events_are_kept(&stack).await;
     let heads = heads(&stack).await;
     goal.send_replace(Some(heads.iter().map(|(topic, (_, last))| (topic.clone(), *last)).collect()));
-    let mut ended = Vec::new();
-    while let Some(subscriber) = subscribers.join_next().await {
-        ended.push(subscriber.unwrap());
-    }
-    let mut violations = history.account(&stack, &ended, published).await;
+    let of_topics = kept(&stack.all_rows("messages").await);
+    let last = |messages: Vec<(u64, Option<String>)>| {
+        messages.into_iter().rev().find_map(|(seq, message)| message.map(|_| seq)).unwrap_or_default()
+    };
+    newest.send_replace(Some(of_topics.into_iter().map(|(topic, messages)| (topic, last(messages))).collect()));
+    let (subscribers, applications) = (subscribers.join_all().await, applications.join_all().await);
+    let mut violations = history.account(&stack, &subscribers, &applications, published).await;
     if settings.is_history_cut {
         violations.extend(cut(&history, &stack).await);
     }
@@ -275,7 +288,13 @@ impl History {
     }
 
     /// Prints the counts, and returns what broke a promise.
-    async fn account(&self, stack: &Stack, subscribers: &[Subscriber], published: Duration) -> Vec<String> {
+    async fn account(
+        &self,
+        stack: &Stack,
+        subscribers: &[Subscriber],
+        applications: &[Application],
+        published: Duration,
+    ) -> Vec<String> {
         let rows = stack.all_rows("messages").await;
         let kept = kept(&rows);
         let ledger = self.ledger.lock().unwrap();
@@ -310,18 +329,28 @@ impl History {
             violations.push(format!("{} messages are kept, not {expected}", places.len()));
         }
 
+        let wrong = |user: &str, topic: &str, applied: &[(u64, String)]| {
+            let messages = kept.get(topic).into_iter().flatten();
+            let messages = messages.filter_map(|(seq, message)| Some((*seq, message.as_ref()?)));
+            let is_right = messages.eq(applied.iter().map(|(seq, message)| (*seq, message)));
+            (!is_right).then(|| format!("{user} did not apply {topic} as it is kept: {applied:?}"))
+        };
         for subscriber in subscribers {
             violations.extend(subscriber.violations.iter().cloned());
             for (what, count) in &subscriber.counts {
                 *counts.entry(what).or_default() += count;
             }
             for (topic, Run { applied, .. }) in &subscriber.runs {
-                let messages = kept.get(topic).into_iter().flatten();
-                let messages = messages.filter_map(|(seq, message)| Some((*seq, message.as_ref()?)));
-                if !messages.eq(applied.iter().map(|(seq, message)| (*seq, message))) {
-                    violations.push(format!("{} did not apply {topic} as it is kept: {applied:?}", subscriber.user));
-                }
+                violations.extend(wrong(&subscriber.user, topic, applied));
                 *counts.entry("messages applied").or_default() += applied.len();
+            }
+        }
+        for application in applications {
+            violations.extend(application.violations.iter().cloned());
+            *counts.entry("connections of applications").or_default() += application.connections;
+            for (topic, applied) in &application.applied {
+                violations.extend(wrong(&application.user, topic, applied));
+                *counts.entry("messages that applications got").or_default() += applied.len();
             }
         }
 

@@ -13,6 +13,7 @@
 
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a test prints its counts and fails where it stands")]
 
+mod application;
 mod flood;
 mod history;
 mod subscriber;

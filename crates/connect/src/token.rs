@@ -108,6 +108,9 @@ impl Verifier {
         if header.crit.is_some() {
             return Err("the token's header has `crit`, and no extension is understood here");
         }
+        if !header.typ.as_deref().is_none_or(is_for_sessions) {
+            return Err("the token's header has a `typ` other than `JWT` and `at+jwt`, so it is for another purpose");
+        }
         let mut meant = self.keys.iter().filter(|key| key.is_meant_by(&header)).peekable();
         if meant.peek().is_none() {
             return Err("no key here has the token's `kid`");
@@ -158,6 +161,14 @@ impl Verifier {
             _ => "the token is not a JSON Web Token: its claims cannot be read",
         }
     }
+}
+
+/// Whether a `typ` may be that of a token which says who somebody is. Issuers sign other things with the same keys, such as
+/// logout tokens and security events, and those say so (RFC 8725, section 3.11). Access tokens may have a type of their own
+/// (RFC 9068, section 2.1). Case does not count, and neither does the prefix (RFC 7515, section 4.1.9).
+fn is_for_sessions(kind: &str) -> bool {
+    let kind = kind.to_ascii_lowercase();
+    matches!(kind.strip_prefix("application/").unwrap_or(&kind), "jwt" | "at+jwt")
 }
 
 #[cfg(test)]
@@ -384,6 +395,43 @@ mod tests {
             let header = jsonwebtoken::Header { crit: critical, ..header(Algorithm::HS256, None) };
             let reason = reason(&verifier, &token(&header, &claims()));
             assert_eq!(reason, "the token's header has `crit`, and no extension is understood here");
+        }
+    }
+
+    #[test]
+    fn a_token_that_says_it_is_for_another_purpose_is_refused() {
+        let verifier = verifier(&[hs256(None)]);
+        for (kind, good) in [
+            (None, true),
+            (Some("JWT"), true),
+            (Some("jwt"), true),
+            (Some("at+jwt"), true),
+            (Some("application/at+JWT"), true),
+            (Some("logout+jwt"), false),
+            (Some("secevent+jwt"), false),
+            (Some("dpop+jwt"), false),
+            (Some("application/"), false),
+            (Some(""), false),
+        ] {
+            let header = jsonwebtoken::Header { typ: kind.map(str::to_owned), ..header(Algorithm::HS256, None) };
+            let found = verifier.verify(&token(&header, &claims())).err().map(|error| error.to_string());
+            let expected = "the token's header has a `typ` other than `JWT` and `at+jwt`, so it is for another purpose";
+            assert_eq!(found.as_deref(), (!good).then_some(expected), "{kind:?}");
+        }
+    }
+
+    /// Cognito signs both with the same keys. One configuration takes only one of them.
+    #[test]
+    fn an_id_token_and_an_access_token_of_cognito_do_not_both_pass() {
+        let keys = || KeySet::parse(&set(&[hs256(None)]), Origin::Vault).unwrap().keys;
+        let id = json!({"sub": "a", "exp": at(60), "token_use": "id", "aud": "app"});
+        let access = json!({"sub": "a", "exp": at(60), "token_use": "access", "client_id": "app", "scope": "openid"});
+        for (audience, takes_id, takes_access) in [(None, false, true), (Some("app"), true, false)] {
+            let verifier = Verifier::new(keys(), audience.map(str::to_owned), None, A_DAY_S);
+            for (claims, good) in [(&id, takes_id), (&access, takes_access)] {
+                let token = token(&header(Algorithm::HS256, None), claims);
+                assert_eq!(verifier.verify(&token).is_ok(), good, "{audience:?} {claims}");
+            }
         }
     }
 

@@ -27,6 +27,9 @@ use crate::stream::{Mappings, StreamError};
 use crate::table::{TableError, Tables};
 use crate::web::{self, Web};
 
+/// The time-outs of a function that somebody debugs, and those of the gateway then.
+const DEBUG_TIME: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// The settings of a stack that are not in the serverless.yml.
 #[derive(Debug)]
 pub struct Settings {
@@ -68,6 +71,14 @@ pub enum Error {
         flag: &'static str,
         /// The system's error.
         source: std::io::Error,
+    },
+    /// `--debug` names no function of the service.
+    #[error("--debug {function}: there is no such function; there are {known}")]
+    Debug {
+        /// The name.
+        function: String,
+        /// The functions' keys.
+        known: String,
     },
     /// The folder of `--web` is missing or is no folder.
     #[error("{}: there is no such folder for --web", path.display())]
@@ -129,6 +140,15 @@ impl Stack {
     /// When one of these steps fails.
     pub async fn new(service: &Service, settings: &Settings) -> Result<Self, Error> {
         let binaries = binaries::find_all(service, &settings.binaries)?;
+        if let Some(function) = settings.lambda.debug.iter().find(|debugged| !service.functions.contains_key(*debugged))
+        {
+            let known: Vec<_> = service.functions.keys().map(String::as_str).collect();
+            return Err(Error::Debug { function: function.clone(), known: known.join(", ") });
+        }
+        let mut gateway_settings = settings.gateway.clone();
+        if !settings.lambda.debug.is_empty() {
+            gateway_settings.limits.integration_timeout = DEBUG_TIME;
+        }
         let (gateway_listener, gateway_address) = listen(settings.port, "--port").await?;
         let (dynamodb_listener, dynamodb_address) = listen(settings.dynamodb_port, "--dynamodb-port").await?;
         let (functions_listener, functions_address) = listen(0, "--dynamodb-port").await?;
@@ -194,8 +214,7 @@ impl Stack {
         let functions_dynamodb = proxy(callers, faults.clone());
         let dynamodb = proxy(Callers::default(), Arc::default());
         let api = service.api.clone();
-        let gateway =
-            Gateway::new(api, gateway_functions, settings.gateway.clone(), settings.access.clone(), faults.clone());
+        let gateway = Gateway::new(api, gateway_functions, gateway_settings, settings.access.clone(), faults.clone());
         let gateway = Arc::new(gateway.inspected_by(inspector.clone()));
         let mappings = Mappings::open(service, &functions, &tables, settings.data_dir.as_deref(), &faults, &inspector)?;
         let parts = inspector::Parts {
@@ -320,6 +339,11 @@ fn function_settings(
     endpoints: &BTreeMap<String, String>,
     concurrency: Arc<Semaphore>,
 ) -> lambda::FunctionSettings {
+    let is_debugged = settings.lambda.debugs(key);
+    let mut shared = settings.lambda.clone();
+    if is_debugged {
+        (shared.no_freeze, shared.init_timeout) = (true, DEBUG_TIME);
+    }
     let mut environment = function.environment.clone();
     // Lambda sets these from a function's logging configuration.
     if function.log_format == LogFormat::Json {
@@ -332,15 +356,15 @@ fn function_settings(
         handler: function.handler.clone(),
         binary: PathBuf::new(),
         memory_size_mb: function.memory_size_mb,
-        timeout: function.timeout,
+        timeout: if is_debugged { DEBUG_TIME } else { function.timeout },
         region: service.region.clone(),
         environment,
         endpoints: endpoints.clone(),
-        max_environments: settings.max_environments,
+        max_environments: if is_debugged { 1 } else { settings.max_environments },
         concurrency,
         faults: Arc::default(),
         credentials: lambda::Credentials::default(),
-        shared: settings.lambda.clone(),
+        shared,
         guard: Arc::default(),
         inspector: Arc::default(),
     }

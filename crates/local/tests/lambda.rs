@@ -197,6 +197,37 @@ async fn an_init_of_more_than_ten_seconds_is_tried_again_under_the_functions_tim
 }
 
 #[tokio::test]
+async fn an_extension_hears_of_each_event_before_the_environment_is_frozen_and_of_its_end() {
+    let (function, folder) = extended(r#"["INVOKE"]"#);
+    let answers = [environment(&function).await, environment(&function).await];
+    function.shutdown().await;
+    let lines = heard(&folder);
+    let about: Value = serde_json::from_str(&lines[0]).unwrap();
+    assert_eq!(about, json!({"functionName": "chat-dev-fixture", "functionVersion": "$LATEST", "handler": "fixture"}));
+    for (line, answer) in lines[1..].iter().zip(&answers) {
+        let event: Value = serde_json::from_str(line).unwrap();
+        assert_eq!((&event["eventType"], &event["requestId"]), (&json!("INVOKE"), &answer["requestId"]));
+        assert_eq!((&event["deadlineMs"], &event["invokedFunctionArn"]), (&answer["deadline"], &answer["arn"]));
+    }
+    assert_eq!((lines.len(), lines[3].as_str()), (4, "SIGTERM"));
+}
+
+#[tokio::test]
+async fn an_extension_without_events_only_hears_of_the_end() {
+    let (function, folder) = extended("[]");
+    environment(&function).await;
+    function.shutdown().await;
+    assert_eq!(heard(&folder)[1..], ["SIGTERM"]);
+}
+
+#[tokio::test]
+async fn an_extension_that_cannot_hear_of_its_end_is_refused() {
+    let (function, _folder) = extended(r#"["SHUTDOWN"]"#);
+    let error = function.invoke(event(json!({}))).await.unwrap_err();
+    assert_eq!(error.error_type, "Runtime.ExitError");
+}
+
+#[tokio::test]
 async fn an_init_that_succeeds_at_the_second_try_leaves_the_event_the_rest_of_the_timeout() {
     let folder = tempfile::tempdir().unwrap();
     let first = folder.path().join("first");
@@ -473,6 +504,20 @@ fn settings() -> FunctionSettings {
 
 fn function() -> Function {
     Function::new(settings()).unwrap()
+}
+
+/// A function with an internal extension, and the file into which that writes what it hears.
+fn extended(events: &str) -> (Function, tempfile::TempDir) {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("heard");
+    let variables =
+        [("FIXTURE_INIT", "extension"), ("FIXTURE_EVENTS", events), ("FIXTURE_FILE", file.to_str().unwrap())];
+    let environment = variables.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+    (Function::new(FunctionSettings { environment, ..settings() }).unwrap(), folder)
+}
+
+fn heard(folder: &tempfile::TempDir) -> Vec<String> {
+    std::fs::read_to_string(folder.path().join("heard")).unwrap().lines().map(str::to_owned).collect()
 }
 
 /// Makes a function whose start fails.

@@ -15,8 +15,9 @@ use tokio::sync::oneshot;
 use tokio::time::sleep_until;
 
 use super::{RUNNING, Run, items, mirror};
+use crate::frame::Frame;
 use crate::settings::Settings;
-use crate::table::Ms;
+use crate::table::{Ms, Socket};
 use crate::world::{Event, World};
 
 /// The SDK's configuration. A region of its own gives each run its own budget of retries.
@@ -93,6 +94,9 @@ fn send(world: &mut World, process: usize, call: Call) -> Option<(oneshot::Recei
     let fate = Fate::draw(world);
     let at = if fate == Fate::Late { world.now + world.late_by() } else { world.now + there };
     world.ledger.counts.calls += 1;
+    if let Some((socket, frame)) = call.post(world, process) {
+        world.judge_post(process, socket, &frame);
+    }
     let has_fault = fate != Fate::Served || stalls_there || stalls_back;
     world.note_call(process, &mirror::connections(&call.operation, &call.body), has_fault, call.writes());
     if fate == Fate::LostRequest {
@@ -107,7 +111,7 @@ fn send(world: &mut World, process: usize, call: Call) -> Option<(oneshot::Recei
             let (status, body) = match fate {
                 Fate::Throttled => call.throttled(),
                 Fate::Refused => (500, json!({"__type": "com.amazonaws.dynamodb.v20120810#InternalServerError"})),
-                _ => call.serve(world, process),
+                _ => world.act_for(process, |world| call.serve(world, process)),
             };
             let fault = match fate {
                 Fate::Late => ", but late, and nobody hears it",
@@ -154,17 +158,21 @@ impl Fate {
 }
 
 impl Call {
+    /// A post's receiver and its frame.
+    fn post(&self, world: &World, process: usize) -> Option<(Socket, Frame)> {
+        let socket = items::socket_of(&self.connection_id).filter(|_| self.operation == "POST")?;
+        let subject = world.engine.as_ref()?.subject;
+        Some((socket, items::frame(&self.body, &world.invocation(process), subject)))
+    }
+
     fn serve(&self, world: &mut World, process: usize) -> (u16, Value) {
-        let socket = items::socket_of(&self.connection_id);
         match self.operation.as_str() {
             "POST" => {
-                let Some(socket) = socket else { return (400, json!({})) };
-                let Some(subject) = world.engine.as_ref().map(|engine| engine.subject) else { return gone() };
-                let frame = items::frame(&self.body, &world.invocation(process), subject);
+                let Some((socket, frame)) = self.post(world, process) else { return (400, json!({})) };
                 world.judge_frame(process, socket, &frame);
                 if world.post(socket, &frame) { (200, json!({})) } else { gone() }
             }
-            "DELETE" => match socket {
+            "DELETE" => match items::socket_of(&self.connection_id) {
                 Some(socket) if world.close(socket) => (204, json!({})),
                 _ => gone(),
             },
@@ -192,8 +200,11 @@ impl Call {
 
     /// Write units of the table of messages.
     fn writes(&self) -> u32 {
+        let writes = self.body["TransactItems"].as_array().map_or(0, Vec::len);
         let is_write = matches!(self.operation.as_str(), "PutItem" | "UpdateItem");
-        u32::from(is_write && self.body["TableName"] == super::MESSAGES)
+        let is_write = is_write && self.body["TableName"] == super::MESSAGES;
+        // DynamoDB writes each item of a transaction twice.
+        u32::from(is_write) + u32::try_from(2 * writes).unwrap_or(u32::MAX)
     }
 }
 

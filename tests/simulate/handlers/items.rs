@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{BEGIN, Subject};
-use crate::frame::{Frame, Invocation};
+use crate::frame::{Frame, Invocation, Queried, Range};
 use crate::table::{Author, Binding, Connection, Content, Entry, Head, Ms, Number, Position, Socket, Span, What};
 
 const DIGITS: &[u8; 36] = b"0123456789abcdefghijklmnopqrstuvwxyz";
@@ -90,7 +90,8 @@ fn number_of(item: &Value, position: Position, until: Ms) -> Option<Number> {
     Some(Number { position, span: Span { at: ms(item, "at")?, until }, before })
 }
 
-pub fn entry(item: &Value) -> Option<Entry> {
+/// `part_of` says which message of its frame a content is.
+pub fn entry(item: &Value, part_of: impl Fn(Content) -> u32) -> Option<Entry> {
     let ttl = s(item, "ttl")?;
     let number = number_of(item, position_of_key(text(item, "s")?)?, ttl)?;
     if item.get("hole").is_some() {
@@ -98,7 +99,7 @@ pub fn entry(item: &Value) -> Option<Entry> {
     }
     let content = content_of(&serde_json::from_str(text(item, "json")?).ok()?)?;
     let author = match text(item, "cid") {
-        Some(id) => author(id.split_once('\n')?.1)?,
+        Some(id) => author(id.split_once('\n')?.1)?.part(part_of(content)),
         None => Author::Invocation(text(item, "w")?.strip_prefix("invocation-")?.parse().ok()?),
     };
     Some(Entry { number, what: What::Message { author, content }, ttl })
@@ -140,6 +141,14 @@ pub fn connection(item: &Value, topic: &str) -> Option<Connection> {
     })
 }
 
+/// The broadcast that a continuation belongs to.
+pub fn broadcast(item: &Value) -> Option<usize> {
+    if text(item, "originTopic")? != "INITIAL_CONNECTION" {
+        return None;
+    }
+    text(item, "originId")?.strip_prefix("broadcast")?.parse().ok()
+}
+
 /// The message of a continuation, and where it is kept; both are only for the trace.
 pub fn continuation(item: &Value) -> (Position, Content) {
     let epoch = text(item, "epoch").and_then(epoch_of).unwrap_or(0);
@@ -165,6 +174,9 @@ fn read(frame: &Value, asked: &Invocation, subject: Subject) -> Option<Frame> {
         return Some(Frame::Data { position: position_of(frame)?, content: content_of(&frame["body"])? });
     }
     match frame["type"].as_str()? {
+        "data" if id == Some("INITIAL_CONNECTION") => {
+            Some(Frame::Broadcast { content: content_of(&frame["payload"]["data"])? })
+        }
         "data" => {
             let position = position_of(frame)?;
             Some(Frame::Data { position, content: content_of(&frame["payload"]["data"])? })
@@ -195,9 +207,18 @@ fn read(frame: &Value, asked: &Invocation, subject: Subject) -> Option<Frame> {
                     Some(Frame::Page { request: request()?, recovered, start, end, entries })
                 }
                 Invocation::Subscribe { .. } => Some(Frame::History { entries }),
+                Invocation::Query { range, .. } => {
+                    let reached = match range {
+                        Range::After(_) => Some((position_of(frame)?, frame["recovered"].as_bool()?)),
+                        Range::Before(_) | Range::Newest => None,
+                    };
+                    let more = frame["more"] == true;
+                    Some(Frame::Queried(Queried { request: request()?, epoch, entries, more, reached }))
+                }
                 _ => None,
             }
         }
+        "ack" if matches!(asked, Invocation::Unsubscribe { .. }) => Some(Frame::Unsubscribed { request: request()? }),
         "ack" => {
             let topics = frame["topics"].as_array().into_iter().flatten();
             let entry = topics.into_iter().find(|entry| entry["topic"] == subject.name()).unwrap_or(frame);

@@ -2,7 +2,7 @@
 //! the invariants look at, learns of them.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use dynoxide::{Database, DynoxideError};
 use serde::Serialize;
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::{CONNECTIONS, EVENTS, MESSAGES, Subject, TOPICS, items};
 use crate::frame::Record;
 use crate::settings::Bug;
-use crate::table::{Author, Content, Key, Number, Position, Socket, Span};
+use crate::table::{Author, Content, Key, Ms, Number, Position, Socket, Span};
 use crate::world::World;
 
 /// The tables and their keys, as in infra/tables.yml.
@@ -76,6 +76,30 @@ impl Engine {
         self.images.borrow_mut().push(image);
     }
 
+    /// A backend puts an event for everybody.
+    pub fn broadcast(&self, id: usize, content: Content) {
+        self.images
+            .borrow_mut()
+            .push(json!({"topic": {"S": "INITIAL_CONNECTION"}, "id": {"S": format!("broadcast{id}")},
+            "json": {"S": items::json_of(content).to_string()}}));
+    }
+
+    /// The rows of connections, each with its topic or none, unless they have expired.
+    pub fn rows(&self, now: Ms) -> BTreeSet<(Socket, Option<String>)> {
+        let scan = |table: &str| {
+            let request = json!({"TableName": table, "ConsistentRead": true});
+            let mut answer = call(&request, |request| self.database.scan(request)).expect("a table can be read");
+            answer["Items"].as_array_mut().map(std::mem::take).unwrap_or_default()
+        };
+        let rows = scan(CONNECTIONS).into_iter().chain(scan(TOPICS));
+        let live = rows.filter(|row| row.get("closedAt").is_none() && items::ttl(row).is_some_and(|ttl| ttl > now));
+        live.filter_map(|row| {
+            let socket = items::text(&row, "connectionId").and_then(items::socket_of)?;
+            Some((socket, items::text(&row, "topic").map(str::to_owned)))
+        })
+        .collect()
+    }
+
     /// Serves an operation, and returns what DynamoDB answers.
     pub fn serve(&self, operation: &str, request: &Value, world: &mut World) -> (u16, Value) {
         let database = &self.database;
@@ -85,7 +109,8 @@ impl Engine {
         if world.settings.has(Bug::WrittenButDropped) && is_message(request) && world.drops_write() {
             return (200, json!({}));
         }
-        let answer = match operation {
+        let request = &self.broken(operation, request, world);
+        let mut answer = match operation {
             "GetItem" => call(request, |request| database.get_item(request)),
             "PutItem" => call(request, |request| database.put_item(request)),
             "UpdateItem" => call(&self.patched(request, world), |request| database.update_item(request)),
@@ -98,18 +123,48 @@ impl Engine {
             _ => panic!("the functions do not call {operation}"),
         };
         match answer {
-            Ok(answer) => {
+            Ok(ref mut answer) => {
+                break_answer(operation, request, answer, world);
                 for Touched { table, key, item } in touched(operation, request) {
                     let item = item.cloned().or_else(|| self.item(table, &key));
                     self.reflect(table, &key, item.as_ref(), world);
                 }
-                (200, answer)
+                (200, answer.take())
             }
             Err(error) => {
                 let body = serde_json::from_str(&error.to_json()).expect("an error is JSON");
                 (error.status_code(), body)
             }
         }
+    }
+
+    /// With a planted bug, a request does not do all that it says.
+    fn broken(&self, operation: &str, request: &Value, world: &World) -> Value {
+        let mut request = request.clone();
+        let is_of_topics = request["TableName"] == TOPICS;
+        if world.settings.has(Bug::KeptSubscription) && operation == "DeleteItem" && is_of_topics {
+            request["Key"]["topic"]["S"] = json!("another topic");
+        }
+        if world.settings.has(Bug::HalfFrame)
+            && let Some(writes) = request.get_mut("TransactItems").and_then(Value::as_array_mut)
+        {
+            writes.pop();
+        }
+        let has_lost = |write: &Value| {
+            let topic = write["PutRequest"]["Item"]["topic"]["S"].as_str();
+            world.settings.has(Bug::LostRow) && topic.is_some_and(|topic| topic.starts_with('@'))
+        };
+        let keeps = |write: &Value| world.settings.has(Bug::KeptRow) && write.get("DeleteRequest").is_some();
+        if let Some(writes) = request.pointer_mut("/RequestItems/topics").and_then(Value::as_array_mut)
+            && let Some(write) = writes.iter_mut().find(|write| has_lost(write) || keeps(write))
+        {
+            for place in ["/PutRequest/Item/topic", "/DeleteRequest/Key/topic"] {
+                if let Some(topic) = write.pointer_mut(place) {
+                    *topic = json!({"S": "another topic"});
+                }
+            }
+        }
+        request
     }
 
     /// The answer of an eventually consistent read that sees what was there a moment ago.
@@ -157,7 +212,7 @@ impl Engine {
             Key::Binding(Author::Event(id)) => {
                 (MESSAGES, topic_key(format!("i:{topic}\nbackend"), format!("event{id}")))
             }
-            Key::Binding(Author::Invocation(_)) => return,
+            Key::Binding(Author::Invocation(_) | Author::Part { .. }) => return,
             Key::Entry(position) => (MESSAGES, topic_key(format!("m:{topic}"), items::sort_key(position))),
             Key::Connection(socket) => (CONNECTIONS, json!({"connectionId": {"S": items::connection_id(socket)}})),
             Key::Subscription(socket) => {
@@ -189,11 +244,8 @@ impl Engine {
                 None => world.removes_connection(socket),
             },
             (TOPICS, Some(socket), _) if items::text(key, "topic") == Some(topic) => match item.and_then(items::ttl) {
-                Some(ttl) => {
-                    world.table.subscriptions.insert(socket, ttl);
-                    world.expires(Key::Subscription(socket));
-                }
-                None => world.table.remove(Key::Subscription(socket)),
+                Some(ttl) => world.adds_subscription(socket, ttl),
+                None => world.removes_subscription(socket),
             },
             (EVENTS, _, Some(image)) => self.continuation(image, world),
             (MESSAGES, _, Some(item)) => self.reflect_message(item, world),
@@ -209,7 +261,11 @@ impl Engine {
         self.images.borrow_mut().push(image.clone());
         let after = items::text(image, "after").and_then(items::socket_of).unwrap_or(0);
         let (position, content) = items::continuation(image);
-        world.put_record(Record::Range { position, content, after });
+        let record = Record::Range { position, content, after };
+        match items::broadcast(image) {
+            Some(id) => world.put_rest_of_broadcast(id, record),
+            None => world.put_record(record),
+        }
     }
 
     fn reflect_message(&self, item: &Value, world: &mut World) {
@@ -239,7 +295,7 @@ impl Engine {
                 *self.old_head.borrow_mut() = self.head.replace(Some(item.clone()));
             }
             "m" => {
-                let Some(entry) = items::entry(item) else { return };
+                let Some(entry) = items::entry(item, |content| world.part_of(content)) else { return };
                 if world.table.log.get(&entry.number.position) != Some(&entry) {
                     world.table.log.insert(entry.number.position, entry);
                     world.written(&entry);
@@ -262,6 +318,17 @@ pub fn call<Q: DeserializeOwned, A: Serialize>(
 ) -> Result<Value, DynoxideError> {
     let request = Q::deserialize(request).map_err(|error| DynoxideError::ValidationException(error.to_string()))?;
     Ok(serde_json::to_value(serve(request)?).expect("an answer is JSON"))
+}
+
+/// With a planted bug, an answer lacks something.
+fn break_answer(operation: &str, request: &Value, answer: &mut Value, world: &World) {
+    let Some(items) = answer.get_mut("Items").and_then(Value::as_array_mut) else { return };
+    if world.settings.has(Bug::ForgottenReceiver) && operation == "Scan" {
+        items.pop();
+    }
+    if world.settings.has(Bug::HiddenMessage) && request["ScanIndexForward"] == false && items.len() > 1 {
+        items.remove(1);
+    }
 }
 
 /// A write of a message, not of a tombstone.

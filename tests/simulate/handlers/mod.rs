@@ -23,10 +23,10 @@ use tokio::sync::Notify;
 use tokio::task::{LocalSet, spawn_local};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use crate::frame::{Invocation, Publication, Record};
+use crate::frame::{Invocation, Publication, Range, Record};
 use crate::run::Outcome;
 use crate::settings::Settings;
-use crate::table::{Author, Ms, Position, Socket};
+use crate::table::{Author, Content, Ms, Position, Socket};
 use crate::world::{Event, World};
 
 pub use mirror::Engine;
@@ -78,10 +78,12 @@ impl Subject {
     }
 
     /// A frame that subscribes with positions.
-    fn subscribe(self, request: u32, after: Option<Position>) -> Value {
+    fn subscribe(self, request: u32, after: Option<Position>, newest: Option<u32>) -> Value {
         let mut entry = json!({"topic": self.name(), "positions": true});
         if let Some(after) = after {
             entry["after"] = items::stamp(after);
+        } else if let Some(count) = newest {
+            entry["last"] = json!(count);
         }
         if self == Self::List {
             let (plain, other) = (json!({"topic": "news"}), json!({"topic": "room.2", "positions": true}));
@@ -92,13 +94,25 @@ impl Subject {
         entry
     }
 
+    /// The topics that a client listens to once it has subscribed.
+    pub fn topics(self, client: u32) -> Vec<String> {
+        let mut topics = vec![format!("@{}", self.user(client))];
+        match self {
+            Self::Topic => topics.push(self.topic().to_owned()),
+            Self::List => topics.extend(["news", self.topic(), "room.2"].map(str::to_owned)),
+            Self::Inbox => {}
+        }
+        topics
+    }
+
     /// A frame that publishes.
     fn publish(self, publication: &Publication) -> Value {
-        let Publication { author, content, again, .. } = *publication;
-        let content = items::json_of(content);
-        let mut frame = match self {
-            Self::Inbox => json!({"action": "sendMessage", "destinationUserId": READER, "body": content}),
-            _ => json!({"type": "message", "topic": self.topic(), "message": content}),
+        let Publication { author, content, count, again, .. } = *publication;
+        let contents: Vec<_> = (0..count).map(|part| items::json_of(Content(content.0 + part))).collect();
+        let mut frame = match (self, contents.as_slice()) {
+            (Self::Inbox, _) => json!({"action": "sendMessage", "destinationUserId": READER, "body": contents[0]}),
+            (_, [content]) => json!({"type": "message", "topic": self.topic(), "message": content}),
+            (_, contents) => json!({"type": "message", "topic": self.topic(), "messages": contents}),
         };
         if let Some(Author::Frame { user, id }) = author {
             frame["id"] = json!(items::frame_id(user, id));
@@ -311,7 +325,9 @@ fn start(run: &Run, functions: &Rc<Functions>, process: usize) {
             Invocation::Record { record, .. } => {
                 let gateway = backend.gateways.configured().map_err(text)?;
                 let response = match record {
-                    Record::Event { .. } => publish::handle(backend, &gateway, read(event, context)).await,
+                    Record::Event { .. } | Record::Broadcast { .. } => {
+                        publish::handle(backend, &gateway, read(event, context)).await
+                    }
                     Record::Range { .. } => fan_out::handle(backend, &gateway, read(event, context)).await,
                 };
                 if response.map_err(text)?.batch_item_failures.is_empty() { 200 } else { 500 }
@@ -353,7 +369,21 @@ fn event(subject: Subject, world: &mut World, process: usize, invocation: &Invoc
     match *invocation {
         Invocation::Connect(socket) => Some(gateway_event(world, socket, "$connect", "CONNECT", None)),
         Invocation::Disconnect(socket) => Some(gateway_event(world, socket, "$disconnect", "DISCONNECT", None)),
-        Invocation::Subscribe { socket, request, after } => frame(subject.subscribe(request, after), socket),
+        Invocation::Subscribe { socket, request, after, newest } => {
+            frame(subject.subscribe(request, after, newest), socket)
+        }
+        Invocation::Unsubscribe { socket, request } => {
+            frame(json!({"type": "unsubscribe", "topic": name, "id": format!("r{request}")}), socket)
+        }
+        Invocation::Query { socket, request, range, limit } => {
+            let mut text = json!({"type": "history", "topic": name, "id": format!("r{request}"), "limit": limit});
+            match range {
+                Range::After(position) => text["after"] = items::stamp(position),
+                Range::Before(position) => text["before"] = items::stamp(position),
+                Range::Newest => {}
+            }
+            frame(text, socket)
+        }
         Invocation::History { socket, request, after } => {
             let after = items::stamp(after);
             frame(json!({"type": "history", "topic": name, "id": format!("r{request}"), "after": after}), socket)

@@ -729,3 +729,100 @@ impl Machine {
         self.pump();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A machine that nobody drives, and its first connection.
+    fn machine() -> (Machine, ConnectionId, mpsc::UnboundedReceiver<Event>) {
+        let (events, told) = mpsc::unbounded_channel();
+        let state = watch::Sender::new(State::Connecting);
+        let mut machine = Machine::new(Options::default(), Instant::now(), state, events, "id".to_owned());
+        let (connection, attempt) = opened(&mut machine);
+        assert_eq!(attempt, 1);
+        machine.input(connection, Input::Opened);
+        (machine, connection, told)
+    }
+
+    /// The connection that the machine opens, and the number of the attempt.
+    fn opened(machine: &mut Machine) -> (ConnectionId, u32) {
+        let effects = std::mem::take(&mut machine.effects);
+        let open = effects.into_iter().find_map(|effect| match effect {
+            Effect::Open(connection, attempt) => Some((connection, attempt.number)),
+            _ => None,
+        });
+        open.expect("nothing is opened")
+    }
+
+    /// The frames that go out.
+    fn sent(machine: &mut Machine) -> Vec<Value> {
+        let effects = std::mem::take(&mut machine.effects);
+        let frames = effects.into_iter().filter_map(|effect| match effect {
+            Effect::Send(_, text) => Some(serde_json::from_str(&text).unwrap()),
+            _ => None,
+        });
+        frames.collect()
+    }
+
+    fn pass(machine: &mut Machine, time: Duration) {
+        machine.tick(machine.now + time);
+    }
+
+    #[test]
+    fn a_message_without_an_ack_is_sent_again_with_its_id_and_says_so() {
+        let (mut machine, connection, _told) = machine();
+        let (reply, mut ack) = oneshot::channel();
+        let room = std::sync::Arc::new(tokio::sync::Semaphore::new(1)).try_acquire_owned().unwrap();
+        let (lane, id, text) = ("hall".to_owned(), "m1".to_owned(), r#"{"type":"message","id":"m1"}"#.to_owned());
+        machine.command(Command::Post { lane, id, text, room, reply });
+        assert_eq!(sent(&mut machine), [json!({"type": "message", "id": "m1"})]);
+        // Only the ack is missing: the connection answers.
+        let timeout = machine.options.timeout;
+        pass(&mut machine, timeout);
+        let frames = sent(&mut machine);
+        assert!(frames.contains(&json!({"type": "message", "id": "m1", "again": true})), "{frames:?}");
+        machine.input(connection, Input::Text(r#"{"type":"ack","id":"m1","delivered":1}"#.to_owned()));
+        assert_eq!(ack.try_recv().unwrap().unwrap().delivered, Some(1));
+    }
+
+    #[test]
+    fn only_a_connection_that_lived_for_a_while_begins_the_count_of_attempts_anew() {
+        let (mut machine, connection, _told) = machine();
+        machine.input(connection, Input::Ended(End::new("cut")));
+        let longest = machine.options.max_delay;
+        pass(&mut machine, longest);
+        let (connection, attempt) = opened(&mut machine);
+        assert_eq!(attempt, 2);
+        machine.input(connection, Input::Opened);
+        let stable = 3 * machine.options.timeout;
+        pass(&mut machine, stable);
+        machine.input(connection, Input::Ended(End::new("cut")));
+        pass(&mut machine, longest);
+        assert_eq!(opened(&mut machine).1, 1);
+    }
+
+    #[test]
+    fn the_next_connection_is_opened_before_the_gateway_cuts_and_the_old_one_stays_for_a_moment() {
+        let (mut machine, first, mut told) = machine();
+        let lifetime = machine.options.lifetime;
+        pass(&mut machine, lifetime.mul_f64(0.64));
+        assert!(!machine.effects.iter().any(|effect| matches!(effect, Effect::Open(..))));
+        pass(&mut machine, lifetime.mul_f64(0.32));
+        // The first connection answers its ping, so it stays.
+        let pings: Vec<_> = machine.requests.keys().cloned().collect();
+        let (second, _) = opened(&mut machine);
+        for id in pings {
+            machine.input(first, Input::Text(json!({"type": "pong", "id": id}).to_string()));
+        }
+        machine.input(second, Input::Opened);
+        assert_eq!((machine.old, machine.current), (Some(first), Some(second)));
+        pass(&mut machine, GRACE);
+        assert_eq!((machine.old, machine.current), (None, Some(second)));
+        let mut events = Vec::new();
+        while let Ok(event) = told.try_recv() {
+            events.push(event);
+        }
+        assert_eq!(events.last(), Some(&Event::Connected { is_rotated: true }), "{events:?}");
+    }
+}

@@ -319,13 +319,16 @@ impl Log<'_> {
         let Stamp { epoch, seq: last } = head.stamp.clone();
         let is_settled = |at_ms: i64| now_ms() - at_ms >= SETTLED_MS;
         let count = usize::try_from(count).unwrap_or(usize::MAX);
-        let mut items = Vec::new();
+        let mut items: Vec<Entry> = Vec::new();
+        // Tombstones are read as well, and they are none of the messages that were asked for.
+        let mut missing = count;
         let (mut start, mut taken_ms) = (last, head.span.at_ms);
-        while start > 0 && (items.len() < count || !is_settled(taken_ms)) && items.len() < count + MAX_LOOKED_AT {
-            let wanted = if is_settled(taken_ms) { count - items.len() } else { count.max(LOOKED_AT) };
+        while start > 0 && (missing > 0 || !is_settled(taken_ms)) && items.len() < count + MAX_LOOKED_AT {
+            let wanted = if is_settled(taken_ms) { missing } else { count.max(LOOKED_AT) };
             let more = self.query(&epoch, 0, start, false, wanted, deadline).await?;
             let Some(oldest) = more.last() else { break };
             (start, taken_ms) = (oldest.seq - 1, oldest.at_ms);
+            missing = missing.saturating_sub(more.iter().filter(|entry| entry.message.is_some()).count());
             items.extend(more);
         }
         items.reverse();

@@ -629,6 +629,20 @@ async fn the_newest_messages_end_before_a_number_that_may_still_come() {
     }
 }
 
+/// A tombstone is not one of the messages that were asked for.
+#[tokio::test(start_paused = true)]
+async fn the_newest_messages_are_as_many_as_were_asked_for_when_tombstones_are_among_them() {
+    let (table, epoch) = topic_of(30).await;
+    table.age(600);
+    (3..=29).for_each(|seq| table.remove(seq));
+    // This reader finds the holes and writes the tombstones.
+    assert_eq!(resume(&table, after(&epoch, 2)).await.0, 30);
+    assert_eq!(table.item("m:room.7", &format!("{epoch}/000000000017")).unwrap()["hole"], json!({"BOOL": true}));
+    let strings = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
+    assert_eq!(resume(&table, From::Newest(2)).await, (30, None, strings(&["2:2", "30:30"])));
+    assert_eq!(resume(&table, From::Newest(9)).await, (30, None, strings(&["1:1", "2:2", "30:30"])));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_thousand_messages_are_caught_up_with_and_not_one_more() {
     let (table, epoch) = topic_of(1001).await;

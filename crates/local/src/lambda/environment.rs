@@ -12,6 +12,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use super::extensions::About;
 use super::process::Process;
 use super::runtime_api::{Call, Invocation, RuntimeApi};
 use super::{FunctionError, FunctionSettings};
@@ -93,12 +94,13 @@ impl Environment {
             let binary = settings.binary.display();
             FunctionError::new("Runtime.InvalidEntrypoint", format!("cannot start {binary}: {error}"))
         };
-        let api = RuntimeApi::start().await.map_err(start_error)?;
+        let about = About { function_name: settings.name.clone(), handler: settings.handler.clone() };
+        let api = RuntimeApi::start(about).await.map_err(start_error)?;
         // Read before the start: a binary that is replaced in between is then started once too often, not never.
         let built = modified(settings);
         let seat = Seat::new(&settings.inspector, &settings.key);
         seat.take(event.cloned());
-        let process = Process::start(settings, api.address, alive, seat.clone()).map_err(start_error)?;
+        let process = Process::start(settings, &api, alive, seat.clone()).map_err(start_error)?;
         Ok(Self {
             process,
             api,
@@ -146,6 +148,7 @@ impl Environment {
             answer,
         };
         self.process.freeze(false);
+        self.api.extensions.announce(&invocation);
         let is_killed = self.faults.injects(Chance::Kill);
         if is_killed && !self.faults.coin(Chance::Kill) {
             self.process.kill().await;
@@ -189,12 +192,13 @@ impl Environment {
         tokio::select! {
             biased;
             Some(call) = self.api.calls.recv() => match call {
-                Call::Next(poll) => {
-                    self.poll = Some(poll);
-                    Ok(())
-                }
-                Call::InitError(error) => Err(error),
+                Call::Next(poll) => self.poll = Some(poll),
+                Call::InitError(error) => return Err(error),
             },
+            error = self.process.exited() => return Err(error),
+        }
+        tokio::select! {
+            () = self.api.extensions.ready() => Ok(()),
             error = self.process.exited() => Err(error),
         }
     }

@@ -10,6 +10,7 @@
 //! concurrency.
 
 mod environment;
+mod extensions;
 mod orphans;
 mod process;
 mod runtime_api;

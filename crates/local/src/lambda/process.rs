@@ -5,7 +5,6 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::net::SocketAddr;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
@@ -18,7 +17,9 @@ use tokio::process::{Child, Command};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 
+use super::extensions::{Extensions, SHUTDOWN};
 use super::orphans::Registration;
+use super::runtime_api::RuntimeApi;
 use super::variables::variables;
 use super::{FunctionError, FunctionSettings};
 use crate::inspector::Seat;
@@ -45,7 +46,7 @@ impl Process {
     /// Starts the binary of a function.
     pub(super) fn start(
         settings: &FunctionSettings,
-        runtime_api: SocketAddr,
+        api: &RuntimeApi,
         alive: watch::Receiver<bool>,
         seat: Arc<Seat>,
     ) -> io::Result<Self> {
@@ -54,7 +55,7 @@ impl Process {
         let child = Command::new(&binary)
             .current_dir(folder)
             .env_clear()
-            .envs(variables(settings, folder, runtime_api, &seat))
+            .envs(variables(settings, folder, api.address, &seat))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -63,11 +64,20 @@ impl Process {
             .kill_on_drop(true)
             .spawn()?;
         seat.started(child.id());
+        if let Some(id) = child.id().filter(|_| settings.shared.debugs(&settings.key)) {
+            let waits = settings.shared.debug_wait;
+            if let Some(process) = i32::try_from(id).ok().and_then(Pid::from_raw).filter(|_| waits) {
+                kill_process_group(process, Signal::STOP)?;
+            }
+            let how = if waits { "waits for a debugger" } else { "can be debugged" };
+            terminal::line(&settings.key, &format!("process {id} {how}: gdb -p {id}"));
+        }
         let registration = child.id().map(|group| settings.guard.register(group)).transpose()?;
         let (lease, lease_receiver) = oneshot::channel();
         let (exited, exit) = watch::channel(None);
         let frozen = watch::Sender::new(false);
-        let commands = Commands { lease: lease_receiver, frozen: frozen.subscribe() };
+        let commands =
+            Commands { lease: lease_receiver, frozen: frozen.subscribe(), extensions: api.extensions.clone() };
         tokio::spawn(supervise(child, settings.key.clone(), seat, commands, registration, alive, exited));
         Ok(Self { exit, lease: Some(lease), frozen })
     }
@@ -101,6 +111,8 @@ struct Commands {
     lease: oneshot::Receiver<Infallible>,
     /// The child is stopped while this is true.
     frozen: watch::Receiver<bool>,
+    /// With an extension, the child first gets a signal and some time.
+    extensions: Extensions,
 }
 
 /// Owns a child until it is reaped: prints its output, stops and continues it, kills it on command, and reports how it
@@ -131,6 +143,14 @@ async fn supervise(
         tokio::select! {
             status = child.wait() => break status,
             _ = &mut commands.lease => {
+                if commands.extensions.are_there() {
+                    // A process that is frozen hears the signal when it goes on.
+                    let _ = signal(Signal::TERM);
+                    let _ = signal(Signal::CONT);
+                    if let Ok(status) = tokio::time::timeout(SHUTDOWN, child.wait()).await {
+                        break status;
+                    }
+                }
                 let _ = signal(Signal::KILL);
                 break child.wait().await;
             }

@@ -1,8 +1,8 @@
 //! The [Runtime API](https://docs.aws.amazon.com/lambda/latest/dg/runtimes-api.html) of one process.
 //!
 //! Each execution environment has its own server, as on AWS, so a call does not have to name its caller. The API page
-//! does not define refusals and sizes; these follow AWS's Runtime Interface Emulator. Not here: extensions, telemetry,
-//! SnapStart's `restore` endpoints, and response streaming.
+//! does not define refusals and sizes; these follow AWS's Runtime Interface Emulator. Not here: telemetry, SnapStart's `restore`
+//! endpoints, and response streaming.
 
 use std::future;
 use std::io;
@@ -25,6 +25,7 @@ use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 use super::FunctionError;
+use super::extensions::{About, Extensions};
 
 /// The largest response: 6 MiB plus 100 bytes, as the emulator reads the "6 MB" on
 /// <https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html>.
@@ -36,6 +37,8 @@ pub(super) struct RuntimeApi {
     pub(super) address: SocketAddr,
     /// The calls of the process.
     pub(super) calls: mpsc::UnboundedReceiver<Call>,
+    /// The extensions of the process.
+    pub(super) extensions: Extensions,
     server: JoinHandle<()>,
 }
 
@@ -59,26 +62,29 @@ pub(super) struct Invocation {
 
 impl RuntimeApi {
     /// Starts a server on a free port.
-    pub(super) async fn start() -> io::Result<Self> {
+    pub(super) async fn start(about: About) -> io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = listener.local_addr()?;
         let (sender, calls) = mpsc::unbounded_channel();
-        let process = Arc::new(Process { calls: sender, state: Mutex::new(Phase::Init) });
+        let extensions = Extensions::new(about);
+        let process =
+            Arc::new(Process { calls: sender, state: Mutex::new(Phase::Init), extensions: extensions.clone() });
         let router = Router::new()
             .route("/2018-06-01/runtime/invocation/next", get(next))
             .route("/2018-06-01/runtime/invocation/{id}/response", post(response))
             .route("/2018-06-01/runtime/invocation/{id}/error", post(error))
             .route("/2018-06-01/runtime/init/error", post(init_error))
+            .with_state(process)
+            .merge(extensions.router())
             .layer(DefaultBodyLimit::disable())
-            .layer(middleware::from_fn_with_state(address.to_string(), only_runtimes))
-            .with_state(process);
+            .layer(middleware::from_fn_with_state(address.to_string(), only_runtimes));
         // Events are small and a caller waits for each, so packets are sent at once.
         let listener = listener.tap_io(|stream| drop(stream.set_nodelay(true)));
         let server = tokio::spawn(async move {
             // This never returns: axum tries again after a failed accept.
             let _ = axum::serve(listener, router).await;
         });
-        Ok(Self { address, calls, server })
+        Ok(Self { address, calls, extensions, server })
     }
 }
 
@@ -113,6 +119,7 @@ async fn only_runtimes(State(address): State<String>, request: Request, next: Ne
 struct Process {
     calls: mpsc::UnboundedSender<Call>,
     state: Mutex<Phase>,
+    extensions: Extensions,
 }
 
 enum Phase {
@@ -162,6 +169,7 @@ async fn next(State(process): State<Arc<Process>>) -> Response {
         }
         *phase = Phase::Polling;
     }
+    process.extensions.close();
     let _waiting = Waiting(&process);
     let (poll, invocation) = oneshot::channel();
     let _ = process.calls.send(Call::Next(poll));
@@ -225,7 +233,7 @@ fn reported(body: &[u8]) -> FunctionError {
     }
 }
 
-fn accepted() -> Response {
+pub(super) fn accepted() -> Response {
     json(StatusCode::ACCEPTED, &serde_json::json!({ "status": "OK" }))
 }
 
@@ -237,11 +245,11 @@ fn invalid_state_transition() -> Response {
     refusal(StatusCode::FORBIDDEN, "InvalidStateTransition", "State transition is not allowed")
 }
 
-fn refusal(status: StatusCode, error_type: &str, message: &str) -> Response {
+pub(super) fn refusal(status: StatusCode, error_type: &str, message: &str) -> Response {
     json(status, &serde_json::json!({ "errorMessage": message, "errorType": error_type }))
 }
 
-fn json(status: StatusCode, body: &serde_json::Value) -> Response {
+pub(super) fn json(status: StatusCode, body: &serde_json::Value) -> Response {
     (status, [("content-type", "application/json")], body.to_string()).into_response()
 }
 
@@ -259,7 +267,7 @@ mod tests {
 
     #[tokio::test]
     async fn next_answers_with_the_event_and_its_headers() {
-        let mut api = RuntimeApi::start().await.unwrap();
+        let mut api = RuntimeApi::start(About::default()).await.unwrap();
         let next = poll(&api);
         let (id, _answer) = dispatch(&mut api).await;
         let (status, headers, body) = next.await.unwrap();
@@ -273,7 +281,7 @@ mod tests {
 
     #[tokio::test]
     async fn next_blocks_without_limit() {
-        let mut api = RuntimeApi::start().await.unwrap();
+        let mut api = RuntimeApi::start(About::default()).await.unwrap();
         let next = poll(&api);
         let Some(Call::Next(poll)) = api.calls.recv().await else { panic!("expected a poll") };
         tokio::time::pause();
@@ -337,7 +345,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_init_error_is_accepted_before_the_first_poll_only() {
-        let mut api = RuntimeApi::start().await.unwrap();
+        let mut api = RuntimeApi::start(About::default()).await.unwrap();
         let report = r#"{"errorMessage":"no table","errorType":"Runtime.InitError"}"#;
         let (status, _, body) = call(api.address, Method::POST, "init/error", report).await;
         assert_eq!((status, body.as_str()), (202, r#"{"status":"OK"}"#));
@@ -358,7 +366,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_second_poll_is_refused_and_the_first_one_waits_on() {
-        let mut api = RuntimeApi::start().await.unwrap();
+        let mut api = RuntimeApi::start(About::default()).await.unwrap();
         let first = poll(&api);
         let Some(Call::Next(waiting)) = api.calls.recv().await else { panic!("expected a poll") };
         let (status, _, body) = call(api.address, Method::GET, "invocation/next", "").await;
@@ -371,7 +379,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_process_that_hung_up_may_poll_again() {
-        let mut api = RuntimeApi::start().await.unwrap();
+        let mut api = RuntimeApi::start(About::default()).await.unwrap();
         let first = poll(&api);
         let Some(Call::Next(mut waiting)) = api.calls.recv().await else { panic!("expected a poll") };
         first.abort();
@@ -419,7 +427,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_poll_is_closed_when_the_process_goes_away() {
-        let mut api = RuntimeApi::start().await.unwrap();
+        let mut api = RuntimeApi::start(About::default()).await.unwrap();
         let next = poll(&api);
         let Some(Call::Next(mut poll)) = api.calls.recv().await else { panic!("expected a poll") };
         next.abort();
@@ -453,7 +461,7 @@ mod tests {
 
     /// A server whose process has just taken an event.
     async fn busy() -> (RuntimeApi, String, Answer) {
-        let mut api = RuntimeApi::start().await.unwrap();
+        let mut api = RuntimeApi::start(About::default()).await.unwrap();
         let next = poll(&api);
         let (id, answer) = dispatch(&mut api).await;
         assert_eq!(next.await.unwrap().0, 200);

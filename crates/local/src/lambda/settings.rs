@@ -26,6 +26,13 @@ pub struct Settings {
     /// responds waits for its next event, or is lost.
     #[arg(long)]
     pub no_freeze: bool,
+    /// Debug this function: it has one execution environment, no time-out and no freeze, and the terminal shows its process.
+    /// The flag may be repeated.
+    #[arg(long, value_name = "FUNCTION")]
+    pub debug: Vec<String>,
+    /// Stop the processes of these functions at their start, until a debugger continues them.
+    #[arg(long, requires = "debug")]
+    pub debug_wait: bool,
     /// The time for the init of a function. After it, the function is started again under its own time-out.
     #[arg(long, value_name = "DURATION", value_parser = duration, default_value = text(INIT_TIMEOUT))]
     pub init_timeout: Duration,
@@ -36,6 +43,14 @@ pub struct Settings {
     /// (`reservedConcurrency`). Further events are throttled.
     #[arg(long, value_name = "N", default_value_t = ACCOUNT_CONCURRENCY)]
     pub account_concurrency: usize,
+}
+
+impl Settings {
+    /// Tells whether somebody debugs this function.
+    #[must_use]
+    pub fn debugs(&self, key: &str) -> bool {
+        self.debug.iter().any(|debugged| debugged == key)
+    }
 }
 
 /// The settings without any flag.
