@@ -283,7 +283,7 @@ async fn unprocessed_items_are_asked_for_again() {
         |call: &Call| answer(200, "", &json!({"UnprocessedItems": call.body["RequestItems"]}).to_string());
     let (proxy, stack) = Proxy::in_front(&[], at_first("BatchWriteItem", 3, unprocessed)).await;
     let _one = stack.connect("?userId=1").await;
-    assert_eq!(proxy.take()[1..], ["BatchWriteItem"; 4]);
+    assert_eq!(proxy.take()[2..], ["BatchWriteItem"; 4]);
     assert_eq!((stack.rows("connections").await.len(), stack.rows("topics").await.len()), (1, 1));
 }
 

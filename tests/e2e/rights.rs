@@ -267,7 +267,9 @@ async fn rights_cost_one_read_where_a_rule_asks_for_them_and_nothing_elsewhere()
     let (proxy, stack) = Proxy::in_front(&arguments, |_| None).await;
     let topics = json!({"subscribe": ["room.*", "log.*"], "publish": ["*"]});
     let mut one = connect(&stack, "1", &topics).await;
-    assert_eq!(proxy.take(), ["Query", "BatchWriteItem"]);
+    let mut calls = proxy.take();
+    calls.sort();
+    assert_eq!(calls, ["BatchWriteItem", "GetItem", "Query"]);
     let subscribed = ["UpdateItem", "BatchWriteItem", "GetItem", "POST"];
     let kept = ["GetItem", "UpdateItem", "PutItem", "PutItem", "Query", "POST"];
     let mut frames = 0;

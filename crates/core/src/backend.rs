@@ -14,6 +14,7 @@ use crate::gateway::Gateways;
 use crate::history::History;
 use crate::limits::FrameRate;
 use crate::metrics::Metrics;
+use crate::pace::Pace;
 use crate::presence::Presence;
 use crate::publisher::Publisher;
 use crate::store::ConnectionStore;
@@ -43,6 +44,8 @@ pub struct Backend {
     pub gateways: Gateways,
     /// How fast each connection sends.
     pub frame_rate: FrameRate,
+    /// The lease that everything that posts a lot shares.
+    pub pace: Pace,
     /// The table of events.
     pub events: EventStore,
     /// Fan-out.
@@ -82,12 +85,13 @@ impl Backend {
         let store = ConnectionStore::new(dynamodb.clone(), &config);
         let history = History::new(dynamodb.clone(), &config);
         let presence = Presence::new(dynamodb.clone(), config.messages_table.clone(), store.clone());
+        let pace = Pace::new(&dynamodb, &config);
         let events = EventStore::new(dynamodb, config.events_table.clone());
         let metrics = Metrics::new(&config, function_name);
         let gateways = Gateways::new(sdk.clone(), config.publish_endpoint.clone(), memory_mb);
         let frame_rate = FrameRate::new(config.max_frames_per_second);
-        let publisher = Publisher::new(store.clone(), events.clone(), metrics.clone());
+        let publisher = Publisher::new(store.clone(), events.clone(), pace.clone(), metrics.clone());
         let sdk = sdk.clone();
-        Self { config, store, history, presence, gateways, frame_rate, events, publisher, metrics, sdk }
+        Self { config, store, history, presence, gateways, frame_rate, pace, events, publisher, metrics, sdk }
     }
 }

@@ -32,6 +32,11 @@ pub struct Config {
     /// `MAX_RECEIVERS_PER_PUBLISH`, default 10,000: how many receivers a message of a client may have on a topic without
     /// history, unless a rule says otherwise. Zero means no limit.
     pub max_receivers_per_publish: u32,
+    /// `REQUEST_RATE`, default 10,000: how many requests a second API Gateway allows the account in this Region. Large fan-outs
+    /// share nine tenths of it.
+    pub request_rate: u32,
+    /// `REQUEST_BURST`, default 5,000: how many it allows at once.
+    pub request_burst: u32,
     /// `METRICS_NAMESPACE`: CloudWatch's namespace of the functions' own metrics; without it none are written.
     pub metrics_namespace: Option<String>,
     /// `LOG_ONE_IN`, default 100: one in so many events that go well writes its details into the log. Zero means none. See
@@ -51,6 +56,10 @@ const DEFAULT_FRAMES_PER_SECOND: u32 = 50;
 
 /// Ours. Posting to so many connections costs one cent ($1 for a million), and a conversation has fewer members.
 const DEFAULT_RECEIVERS_PER_PUBLISH: u32 = 10_000;
+
+/// An account's requests in most Regions, for all APIs of API Gateway together (Amazon API Gateway quotas).
+const DEFAULT_REQUEST_RATE: u32 = 10_000;
+const DEFAULT_REQUEST_BURST: u32 = 5_000;
 
 /// Ours. A million frames then write 4 MB of lines, which cost $0.002, and a busy stage still shows what usually happens.
 const DEFAULT_LOG_ONE_IN: u32 = 100;
@@ -118,6 +127,16 @@ impl Config {
                 DEFAULT_LOG_ONE_IN
             }
         };
+        let mut above_zero = |name: &str, default: u32| match variable(name).map(|text| text.parse::<u32>()) {
+            None => default,
+            Some(Ok(number)) if number > 0 => number,
+            Some(_) => {
+                problems.push(format!("{name} is not a whole number above 0"));
+                default
+            }
+        };
+        let request_rate = above_zero("REQUEST_RATE", DEFAULT_REQUEST_RATE);
+        let request_burst = above_zero("REQUEST_BURST", DEFAULT_REQUEST_BURST);
         let receivers = variable("MAX_RECEIVERS_PER_PUBLISH")
             .map(|text| text.parse().map_err(|_| "is not a whole number".to_owned()));
         let receivers = receivers.unwrap_or(Ok(DEFAULT_RECEIVERS_PER_PUBLISH));
@@ -142,6 +161,8 @@ impl Config {
             connection_ttl: Duration::from_secs(connection_ttl_s),
             max_frames_per_second,
             max_receivers_per_publish,
+            request_rate,
+            request_burst,
             metrics_namespace: variable("METRICS_NAMESPACE"),
             log_one_in,
         };

@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::pin::pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -29,6 +30,9 @@ pub(crate) const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// How long an attempt occupies a slot. Slots bound the work of posting, and a post that takes longer only waits.
 const SLOT_TIME: Duration = Duration::from_millis(500);
+
+/// The most posts that run at once in a function.
+pub(crate) const MAX_POSTS_AT_ONCE: usize = 128;
 
 /// How often, and for how long, a post that is refused is tried.
 const MAX_ATTEMPTS: u32 = 5;
@@ -86,17 +90,22 @@ pub struct Gateways {
     configured: Option<Endpoint>,
     posts_at_once: usize,
     slots: Arc<Semaphore>,
+    throttled: Arc<AtomicUsize>,
     known: Mutex<HashMap<Endpoint, Gateway>>,
 }
 
 impl Gateways {
     /// `memory_mb` is the function's: below 512 MB its share of a CPU limits posting, and more simultaneous posts would
-    /// only add handshakes.
+    /// only add handshakes. With 1,769 MB it has a whole CPU, which 128 posts of 10 ms keep busy.
     #[must_use]
     pub fn new(sdk: SdkConfig, configured: Option<Endpoint>, memory_mb: i32) -> Self {
-        let posts_at_once = if memory_mb < 512 { 16 } else { 64 };
+        let posts_at_once = match memory_mb {
+            ..512 => 16,
+            512..1769 => 64,
+            1769.. => MAX_POSTS_AT_ONCE,
+        };
         let slots = Arc::new(Semaphore::new(posts_at_once));
-        Self { sdk, configured, posts_at_once, slots, known: Mutex::default() }
+        Self { sdk, configured, posts_at_once, slots, throttled: Arc::default(), known: Mutex::default() }
     }
 
     /// The gateway through which an event came, or the configured one.
@@ -121,8 +130,12 @@ impl Gateways {
         let gateway = known.entry(endpoint).or_insert_with_key(|endpoint| {
             // `Gateway::post` repeats on its own: it knows the deadline, and which 410 to doubt.
             let config = Builder::from(&self.sdk).endpoint_url(&endpoint.0).retry_config(RetryConfig::disabled());
-            let (client, slots) = (Client::from_conf(config.build()), Arc::clone(&self.slots));
-            Gateway { client, posts_at_once: self.posts_at_once, slots }
+            Gateway {
+                client: Client::from_conf(config.build()),
+                posts_at_once: self.posts_at_once,
+                slots: Arc::clone(&self.slots),
+                throttled: Arc::clone(&self.throttled),
+            }
         });
         gateway.clone()
     }
@@ -136,6 +149,8 @@ pub struct Gateway {
     pub(crate) posts_at_once: usize,
     /// One for each attempt that may run at once, over all publishes of the execution environment.
     slots: Arc<Semaphore>,
+    /// How many answers were 429 since somebody asked.
+    throttled: Arc<AtomicUsize>,
 }
 
 /// How a post ended.
@@ -207,7 +222,13 @@ impl Gateway {
                     call.await
                 }
             };
-            let reason = match answer.map(|answer| answer.map_err(|error| Attempt::from(&error))) {
+            let attempt_error = |error: SdkError<PostToConnectionError>| {
+                if status(&error) == Some(429) {
+                    self.throttled.fetch_add(1, Ordering::Relaxed);
+                }
+                Attempt::from(&error)
+            };
+            let reason = match answer.map(|answer| answer.map_err(attempt_error)) {
                 Ok(Ok(_)) => return Post::Taken,
                 Err(_) if deadline.left().is_zero() => return Post::OutOfTime,
                 Err(_) => {
@@ -233,6 +254,11 @@ impl Gateway {
             }
         }
         Post::Refused
+    }
+
+    /// How many answers were 429 since the last time.
+    pub(crate) fn take_throttled(&self) -> usize {
+        self.throttled.swap(0, Ordering::Relaxed)
     }
 
     /// Asks whether a connection is open. It hears nothing of that.

@@ -37,6 +37,7 @@ pub mod history;
 pub mod limits;
 pub mod log;
 pub mod metrics;
+pub mod pace;
 pub mod presence;
 pub mod publication;
 pub mod publisher;

@@ -20,8 +20,21 @@ pub struct Publication {
     pub id: String,
     /// Where reading the receivers starts.
     pub position: Position,
+    /// The last receiver. Without it, everybody behind the position is served.
+    pub until: Option<ConnectionId>,
     /// Receivers that an earlier publish could not serve. This is their last chance.
     pub again: Vec<Subscriber>,
+    /// The item that the stream brought, if this is a continuation. It notes how far the publish has come.
+    pub item: Option<RangeItem>,
+}
+
+/// The item of a continuation in the events table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RangeItem {
+    /// Its partition key.
+    pub name: String,
+    /// Whether it was put without an end. Then a range is split off, and the rest gets an item of its own.
+    pub is_open: bool,
 }
 
 /// A place in the list of an audience's receivers. DynamoDB keeps them in the order of their keys.
@@ -81,13 +94,14 @@ impl Publication {
     /// A publication that has not served anybody yet.
     #[must_use]
     pub fn new(audience: Audience, content: Content, id: &str) -> Self {
-        Self { audience, content, kept: None, id: id.to_owned(), position: Position::Start, again: Vec::new() }
+        let (id, again) = (id.to_owned(), Vec::new());
+        Self { audience, content, kept: None, id, position: Position::Start, until: None, again, item: None }
     }
 
     /// Whether an earlier publish began this one.
     #[must_use]
     pub fn is_continuation(&self) -> bool {
-        self.position != Position::Start
+        self.item.is_some() || self.position != Position::Start
     }
 
     /// The name of its topic, which is reserved when everybody is meant.

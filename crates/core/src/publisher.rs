@@ -6,24 +6,33 @@
 //! gateway refuses everybody, or when too many receivers need another try. It then finishes the posts under way and
 //! writes down the rest. Nobody who was served is served again by the continuation.
 //!
+//! A large publish ends early on purpose: after its first receivers it hands over to the function `fan-out`. There, each
+//! continuation serves a range of receivers, and the rest behind it is a continuation of its own, which another execution
+//! environment serves at the same time. `fan-out` takes turns at the shared pace, and it notes in the item how far it has
+//! come: if it is killed, few receivers hear the message twice.
+//!
 //! A post that hung may have arrived, so a frame can reach a client twice.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::future::ready;
 use std::time::Duration;
 
+use futures_util::future;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use lambda_runtime::tracing::{error, info, warn};
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{Notify, OwnedSemaphorePermit};
+use tokio::time::Instant;
 
 use crate::clock::now_ms;
 use crate::connection::{ConnectionId, UserId};
 use crate::deadline::Deadline;
 use crate::event::EventStore;
-use crate::gateway::{Gateway, Known, Post};
+use crate::gateway::{Gateway, Known, MAX_POSTS_AT_ONCE, Post};
 use crate::log::DETAIL;
 use crate::metrics::Metrics;
-use crate::publication::{Audience, Fanout, Position, Publication};
+use crate::pace::{CHUNK, Pace};
+use crate::publication::{Audience, Fanout, Position, Publication, RangeItem};
 use crate::receivers::Receivers;
 use crate::store::{Closed, ConnectionStore, Gone};
 use crate::topic::{Subscriber, Topic};
@@ -42,14 +51,31 @@ const SUSPECT_PAUSE: Duration = Duration::from_millis(200);
 /// A continuation names this many receivers, and those whose posts were under way. DynamoDB takes items of 400 KB.
 const MAX_AGAIN: usize = 100;
 
+/// So many receivers that are refused, and none that is not, are the gateway's refusal of everybody.
+const EVERYBODY: usize = 16;
+
 /// How many receivers may be under way for each post that runs: those that wait for their next attempt hold up nobody.
 const WAITING_PER_POST: usize = 8;
+
+/// A publish that no continuation began hands over after so many receivers, or after this time. Its function is small, and
+/// its sender waits for the ack.
+const FIRST_RECEIVERS: usize = 500;
+const FIRST_TIME: Duration = Duration::from_secs(1);
+
+/// How many receivers a continuation serves when there are more. At the account's rate that takes half a second alone, and
+/// a few seconds beside others.
+const RANGE: usize = 5000;
+
+/// A continuation notes how far it has come after so many receivers. One that comes again repeats at most these, and those
+/// that may be under way.
+const CHECKPOINT: usize = 500;
 
 /// Posts publications. There is one for the life of an execution environment.
 #[derive(Debug)]
 pub struct Publisher {
     store: ConnectionStore,
     events: EventStore,
+    pace: Pace,
     metrics: Metrics,
 }
 
@@ -82,20 +108,28 @@ struct Progress {
     denied: bool,
     /// Why no more receivers are read, if that was before the last one.
     stopped: Option<Stop>,
+    /// How many receivers were read.
+    read: usize,
+    /// How many of them the item of the continuation knows to be settled.
+    noted: usize,
+    /// The receivers under way by their numbers, and what was read before them. Receivers of an earlier publish have no such
+    /// place.
+    under_way: BTreeMap<usize, (Option<Position>, Subscriber)>,
 }
 
 impl Progress {
     fn at(position: Position) -> Self {
-        let (fanout, again) = (Fanout::default(), Vec::new());
-        Self { fanout, position, again, refused: 0, denied: false, stopped: None }
+        let (fanout, again, under_way) = (Fanout::default(), Vec::new(), BTreeMap::new());
+        Self { fanout, position, again, refused: 0, denied: false, stopped: None, read: 0, noted: 0, under_way }
     }
 
     /// Notes what came of reading one more receiver.
-    fn read(&mut self, next: Result<Option<Subscriber>, Stop>) -> Option<Subscriber> {
+    fn read(&mut self, next: Result<Option<Subscriber>, Stop>) -> Option<(usize, Subscriber)> {
         match next {
             Ok(Some(receiver)) => {
-                self.position = Position::After(receiver.connection_id.clone());
-                return Some(receiver);
+                let position = Position::After(receiver.connection_id.clone());
+                let before = std::mem::replace(&mut self.position, position);
+                return Some((self.take_up(Some(before), receiver.clone()), receiver));
             }
             Ok(None) => self.position = Position::End,
             Err(reason) => self.stopped = Some(reason),
@@ -103,7 +137,35 @@ impl Progress {
         None
     }
 
-    fn settle(&mut self, receiver: Subscriber, is_last_chance: bool, outcome: Outcome, denied: bool) {
+    /// Gives a number to a receiver whose post is about to run.
+    fn take_up(&mut self, before: Option<Position>, receiver: Subscriber) -> usize {
+        let number = self.read;
+        self.read += 1;
+        self.under_way.insert(number, (before, receiver));
+        number
+    }
+
+    /// How many receivers would be posted to again.
+    fn unknown(&self) -> usize {
+        self.read - self.noted
+    }
+
+    /// How far the receivers are settled: a number, the position, and the receivers before it that are not. Those that have
+    /// been under way for long are among them, so that a receiver that hangs does not hold the position back.
+    fn checkpoint(&self) -> (usize, Position, Vec<Subscriber>) {
+        let recent = self.read.saturating_sub(MAX_POSTS_AT_ONCE);
+        let mut again = self.again.clone();
+        for (number, (before, receiver)) in &self.under_way {
+            match before {
+                Some(before) if *number >= recent => return (*number, before.clone(), again),
+                _ => again.push(receiver.clone()),
+            }
+        }
+        (self.read, self.position.clone(), again)
+    }
+
+    fn settle(&mut self, number: usize, receiver: Subscriber, is_last_chance: bool, outcome: Outcome, denied: bool) {
+        self.under_way.remove(&number);
         self.denied |= denied;
         let fanout = &mut self.fanout;
         match outcome {
@@ -131,12 +193,15 @@ impl Progress {
         delivered + stale + suspect + pending == 0
     }
 
-    /// When as many posts as can run at once were refused and none was answered, the gateway is the reason, not a
-    /// receiver.
-    fn reason_to_stop(&self, posts_at_once: usize, deadline: Deadline) -> Option<Stop> {
+    /// When this many posts were refused and none was answered, the gateway is the reason, not a receiver.
+    fn everybody_is_refused(&self) -> bool {
+        self.nobody_is_reached() && self.refused >= EVERYBODY
+    }
+
+    fn reason_to_stop(&self, deadline: Deadline) -> Option<Stop> {
         if deadline.passed() {
             Some(Stop::Time)
-        } else if self.nobody_is_reached() && self.refused >= posts_at_once {
+        } else if self.everybody_is_refused() {
             Some(Stop::Refused)
         } else {
             (self.again.len() >= MAX_AGAIN).then_some(Stop::Again)
@@ -155,13 +220,36 @@ enum Stop {
     Again,
     #[error("the gateway refuses everybody")]
     Refused,
+    #[error("there are many receivers")]
+    HandOver,
 }
 
 impl Publisher {
     /// A publisher that removes stale connections from `store` and leaves continuations in `events`.
     #[must_use]
-    pub fn new(store: ConnectionStore, events: EventStore, metrics: Metrics) -> Self {
-        Self { store, events, metrics }
+    pub fn new(store: ConnectionStore, events: EventStore, pace: Pace, metrics: Metrics) -> Self {
+        Self { store, events, pace, metrics }
+    }
+
+    /// Goes on with a continuation that the stream brought: from where it has come to, if it was begun before.
+    ///
+    /// # Errors
+    ///
+    /// As [`Publisher::publish`], and when the item cannot be read.
+    pub async fn go_on(
+        &self,
+        gateway: &Gateway,
+        publication: Publication,
+        deadline: Deadline,
+    ) -> Result<Fanout, Error> {
+        let publication = match &publication.item {
+            // Somebody may have deleted it. The stream has all that it takes.
+            Some(item) => self.events.stored(item).await?.unwrap_or(publication),
+            None => publication,
+        };
+        let receivers = self.store.receivers(&publication.audience, &publication.position);
+        let receivers = receivers.until(publication.until.clone());
+        self.publish(gateway, publication, receivers, deadline).await
     }
 
     /// Posts a publication to the receivers that it has not served yet.
@@ -174,58 +262,199 @@ impl Publisher {
     pub async fn publish(
         &self,
         gateway: &Gateway,
-        publication: Publication,
-        receivers: Receivers,
+        mut publication: Publication,
+        mut receivers: Receivers,
         deadline: Deadline,
     ) -> Result<Fanout, Error> {
+        let start = Instant::now();
+        self.split(&mut publication, &mut receivers, deadline).await?;
+        let continued = self.hand_over_at_once(&mut publication, &mut receivers, deadline).await?;
         let progress = RefCell::new(Progress::at(publication.position.clone()));
+        progress.borrow_mut().fanout.continued = continued;
+        let (due, noted) = (Notify::new(), Notify::new());
         let again = publication.again.clone().into_iter();
         let source = stream::unfold((again, receivers), async |(mut again, mut receivers)| {
             // A receiver is taken up when its post can run, so that the deadline meets few that are under way.
             let slot = gateway.slot(deadline).await;
             if let Some(receiver) = again.next() {
-                return Some(((receiver, true, slot), (again, receivers)));
+                let number = progress.borrow_mut().take_up(None, receiver.clone());
+                return Some(((number, receiver, true, slot), (again, receivers)));
             }
-            let reason = progress.borrow().reason_to_stop(gateway.posts_at_once, deadline);
-            let next = match reason {
+            if publication.item.is_some() && publication.position != Position::End {
+                self.wait(gateway, &progress, &due, &noted, deadline).await;
+            }
+            let reason = progress.borrow().reason_to_stop(deadline);
+            let mut next = match reason {
                 Some(reason) => Err(reason),
                 None => match tokio::time::timeout(deadline.left(), receivers.next()).await {
                     Ok(next) => next.map_err(Stop::Page),
                     Err(_) => Err(Stop::Time),
                 },
             };
+            let read = progress.borrow().read;
+            let is_enough = read >= FIRST_RECEIVERS || read > 0 && start.elapsed() >= FIRST_TIME;
+            if !publication.is_continuation() && is_enough && matches!(next, Ok(Some(_))) {
+                next = Err(Stop::HandOver);
+                self.hand_over(&publication, &progress).await;
+            }
             let mut progress = progress.borrow_mut();
             progress.fanout.unreadable = receivers.unreadable;
-            progress.read(next).map(|receiver| ((receiver, false, slot), (again, receivers)))
+            progress.read(next).map(|(number, receiver)| ((number, receiver, false, slot), (again, receivers)))
         });
-        {
-            let posts = source.map(async |(receiver, is_last_chance, slot)| {
+        let posting = async {
+            let posts = source.map(async |(number, receiver, is_last_chance, slot)| {
                 let deliver = self.deliver(gateway, &publication, &receiver, slot, is_last_chance, deadline);
                 let (outcome, denied) = deliver.await;
-                progress.borrow_mut().settle(receiver, is_last_chance, outcome, denied);
+                progress.borrow_mut().settle(number, receiver, is_last_chance, outcome, denied);
             });
             posts.buffer_unordered(gateway.posts_at_once * WAITING_PER_POST).for_each(|()| ready(())).await;
-        }
+        };
+        self.note_while(posting, publication.item.as_ref(), &progress, &due, &noted).await;
         self.finish(publication, progress.into_inner()).await
+    }
+
+    /// Leaves the receivers behind the first ones to another continuation, if there are many. The others begin while this
+    /// one posts.
+    async fn split(
+        &self,
+        publication: &mut Publication,
+        receivers: &mut Receivers,
+        deadline: Deadline,
+    ) -> Result<(), Error> {
+        let Some(item) = publication.item.clone().filter(|item| item.is_open) else { return Ok(()) };
+        let until = match &publication.until {
+            Some(until) => Some(until.clone()),
+            None if receivers.exceed_count(RANGE, deadline).await? => receivers.cut(RANGE),
+            None => None,
+        };
+        if let Some(until) = &until {
+            self.events.split(&item, until, publication.clone()).await?;
+        }
+        publication.until = until;
+        Ok(())
+    }
+
+    /// Leaves all but the first receivers to a continuation before the first post, if the first page has many. Both then go on
+    /// at the same time. If that fails, the publish begins without it.
+    async fn hand_over_at_once(
+        &self,
+        publication: &mut Publication,
+        receivers: &mut Receivers,
+        deadline: Deadline,
+    ) -> Result<bool, Error> {
+        if publication.is_continuation() || deadline.passed() {
+            return Ok(false);
+        }
+        if let Ok(page) = tokio::time::timeout(deadline.left(), receivers.fetch()).await {
+            page?;
+        }
+        let Some(last) = receivers.last_of(FIRST_RECEIVERS) else { return Ok(false) };
+        if !self.leave(publication, Position::After(last.clone())).await {
+            return Ok(false);
+        }
+        receivers.cut(FIRST_RECEIVERS);
+        publication.until = Some(last);
+        Ok(true)
+    }
+
+    /// Leaves the receivers that were not read to a continuation, without waiting for the posts under way. If that fails,
+    /// the end of the publish does it.
+    async fn hand_over(&self, publication: &Publication, progress: &RefCell<Progress>) {
+        let position = progress.borrow().position.clone();
+        if self.leave(publication, position).await {
+            let mut progress = progress.borrow_mut();
+            progress.position = Position::End;
+            progress.fanout.continued = true;
+        }
+    }
+
+    async fn leave(&self, publication: &Publication, position: Position) -> bool {
+        let (topic, id) = (publication.topic(), &publication.id);
+        let rest = Publication { position, again: Vec::new(), ..publication.clone() };
+        match self.events.put_continuation(rest).await {
+            Ok(()) => info!(topic.name = topic, event.id = id, "a continuation goes on"),
+            Err(error) => {
+                warn!(topic.name = topic, event.id = id, %error, "a publish could not be handed over");
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Waits for the shared pace, and for the item of the continuation if it knows too little.
+    async fn wait(
+        &self,
+        gateway: &Gateway,
+        progress: &RefCell<Progress>,
+        due: &Notify,
+        noted: &Notify,
+        deadline: Deadline,
+    ) {
+        if progress.borrow().unknown() >= CHECKPOINT {
+            due.notify_one();
+        }
+        while progress.borrow().unknown() >= CHECKPOINT + MAX_POSTS_AT_ONCE {
+            noted.notified().await;
+        }
+        self.pace.turn(gateway, CHUNK, deadline).await;
+    }
+
+    /// Notes how far a continuation has come, as often as that is due, until the posting ends.
+    async fn note_while(
+        &self,
+        posting: impl Future<Output = ()>,
+        item: Option<&RangeItem>,
+        progress: &RefCell<Progress>,
+        due: &Notify,
+        noted: &Notify,
+    ) {
+        let Some(item) = item else { return posting.await };
+        let has_ended = Cell::new(false);
+        let posting = async {
+            posting.await;
+            has_ended.set(true);
+            due.notify_one();
+        };
+        let noting = async {
+            loop {
+                due.notified().await;
+                if has_ended.get() {
+                    return;
+                }
+                if progress.borrow().unknown() < CHECKPOINT {
+                    continue;
+                }
+                let (number, position, again) = progress.borrow().checkpoint();
+                if let Err(error) = self.events.checkpoint(item, &position, again).await {
+                    warn!(%error, "a checkpoint failed: if this continuation comes again, more receivers hear it twice");
+                }
+                progress.borrow_mut().noted = number;
+                noted.notify_one();
+            }
+        };
+        future::join(posting, noting).await;
     }
 
     /// Writes the continuation, if one is due, and counts.
     async fn finish(&self, publication: Publication, progress: Progress) -> Result<Fanout, Error> {
         let topic = publication.topic().to_owned();
         let (is_continuation, nobody) = (publication.is_continuation(), progress.nobody_is_reached());
-        let Progress { mut fanout, position, mut again, refused, denied, stopped } = progress;
-        if let Some(reason) = &stopped {
+        let everybody_is_refused = progress.everybody_is_refused();
+        let Progress { mut fanout, position, mut again, refused, denied, stopped, .. } = progress;
+        if let Some(reason) = stopped.as_ref().filter(|reason| !matches!(reason, Stop::HandOver)) {
             warn!(topic.name = topic, %reason, "a publish ends early");
         }
         match stopped {
+            // The others are served elsewhere, so the whole publish must not come again.
+            _ if fanout.continued => {}
             _ if nobody && denied => return Err(Error::Undelivered { topic, failed: refused }),
             // The stream brings the same continuation back; another one of the same content would come too early.
-            Some(Stop::Refused) if is_continuation => return Err(Error::Undelivered { topic, failed: refused }),
+            _ if is_continuation && everybody_is_refused => return Err(Error::Undelivered { topic, failed: refused }),
             // Without any progress there is nothing to put down that the event or the sender does not have.
             Some(reason) if position == publication.position && fanout.settled() == 0 && again.is_empty() => {
                 return Err(match reason {
                     Stop::Page(error) => error,
-                    Stop::Time | Stop::Again | Stop::Refused => Error::OutOfTime { topic },
+                    Stop::Time | Stop::Again | Stop::Refused | Stop::HandOver => Error::OutOfTime { topic },
                 });
             }
             _ => {}
@@ -237,8 +466,13 @@ impl Publisher {
             fanout.failed += 1;
         }
         if position != Position::End || !again.is_empty() {
-            let (id, count) = (publication.id.clone(), again.len());
+            let (id, count, item) = (publication.id.clone(), again.len(), publication.item.clone());
             self.events.put_continuation(Publication { position, again, ..publication }).await?;
+            if let Some(item) = &item
+                && let Err(error) = self.events.checkpoint(item, &Position::End, Vec::new()).await
+            {
+                warn!(%error, "a checkpoint failed: if this continuation comes again, its rest is served twice");
+            }
             info!(
                 topic.name = topic,
                 event.id = id,

@@ -26,6 +26,8 @@ pub struct Receivers {
     dynamodb: Client,
     table: String,
     audience: Audience,
+    /// The last receiver, if that is not the last one of the audience.
+    until: Option<ConnectionId>,
     /// From the most to the least specific one.
     lists: Vec<List>,
     ready: VecDeque<Subscriber>,
@@ -34,6 +36,9 @@ pub struct Receivers {
     /// How many rows were not understood so far. They are skipped.
     pub(crate) unreadable: usize,
 }
+
+/// The rows of connections that are open.
+const LIVE: &str = "#ttl > :now AND attribute_not_exists(closedAt)";
 
 #[derive(Debug)]
 struct List {
@@ -73,7 +78,30 @@ impl Receivers {
         };
         let lists = std::iter::once(None).chain(patterns.into_iter().map(Some)).map(list).collect();
         let (audience, ready) = (audience.clone(), VecDeque::new());
-        Self { dynamodb, table, audience, lists, ready, failed: None, unreadable: 0 }
+        Self { dynamodb, table, audience, until: None, lists, ready, failed: None, unreadable: 0 }
+    }
+
+    /// The same receivers up to this one.
+    #[must_use]
+    pub fn until(self, until: Option<ConnectionId>) -> Self {
+        Self { until, ..self }
+    }
+
+    /// The last one of the first `count` receivers, if more than these are ready.
+    pub(crate) fn last_of(&self, count: usize) -> Option<ConnectionId> {
+        let last = self.ready.get(count.checked_sub(1)?).filter(|_| self.ready.len() > count)?;
+        Some(last.connection_id.clone())
+    }
+
+    /// Leaves out all receivers behind the first `count`, which must be ready. Returns the last one that stays.
+    pub(crate) fn cut(&mut self, count: usize) -> Option<ConnectionId> {
+        self.ready.truncate(count);
+        self.failed = None;
+        for list in &mut self.lists {
+            list.rows.clear();
+            list.next = Next::End;
+        }
+        Some(self.ready.back()?.connection_id.clone())
     }
 
     /// Reads pages until a receiver is ready or the list has ended.
@@ -93,7 +121,10 @@ impl Receivers {
     ///
     /// When DynamoDB fails before any receiver is known. The next call tries the same page again.
     pub async fn exceed(&mut self, limit: u32, deadline: Deadline) -> Result<bool, Error> {
-        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        self.exceed_count(usize::try_from(limit).unwrap_or(usize::MAX), deadline).await
+    }
+
+    pub(crate) async fn exceed_count(&mut self, limit: usize, deadline: Deadline) -> Result<bool, Error> {
         if let Ok(Err(error)) = tokio::time::timeout(deadline.left(), self.read_ahead(limit.saturating_add(1))).await {
             if self.ready.is_empty() {
                 return Err(error);
@@ -116,9 +147,10 @@ impl Receivers {
             if self.ready.len() >= count {
                 return Ok(());
             }
-            let (dynamodb, table, audience) = (&self.dynamodb, &self.table, &self.audience);
+            let (dynamodb, table, audience, until) = (&self.dynamodb, &self.table, &self.audience, self.until.as_ref());
             let due = self.lists.iter_mut().filter(|list| list.is_due());
-            let unreadable = future::join_all(due.map(async |list| list.read(dynamodb, table, audience).await)).await;
+            let reads = due.map(async |list| list.read(dynamodb, table, audience, until).await);
+            let unreadable = future::join_all(reads).await;
             if unreadable.is_empty() {
                 return Ok(());
             }
@@ -161,8 +193,14 @@ impl List {
         self.rows.is_empty() && matches!(self.next, Next::Page { .. })
     }
 
-    /// Reads one page, and returns how many of its rows were not understood.
-    async fn read(&mut self, dynamodb: &Client, table: &str, audience: &Audience) -> Result<usize, Error> {
+    /// Reads one page, and returns how many of its rows were not understood. Rows behind `until` are left out.
+    async fn read(
+        &mut self,
+        dynamodb: &Client,
+        table: &str,
+        audience: &Audience,
+        until: Option<&ConnectionId>,
+    ) -> Result<usize, Error> {
         let Next::Page { start } = self.next.clone() else { return Ok(0) };
         // Changes of members are for those alone that asked.
         let is_presence = matches!(audience, Audience::Presence(_));
@@ -172,7 +210,10 @@ impl List {
                     .query()
                     .table_name(table)
                     .consistent_read(true)
-                    .key_condition_expression("topic = :topic")
+                    .key_condition_expression(match until {
+                        None => "topic = :topic",
+                        Some(_) => "topic = :topic AND connectionId <= :until",
+                    })
                     .filter_expression(if is_presence { "#ttl > :now AND #presence = :true" } else { "#ttl > :now" })
                     .projection_expression("connectionId, subscriptionId, connectedAt, positions, batches")
                     .expression_attribute_names("#ttl", store::TTL)
@@ -182,6 +223,9 @@ impl List {
                     )
                     .expression_attribute_values(":now", AttributeValue::N(now_s().to_string()))
                     .set_exclusive_start_key(start);
+                if let Some(until) = until {
+                    query = query.expression_attribute_values(":until", store::string(until.as_str()));
+                }
                 if is_presence {
                     query = query
                         .expression_attribute_names("#presence", store::PRESENCE)
@@ -191,17 +235,24 @@ impl List {
                 (page.items, page.last_evaluated_key)
             }
             Audience::Everybody { segment } => {
-                let scan = dynamodb
+                let mut scan = dynamodb
                     .scan()
                     .table_name(table)
                     .consistent_read(true)
                     .segment((*segment).into())
                     .total_segments(SEGMENTS.into())
-                    .filter_expression("#ttl > :now AND attribute_not_exists(closedAt)")
-                    .projection_expression("connectionId, connectedAt")
+                    .filter_expression(match until {
+                        None => LIVE.to_owned(),
+                        // A scan has an order that only DynamoDB knows, so the last row is read in any case.
+                        Some(_) => format!("({LIVE}) OR connectionId = :until"),
+                    })
+                    .projection_expression("connectionId, connectedAt, closedAt, #ttl")
                     .expression_attribute_names("#ttl", store::TTL)
                     .expression_attribute_values(":now", AttributeValue::N(now_s().to_string()))
                     .set_exclusive_start_key(start);
+                if let Some(until) = until {
+                    scan = scan.expression_attribute_values(":until", store::string(until.as_str()));
+                }
                 let page = scan.send().await.map_err(|error| Error::store("Scan", table, &error))?;
                 (page.items, page.last_evaluated_key)
             }
@@ -209,6 +260,15 @@ impl List {
         self.next = last.map_or(Next::End, |key| Next::Page { start: Some(key) });
         let mut unreadable = 0;
         for row in rows.unwrap_or_default() {
+            let is_last = until.is_some_and(|until| store::text(&row, store::CONNECTION_ID) == Some(until.as_str()));
+            if is_last {
+                self.next = Next::End;
+                if store::number(&row, store::CLOSED_AT).is_some()
+                    || store::number(&row, store::TTL).is_some_and(|ttl| ttl <= now_s())
+                {
+                    break;
+                }
+            }
             match subscriber(&row) {
                 Ok(subscriber) => {
                     self.rows.push_back(Subscriber { pattern: self.pattern.clone(), ..subscriber });
@@ -224,6 +284,9 @@ impl List {
                         "a row is skipped: an attribute is missing or has the wrong type"
                     );
                 }
+            }
+            if is_last {
+                break;
             }
         }
         Ok(unreadable)

@@ -52,6 +52,8 @@ type Script = dyn Fn(&Call) -> Answer + Send + Sync;
 pub(crate) struct Aws {
     calls: Arc<Mutex<Vec<Call>>>,
     script: Arc<Script>,
+    /// Whether posts are recorded. A million of them take much memory.
+    records_posts: bool,
 }
 
 impl std::fmt::Debug for Aws {
@@ -71,9 +73,14 @@ impl Aws {
         config: Config,
         script: impl Fn(&Call) -> Answer + Send + Sync + 'static,
     ) -> (Self, Backend) {
-        let aws = Self { calls: Arc::default(), script: Arc::new(script) };
+        let aws = Self { calls: Arc::default(), script: Arc::new(script), records_posts: true };
         let backend = Backend::new(config, &aws.sdk(), "test".to_owned(), 256);
         (aws, backend)
+    }
+
+    /// A script for many posts, which are not recorded.
+    pub(crate) fn busy(script: impl Fn(&Call) -> Answer + Send + Sync + 'static) -> Self {
+        Self { calls: Arc::default(), script: Arc::new(script), records_posts: false }
     }
 
     /// The SDK's configuration, whose every call goes to this script.
@@ -121,7 +128,9 @@ impl HttpConnector for Aws {
             operation: target.unwrap_or_else(|| request.method().to_owned()),
             body: serde_json::from_slice(body).unwrap_or_default(),
         };
-        self.calls.lock().unwrap().push(call.clone());
+        if self.records_posts || call.operation != "POST" {
+            self.calls.lock().unwrap().push(call.clone());
+        }
         let answer = (self.script)(&call);
         HttpConnectorFuture::new(async move {
             match answer {

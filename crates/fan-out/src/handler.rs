@@ -41,8 +41,7 @@ async fn go_on(
         }
     };
     let (topic, id) = (publication.topic().to_owned(), publication.id.clone());
-    let receivers = backend.store.receivers(&publication.audience, &publication.position);
-    match backend.publisher.publish(gateway, publication, receivers, deadline).await {
+    match backend.publisher.go_on(gateway, publication, deadline).await {
         Ok(fanout) => {
             info!(
                 topic.name = topic,

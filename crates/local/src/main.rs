@@ -3,6 +3,7 @@
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::collections::BTreeMap;
 use std::error::Error;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -58,6 +59,9 @@ struct Arguments {
     /// The most execution environments of one function at a time. Further events wait.
     #[arg(long, default_value_t = 16, value_name = "N")]
     max_environments: usize,
+    /// How many shards the stream of each table has.
+    #[arg(long, default_value = "1", value_name = "N")]
+    shards: NonZeroUsize,
     /// How the terminal shows what functions log: `pretty` in columns for people, without metrics; `json` as they wrote
     /// it.
     #[arg(long, value_enum, default_value_t = LogFormat::Pretty, value_name = "FORMAT")]
@@ -181,6 +185,7 @@ async fn run(arguments: Arguments) -> Result<ExitCode, Box<dyn Error>> {
         data_dir: arguments.data_dir,
         binaries,
         max_environments: arguments.max_environments,
+        shards: arguments.shards.get(),
         parameters: arguments.parameter.into_iter().collect(),
         web: arguments.web,
         access: arguments.access,

@@ -43,6 +43,8 @@ pub struct Settings {
     pub binaries: Vec<PathBuf>,
     /// The most execution environments of one function at a time.
     pub max_environments: usize,
+    /// How many shards the stream of each table is taken to have.
+    pub shards: usize,
     /// The file of each parameter of SSM.
     pub parameters: BTreeMap<String, PathBuf>,
     /// The settings of the web port.
@@ -216,7 +218,15 @@ impl Stack {
         let api = service.api.clone();
         let gateway = Gateway::new(api, gateway_functions, gateway_settings, settings.access.clone(), faults.clone());
         let gateway = Arc::new(gateway.inspected_by(inspector.clone()));
-        let mappings = Mappings::open(service, &functions, &tables, settings.data_dir.as_deref(), &faults, &inspector)?;
+        let mappings = Mappings::open(
+            service,
+            &functions,
+            &tables,
+            settings.data_dir.as_deref(),
+            &faults,
+            &inspector,
+            settings.shards,
+        )?;
         let parts = inspector::Parts {
             service: service.name.clone(),
             stage: service.api.stage.clone(),

@@ -1,7 +1,7 @@
 //! Finds members whose connection ended without a `$disconnect`. API Gateway sends that on a best effort basis.
 //!
 //! A look at all old rows is one `Scan`, page by page. It asks the gateway about each connection once, at a pace that leaves the
-//! account's rate to the posts. What does not fit one invocation is left to the next one.
+//! account's rate to the posts: beside large fan-outs it takes its turns at their lease. What does not fit one invocation is left to the next one.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -23,6 +23,9 @@ const OLD_MS: i64 = 10 * 60 * 1000;
 
 /// How long one question waits for the one before it: 50 a second.
 const PACE: Duration = Duration::from_millis(20);
+
+/// How many questions the lease is asked for at once: those of a second.
+const LEASED: u32 = 50;
 
 /// How many questions may be under way. A gateway that answers slowly is asked more slowly.
 const QUESTIONS_AT_ONCE: usize = 16;
@@ -102,6 +105,7 @@ async fn ask(
     let paced = stream::unfold((connections, pace), async |(mut connections, mut pace)| {
         let next = connections.next()?;
         pace.tick().await;
+        backend.pace.turn(gateway, LEASED, deadline).await;
         Some((next, (connections, pace)))
     });
     let asked = paced.map(async |(id, topic)| {

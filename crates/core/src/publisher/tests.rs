@@ -15,6 +15,8 @@ use crate::publication::{Content, Kept};
 use crate::scripted::{Answer, Aws, Call, answer, failure};
 use crate::topic::Topic;
 
+mod large;
+
 /// An invocation's time.
 const TIME: Duration = Duration::from_secs(28);
 
@@ -71,18 +73,28 @@ async fn publish_for(backend: &Backend, publication: Publication, time: Duration
     backend.publisher.publish(&gateway, publication, receivers, Deadline::after(time)).await
 }
 
+/// What `fan-out` does with a continuation.
+async fn go_on(backend: &Backend, rest: Publication) -> Fanout {
+    let gateway = backend.gateways.configured().unwrap();
+    backend.publisher.go_on(&gateway, rest, Deadline::after(TIME)).await.unwrap()
+}
+
 fn message() -> Publication {
     let data = serde_json::value::to_raw_value("hi").unwrap();
     Publication::new(topic(), Content::Data(vec![data]), "request")
 }
 
-/// The continuation that was put, as `fan-out` reads it.
+/// The continuations that were put, as the stream brings them to `fan-out`.
+fn continuations(aws: &Aws) -> Vec<Publication> {
+    let puts = aws.calls().into_iter().filter(|call| call.operation == "PutItem");
+    puts.map(|put| event::continuation(serde_json::from_value(put.body["Item"].clone()).unwrap()).unwrap()).collect()
+}
+
+/// The only one.
 fn continuation(aws: &Aws) -> Option<Publication> {
-    let calls = aws.calls();
-    let mut puts = calls.iter().filter(|call| call.operation == "PutItem");
-    let put = puts.next()?;
-    assert!(puts.next().is_none(), "there is one continuation");
-    Some(event::continuation(serde_json::from_value(put.body["Item"].clone()).unwrap()).unwrap())
+    let mut continuations = continuations(aws);
+    assert!(continuations.len() <= 1, "there is one continuation");
+    continuations.pop()
 }
 
 /// How often each connection was posted to.
@@ -187,7 +199,7 @@ async fn a_bad_receiver_changes_nothing_for_the_others() {
     }
 }
 
-/// More receivers hang than posts run at once, and they come first.
+/// More receivers hang than posts run at once, and they come first. The others do not even wait for the first try of those.
 #[tokio::test(start_paused = true)]
 async fn receivers_that_hang_hold_up_nobody() {
     let (start, last) = (Instant::now(), Arc::new(Mutex::new(Duration::ZERO)));
@@ -200,11 +212,23 @@ async fn receivers_that_hang_hold_up_nobody() {
         }
         _ => tables(call, 100),
     });
-    let fanout = publish_for(&backend, message(), TIME).await.unwrap();
-    assert_eq!((fanout.delivered, fanout.continued), (50, true));
+    let first = async {
+        let fanout = publish_for(&backend, message(), TIME).await.unwrap();
+        assert_eq!((fanout.delivered, fanout.continued), (0, true));
+        // The receivers that hang were put last.
+        let again = continuations(&aws).pop().unwrap().again.len();
+        assert!(again > 16 && again < 50, "{again}");
+    };
+    let second = async {
+        tokio::time::sleep(Duration::from_millis(1_100)).await;
+        let rest = continuation(&aws).unwrap();
+        assert!(rest.again.is_empty());
+        let again = go_on(&backend, rest).await;
+        assert_eq!((again.delivered, again.continued), (50, true));
+    };
+    future::join(first, second).await;
     let last = *last.lock().unwrap();
     assert!(last < ATTEMPT_TIMEOUT, "the last of the others was posted to after {last:?}");
-    assert_eq!(continuation(&aws).unwrap().again.len(), 50);
 }
 
 /// Each part of a broadcast may use all of the posts, also when it is the only one that is left.
@@ -346,12 +370,17 @@ async fn a_gateway_that_refuses_everybody_is_no_receivers_fault() {
     let fanout = publish_for(&backend, message(), TIME).await.unwrap();
     assert_eq!(fanout, Fanout { continued: true, ..Fanout::default() });
     assert!(start.elapsed() < Duration::from_secs(8), "{:?}", start.elapsed());
-    let rest = continuation(&aws).unwrap();
-    assert!(rest.again.len() <= 16 + 64, "{} are named", rest.again.len());
-    // The continuation has no other place to wait than the stream.
-    let error = publish_for(&backend, rest, TIME).await.unwrap_err();
-    assert_eq!(error.error_type(), "Publish.Undelivered");
-    assert_eq!(aws.count("PutItem"), 1);
+    let [rest, again] = continuations(&aws).try_into().unwrap();
+    assert!(again.again.len() <= 16 * 8, "{} are named", again.again.len());
+    assert_eq!((rest.again.len(), again.position.clone()), (0, Position::End));
+    // A continuation has no other place to wait than the stream.
+    for rest in [rest, again] {
+        let puts = aws.count("PutItem");
+        let gateway = backend.gateways.configured().unwrap();
+        let error = backend.publisher.go_on(&gateway, rest, Deadline::after(TIME)).await.unwrap_err();
+        assert_eq!(error.error_type(), "Publish.Undelivered");
+        assert_eq!(aws.count("PutItem"), puts);
+    }
 }
 
 #[tokio::test(start_paused = true)]

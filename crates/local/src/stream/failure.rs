@@ -107,6 +107,7 @@ mod tests {
         let record = |number, created| Record {
             sequence_number: SequenceNumber::of(number),
             created: Duration::from_secs(created),
+            partition_hash: 0,
             key_hash: 0,
             json: String::new(),
         };

@@ -19,7 +19,7 @@ use super::source::{RETENTION, Record, SequenceNumber};
 use crate::service::StreamMapping;
 
 /// The largest event: "6 MB", the quota of synchronous invocations, from "Lambda quotas".
-const PAYLOAD_LIMIT_BYTES: usize = 6 * 1024 * 1024;
+pub(super) const PAYLOAD_LIMIT_BYTES: usize = 6 * 1024 * 1024;
 
 const PREFIX: &str = r#"{"Records":["#;
 const SUFFIX: &str = "]}";
@@ -113,6 +113,11 @@ impl Lane {
     /// Tells whether a full batch waits. Then no further record has to be read.
     pub(super) fn is_full(&self) -> bool {
         self.queue.len() >= self.batch_size() || self.queue_bytes >= PAYLOAD_LIMIT_BYTES
+    }
+
+    /// Returns the size of the records that wait.
+    pub(super) fn queue_bytes(&self) -> usize {
+        self.queue_bytes
     }
 
     /// Returns the number of records in the batch that is in flight.

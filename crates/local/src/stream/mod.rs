@@ -1,7 +1,7 @@
 //! Event source mappings: each reads a table's stream and invokes a function.
 //!
 //! Implements ["Using AWS Lambda with DynamoDB"](https://docs.aws.amazon.com/lambda/latest/dg/with-ddb.html): one shard
-//! is read in order and delivered in batches, synchronously, at least once. `lane.rs` decides what happens to a batch;
+//! is read in order and delivered in batches, synchronously, at least once. A flag splits the stream into several shards. `lane.rs` decides what happens to a batch;
 //! this file reads records, invokes the function and saves the position.
 //!
 //! A mapping skips the records that its filter criteria do not match (`filter.rs`), as if they were done.
@@ -42,7 +42,7 @@ use crate::terminal;
 pub use self::filter::Filter;
 
 use self::failure::{Origin, invocation_record};
-use self::lane::{Discarded, Lane, Next};
+use self::lane::{Discarded, Lane, Next, PAYLOAD_LIMIT_BYTES};
 use self::position::{Position, Positions, Progress};
 use self::response::Answer;
 use self::source::{SequenceNumber, Source};
@@ -105,7 +105,9 @@ impl Mappings {
         data_dir: Option<&Path>,
         faults: &Arc<Faults>,
         inspector: &Arc<Inspector>,
+        shards: usize,
     ) -> Result<Self, StreamError> {
+        let shards = shards.max(1);
         let positions = Positions::open(data_dir).map_err(|(path, source)| StreamError::Positions { path, source })?;
         let positions = Arc::new(positions);
         let mut mappings = Vec::new();
@@ -133,7 +135,8 @@ impl Mappings {
                     function: Arc::clone(&functions[key.as_str()]),
                     source: Arc::new(source),
                     filter: Arc::new(mapping.filter.clone()),
-                    lanes: (0..mapping.parallelization_factor.max(1)).map(|_| Lane::new(mapping.clone())).collect(),
+                    lanes: lanes(shards, mapping),
+                    shards,
                     settings: mapping.clone(),
                     origin,
                     progress: Progress::new(position),
@@ -182,6 +185,18 @@ impl RunningMappings {
     }
 }
 
+/// The lanes of a mapping: as many in each shard as batches of it may run at once.
+fn lanes(shards: usize, mapping: &StreamMapping) -> Vec<Lane> {
+    let lanes = (0..shards).flat_map(|_| 0..mapping.parallelization_factor.max(1));
+    lanes.map(|_| Lane::new(mapping.clone())).collect()
+}
+
+/// The place of a hash among `count`.
+fn of_hash(hash: u64, count: usize) -> usize {
+    let count = u64::try_from(count).unwrap_or(u64::MAX);
+    usize::try_from(hash % count.max(1)).unwrap_or_default()
+}
+
 /// Returns the position at which a mapping begins: its saved position, if that is still in the stream.
 fn starting_point(
     name: &str,
@@ -227,7 +242,10 @@ struct Mapping {
     source: Arc<Source>,
     filter: Arc<Filter>,
     origin: Origin,
+    /// The lanes of each shard, one shard after the other.
     lanes: Vec<Lane>,
+    /// How many shards the stream is taken to have. The engine has one.
+    shards: usize,
     progress: Progress,
     positions: Arc<Positions>,
     /// The number of the engine's failures in a row.
@@ -287,9 +305,11 @@ impl Mapping {
         }
     }
 
-    /// Tells whether more records would only fill the memory, because a full batch waits in a lane already.
+    /// Tells whether more records would only fill the memory, because a full batch waits in each lane already, or much waits
+    /// in some. One busy lane does not hold up the others.
     fn is_full(&self) -> bool {
-        self.lanes.iter().any(Lane::is_full)
+        let bytes: usize = self.lanes.iter().map(Lane::queue_bytes).sum();
+        bytes >= PAYLOAD_LIMIT_BYTES || self.lanes.iter().all(Lane::is_full)
     }
 
     /// Reads the next records into the lanes and returns the time of the next read.
@@ -311,9 +331,10 @@ impl Mapping {
             self.log.line(format_args!("skipped {} record(s) older than {hours} h", page.trimmed));
         }
         self.progress.read(page.records.iter().map(|record| record.sequence_number), last);
-        let lanes = u64::try_from(self.lanes.len()).unwrap_or(u64::MAX);
+        let lanes_of_a_shard = self.lanes.len() / self.shards;
         for record in page.records {
-            let lane = usize::try_from(record.key_hash % lanes).unwrap_or_default();
+            let shard = of_hash(record.partition_hash, self.shards);
+            let lane = shard * lanes_of_a_shard + of_hash(record.key_hash, lanes_of_a_shard);
             self.lanes[lane].push(record, now);
         }
         self.save();

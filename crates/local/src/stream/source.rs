@@ -21,7 +21,7 @@ use dynoxide::actions::get_records::{self, GetRecordsRequest};
 use dynoxide::actions::get_shard_iterator::GetShardIteratorRequest;
 use dynoxide::{Database, DynoxideError};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::filter::Filter;
 
@@ -75,6 +75,8 @@ pub(super) struct Record {
     pub(super) sequence_number: SequenceNumber,
     /// `ApproximateCreationDateTime`, since the epoch; in whole seconds.
     pub(super) created: Duration,
+    /// A hash that is the same for all records with one partition key.
+    pub(super) partition_hash: u64,
     /// A hash that is the same for all records of one item.
     pub(super) key_hash: u64,
     /// The record as an element of `Records` in the event.
@@ -100,6 +102,8 @@ pub(super) struct Source {
     /// The stream's ARN in events, with the service's region.
     pub(super) stream_arn: String,
     pub(super) shard_id: String,
+    /// The name of the table's partition key.
+    partition_key: String,
     region: String,
 }
 
@@ -112,13 +116,14 @@ impl Source {
     pub(super) fn open(database: Database, table_name: &str, region: &str) -> Result<Self, DynoxideError> {
         let no_stream = || DynoxideError::ResourceNotFoundException(format!("the table {table_name} has no stream"));
         let table = database.describe_table(DescribeTableRequest { table_name: table_name.to_owned() })?.table;
+        let partition_key = table.key_schema.first().map(|key| key.attribute_name.clone()).unwrap_or_default();
         let engine_arn = table.latest_stream_arn.ok_or_else(no_stream)?;
         let label = table.latest_stream_label.ok_or_else(no_stream)?;
         let request = DescribeStreamRequest { stream_arn: engine_arn.clone(), ..Default::default() };
         let shards = database.describe_stream(request)?.stream_description.shards;
         let shard_id = shards.into_iter().next().ok_or_else(no_stream)?.shard_id;
         let stream_arn = format!("arn:aws:dynamodb:{region}:{ACCOUNT_ID}:table/{table_name}/stream/{label}");
-        Ok(Self { database, engine_arn, stream_arn, shard_id, region: region.to_owned() })
+        Ok(Self { database, engine_arn, stream_arn, shard_id, partition_key, region: region.to_owned() })
     }
 
     /// Returns the first and the last record in the stream, if there is one.
@@ -185,6 +190,9 @@ impl Source {
         let record = Record {
             sequence_number: sequence_number(&record.dynamodb.sequence_number)?,
             created,
+            partition_hash: key_hash(
+                &json!({ (&*self.partition_key): event["dynamodb"]["Keys"][&self.partition_key] }),
+            ),
             key_hash: key_hash(&event["dynamodb"]["Keys"]),
             json: event.to_string(),
         };
@@ -208,8 +216,6 @@ fn key_hash(keys: &Value) -> u64 {
 #[cfg(test)]
 mod tests {
     use std::time::SystemTime;
-
-    use serde_json::json;
 
     use super::*;
 

@@ -27,7 +27,13 @@ fn mapping() -> StreamMapping {
 }
 
 fn record(number: u128) -> Record {
-    Record { sequence_number: SequenceNumber::of(number), created: START, key_hash: 0, json: number.to_string() }
+    Record {
+        sequence_number: SequenceNumber::of(number),
+        created: START,
+        partition_hash: 0,
+        key_hash: 0,
+        json: number.to_string(),
+    }
 }
 
 /// Makes a lane that has records with these numbers.
