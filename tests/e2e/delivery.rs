@@ -74,6 +74,29 @@ async fn a_page_that_fails_in_the_middle_loses_no_receiver() {
 }
 
 /// A client that never reads, with a receive buffer as small as the kernel allows.
+/// A function of a route serves 500 receivers, and `fan-out` the others.
+#[tokio::test]
+async fn a_large_publish_is_handed_over_and_reaches_everybody_once() {
+    let stack = Stack::with(&["--connection-rate", "100000"]).await;
+    let mut listening = Vec::new();
+    for _ in 0..15 {
+        let group = futures_util::future::join_all((0..40).map(|_| subscribers(&stack, "t", 1))).await;
+        listening.extend(group.into_iter().flatten());
+    }
+    let mut sender = stack.connect("").await;
+    for message in 1..=2 {
+        let ack = sender.ask(json!({"type": "message", "topic": "t", "message": message, "id": "m"})).await;
+        assert_eq!(ack, json!({"type": "ack", "id": "m", "delivered": 500, "continued": true}));
+    }
+    for client in &mut listening {
+        // Two large publishes on a topic without history have no order.
+        let mut heard = [client.next().await, client.next().await].map(|frame| frame["payload"]["data"].as_u64());
+        heard.sort_unstable();
+        assert_eq!(heard, [Some(1), Some(2)]);
+        client.hears_nothing().await;
+    }
+}
+
 async fn lazy(stack: &Stack, topics: &[&str]) -> wire::Client {
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(2048).unwrap();
