@@ -1,7 +1,7 @@
 //! The configuration that only this function has: who may say which user a client is.
 
 use switchboard_core::Error;
-use switchboard_core::config::variable;
+use switchboard_core::config::{variable, whole_number};
 
 use crate::keys::{KeySet, Origin};
 use crate::source::{Source, Tokens};
@@ -85,22 +85,9 @@ impl Config {
                 IdentityMode::Verified
             }
         };
-        let max_lifetime_s = match variable("TOKEN_MAX_LIFETIME_S").map(|text| text.parse::<u32>()) {
-            None => DEFAULT_MAX_LIFETIME_S,
-            Some(Ok(seconds)) if seconds > 0 => seconds,
-            Some(_) => {
-                problems.push("TOKEN_MAX_LIFETIME_S is not a whole number of seconds above 0".to_owned());
-                DEFAULT_MAX_LIFETIME_S
-            }
-        };
-        let max_connections = match variable("MAX_CONNECTIONS_PER_USER").map(|text| text.parse()) {
-            None => DEFAULT_MAX_CONNECTIONS,
-            Some(Ok(connections)) => connections,
-            Some(Err(_)) => {
-                problems.push("MAX_CONNECTIONS_PER_USER is not a whole number".to_owned());
-                DEFAULT_MAX_CONNECTIONS
-            }
-        };
+        let mut number = |name, least, default| whole_number(&variable, name, least, default, &mut problems);
+        let max_lifetime_s = number("TOKEN_MAX_LIFETIME_S", 1, DEFAULT_MAX_LIFETIME_S);
+        let max_connections = number("MAX_CONNECTIONS_PER_USER", 0, DEFAULT_MAX_CONNECTIONS);
         let origins = variable("ALLOWED_ORIGINS").map(|list| origins(&list));
         let origins = origins.transpose().unwrap_or_else(|problem| {
             problems.push(problem);

@@ -51,6 +51,24 @@ pub fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
+/// Reads a variable that is a whole number of at least `least` (0 or 1), or takes the default and notes the problem. A name that ends in `_S`
+/// has seconds.
+pub fn whole_number(
+    variable: impl Fn(&str) -> Option<String>,
+    name: &str,
+    least: u32,
+    default: u32,
+    problems: &mut Vec<String>,
+) -> u32 {
+    let Some(text) = variable(name) else { return default };
+    text.parse().ok().filter(|number| *number >= least).unwrap_or_else(|| {
+        let unit = if name.ends_with("_S") { " of seconds" } else { "" };
+        let bound = if least > 0 { " above 0" } else { "" };
+        problems.push(format!("{name} is not a whole number{unit}{bound}"));
+        default
+    })
+}
+
 /// Ours. A person's client sends a few frames a second, and a shared cursor or a game 20 to 30.
 const DEFAULT_FRAMES_PER_SECOND: u32 = 50;
 
@@ -65,7 +83,7 @@ const DEFAULT_REQUEST_BURST: u32 = 5_000;
 const DEFAULT_LOG_ONE_IN: u32 = 100;
 
 /// The gateway's limit on a connection's life: 2 hours.
-const DEFAULT_CONNECTION_TTL_S: u64 = 2 * 60 * 60;
+const DEFAULT_CONNECTION_TTL_S: u32 = 2 * 60 * 60;
 
 impl Config {
     /// Reads the process environment.
@@ -103,40 +121,12 @@ impl Config {
             problems
                 .push("MESSAGES_TABLE is not set, but a rule of TOPIC_RULES has `history` or `presence`".to_owned());
         }
-        let connection_ttl_s = match variable("CONNECTION_TTL_S").map(|text| text.parse::<u32>()) {
-            None => DEFAULT_CONNECTION_TTL_S,
-            Some(Ok(seconds)) if seconds > 0 => seconds.into(),
-            Some(_) => {
-                problems.push("CONNECTION_TTL_S is not a whole number of seconds above 0".to_owned());
-                DEFAULT_CONNECTION_TTL_S
-            }
-        };
-        let max_frames_per_second = match variable("MAX_FRAMES_PER_SECOND").map(|text| text.parse()) {
-            None => DEFAULT_FRAMES_PER_SECOND,
-            Some(Ok(frames)) => frames,
-            Some(Err(_)) => {
-                problems.push("MAX_FRAMES_PER_SECOND is not a whole number".to_owned());
-                DEFAULT_FRAMES_PER_SECOND
-            }
-        };
-        let log_one_in = match variable("LOG_ONE_IN").map(|text| text.parse()) {
-            None => DEFAULT_LOG_ONE_IN,
-            Some(Ok(events)) => events,
-            Some(Err(_)) => {
-                problems.push("LOG_ONE_IN is not a whole number".to_owned());
-                DEFAULT_LOG_ONE_IN
-            }
-        };
-        let mut above_zero = |name: &str, default: u32| match variable(name).map(|text| text.parse::<u32>()) {
-            None => default,
-            Some(Ok(number)) if number > 0 => number,
-            Some(_) => {
-                problems.push(format!("{name} is not a whole number above 0"));
-                default
-            }
-        };
-        let request_rate = above_zero("REQUEST_RATE", DEFAULT_REQUEST_RATE);
-        let request_burst = above_zero("REQUEST_BURST", DEFAULT_REQUEST_BURST);
+        let mut number = |name, least, default| whole_number(variable, name, least, default, &mut problems);
+        let connection_ttl_s = number("CONNECTION_TTL_S", 1, DEFAULT_CONNECTION_TTL_S);
+        let max_frames_per_second = number("MAX_FRAMES_PER_SECOND", 0, DEFAULT_FRAMES_PER_SECOND);
+        let log_one_in = number("LOG_ONE_IN", 0, DEFAULT_LOG_ONE_IN);
+        let request_rate = number("REQUEST_RATE", 1, DEFAULT_REQUEST_RATE);
+        let request_burst = number("REQUEST_BURST", 1, DEFAULT_REQUEST_BURST);
         let receivers = variable("MAX_RECEIVERS_PER_PUBLISH")
             .map(|text| text.parse().map_err(|_| "is not a whole number".to_owned()));
         let receivers = receivers.unwrap_or(Ok(DEFAULT_RECEIVERS_PER_PUBLISH));
@@ -158,7 +148,7 @@ impl Config {
             topic_rules,
             messages_table,
             publish_endpoint,
-            connection_ttl: Duration::from_secs(connection_ttl_s),
+            connection_ttl: Duration::from_secs(connection_ttl_s.into()),
             max_frames_per_second,
             max_receivers_per_publish,
             request_rate,
