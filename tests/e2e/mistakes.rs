@@ -149,13 +149,13 @@ async fn a_client_that_sends_too_fast_hears_it_and_is_disconnected_if_it_goes_on
     assert_eq!(stack.refused("?userId=1").await, 429);
     stack.logged(1, &["connect |", "the handshake is refused", "locked_out"]).await;
     let _third = stack.connect("?userId=3").await;
-    let dynamodb = stack.dynamodb().await;
-    let lock = || ("connectionId", AttributeValue::S("@1".to_owned()));
-    let found = dynamodb.get_item().table_name(table_name("connections")).key(lock().0, lock().1).send().await.unwrap();
-    let left = number(&found.item.unwrap(), "ttl")
-        - i64::try_from(SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs()).unwrap();
+    let (dynamodb, table) = (stack.dynamodb().await, table_name("connections"));
+    let key = AttributeValue::S("@1".to_owned());
+    let lock =
+        dynamodb.get_item().table_name(&table).key("connectionId", key.clone()).send().await.unwrap().item.unwrap();
+    let left = number(&lock, "ttl") - i64::try_from(SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs()).unwrap();
     assert!((1..=60).contains(&left), "{left} s");
-    dynamodb.delete_item().table_name(table_name("connections")).key(lock().0, lock().1).send().await.unwrap();
+    dynamodb.delete_item().table_name(&table).key("connectionId", key).send().await.unwrap();
     let _again = stack.connect("?userId=1").await;
 }
 

@@ -21,7 +21,7 @@ use tokio_tungstenite::tungstenite::Message;
 
 /// How many connections the flooder has at a time, and its query, one phase after the other. The users differ, because a user
 /// stays locked out for a minute.
-const FLOODS: [(usize, &str); 4] = [(0, ""), (1, "?userId=flooder"), (10, "?userId=another flooder"), (1, "")];
+const FLOODS: [(usize, &str); 4] = [(0, ""), (1, "?userId=flooder"), (10, "?userId=another"), (1, "")];
 
 /// How many frames a second one connection may send. It is a tenth of the default, so that a busy machine shows the same.
 const LIMIT: [&str; 2] = ["--env", "MAX_FRAMES_PER_SECOND=5"];
@@ -54,7 +54,7 @@ pub(crate) async fn run(time: Duration, binaries: Option<&str>, is_short: bool) 
         let counts = Counts::default();
         let mut flood = JoinSet::new();
         for number in 0..connections {
-            flood.spawn(flooder(format!("{url}{}", query.replace(' ', "%20")), number, Arc::clone(&counts)));
+            flood.spawn(flooder(format!("{url}{query}"), number, Arc::clone(&counts)));
         }
         let happened = |what| counts.lock().unwrap().contains_key(what);
         let mut heard = neighbour.send_for(time, || connections != 1 || happened("disconnected")).await;
@@ -94,7 +94,7 @@ impl Heard {
         let count = self.times.len();
         let [p50, p99] = [count / 2, count * 99 / 100].map(|at| self.times[at].as_secs_f64() * 1e3);
         println!(
-            "flood on {connections:2} connections {query:23}: {count} messages of the neighbour, p50 {p50:.0} ms, p99 {p99:.0} ms, \
+            "flood on {connections:2} connections {query:16}: {count} messages of the neighbour, p50 {p50:.0} ms, p99 {p99:.0} ms, \
              {} lost, {} frames sent again; the flooder: {flood:?}",
             self.lost, self.refused
         );

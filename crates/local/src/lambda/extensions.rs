@@ -39,7 +39,7 @@ pub(super) struct Extensions {
     about: Arc<About>,
 }
 
-/// What a registration is told about the function.
+/// The facts about the function that a registration gets.
 #[derive(Debug, Default)]
 pub(super) struct About {
     pub(super) function_name: String,
@@ -97,9 +97,12 @@ impl Extensions {
         });
         let event = Bytes::from(event.to_string());
         self.registered.send_if_modified(|extensions| {
-            let mut hearing = extensions.iter_mut().filter(|extension| extension.hears);
-            let polls = hearing.by_ref().filter_map(|extension| extension.poll.take());
-            polls.for_each(|poll| _ = poll.send(event.clone()));
+            for extension in extensions.iter_mut().filter(|extension| extension.hears) {
+                if let Some(poll) = extension.poll.take() {
+                    // An extension that has hung up hears nothing.
+                    let _ = poll.send(event.clone());
+                }
+            }
             false
         });
     }
