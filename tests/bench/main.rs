@@ -454,8 +454,8 @@ async fn calls() {
     }
 }
 
-/// How long messages take when several clients publish at the same time: to one topic, and each to a topic of its own. Topics
-/// of their own show how fast the machine is. If writers of one topic take longer, the topic is the cause.
+/// How long messages take when several clients publish at the same time: all to one topic, and then each to its own topic. The
+/// second run shows how fast the machine is. If the first one takes longer, the shared topic is the cause.
 async fn writers() {
     let environments = ["--max-environments", "64"];
     let (proxy, stack) = Proxy::in_front(&[&FUNCTIONS[..], &FAST, &environments].concat(), |_| None).await;

@@ -204,7 +204,7 @@ impl Client {
             return;
         }
         match frame {
-            // What was under way when it unsubscribed comes too late.
+            // A message that was under way when it unsubscribed comes too late.
             Frame::Data { .. } if !matches!(self.phase, Phase::Live { .. } | Phase::Subscribing { .. }) => {}
             Frame::Data { position, content } => drop(self.held.insert(position, Some(content))),
             Frame::History { entries } => self.held.extend(entries),

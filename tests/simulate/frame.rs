@@ -27,7 +27,7 @@ pub enum Frame {
     Unsubscribed { request: u32 },
     /// The answer to a query, newest first unless the query asked for what is behind a position.
     Queried(Queried),
-    /// What a backend says to everybody.
+    /// A message of a backend to everybody.
     Broadcast { content: Content },
     /// A frame that clients with positions ignore.
     Other { text: String },
@@ -65,7 +65,7 @@ impl fmt::Display for Frame {
     }
 }
 
-/// What a query returned.
+/// The result of a query.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Queried {
     pub request: u32,

@@ -100,7 +100,7 @@ pub struct Counts {
     pub resumes: Answers,
     /// Answers to a client that met a gap or heard that it was behind.
     pub questions: Answers,
-    /// What only runs of the handlers have.
+    /// The parts that only runs of the handlers have.
     pub handlers: HandlerCounts,
 }
 
@@ -169,7 +169,7 @@ pub struct Answered<'a> {
     pub resumes: bool,
 }
 
-/// What a subscriber got that wanted the newest messages.
+/// The messages that a subscriber with `last` got.
 #[derive(Debug, Clone, Copy)]
 pub struct Newest<'a> {
     pub count: u32,

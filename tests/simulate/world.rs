@@ -54,7 +54,7 @@ struct Connected {
     deaf_since: Option<Ms>,
 }
 
-/// What a backend says to everybody.
+/// A message of a backend to everybody.
 struct Broadcast {
     /// The connections that must get it: those that are there from before it until it ends.
     expected: BTreeSet<Socket>,
@@ -515,7 +515,7 @@ impl World {
         first
     }
 
-    /// Which message of its frame a content is, from 0.
+    /// The place of a content in its frame, from 0.
     pub fn part_of(&self, content: Content) -> u32 {
         self.parts.get(&content).map_or(0, |(part, _)| *part)
     }
@@ -564,7 +564,7 @@ impl World {
         if wants { u32::try_from(self.random.between((1, 6))).ok() } else { None }
     }
 
-    /// What a client that stands at a position looks for in the history.
+    /// The part of the history that a client at a position asks for.
     pub fn query(&mut self, position: Option<Position>) -> (Range, u32) {
         let limit = u32::try_from(self.random.between((1, 6))).unwrap_or(1);
         let away = self.random.between((-2, 12));

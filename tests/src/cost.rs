@@ -1,4 +1,4 @@
-//! What events cost, in dollars: counted units, times the prices of `cost/prices.json`.
+//! The cost of events in dollars: counted units, times the prices of `cost/prices.json`.
 //!
 //! `e2e/cost.rs` counts the units of each event on the real binaries, and compares them with the table here. Two times cannot be
 //! counted on a laptop, so they are assumed: a call of DynamoDB takes [`CALL_MS`] and a post takes [`POST_MS`].
@@ -23,7 +23,7 @@ pub const LOG_ONE_IN: f64 = 100.0;
 /// Bytes of a subscriber's row.
 const ROW_BYTES: f64 = 105.0;
 
-/// What one event uses.
+/// The units that one event uses.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Event {
     /// Its name.
@@ -72,7 +72,7 @@ pub const KEPT: Event = event("the same, kept and acked", 12.0, (1.5, 3.0), 525.
 pub const BACKEND: Event = event("event of a backend, 10 subscribers", 10.0, (1.0, 1.0), 331.0, (1.0, 1.0));
 /// A message that waits for others.
 pub const WAITING: Event = event("topic message that waits", 1.0, (0.0, 1.0), 292.0, (1.0, 0.0));
-/// What one poll of the stream brings, to 10 subscribers.
+/// The messages of one poll of the stream, to 10 subscribers.
 pub const BATCH: Event = event("a batch, 10 subscribers", 10.0, (1.0, 0.0), 331.0, (1.0, 1.0));
 
 /// All of them.
@@ -91,7 +91,7 @@ impl Event {
         }
     }
 
-    /// What it costs.
+    /// Its cost.
     #[must_use]
     pub fn bill(&self, prices: &Prices) -> Bill {
         let ms = OWN_MS + self.calls * CALL_MS + self.rounds * POST_MS;
@@ -156,7 +156,7 @@ impl Bill {
         self.minutes + self.own() + self.messages
     }
 
-    /// What is left without the gateway: our part.
+    /// Our part: the sum without the gateway.
     #[must_use]
     pub fn own(&self) -> f64 {
         self.lambda + self.dynamodb + self.logs
@@ -225,14 +225,14 @@ pub fn ticker(is_batched: bool) -> Load {
 }
 
 impl Load {
-    /// What it costs here.
+    /// Its cost here.
     #[must_use]
     pub fn bill(&self, prices: &Prices) -> Bill {
         let minutes = Bill { minutes: self.minutes * prices.of("gateway_minute"), ..Bill::default() };
         self.events.iter().fold(minutes, |sum, (count, event)| sum.and(*count, event.bill(prices)))
     }
 
-    /// What it costs with AppSync Events: an operation for each publish, each delivery, each connect and each subscribe. It pings by
+    /// Its cost with AppSync Events: an operation for each publish, each delivery, each connect and each subscribe. It pings by
     /// itself. Several messages of one publish are not counted together.
     #[must_use]
     pub fn appsync(&self, prices: &Prices) -> f64 {
@@ -246,7 +246,7 @@ impl Load {
         operations * prices.of("appsync_operation") + self.minutes * prices.of("appsync_minute")
     }
 
-    /// What it costs with functions in Node as in the two articles: 512 MB, three lines of Lambda and one of the function for each event
+    /// Its cost with functions in Node as in the two articles: 512 MB, three lines of Lambda and one of the function for each event
     /// (650 bytes), one frame and one write for each topic, an index from user to connections, and no acks.
     #[must_use]
     pub fn node(&self, prices: &Prices) -> Bill {

@@ -18,12 +18,12 @@ pub struct Network {
     commands: broadcast::Sender<Command>,
 }
 
-/// What the network does, and what it saw.
+/// The settings of the network, and its observations.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct State {
     /// Nobody connects.
     pub is_down: bool,
-    /// What comes from the stack is lost.
+    /// Whether everything that comes from the stack is lost.
     pub is_deaf: bool,
     /// How many pieces were lost.
     pub lost: usize,
@@ -66,7 +66,7 @@ impl Network {
         Self { address, state, commands }
     }
 
-    /// What it saw so far.
+    /// Its observations so far.
     pub fn state(&self) -> State {
         *self.state.borrow()
     }

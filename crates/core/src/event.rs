@@ -224,7 +224,7 @@ impl EventStore {
     pub(crate) async fn stored(&self, range: &RangeItem) -> Result<Option<Publication>, Error> {
         let get = self.dynamodb.get_item().table_name(&self.table).set_key(Some(key(range))).consistent_read(true);
         let item = get.send().await.map_err(|error| Error::store("GetItem", &self.table, &error))?.item;
-        // What this version does not understand is served as the stream brought it.
+        // An item that this version does not understand is served as the stream brought it.
         let publication = item.and_then(|item| continuation(item.into()).ok());
         Ok(publication.map(|publication| Publication { item: Some(range.clone()), ..publication }))
     }

@@ -792,7 +792,7 @@ pub fn batches(id: Option<&str>, messages: &[Box<RawValue>], topic: Option<&str>
         topic: Option<&'a str>,
         items: Vec<Payload<'a>>,
     }
-    // What stands around the items and around each of them. A name may need six characters for one byte (`\u0001`).
+    // The text around the items and around each of them. A name may need six characters for one byte (`\u0001`).
     let envelope = 64 + 6 * (id.map_or(0, str::len) + topic.map_or(0, str::len));
     let frame = |part: &[Box<RawValue>]| match part {
         [message] => data(id, message, topic),

@@ -17,7 +17,7 @@
 //! * [`presence`]: who is in a topic, and what its subscribers were told of that;
 //! * [`limits`]: how fast one connection may send;
 //! * [`event`]: the table through which backends publish, and unfinished publishes go on;
-//! * [`log`]: lines, of which an event that goes well writes none;
+//! * [`log`]: the lines of a function. An event that goes well writes none;
 //! * [`metrics`]: numbers for CloudWatch;
 //! * [`error`]: mistakes of clients and faults of ours, kept apart;
 //! * [`config`], [`deadline`] and [`clock`]: what an execution environment and an invocation are given.

@@ -131,7 +131,7 @@ impl Metrics {
     }
 }
 
-/// What is counted of a publish: nothing, if it is small and each receiver has got its frame.
+/// The numbers of a publish. There are none if it is small and each receiver has got its frame.
 fn counts(fanout: &Fanout) -> Vec<(Metric, Value)> {
     if fanout.settled() <= SMALL && fanout.settled() == fanout.delivered && fanout.unreadable == 0 {
         return Vec::new();

@@ -46,7 +46,7 @@ const STALE_US: i64 = 1_000_000;
 /// The gateway has refused this many posts of a chunk for their rate. One receiver alone is not the account's rate.
 const THROTTLED: usize = 3;
 
-/// What one refusal leaves of the shared rate, at most once in [`SLOWED_US`], and the least that is left of it.
+/// Refusals multiply the shared rate by this, at most once in [`SLOWED_US`]. [`LEAST`] of the rate always stays.
 const SLOWER: f64 = 0.9;
 const SLOWED_US: i64 = 1_000_000;
 const LEAST: f64 = 0.1;

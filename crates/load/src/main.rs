@@ -34,7 +34,7 @@ struct Arguments {
     /// All clients reconnect at once, each time that this has passed.
     #[arg(long, value_parser = humantime::parse_duration, value_name = "TIME")]
     reconnect: Option<Duration>,
-    /// What the names of the topics begin with. `room` has history in the stage `dev`.
+    /// The beginning of the names of the topics. `room` has history in the stage `dev`.
     #[arg(long, default_value = "load")]
     topic: String,
     /// How long the clients may take to connect, and the last messages to arrive.

@@ -1,4 +1,4 @@
-//! What a run has shown, for people and for machines.
+//! The result of a run, for people and for machines.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -29,7 +29,7 @@ pub(crate) struct Outcome {
 }
 
 impl Outcome {
-    /// What was not as it should be, in words.
+    /// The problem of the run in words, if it had one.
     pub(crate) fn problem(&self) -> Option<String> {
         let mut problems = Vec::new();
         if self.lost > 0 {

@@ -18,7 +18,7 @@ const HANDSHAKES_PER_SECOND: u64 = 200;
 /// How often the bar moves, and how often the end of the run looks for what is missing.
 const TICK: Duration = Duration::from_millis(100);
 
-/// What all clients write down.
+/// The notes of all clients.
 #[derive(Debug, Default)]
 struct Ledger {
     /// How many clients have a connection, or had one.
@@ -45,7 +45,7 @@ struct Ledger {
     handshake: Option<Histogram<u64>>,
 }
 
-/// What the tasks share.
+/// The state that the tasks share.
 #[derive(Debug)]
 struct Load {
     ledger: Mutex<Ledger>,

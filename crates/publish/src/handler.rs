@@ -23,7 +23,7 @@ use crate::record::{self, Disconnect};
 /// How many bytes of messages one publication has at most. Its rest must fit into one item, which has 400 KB.
 const MAX_TOGETHER: usize = 128 * 1024;
 
-/// What a message takes besides its own text, in that item.
+/// The bytes that a message takes in that item besides its own text.
 const MESSAGE_ENVELOPE: usize = 16;
 
 /// Serves the topics of a batch at the same time, and the events of one topic in their order.

@@ -43,7 +43,7 @@ pub(crate) struct Payload {
     pub(crate) data: Option<Box<RawValue>>,
 }
 
-/// What a subscribe frame hears of one topic.
+/// The answer to a subscribe frame, for one topic.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct Answer {
@@ -89,7 +89,7 @@ impl Frame {
         Error { code: self.code.unwrap_or_default(), message: self.message, request_id: self.request_id }
     }
 
-    /// What the frame says of the only topic that was asked for.
+    /// The answer for the only topic that was asked for.
     pub(crate) fn answer(&self) -> Answer {
         Answer {
             code: self.code.clone(),

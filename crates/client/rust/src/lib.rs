@@ -23,7 +23,7 @@ pub use types::{
     Ack, Attempt, Error, Event, Message, Options, Page, Position, Range, Ready, Start, State, TokenSource,
 };
 
-/// What a frame gets when it is sent again.
+/// The member that marks a frame as sent again.
 const AGAIN: &str = ",\"again\":true";
 
 /// Connects to an address of `wss://` or `ws://`, and stays connected until every handle is dropped.
@@ -61,7 +61,7 @@ pub fn connect(url: &str, options: Options) -> Result<(Client, Events), Error> {
     Ok((Client(Arc::new(shared)), Events(told)))
 }
 
-/// What all handles of a client share.
+/// The part that all handles of a client share.
 #[derive(Debug)]
 struct Shared {
     commands: mpsc::UnboundedSender<Command>,
@@ -272,7 +272,7 @@ impl Future for Publication {
     }
 }
 
-/// What a client tells its application, apart from messages. Drop it if nobody reads it.
+/// The events that a client tells its application. Messages come elsewhere. Drop it if nobody reads it.
 #[derive(Debug)]
 pub struct Events(mpsc::UnboundedReceiver<Event>);
 

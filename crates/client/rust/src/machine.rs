@@ -25,7 +25,7 @@ const PAUSE: Duration = Duration::from_millis(500);
 
 pub(crate) type ConnectionId = u64;
 
-/// What the application asks for.
+/// A wish of the application.
 #[derive(Debug)]
 pub(crate) enum Command {
     Post {
@@ -60,7 +60,7 @@ pub(crate) struct Listen {
     pub(crate) ready: oneshot::Sender<Result<Ready, Error>>,
 }
 
-/// What a subscription hears.
+/// A thing that a subscription hears.
 #[derive(Debug)]
 pub(crate) enum Heard {
     Message(Message),
@@ -68,7 +68,7 @@ pub(crate) enum Heard {
     Position(Position),
 }
 
-/// What happens to a connection.
+/// An event of a connection.
 #[derive(Debug)]
 pub(crate) enum Input {
     Opened,
@@ -92,7 +92,7 @@ impl End {
     }
 }
 
-/// What the driver has to do.
+/// A task for the driver.
 #[derive(Debug)]
 pub(crate) enum Effect {
     Open(ConnectionId, Attempt),
@@ -100,7 +100,7 @@ pub(crate) enum Effect {
     Close(ConnectionId),
 }
 
-/// What is due later. A timer whose cause is gone does nothing.
+/// A thing that is due later. When its cause is gone, a timer does nothing.
 #[derive(Debug)]
 pub(crate) enum Timer {
     Open(String),
@@ -129,7 +129,7 @@ pub(crate) struct Connection {
     pub(crate) is_retired: bool,
 }
 
-/// What waits for an answer on its connection.
+/// A frame that waits for its answer.
 #[derive(Debug)]
 struct Request {
     connection: ConnectionId,

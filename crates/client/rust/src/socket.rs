@@ -163,7 +163,7 @@ fn failed(error: &tungstenite::Error) -> End {
     let is_refused = match error {
         // A gateway that has too much to do, and a function that failed, may do better in a moment.
         tungstenite::Error::Http(response) => response.status() != 429 && !response.status().is_server_error(),
-        // What answers is no WebSocket server.
+        // The answer does not come from a WebSocket server.
         tungstenite::Error::Protocol(_) | tungstenite::Error::HttpFormat(_) | tungstenite::Error::Url(_) => true,
         _ => false,
     };

@@ -1,4 +1,4 @@
-//! What the client decides about topics: who listens, where it is, what came too early, and what is missing.
+//! The decisions of the client about topics: who listens, where it is, what came too early, and what is missing.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -38,7 +38,7 @@ pub(crate) struct Topic {
     is_filling: bool,
 }
 
-/// What is forgotten when the last listener leaves.
+/// The state of a topic that somebody listens to. The client forgets it when the last listener leaves.
 #[derive(Debug, Default)]
 struct Run {
     /// The connection that listens to the topic.
@@ -46,7 +46,7 @@ struct Run {
     position: Option<Position>,
     /// How many of the newest messages are wanted.
     last: u32,
-    /// What came too early. A hole has no message.
+    /// The numbers that came too early. A hole has no message.
     held: BTreeMap<u64, Option<Message>>,
     /// Direct messages that came before the answer of the subscribe frame.
     early: Vec<Message>,
@@ -81,9 +81,9 @@ struct Listener {
 #[derive(Debug)]
 struct Late {
     start: Start,
-    /// What the history had, without holes.
+    /// The messages of the history, without holes.
     found: Vec<Message>,
-    /// What came meanwhile.
+    /// The messages that came meanwhile.
     live: Vec<Message>,
     /// Where the next page begins.
     position: Option<Position>,

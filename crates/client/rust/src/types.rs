@@ -1,4 +1,4 @@
-//! What an application gives to the client, and what it gets.
+//! The values that an application gives to the client and gets from it.
 
 use std::fmt;
 use std::future::Future;
@@ -100,7 +100,7 @@ impl fmt::Debug for TokenSource {
 pub struct Message {
     /// The topic, or `@me` for a direct message.
     pub topic: String,
-    /// What was published, byte for byte. [`Message::json`] parses it.
+    /// The published value, byte for byte. [`Message::json`] parses it.
     pub data: Box<RawValue>,
     /// The user that sent it, if the server says so: on topics with history, and for direct messages.
     pub sender_id: Option<String>,
@@ -121,7 +121,7 @@ impl Message {
     }
 }
 
-/// What the server says of a message that it took.
+/// The answer of the server to a message that it took.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Ack {
@@ -245,7 +245,7 @@ pub enum Event {
     Refused {
         /// The topic.
         topic: String,
-        /// What the server said.
+        /// The words of the server.
         error: Error,
     },
     /// The client has ended. No event follows.

@@ -692,7 +692,7 @@ async fn no_record() {
     assert_eq!(data(&take(&mut heard, 1).await), ["hi"]);
 }
 
-/// The private key of RFC 8037, in front of which PKCS #8 has 16 bytes, and its public half.
+/// The private key of RFC 8037, as PKCS #8 wraps it: 16 bytes stand in front of it. Behind it comes the public key.
 const PRIVATE_KEY: &str = "MC4CAQAwBQYDK2VwBCIEIJ1hsZ3v_VpguoRK9JLsLMREScVpezJpGXA7rAMcrn9g";
 const PUBLIC_KEY: &str = "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo";
 

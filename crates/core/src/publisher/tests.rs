@@ -73,7 +73,7 @@ async fn publish_for(backend: &Backend, publication: Publication, time: Duration
     backend.publisher.publish(&gateway, publication, receivers, Deadline::after(time)).await
 }
 
-/// What `fan-out` does with a continuation.
+/// Goes on with a continuation, as `fan-out` does.
 async fn go_on(backend: &Backend, rest: Publication) -> Fanout {
     let gateway = backend.gateways.configured().unwrap();
     backend.publisher.go_on(&gateway, rest, Deadline::after(TIME)).await.unwrap()

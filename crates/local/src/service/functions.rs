@@ -48,7 +48,7 @@ pub(super) fn definitions(functions: &Value, findings: &Findings) -> Definitions
     definitions
 }
 
-/// What invokes a function, besides routes.
+/// The sources that invoke a function, besides routes.
 #[derive(Debug, Default)]
 pub(super) struct Sources {
     pub(super) streams: Vec<StreamMapping>,

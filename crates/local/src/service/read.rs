@@ -97,7 +97,7 @@ impl Reading {
         let idle: Vec<_> = idle.map(|key| KeyPath::default().key("functions").key(key).key("environment")).collect();
         let ignored = ignored.into_iter().filter(|it| !idle.iter().any(|idle| it.at.is_within(idle)));
         let mut texts = BTreeMap::new();
-        // What a variable could not give is told once, with the variable.
+        // A value that a variable could not give is told once, with the variable.
         let refused = refused.into_iter().filter(|problem| {
             !document.errors.iter().any(|(at, _)| at.is_within(&problem.at) || problem.at.is_within(at))
         });

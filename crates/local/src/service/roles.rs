@@ -244,7 +244,7 @@ fn parse_statements(
                 if !text.contains("${") {
                     continue;
                 }
-                // What a policy variable stands for depends on the call.
+                // The value of a policy variable depends on the call.
                 let is_variable =
                     ["${aws:", "${saml:", ".com:", "${*}", "${?}", "${$}"].iter().any(|it| text.contains(it));
                 if is_variable || key != "Resource" || statement["Effect"] != "Allow" {

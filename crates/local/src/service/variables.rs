@@ -172,7 +172,7 @@ struct Resolver<'a> {
     dotenv: BTreeMap<String, String>,
 }
 
-/// What happens to a variable without a value.
+/// The treatment of a variable without a value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Leniency {
     /// It is a problem.

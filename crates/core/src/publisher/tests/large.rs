@@ -21,7 +21,7 @@ const STREAM: Duration = Duration::from_millis(200);
 /// How many ranges are served at once.
 const LANES: usize = 8;
 
-/// What AWS knows.
+/// The state of AWS.
 struct Account {
     receivers: usize,
     /// How often each receiver got the message.
