@@ -24,7 +24,7 @@ pub use types::{
 };
 
 /// The member that marks a frame as sent again.
-const AGAIN: &str = ",\"again\":true";
+pub(crate) const AGAIN: &str = ",\"again\":true";
 
 /// Connects to an address of `wss://` or `ws://`, and stays connected until every handle is dropped.
 ///

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
+use crate::AGAIN;
 use crate::frame::Frame;
 use crate::topics::{Topic, Twin};
 use crate::types::{Ack, Attempt, Error, Event, Message, Options, Page, Position, Range, Ready, Start, State};
@@ -689,7 +690,7 @@ impl Machine {
             let Some(item) = self.outbox.get_mut(&number) else { continue };
             item.connection = Some(current);
             let text = match item.is_repeated {
-                true => format!("{},\"again\":true}}", &item.text[..item.text.len() - 1]),
+                true => format!("{}{AGAIN}}}", &item.text[..item.text.len() - 1]),
                 false => item.text.clone(),
             };
             item.is_repeated = item.is_message;
