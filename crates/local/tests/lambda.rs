@@ -200,6 +200,8 @@ async fn an_init_of_more_than_ten_seconds_is_tried_again_under_the_functions_tim
 async fn an_extension_hears_of_each_event_before_the_environment_is_frozen_and_of_its_end() {
     let (function, folder) = extended(r#"["INVOKE"]"#);
     let answers = [environment(&function).await, environment(&function).await];
+    // A shutdown does not wait for an extension that hears of the last event.
+    eventually(|| heard(&folder).len() == 3).await;
     function.shutdown().await;
     let lines = heard(&folder);
     let about: Value = serde_json::from_str(&lines[0]).unwrap();

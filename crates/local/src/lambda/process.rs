@@ -19,7 +19,7 @@ use tokio::task::JoinSet;
 
 use super::extensions::{Extensions, SHUTDOWN};
 use super::orphans::Registration;
-use super::runtime_api::RuntimeApi;
+use super::runtime_api::{RuntimeApi, Server};
 use super::variables::variables;
 use super::{FunctionError, FunctionSettings};
 use crate::inspector::Seat;
@@ -76,8 +76,12 @@ impl Process {
         let (lease, lease_receiver) = oneshot::channel();
         let (exited, exit) = watch::channel(None);
         let frozen = watch::Sender::new(false);
-        let commands =
-            Commands { lease: lease_receiver, frozen: frozen.subscribe(), extensions: api.extensions.clone() };
+        let commands = Commands {
+            lease: lease_receiver,
+            frozen: frozen.subscribe(),
+            extensions: api.extensions.clone(),
+            _server: api.server.clone(),
+        };
         tokio::spawn(supervise(child, settings.key.clone(), seat, commands, registration, alive, exited));
         Ok(Self { exit, lease: Some(lease), frozen })
     }
@@ -113,6 +117,8 @@ struct Commands {
     frozen: watch::Receiver<bool>,
     /// With an extension, the child first gets a signal and some time.
     extensions: Extensions,
+    /// The runtime of a child fails when its server is gone.
+    _server: Arc<Server>,
 }
 
 /// Owns a child until it is reaped: prints its output, stops and continues it, kills it on command, and reports how it

@@ -31,7 +31,7 @@ use super::extensions::{About, Extensions};
 /// <https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html>.
 const RESPONSE_LIMIT_BYTES: usize = 6 * 1024 * 1024 + 100;
 
-/// A running server. Dropping it stops the server.
+/// A running server. It stops when this and every copy of `server` are dropped.
 pub(super) struct RuntimeApi {
     /// The server's address: `AWS_LAMBDA_RUNTIME_API`.
     pub(super) address: SocketAddr,
@@ -39,7 +39,18 @@ pub(super) struct RuntimeApi {
     pub(super) calls: mpsc::UnboundedReceiver<Call>,
     /// The extensions of the process.
     pub(super) extensions: Extensions,
-    server: JoinHandle<()>,
+    /// Keeps the server running: a process that ends gracefully must not lose it before.
+    pub(super) server: Arc<Server>,
+}
+
+/// The task of a server.
+#[derive(Debug)]
+pub(super) struct Server(JoinHandle<()>);
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 pub(super) enum Call {
@@ -84,13 +95,7 @@ impl RuntimeApi {
             // This never returns: axum tries again after a failed accept.
             let _ = axum::serve(listener, router).await;
         });
-        Ok(Self { address, calls, extensions, server })
-    }
-}
-
-impl Drop for RuntimeApi {
-    fn drop(&mut self) {
-        self.server.abort();
+        Ok(Self { address, calls, extensions, server: Arc::new(Server(server)) })
     }
 }
 
