@@ -62,7 +62,7 @@ pub fn whole_number(
 ) -> u32 {
     let Some(text) = variable(name) else { return default };
     text.parse().ok().filter(|number| *number >= least).unwrap_or_else(|| {
-        let unit = if name.ends_with("_S") { " of seconds" } else { "" };
+        let unit = if name.rsplit('_').next() == Some("S") { " of seconds" } else { "" };
         let bound = if least > 0 { " above 0" } else { "" };
         problems.push(format!("{name} is not a whole number{unit}{bound}"));
         default
