@@ -205,9 +205,12 @@ export function ear() {
 export async function plain(t, url) {
   const socket = new WebSocket(url);
   const answers = new Map();
+  const others = [];
   socket.on('message', (text) => {
     const frame = JSON.parse(text);
-    if (frame.type !== 'data') answers.get(frame.id)?.shift()?.(frame);
+    const answer = frame.type !== 'data' && answers.get(frame.id)?.shift();
+    if (answer) answer(frame);
+    else others.push(String(text));
   });
   await once(socket, 'open');
   t.after(() => socket.terminate());
@@ -218,7 +221,9 @@ export async function plain(t, url) {
       if (!answers.has(id)) answers.set(id, []);
       const answer = new Promise((resolve) => answers.get(id).push(resolve));
       socket.send(JSON.stringify({ ...frame, id }));
-      const reply = await soon(answer, `the answer to ${JSON.stringify(frame)}`);
+      const reply = await soon(answer, `the answer to ${JSON.stringify(frame)}`).catch((error) => {
+        throw new Error(`${error.message}, and heard ${others}`);
+      });
       if (reply.type === 'error') throw new Error(JSON.stringify(reply));
       return reply;
     },
