@@ -15,6 +15,7 @@ mod concurrency;
 mod cost;
 mod delivery;
 mod deployment;
+mod endpoints;
 mod events;
 mod failures;
 mod history;

@@ -23,7 +23,7 @@ pub struct Stack {
     process: Child,
     /// `127.0.0.1:{port}` of the gateway.
     pub gateway: String,
-    /// `127.0.0.1:{port}` of DynamoDB.
+    /// `127.0.0.1:{port}` of DynamoDB. Empty for a service without tables.
     pub dynamodb: String,
     lines: watch::Receiver<Vec<String>>,
 }
@@ -96,14 +96,14 @@ impl Stack {
         let banner = lines.borrow().clone();
         assert!(started, "the stack did not start: {banner:#?}");
         let address = |scheme: &str| {
-            let line = banner.iter().find(|line| line.contains(scheme)).unwrap();
-            let port: String = line.split_once(scheme).unwrap().1.chars().take_while(char::is_ascii_digit).collect();
-            format!("127.0.0.1:{port}")
+            let (_, rest) = banner.iter().find_map(|line| line.split_once(scheme))?;
+            let port: String = rest.chars().take_while(char::is_ascii_digit).collect();
+            Some(format!("127.0.0.1:{port}"))
         };
         Self {
             process,
-            gateway: address("ws://localhost:"),
-            dynamodb: address("--endpoint-url http://localhost:"),
+            gateway: address("ws://localhost:").unwrap(),
+            dynamodb: address("--endpoint-url http://localhost:").unwrap_or_default(),
             lines,
         }
     }

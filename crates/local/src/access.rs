@@ -122,7 +122,7 @@ impl Access {
         let hosts: Vec<_> = headers.get_all(HOST).iter().map(HeaderValue::as_bytes).collect();
         // A request through a proxy names the host a second time, in its target.
         let of_uri = uri.authority().map(|authority| authority.as_str().as_bytes());
-        let is_known = |host: &&[u8]| std::str::from_utf8(host).is_ok_and(|host| self.is_known(host));
+        let is_known = |host: &&[u8]| std::str::from_utf8(host).is_ok_and(|host| self.knows(host));
         let mut hosts = hosts.into_iter().chain(of_uri).peekable();
         if hosts.peek().is_none() {
             return Err(Stranger::Name(String::new()));
@@ -136,7 +136,8 @@ impl Access {
         }
     }
 
-    fn is_known(&self, host: &str) -> bool {
+    /// Returns whether a host, with or without a port, is a name of this machine.
+    pub(crate) fn knows(&self, host: &str) -> bool {
         let (name, _) = split(host);
         let is_domain = |domain: &String| domain.eq_ignore_ascii_case(name) || domain.eq_ignore_ascii_case(host);
         is_loopback(host) || self.domain_name.as_ref().is_some_and(is_domain)

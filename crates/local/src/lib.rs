@@ -21,5 +21,6 @@ pub mod stack;
 pub mod stream;
 pub mod table;
 pub mod terminal;
+pub mod tls;
 mod trace;
 pub mod web;

@@ -25,6 +25,7 @@ use crate::schedule;
 use crate::service::{self, LogFormat, Service};
 use crate::stream::{Mappings, StreamError};
 use crate::table::{TableError, Tables};
+use crate::tls::Authority;
 use crate::web::{self, Web};
 
 /// The time-outs of a function that somebody debugs, and those of the gateway then.
@@ -97,6 +98,9 @@ pub enum Error {
     /// DynamoDB does not start.
     #[error(transparent)]
     Tables(#[from] TableError),
+    /// The certificate for functions cannot be written.
+    #[error("the certificate of the gateway cannot be written into the folder for temporary files")]
+    Certificate(#[source] io::Error),
     /// A stream cannot be read.
     #[error(transparent)]
     Stream(#[from] StreamError),
@@ -168,12 +172,17 @@ impl Stack {
             ),
         ]);
         endpoints.extend(settings.environment.clone());
+        let guard = Arc::<OrphanGuard>::default();
+        let authority = Arc::new(Authority::new().map_err(Error::Certificate)?);
+        guard.remove_at_the_end(authority.folder()).map_err(Error::Certificate)?;
+        let trust = authority.variables();
+        let surroundings =
+            Surroundings { endpoints, trust, gateway_host: format!("localhost:{}", gateway_address.port()) };
         let faults = Arc::new(Faults::new(&settings.faults));
         let inspector = Arc::<Inspector>::default();
         // Functions without a reservation share the rest of the account's concurrency.
         let reserved: usize = service.functions.values().filter_map(|function| function.reserved_concurrency).sum();
         let unreserved = Arc::new(Semaphore::new(settings.lambda.account_concurrency.saturating_sub(reserved)));
-        let guard = Arc::<OrphanGuard>::default();
         let mut functions = BTreeMap::new();
         for ((key, function), (_, binary)) in service.functions.iter().zip(&binaries) {
             let concurrency = function.reserved_concurrency.map(|reserved| Arc::new(Semaphore::new(reserved)));
@@ -184,7 +193,7 @@ impl Stack {
                 guard: guard.clone(),
                 inspector: inspector.clone(),
                 binary: binary.clone(),
-                ..function_settings(key, function, service, settings, &endpoints, concurrency)
+                ..function_settings(key, function, service, settings, &surroundings, concurrency)
             };
             functions.insert(key.as_str(), Arc::new(Function::new(function_settings)?));
         }
@@ -217,7 +226,7 @@ impl Stack {
         let dynamodb = proxy(Callers::default(), Arc::default());
         let api = service.api.clone();
         let gateway = Gateway::new(api, gateway_functions, gateway_settings, settings.access.clone(), faults.clone());
-        let gateway = Arc::new(gateway.inspected_by(inspector.clone()));
+        let gateway = Arc::new(gateway.inspected_by(inspector.clone()).certified_by(authority));
         let mappings = Mappings::open(
             service,
             &functions,
@@ -341,12 +350,22 @@ async fn bind(address: Ipv4Addr, port: u16) -> io::Result<(TcpListener, SocketAd
     Ok((listener, address))
 }
 
+/// What every function finds in its environment.
+struct Surroundings {
+    /// The endpoints of the stack's parts. They override the variables of the service.
+    endpoints: BTreeMap<String, String>,
+    /// The files of trusted certificates. The variables of the service override them.
+    trust: BTreeMap<String, String>,
+    /// The gateway's host and port.
+    gateway_host: String,
+}
+
 fn function_settings(
     key: &str,
     function: &service::Function,
     service: &Service,
     settings: &Settings,
-    endpoints: &BTreeMap<String, String>,
+    Surroundings { endpoints, trust, gateway_host }: &Surroundings,
     concurrency: Arc<Semaphore>,
 ) -> lambda::FunctionSettings {
     let is_debugged = settings.lambda.debugs(key);
@@ -354,7 +373,11 @@ fn function_settings(
     if is_debugged {
         (shared.no_freeze, shared.init_timeout) = (true, DEBUG_TIME);
     }
-    let mut environment = function.environment.clone();
+    let mut environment = trust.clone();
+    // Here the API's host is a port of this machine, with TLS or without.
+    let host = format!("{}.execute-api.{}.amazonaws.com", service.api.api_id, service.region);
+    let values = function.environment.iter();
+    environment.extend(values.map(|(name, value)| (name.clone(), value.replace(&host, gateway_host))));
     // Lambda sets these from a function's logging configuration.
     if function.log_format == LogFormat::Json {
         environment.insert("AWS_LAMBDA_LOG_FORMAT".to_owned(), "JSON".to_owned());

@@ -21,6 +21,8 @@ pub(super) struct Endpoints {
     pub(super) peer: SocketAddr,
     /// The port of the listener.
     pub(super) port: u16,
+    /// `http` or `https`.
+    pub(super) scheme: &'static str,
 }
 
 /// Makes the headers of an event: the client's with its own case, without `Connection` and `Upgrade`, and the
@@ -38,11 +40,11 @@ pub(super) fn event_headers(headers: &HeaderMap, names: &HashMap<String, String>
     }
     let mut forwarded_for: Vec<_> = headers.get_all(FORWARDED_FOR).into_iter().map(text).collect();
     forwarded_for.push(endpoints.peer.ip().to_canonical().to_string());
-    // On AWS these are always 443 and https. Here they are the port and the scheme of this listener.
+    // On AWS these are always 443 and https. Here they are the port and the scheme of this connection.
     for (name, value) in [
         ("X-Forwarded-For", forwarded_for.join(", ")),
         ("X-Forwarded-Port", endpoints.port.to_string()),
-        ("X-Forwarded-Proto", "http".to_owned()),
+        ("X-Forwarded-Proto", endpoints.scheme.to_owned()),
     ] {
         event.insert(name.to_owned(), vec![value]);
     }

@@ -20,6 +20,7 @@ use crate::access::{self, Access};
 use crate::faults::Faults;
 use crate::inspector::{Event, Inspector, Story};
 use crate::terminal;
+use crate::tls::Authority;
 
 /// A local API Gateway with one WebSocket API.
 #[derive(Debug)]
@@ -31,6 +32,8 @@ pub struct Gateway {
     pub(super) faults: Arc<Faults>,
     /// It is told what happens.
     pub(super) inspector: Arc<Inspector>,
+    /// It makes the certificates of TLS connections. Without it the gateway speaks no TLS.
+    pub(super) authority: Option<Arc<Authority>>,
     pub(super) expression: SelectionExpression,
     pub(super) connections: Registry,
     /// The rate limit of handshakes.
@@ -72,6 +75,7 @@ impl Gateway {
             settings,
             faults,
             inspector: Arc::default(),
+            authority: None,
             connections: Registry::default(),
             stopping: watch::Sender::new(false),
         }
@@ -81,6 +85,12 @@ impl Gateway {
     #[must_use]
     pub fn inspected_by(self, inspector: Arc<Inspector>) -> Self {
         Self { inspector, ..self }
+    }
+
+    /// Accepts TLS connections with certificates of this authority.
+    #[must_use]
+    pub fn certified_by(self, authority: Arc<Authority>) -> Self {
+        Self { authority: Some(authority), ..self }
     }
 
     /// Spawns a task that a shutdown waits for. A task reports its failures itself, and the panic hook prints a panic.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use super::definition::API_ID;
 use super::definition::{Function, StreamMapping};
 use super::error::Problem;
 use super::findings::Findings;
@@ -123,6 +124,11 @@ pub(super) fn function(
             };
             for problem in placeholders {
                 findings.ignore(&at, format!("{}; `--env {key}=VALUE` gives the variable a value", problem.reason));
+            }
+            if text == API_ID {
+                let reason = "the API's id, and an address that the function makes of it leads to AWS: the section \
+                              \"If your function sets the endpoint itself\" of the README has others";
+                findings.ignore(&at, reason);
             }
             environment.insert(key.clone(), text);
         }
