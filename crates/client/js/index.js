@@ -381,7 +381,7 @@ export function connect(url, options) {
     });
   }
 
-  function post(lane, content, { id = newId() } = {}) {
+  function post(lane, content, { id = newId() } = {}, read = (ack) => ack) {
     const frame = { ...content, id };
     const size = sizeOf({ ...frame, again: true });
     let problem;
@@ -394,7 +394,7 @@ export function connect(url, options) {
         `The message is too large: its frame has ${size} bytes, and the gateway takes ${frameLimit}.`,
       ];
     }
-    const promise = problem ? Promise.reject(new SwitchboardError(...problem)) : put(lane, frame, true);
+    const promise = problem ? Promise.reject(new SwitchboardError(...problem)) : put(lane, frame, true).then(read);
     // An application that does not look at the result must not be ended by it.
     promise.catch(() => {});
     return Object.assign(promise, { id, status: problem ? 'dropped' : outbox.get(id)?.conn ? 'sent' : 'buffered' });
@@ -810,6 +810,11 @@ export function connect(url, options) {
       subscribe: (handler, range) => listen(name, handler, range),
       ask: (frame) => put(`${name} members`, { type: 'presence', topic: name, ...frame, id: newId() }),
       publish: (message, more) => post(name, { type: 'message', topic: name, message }, more),
+      // The ack has the number of the last message, and the others have those before it.
+      publishAll: (messages, more) =>
+        post(name, { type: 'message', topic: name, messages }, more, ({ seq, ...ack }) =>
+          messages.map((_, index) => (seq ? { ...ack, seq: seq - messages.length + 1 + index } : ack)),
+        ),
       history: async (range) => {
         const { epoch, messages, more = false } = await history(name, range);
         return { epoch, messages: messages.filter((message) => !message.isHole), more };

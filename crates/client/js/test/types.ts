@@ -29,6 +29,10 @@ const status: 'sent' | 'buffered' | 'dropped' = post.status;
 post.then((ack) => console.log(status, ack.delivered, ack.duplicate));
 post.catch((error: unknown) => error instanceof SwitchboardError && console.log(error.code, error.temporary));
 
+room.publishAll([{ text: 'hi' }, { text: 'there' }]).then(([first, second]) => console.log(first?.seq, second?.seq));
+// @ts-expect-error: the messages have another type.
+room.publishAll(['hi']);
+
 const stop: () => void = client.on('gap', ({ topic, reason }) => console.log(topic, reason));
 stop();
 // @ts-expect-error: an event that does not exist.
