@@ -2,9 +2,13 @@
 
 use std::collections::BTreeSet;
 
+use aws_sdk_dynamodb::types::AttributeValue;
 use serde_json::{Value, json};
 use switchboard_tests::client::Client;
-use switchboard_tests::stack::Stack;
+use switchboard_tests::stack::{Stack, number, table_name};
+use switchboard_tests::wire::{Reply, Tcp};
+use tokio::io::{AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
 
 use crate::rights::{connect, verified};
 
@@ -69,6 +73,56 @@ async fn a_user_joins_and_leaves_once_whatever_its_devices_do() {
         watcher.ask(json!({"type": "topics"})).await["topics"][1],
         json!({"topic": "room.7", "id": "w", "presence": true})
     );
+}
+
+/// Sends the event of the schedule through the inspector, and waits until old members were verified `count` times.
+async fn look_at_old_members(stack: &Stack, count: usize) -> Value {
+    let lines = stack.lines().borrow().clone();
+    let port = lines.iter().find_map(|line| line.strip_prefix("  http://localhost:")?.strip_suffix("/inspect"));
+    let host = format!("127.0.0.1:{}", port.unwrap());
+    let event = json!({"source": "aws.events", "detail-type": "Scheduled Event"}).to_string();
+    let body = json!({"function": "presence", "event": event}).to_string();
+    let mut tcp: Tcp = BufReader::new(Box::new(TcpStream::connect(&host).await.unwrap()));
+    let head = format!(
+        "POST /inspect/run HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    tcp.write_all(format!("{head}{body}").as_bytes()).await.unwrap();
+    assert_eq!(Reply::read(&mut tcp).await.status, 202);
+    let line = stack.logged(count, &["presence |", "old members were verified"]).await.pop().unwrap();
+    serde_json::from_str::<Value>(line.split_once("presence | ").unwrap().1).unwrap()["fields"].clone()
+}
+
+#[tokio::test]
+async fn a_member_whose_disconnect_was_lost_leaves_when_old_members_are_looked_at() {
+    let stack = Stack::with(&["--fault", "lost-disconnect=1", "--web-port", "0"]).await;
+    let mut watcher = stack.connect("?userId=w").await;
+    watcher.ask(watch("room.7")).await;
+    told(&mut watcher, "room.7", &["+w"]).await;
+    let mut vanishing = stack.connect("?userId=1").await;
+    vanishing.ask(subscribe("room.7", "s")).await;
+    told(&mut watcher, "room.7", &["+1"]).await;
+    // The process of this client ends without a close frame, and nothing tells the functions.
+    drop(vanishing);
+    stack.logged(1, &["fault |", "lost-disconnect"]).await;
+    // The rows are young, so nobody is asked about.
+    assert_eq!(look_at_old_members(&stack, 1).await["verified"], 0);
+    let list = json!({"type": "presence", "topic": "room.7", "id": "p"});
+    assert_eq!(watcher.ask(list.clone()).await["users"], json!(["1", "w"]));
+
+    // Ten minutes later, both members are old, and one of them is there.
+    let dynamodb = stack.dynamodb().await;
+    for mut row in stack.rows("topics").await {
+        let connected_at_ms = number(&row, "connectedAt") - 10 * 60 * 1000;
+        row.insert("connectedAt".to_owned(), AttributeValue::N(connected_at_ms.to_string()));
+        dynamodb.put_item().table_name(table_name("topics")).set_item(Some(row)).send().await.unwrap();
+    }
+    let fields = look_at_old_members(&stack, 2).await;
+    assert_eq!((&fields["verified"], &fields["suspects"], &fields["open"]), (&json!(2), &json!(1), &json!(0)));
+    assert_eq!(changes(&mut watcher, "room.7").await, BTreeSet::from(["-1".to_owned()]));
+    assert_eq!(watcher.ask(list).await["users"], json!(["w"]));
+    // The watcher keeps the row of the room, its address and its connection; nothing is left of the other one.
+    assert_eq!((stack.rows("topics").await.len(), stack.rows("connections").await.len()), (2, 1));
 }
 
 #[tokio::test]

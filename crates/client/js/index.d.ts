@@ -56,7 +56,7 @@ export interface Ack extends Partial<Position> {
 }
 
 /** Resolves with the ack. If nobody waits for it, a failure is silent. */
-export interface Publication extends Promise<Ack> {
+export interface Publication<A = Ack> extends Promise<A> {
   /** The id, under which the server keeps the message once. */
   readonly id: string;
   /** What happened at once: it went out, it waits in the buffer, or it was dropped (then the promise says why). */
@@ -99,6 +99,11 @@ export interface Topic<T = unknown> {
   subscribe(handler: (message: Message<T>) => void, range?: { last?: number; after?: Position }): Subscription;
   /** Messages of one topic go out one after another. An `id` of one's own makes a repetition recognisable. */
   publish(message: T, more?: { id?: string }): Publication;
+  /**
+   * Publishes 1 to 100 messages in one frame, and resolves with the ack of each. A topic with history keeps all of them or
+   * none. The frame counts as one message in the buffer, and must not be larger than one.
+   */
+  publishAll(messages: readonly T[], more?: { id?: string }): Publication<Ack[]>;
   /** Reads the history: behind a position in order, before one, or the newest ones first. */
   history(range?: Range): Promise<Page<T>>;
 }

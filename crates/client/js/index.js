@@ -157,6 +157,7 @@ export function connect(url, options) {
       const [largest] = sent.sort((a, b) => b.text.length - a.text.length);
       if (largest) settle(largest, new SwitchboardError('too_large', 'The gateway found the message too large.'));
     }
+    for (const t of topics.values()) if (t.home === conn) extras(t, 'lost');
     for (const [id, request] of requests) {
       if (request.conn !== conn) continue;
       forget(id, request);
@@ -285,7 +286,7 @@ export function connect(url, options) {
       return end(conn, `The server does not answer as Switchboard does. It sent: ${String(text).slice(0, 80)}`);
     }
     const { type, id } = frame;
-    if (/^(ack|batch|data|error|history|pong)$/.test(type)) {
+    if (/^(ack|batch|data|error|history|pong|presence)$/.test(type)) {
       conn.isAnswered = true;
       refused = 0;
     }
@@ -299,11 +300,22 @@ export function connect(url, options) {
     for (const [name, position] of Object.entries(frame.behind ?? {})) isBehind(topics.get(name), position);
 
     const request = requests.get(id);
+    if (type === 'presence' && !request) {
+      // While a rotation has not come to this topic yet, the old connection still tells.
+      const t = topics.get(frame.topic);
+      if (t && (conn === current || t.home === conn)) extras(t, 'changed', frame);
+      return;
+    }
     const isUnknown = type === 'error' && frame.code === 'unidentified';
     // A ping without an id was quiet.
     if (isUnknown && (request?.isPing || id == null)) return end(conn, frame.message);
-    if (!request || !/^(ack|error|history|pong)$/.test(type)) return;
+    if (!request || !/^(ack|error|history|pong|presence)$/.test(type)) return;
     if (type === 'history' && request.part) return request.part(frame);
+    if (type === 'presence') {
+      // A long list of members comes in several frames.
+      frame.parts = request.parts = [...(request.parts ?? []), frame];
+      if (frame.more) return;
+    }
     forget(id, request);
     // Either the connection has no record, or a connection without a user asked for what needs one. A ping tells.
     if (isUnknown) ask(request.conn, { type: 'ping' }, () => request.done(frame), request.lost);
@@ -363,12 +375,13 @@ export function connect(url, options) {
   function put(lane, frame, isMessage) {
     const { id } = frame;
     return new Promise((resolve, reject) => {
+      if (state === 'closed') return reject(new SwitchboardError('closed', 'The client is closed.'));
       outbox.set(id, { id, lane, text: JSON.stringify(frame), isMessage, resolve, reject });
       pump();
     });
   }
 
-  function post(lane, content, { id = newId() } = {}) {
+  function post(lane, content, { id = newId() } = {}, read = (ack) => ack) {
     const frame = { ...content, id };
     const size = sizeOf({ ...frame, again: true });
     let problem;
@@ -381,7 +394,7 @@ export function connect(url, options) {
         `The message is too large: its frame has ${size} bytes, and the gateway takes ${frameLimit}.`,
       ];
     }
-    const promise = problem ? Promise.reject(new SwitchboardError(...problem)) : put(lane, frame, true);
+    const promise = problem ? Promise.reject(new SwitchboardError(...problem)) : put(lane, frame, true).then(read);
     // An application that does not look at the result must not be ended by it.
     promise.catch(() => {});
     return Object.assign(promise, { id, status: problem ? 'dropped' : outbox.get(id)?.conn ? 'sent' : 'buffered' });
@@ -527,9 +540,9 @@ export function connect(url, options) {
     const wanted = [];
     for (const t of topics.values()) {
       if (t.isBusy || t.pause) continue;
-      const isOn = t.on === current;
+      const isOn = t.on === current && !t.isChanged;
       if (t.listeners.size) isOn || wanted.push(t);
-      else if (isOn && t.name !== '@me') leave(t, current);
+      else if (t.on === current && t.name !== '@me') leave(t, current);
       else topics.delete(t.name);
     }
     for (const t of wanted.filter((t) => t.isAlone)) subscribe([t], current);
@@ -548,10 +561,11 @@ export function connect(url, options) {
   function subscribe(list, conn) {
     if (!list.length) return;
     const froms = list.map(({ position }) => position);
-    const entries = list.map(({ name, position, last }) => ({
-      topic: name,
+    const entries = list.map((t) => ({
+      topic: t.name,
       batch: true,
-      ...(position ? { after: position } : last ? { last } : { positions: true }),
+      ...(t.position ? { after: t.position } : t.last ? { last: t.last } : { positions: true }),
+      ...Object.assign({}, ...extras(t, 'fields')),
     }));
     const frame = { type: 'subscribe', ...(list.length > 1 ? { topics: entries } : entries[0]) };
     if (list.length > SUBSCRIBED || (list.length > 1 && sizeOf(frame) > frameLimit)) {
@@ -561,6 +575,7 @@ export function connect(url, options) {
     }
     for (const t of list) {
       t.isBusy = true;
+      t.isChanged = false;
       t.on = conn;
     }
     const free = (isLost) => {
@@ -616,18 +631,30 @@ export function connect(url, options) {
       return;
     }
     if (code) {
-      topics.delete(t.name);
-      return drop(t, new SwitchboardError(code, message));
+      const error = new SwitchboardError(code, message);
+      const asked = [...t.listeners].filter(({ extra }) => extra);
+      if (code !== 'no_presence' || !asked.length) {
+        topics.delete(t.name);
+        return drop(t, error);
+      }
+      // The others need not know, and the next subscribe asks for less.
+      for (const listener of asked) {
+        t.listeners.delete(listener);
+        listener.extra.lost(error);
+      }
+      return;
     }
     const position = epoch && { epoch, seq };
     t.isNew = !from && !t.last;
+    // An old connection heard everything until this moment, if it is still there. So did this one, if it asks again.
+    const isSure = old || t.home === t.on;
+    t.home = t.on;
     if (!position) {
-      // The old connection heard everything until this moment, if it is still there.
-      if (from || (t.isJoined && !old)) gap(t, undefined, 'no_history');
+      if (from || (t.isJoined && !isSure)) gap(t, undefined, 'no_history');
       t.position = undefined;
     } else if (from && recovered) {
       t.goal = Math.max(t.goal, seq);
-      if (!old) emit('recovered', { topic: t.name, from, to: position });
+      if (!isSure) emit('recovered', { topic: t.name, from, to: position });
       drain(t);
     } else if (from) gap(t, position, 'expired');
     else jump(t, position);
@@ -636,6 +663,7 @@ export function connect(url, options) {
     if (!position || !(from || t.last)) for (const message of early) deliver(t, message);
     const result = { history: Boolean(position), recovered: from ? recovered === true : undefined };
     for (const listener of t.listeners) if (!listener.late) listener.resolve(result);
+    extras(t, 'joined');
   }
 
   function leave(t, conn) {
@@ -659,11 +687,18 @@ export function connect(url, options) {
     clearTimeout(t.timer);
     clearTimeout(t.pause);
     for (const listener of t.listeners) listener.reject(error);
+    extras(t, 'lost', error);
     if (state !== 'closed') emit('error', { topic: t.name, error });
   }
 
+  /** Asks what listens to more than messages. presence.js does. */
+  const extras = (t, what, about) =>
+    [...t.listeners].filter(({ extra }) => extra).map(({ extra }) => extra[what](about));
+
   const fresh = () => ({
     on: undefined,
+    home: undefined,
+    isChanged: false,
     position: undefined,
     last: undefined,
     held: new Map(),
@@ -680,10 +715,10 @@ export function connect(url, options) {
     pause: undefined,
   });
 
-  function listen(name, handler, { last, after: position } = {}) {
+  function listen(name, handler, { last, after: position, extra } = {}) {
     const t = topics.get(name) ?? { name, listeners: new Set(), ...fresh() };
     topics.set(name, t);
-    const listener = { handler };
+    const listener = { handler, extra };
     const ready = new Promise((resolve, reject) => Object.assign(listener, { resolve, reject }));
     ready.catch(() => {});
     if (state === 'closed') listener.reject(new SwitchboardError('closed', 'The client is closed.'));
@@ -694,12 +729,16 @@ export function connect(url, options) {
       t.last = Math.max(t.last ?? 0, last ?? 0);
     }
     t.listeners.add(listener);
+    // Its fields are not in the frame that has subscribed.
+    t.isChanged ||= Boolean(extra);
     // A handler that is removed in the same breath costs no frame, and many topics share one.
     queueMicrotask(sync);
     return {
       ready,
       unsubscribe() {
-        if (t.listeners.delete(listener)) queueMicrotask(sync);
+        if (!t.listeners.delete(listener)) return;
+        t.isChanged ||= Boolean(extra);
+        queueMicrotask(sync);
       },
       get position() {
         return t.position;
@@ -769,7 +808,13 @@ export function connect(url, options) {
     topic: (name) => ({
       name,
       subscribe: (handler, range) => listen(name, handler, range),
+      ask: (frame) => put(`${name} members`, { type: 'presence', topic: name, ...frame, id: newId() }),
       publish: (message, more) => post(name, { type: 'message', topic: name, message }, more),
+      // The ack has the number of the last message, and the others have those before it.
+      publishAll: (messages, more) =>
+        post(name, { type: 'message', topic: name, messages }, more, ({ seq, ...ack }) =>
+          messages.map((_, index) => (seq ? { ...ack, seq: seq - messages.length + 1 + index } : ack)),
+        ),
       history: async (range) => {
         const { epoch, messages, more = false } = await history(name, range);
         return { epoch, messages: messages.filter((message) => !message.isHole), more };

@@ -1,4 +1,5 @@
 import type { Client, Message, Publication, SwitchboardError } from './index.js';
+import type { Members } from './presence.js';
 
 /** The state of a client. The component renders again when it changes. */
 export function useConnectionState(client: Client): Client['state'];
@@ -9,3 +10,10 @@ export function useTopic<T = unknown>(
   name: string,
   options?: { last?: number; keep?: number },
 ): { messages: Message<T>[]; error: SwitchboardError | undefined; publish(message: T): Publication };
+
+/** Tells who is in a topic while the component is mounted. `data` is what the user says about itself, and may change. */
+export function usePresence<T = unknown>(
+  client: Client,
+  name: string,
+  options?: { data?: T | undefined },
+): Pick<Members<T>, 'users' | 'count' | 'isCurrent'> & { error: SwitchboardError | undefined };

@@ -1,5 +1,8 @@
 // Hooks for React. react.d.ts describes them.
-import { useCallback, useEffect, useState, useSyncExternalStore } from 'react';
+import { useCallback, useEffect, useRef, useState, useSyncExternalStore } from 'react';
+import { presence } from './presence.js';
+
+const NOBODY = { users: new Map(), count: 0, isCurrent: false };
 
 export function useConnectionState(client) {
   const subscribe = useCallback(
@@ -31,4 +34,33 @@ export function useTopic(client, name, { last = 50, keep = 500 } = {}) {
   }, [client, name, last, keep]);
   const publish = useCallback((message) => client.topic(name).publish(message), [client, name]);
   return { messages, error, publish };
+}
+
+export function usePresence(client, name, { data } = {}) {
+  const [members, setMembers] = useState(NOBODY);
+  const [error, setError] = useState();
+  const own = useRef();
+  const text = JSON.stringify(data);
+  useEffect(() => {
+    let isOver = false;
+    const failed = (reason) => isOver || setError(reason);
+    const it = presence(client.topic(name), setMembers, { data });
+    it.ready.catch(failed);
+    own.current = { it, text, failed };
+    return () => {
+      isOver = true;
+      it.stop();
+      setMembers(NOBODY);
+      setError(undefined);
+    };
+    // What the user says may change without an end of the presence.
+  }, [client, name]);
+  useEffect(() => {
+    const { current } = own;
+    if (current.text === text) return;
+    current.text = text;
+    current.it.set(data).then(() => setError(undefined), current.failed);
+  }, [text]);
+  const { users, count, isCurrent } = members;
+  return { users, count, isCurrent, error };
 }

@@ -10,6 +10,8 @@ const token = query.get('token');
 const SHOWN = 300;
 /** A longer text is shown in part, until somebody asks for all of it. */
 const LONG = 2000;
+/** So many members of a topic are named. */
+const NAMED = 8;
 /** Reconnects that are faster are not worth a word. */
 const PATIENCE = 1200;
 
@@ -38,9 +40,14 @@ function nameOfDay(at) {
   return day.format(at);
 }
 
-function aboutOf({ isPerson, history, problem }) {
+function aboutOf({ isPerson, history, members, problem }) {
   if (problem) return 'You are not listening here.';
   if (isPerson) return 'Direct messages, on all of their devices';
+  if (members?.isCurrent) {
+    const names = [...(members.users?.keys() ?? [])].sort();
+    const shown = names.slice(0, NAMED).join(', ');
+    return `${members.count} here${shown && `: ${shown}`}${names.length > NAMED ? ' …' : ''}`;
+  }
   if (history === undefined) return 'Topic';
   return history ? 'Topic that keeps its messages' : 'Live topic: it keeps nothing, and does not say who writes';
 }

@@ -1,5 +1,6 @@
 // What the page knows: conversations, messages, what is unread. It knows nothing of the document.
 import { connect } from './client.js';
+import { presence } from './presence.js';
 
 /** How many of the newest messages a conversation begins with, and how many more each step back brings. */
 const PAGE = 50;
@@ -45,6 +46,7 @@ export class Chat extends EventTarget {
       hasOlder: false,
       problem: '',
       history: undefined,
+      members: undefined,
       at: Date.now(),
     };
     this.conversations.set(name, conversation);
@@ -55,6 +57,11 @@ export class Chat extends EventTarget {
         if (message.at !== undefined) count += 1;
         this.#heard(conversation, message);
       };
+      // Where no rule tells who is here, this ends by itself, and the messages come all the same.
+      conversation.presence = presence(this.client.topic(name), (members) => {
+        conversation.members = members;
+        this.#changed(conversation);
+      });
       const { ready } = (conversation.subscription = this.client.topic(name).subscribe(take, { last: PAGE }));
       ready.then(
         ({ history }) => {
@@ -78,7 +85,9 @@ export class Chat extends EventTarget {
 
   /** Listens to a topic no longer. */
   remove(name) {
-    this.conversations.get(name).subscription.unsubscribe();
+    const { subscription, presence: members } = this.conversations.get(name);
+    subscription.unsubscribe();
+    members.stop();
     this.conversations.delete(name);
     this.#save();
     this.#tell('list');

@@ -255,6 +255,44 @@ describe('scenarios', { concurrency: 4 }, () => {
     assert.deepEqual(heard.data(), numbers(10));
   });
 
+  scenario('several', async (t) => {
+    const stack = await start(t);
+    const net = await network(t, stack);
+    const one = client(t, net.url('?userId=1'), { buffer: 1 });
+    await one.event('connected');
+    const room = one.topic('room.7');
+    await room.publish('before');
+    net.isDeaf = true;
+    const post = room.publishAll(['a', 'b', 'c']);
+    assert.equal(post.status, 'sent');
+    await net.until(() => net.lost > 0);
+    net.isDeaf = false;
+    net.cut();
+    const acks = await soon(post, 'the acks');
+    assert.deepEqual(
+      acks.map(({ id, seq, duplicate }) => [id, seq, duplicate]),
+      [2, 3, 4].map((seq) => [post.id, seq, true]),
+    );
+    const { messages } = await room.history();
+    assert.deepEqual(
+      messages.map(({ data }) => data),
+      ['c', 'b', 'a', 'before'],
+    );
+    for (const wrong of [[], numbers(101)]) {
+      await assert.rejects(soon(room.publishAll(wrong), 'an answer'), {
+        code: 'invalid_field',
+        message: /an array of 1 to 100 messages/,
+      });
+    }
+    const large = room.publishAll(['x'.repeat(20_000), 'x'.repeat(20_000)]);
+    assert.equal(large.status, 'dropped');
+    await assert.rejects(large, { code: 'too_large', message: /its frame has 400\d\d bytes/ });
+    const both = [one.topic('hall').publishAll([1, 2]), room.publishAll([3])];
+    await assert.rejects(both[1], { code: 'buffer_full' });
+    const [first, second] = await soon(both[0], 'the acks');
+    assert.deepEqual([first.seq, second.id], [undefined, both[0].id]);
+  });
+
   scenario('busy', async (t) => {
     const stack = await start(t);
     const net = await network(t, stack);

@@ -10,7 +10,7 @@ globalThis.navigator ??= window.navigator;
 Object.assign(globalThis, { window, document: window.document });
 const { createElement: h, StrictMode } = await import('react');
 const { createRoot } = await import('react-dom/client');
-const { useConnectionState, useTopic } = await import('../react.js');
+const { useConnectionState, usePresence, useTopic } = await import('../react.js');
 
 /** Waits until the page shows a text. */
 function shows(page, text) {
@@ -68,4 +68,55 @@ test('a component shows its topic and the state of the connection', async (t) =>
   assert.deepEqual([errors, one.sockets.length], [[], 2]);
   one.close();
   await shows(page, 'closed: hi 5');
+});
+
+test('a component shows who is here', async (t) => {
+  const stack = await start(t);
+  const net = await network(t, stack);
+  const one = client(t, net.url('?userId=1'));
+  const two = await plain(t, stack.url('?userId=2'));
+  await two.ask({ type: 'subscribe', topic: 'room.8' });
+  const errors = [];
+  function Room({ name, data }) {
+    const { users, count, isCurrent, error } = usePresence(one, name, { data });
+    const list = [...users].map(([user, word]) => `${user} ${word}`).sort();
+    return h('p', null, error?.code ?? `${isCurrent ? count : '?'}: ${list}`);
+  }
+  const page = window.document.createElement('div');
+  window.document.body.append(page);
+  const root = createRoot(page, { onUncaughtError: (error) => errors.push(error) });
+  t.after(() => root.unmount());
+  const render = (name, data) => root.render(h(StrictMode, null, h(Room, { name, data })));
+
+  render('room.7', 'here');
+  await shows(page, '1: 1 here');
+  await two.ask({ type: 'subscribe', topic: 'room.7', data: 'hello' });
+  await shows(page, '2: 1 here,2 hello');
+  // The same data in a further render is nothing new.
+  render('room.7', 'here');
+  render('room.7', 'away');
+  await shows(page, '2: 1 away,2 hello');
+  render('room.7', undefined);
+  await shows(page, '2: 1 undefined,2 hello');
+  net.isDown = true;
+  net.cut();
+  await shows(page, '?: 1 undefined,2 hello');
+  net.isDown = false;
+  await shows(page, '2: 1 undefined,2 hello');
+  render('room.8', 'x'.repeat(2000));
+  await shows(page, 'invalid_field');
+  render('hall');
+  await shows(page, 'no_presence');
+  assert.deepEqual(errors, []);
+  // StrictMode mounts twice, and the server heard of one subscription and one word.
+  const sent = one.sent.filter(({ topic, type }) => topic === 'room.7' && type === 'subscribe');
+  assert.deepEqual(
+    sent.slice(0, 2).map(({ data }) => data),
+    ['here', undefined],
+  );
+  const words = one.sent.filter(({ type, data }) => type === 'presence' && data !== undefined);
+  assert.deepEqual(
+    words.map(({ data }) => data),
+    ['away'],
+  );
 });

@@ -171,8 +171,16 @@ struct ToTopic<'a, T: Serialize + ?Sized> {
     #[serde(rename = "type")]
     kind: &'a str,
     topic: &'a str,
-    message: &'a T,
+    #[serde(flatten)]
+    content: &'a Content<'a, T>,
     id: &'a str,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+enum Content<'a, T: Serialize + ?Sized> {
+    Message(&'a T),
+    Messages(&'a T),
 }
 
 /// A topic of a client.
@@ -213,17 +221,28 @@ impl Topic {
 
     /// Publishes a message. Messages of one topic go out one after another.
     pub fn publish(&self, message: &(impl Serialize + ?Sized)) -> Publication {
-        self.post(message, None)
+        self.post(&Content::Message(message), None)
     }
 
     /// Publishes a message with an id of its own, which makes a repetition by another process recognisable.
     pub fn publish_with_id(&self, message: &(impl Serialize + ?Sized), id: impl Into<String>) -> Publication {
-        self.post(message, Some(id.into()))
+        self.post(&Content::Message(message), Some(id.into()))
     }
 
-    fn post(&self, message: &(impl Serialize + ?Sized), id: Option<String>) -> Publication {
+    /// Publishes 1 to 100 messages in one frame. A topic with history keeps all of them or none. The frame counts as one
+    /// message in the buffer, and must not be larger than one.
+    pub fn publish_all<T: Serialize>(&self, messages: &[T]) -> Publications {
+        Publications { frame: self.post(&Content::Messages(messages), None), count: messages.len() }
+    }
+
+    /// Publishes several messages with an id of their frame, as [`Topic::publish_with_id`] does for one.
+    pub fn publish_all_with_id<T: Serialize>(&self, messages: &[T], id: impl Into<String>) -> Publications {
+        Publications { frame: self.post(&Content::Messages(messages), Some(id.into())), count: messages.len() }
+    }
+
+    fn post<T: Serialize + ?Sized>(&self, content: &Content<'_, T>, id: Option<String>) -> Publication {
         self.shared.post(self.name.clone(), id, &|id| {
-            serde_json::to_string(&ToTopic { kind: "message", topic: &self.name, message, id })
+            serde_json::to_string(&ToTopic { kind: "message", topic: &self.name, content, id })
         })
     }
 
@@ -269,6 +288,47 @@ impl Future for Publication {
             Ok(ack) => Pin::new(ack).poll(context).map(|ack| ack.unwrap_or_else(|_| Err(Error::closed()))),
             Err(error) => Poll::Ready(Err(error.clone())),
         }
+    }
+}
+
+/// Several messages on their way in one frame. They resolve with the ack of each, also if nobody waits for that.
+#[derive(Debug)]
+#[must_use = "the messages are on their way already, and only the acks say whether they arrived"]
+pub struct Publications {
+    frame: Publication,
+    count: usize,
+}
+
+impl Publications {
+    /// The id of the frame, under which the server keeps each message once.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        self.frame.id()
+    }
+
+    /// Whether the client did not take the messages at all. Then the error says why.
+    #[must_use]
+    pub fn is_dropped(&self) -> bool {
+        self.frame.is_dropped()
+    }
+}
+
+impl Future for Publications {
+    type Output = Result<Vec<Ack>, Error>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let count = self.count as u64;
+        Pin::new(&mut self.frame).poll(context).map_ok(|ack| {
+            // The ack has the number of the last message, and the others have those before it.
+            let acks = (1..=count).map(|index| {
+                let mut ack = ack.clone();
+                if let Some(position) = &mut ack.position {
+                    position.seq = (position.seq + index).saturating_sub(count);
+                }
+                ack
+            });
+            acks.collect()
+        })
     }
 }
 

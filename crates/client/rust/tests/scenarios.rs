@@ -383,6 +383,42 @@ async fn own_order() {
 }
 
 #[tokio::test]
+async fn several() {
+    let stack = Stack::start().await;
+    let network = Network::to(&stack.gateway).await;
+    let mut one = Watched::new(&network.address, "?userId=1", Options { buffer: 1, ..options() });
+    one.connected().await;
+    let room = one.client.topic("room.7");
+    soon(room.publish("before")).await.unwrap();
+    network.set_deaf(true);
+    let post = room.publish_all(&["a", "b", "c"]);
+    let id = post.id().to_owned();
+    network.until(|state| state.lost > 0).await;
+    network.set_deaf(false);
+    network.cut().await;
+    let acks = soon(post).await.unwrap();
+    let seqs = acks.iter().map(|ack| ack.position.as_ref().unwrap().seq);
+    assert_eq!(seqs.collect::<Vec<_>>(), [2, 3, 4]);
+    assert!(acks.iter().all(|ack| ack.is_duplicate && ack.id == id), "{acks:?}");
+    let page = soon(room.history(Range::default())).await.unwrap();
+    assert_eq!(data(&page.messages), ["c", "b", "a", "before"]);
+    for wrong in [vec![], vec![1; 101]] {
+        let error = soon(room.publish_all(&wrong)).await.unwrap_err();
+        assert_eq!(error.code, "invalid_field");
+        assert!(error.message.contains("an array of 1 to 100 messages"), "{error}");
+    }
+    let large = room.publish_all(&["x".repeat(20_000), "x".repeat(20_000)]);
+    assert!(large.is_dropped());
+    let error = soon(large).await.unwrap_err();
+    assert_eq!(error.code, "too_large");
+    assert!(error.message.contains("its frame has 400"), "{error}");
+    let both = (one.client.topic("hall").publish_all(&[1, 2]), room.publish_all(&[3]));
+    assert_eq!(soon(both.1).await.unwrap_err().code, "buffer_full");
+    let acks = soon(both.0).await.unwrap();
+    assert_eq!((acks.len(), &acks[0].position), (2, &None));
+}
+
+#[tokio::test]
 async fn busy() {
     let stack = Stack::start().await;
     let network = Network::to(&stack.gateway).await;

@@ -15,6 +15,9 @@ describe('the chat page', { concurrency: 1 }, () => {
   test('two people talk in a topic and directly, with unread marks and a history', options, async (t) => {
     const [stack, browser] = [await start(t), await launch(t)];
     const [ada, grace] = [await open(t, browser, stack, 'ada'), await open(t, browser, stack, 'grace')];
+    for (const page of [ada, grace]) {
+      await page.locator('#about').getByText('2 here: ada, grace', { exact: true }).waitFor();
+    }
     await say(ada, 'hello');
     await shows(grace, 'hello');
     await say(grace, 'hello yourself');
@@ -43,6 +46,7 @@ describe('the chat page', { concurrency: 1 }, () => {
     await grace.getByRole('button', { name: 'Leave topic' }).click();
     await grace.locator('#list a', { hasText: 'room.lobby' }).waitFor({ state: 'detached' });
     await ada.locator('#list a', { hasText: 'room.lobby' }).click();
+    await ada.locator('#about').getByText('1 here: ada', { exact: true }).waitFor();
     await say(ada, 'is grace gone?');
     await ada.locator('.mine.sent', { hasText: 'is grace gone?' }).waitFor();
     await go(ada, '@grace');
