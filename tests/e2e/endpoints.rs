@@ -18,9 +18,39 @@ async fn is_answered(stack: &Stack, host: &str, text: &str) {
 #[tokio::test]
 async fn a_post_to_the_domain_name_of_the_event_arrives() {
     let stack = Stack::with(&SERVICE).await;
-    for host in ["localhost", "127.0.0.1"] {
+    for host in ["localhost", "127.0.0.1", "[::1]"] {
         is_answered(&stack, host, "hello").await;
     }
+}
+
+/// The tests take 127.0.0.2 for another address of this machine, such as that in the local network.
+#[tokio::test]
+async fn the_gateway_listens_at_another_address_only_with_the_flag_and_nothing_else_does() {
+    let connects = async |host: &str, of: &str| TcpStream::connect(of.replace("127.0.0.1", host)).await.is_ok();
+    let stack = Stack::with(&["--config", "tests/fixture/serverless.yml", "--web-port", "0"]).await;
+    assert!(!connects("127.0.0.2", &stack.gateway).await);
+    for host in ["127.0.0.2", "0.0.0.0"] {
+        let flags = ["--config", "tests/fixture/serverless.yml", "--web-port", "0", "--host", host];
+        let stack = Stack::with(&flags).await;
+        stack.logged(1, &["gateway | --host", host, "other machines"]).await;
+        for host in ["127.0.0.1", "[::1]", "127.0.0.2"] {
+            let url = format!("ws://{}/test", stack.gateway.replace("127.0.0.1", host));
+            Client::connect(&url).await.unwrap().close().await;
+        }
+        let lines = stack.log(&["/inspect"]);
+        let (_, inspector) = lines[0].split_once("localhost:").unwrap();
+        let inspector = format!("127.0.0.1:{}", inspector.trim_end_matches("/inspect"));
+        for part in [&stack.dynamodb, &inspector] {
+            assert!(connects("127.0.0.1", part).await, "{part}");
+            assert!(!connects("127.0.0.2", part).await, "{part}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_post_to_another_address_of_this_machine_arrives() {
+    let stack = Stack::with(&[&SERVICE[..], &["--host", "0.0.0.0"]].concat()).await;
+    is_answered(&stack, "127.0.0.2", "hello").await;
 }
 
 #[tokio::test]

@@ -11,6 +11,7 @@
 
 use std::collections::HashSet;
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 
 use clap::Args;
@@ -21,6 +22,9 @@ use crate::terminal;
 
 /// The names of this machine that never lead to another one.
 const LOOPBACK: [&str; 3] = ["localhost", "127.0.0.1", "[::1]"];
+
+/// The names that containers of Docker and Podman have for this machine.
+const CONTAINER_HOSTS: [&str; 2] = ["host.docker.internal", "host.containers.internal"];
 
 /// The origin of a page without one, for example of a page that was opened as a file.
 const NULL: &str = "null";
@@ -42,6 +46,10 @@ const MAX_SHOWN_CHARACTERS: usize = 200;
 // clap names a group like its struct, and other groups have this name already.
 #[group(skip)]
 pub struct Settings {
+    /// Let other machines use the gateway: it listens at this address of this machine as well, such as 192.168.1.2, or
+    /// 0.0.0.0 for every address. DynamoDB, the pages and the inspector stay on this machine.
+    #[arg(long, value_name = "ADDRESS")]
+    pub host: Option<IpAddr>,
     /// Let pages of this origin, such as https://example.com, use the gateway and DynamoDB as pages of this machine may.
     /// `null` is a page that was opened as a file, and `*` is every page. The flag may be repeated.
     #[arg(long, value_name = "ORIGIN", value_parser = origin)]
@@ -79,6 +87,8 @@ pub(crate) struct Access {
     settings: Settings,
     /// A further valid `Host` of this port.
     domain_name: Option<String>,
+    /// Whether other machines may use this port.
+    is_open: bool,
     /// The refusals that have been printed.
     told: Mutex<HashSet<Stranger>>,
 }
@@ -110,7 +120,12 @@ impl fmt::Display for Stranger {
 impl Access {
     /// Makes the access to a port. Its lines begin with `name`, and `domain_name` is a further valid `Host`.
     pub(crate) fn new(name: &'static str, settings: Settings, domain_name: Option<String>) -> Self {
-        Self { name, settings, domain_name, told: Mutex::default() }
+        Self { name, settings, domain_name, is_open: false, told: Mutex::default() }
+    }
+
+    /// Lets other machines in, if the settings say so.
+    pub(crate) fn open(self) -> Self {
+        Self { is_open: self.settings.host.is_some(), ..self }
     }
 
     /// Checks a request and returns the origin of its page, if a page sent it. Prints one line for each stranger.
@@ -140,7 +155,7 @@ impl Access {
     pub(crate) fn knows(&self, host: &str) -> bool {
         let (name, _) = split(host);
         let is_domain = |domain: &String| domain.eq_ignore_ascii_case(name) || domain.eq_ignore_ascii_case(host);
-        is_loopback(host) || self.domain_name.as_ref().is_some_and(is_domain)
+        is_loopback(host) || (self.is_open && is_open_host(name)) || self.domain_name.as_ref().is_some_and(is_domain)
     }
 
     fn allows(&self, origin: &HeaderValue) -> bool {
@@ -172,6 +187,13 @@ pub(crate) fn share(headers: &mut HeaderMap, origin: Option<HeaderValue>) {
     }
 }
 
+/// Returns whether other machines may use this host. A page can lead its own name to this machine, but no address, and
+/// none of the names that containers have for their host.
+fn is_open_host(host: &str) -> bool {
+    let address = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    address.parse::<IpAddr>().is_ok() || CONTAINER_HOSTS.iter().any(|name| name.eq_ignore_ascii_case(host))
+}
+
 /// Returns whether a host, with or without a port, is this machine.
 fn is_loopback(authority: &str) -> bool {
     let (host, port) = split(authority);
@@ -197,7 +219,7 @@ mod tests {
 
     fn access(allow_origin: &[&str], domain_name: Option<&str>) -> Access {
         let allow_origin = allow_origin.iter().map(|text| origin(text).unwrap()).collect();
-        Access::new("test", Settings { allow_origin }, domain_name.map(str::to_owned))
+        Access::new("test", Settings { allow_origin, host: None }, domain_name.map(str::to_owned))
     }
 
     fn check(access: &Access, headers: &[(http::HeaderName, &str)], uri: &str) -> Result<Option<String>, Stranger> {
@@ -248,6 +270,21 @@ mod tests {
         }
         assert!(check(&door, &[(HOST, "example")], "/").is_err());
         assert!(check(&door, &[(HOST, "chat.example"), (ORIGIN, "https://chat.example")], "/").is_err());
+    }
+
+    #[test]
+    fn other_machines_may_name_an_address_but_no_domain() {
+        let settings = Settings { host: "0.0.0.0".parse().ok(), ..Settings::default() };
+        let door = Access::new("test", settings.clone(), None).open();
+        for host in ["192.168.1.2", "192.168.1.2:3001", "[fe80::1]:3001", "host.docker.internal:3001", "localhost"] {
+            assert_eq!(check(&door, &[(HOST, host)], "/"), Ok(None), "{host}");
+            let other_port = Access::new("test", settings.clone(), None);
+            assert_eq!(check(&other_port, &[(HOST, host)], "/").is_ok(), host == "localhost", "{host}");
+        }
+        for host in ["evil.example:3001", "192.168.1.2.evil.example", "docker.internal", "192.168.1", "fe80::1"] {
+            assert_eq!(check(&door, &[(HOST, host)], "/"), Err(Stranger::Name(host.to_owned())), "{host}");
+        }
+        assert!(check(&door, &[(HOST, "192.168.1.2"), (ORIGIN, "http://192.168.1.2")], "/").is_err());
     }
 
     #[test]

@@ -250,6 +250,10 @@ fn announce(service: &Service, stack: &Stack, settings: &stack::Settings, query:
     for text in ["", "Ctrl-C stops everything.", ""] {
         terminal::plain(text);
     }
+    if let Some(host) = settings.access.host {
+        let others = "other machines may connect, send messages, post to connections and close them";
+        terminal::line("gateway", &format!("--host {host}: {others}"));
+    }
     for excess in service.beyond_quotas(&settings.gateway.limits) {
         terminal::line("service", &excess);
     }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -75,6 +75,14 @@ pub enum Error {
         /// The system's error.
         source: std::io::Error,
     },
+    /// The address of `--host` cannot be used.
+    #[error("--host {host} cannot be used: it is not an address of this machine")]
+    Host {
+        /// The address.
+        host: IpAddr,
+        /// The system's error.
+        source: std::io::Error,
+    },
     /// `--debug` names no function of the service.
     #[error("--debug {function}: there is no such function; there are {known}")]
     Debug {
@@ -119,7 +127,7 @@ pub struct Stack {
     schedules: Vec<(Arc<Function>, Duration)>,
     region: String,
     tables: Tables,
-    gateway_listener: TcpListener,
+    gateway_listeners: Vec<TcpListener>,
     engine_listener: TcpListener,
     /// DynamoDB's proxy for callers that are not functions.
     dynamodb: (DynamodbProxy, TcpListener),
@@ -128,7 +136,7 @@ pub struct Stack {
     /// SSM for functions.
     parameters: (Parameters, TcpListener),
     web: Option<Web>,
-    /// The gateway's address.
+    /// The gateway's address for programs of this machine.
     pub gateway_address: SocketAddr,
     /// The address of DynamoDB for callers that are not functions.
     pub dynamodb_address: SocketAddr,
@@ -155,7 +163,7 @@ impl Stack {
         if !settings.lambda.debug.is_empty() {
             gateway_settings.limits.integration_timeout = DEBUG_TIME;
         }
-        let (gateway_listener, gateway_address) = listen(settings.port, "--port").await?;
+        let (gateway_listeners, gateway_address) = listen_gateway(settings.port, settings.access.host).await?;
         let (dynamodb_listener, dynamodb_address) = listen(settings.dynamodb_port, "--dynamodb-port").await?;
         let (functions_listener, functions_address) = listen(0, "--dynamodb-port").await?;
         let (parameters_listener, parameters_address) = listen(0, "--parameter").await?;
@@ -260,7 +268,7 @@ impl Stack {
             mappings,
             functions,
             tables,
-            gateway_listener,
+            gateway_listeners,
             engine_listener,
             dynamodb: (dynamodb, dynamodb_listener),
             functions_dynamodb: (functions_dynamodb, functions_listener),
@@ -291,7 +299,7 @@ impl Stack {
         let schedules = self.schedules.into_iter();
         let schedules: Vec<_> =
             schedules.map(|(function, rate)| schedule::start(function, rate, self.region.clone())).collect();
-        let served = self.gateway.serve(self.gateway_listener, shutdown).await;
+        let served = self.gateway.serve(self.gateway_listeners, shutdown).await;
         schedules.iter().for_each(JoinHandle::abort);
         mappings.shutdown().await;
         for function in &self.functions {
@@ -319,6 +327,43 @@ async fn listen(port: u16, flag: &'static str) -> Result<(TcpListener, SocketAdd
     bind(Ipv4Addr::LOCALHOST, port).await.map_err(|source| Error::Listen { port, flag, source })
 }
 
+/// Binds the gateway's port at both addresses of `localhost`, because clients try either one first, and at `host`.
+async fn listen_gateway(port: u16, host: Option<IpAddr>) -> Result<(Vec<TcpListener>, SocketAddr), Error> {
+    const IPV6: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
+    let addresses = gateway_addresses(host);
+    'port: loop {
+        let mut listeners = Vec::new();
+        let mut chosen = port;
+        for &address in &addresses {
+            match bind(address, chosen).await {
+                Ok((listener, bound)) => {
+                    chosen = bound.port();
+                    listeners.push(listener);
+                }
+                // The port is free at one address, and another program has it at this one.
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse && port == 0 => continue 'port,
+                Err(source) if Some(address) == host && source.kind() == io::ErrorKind::AddrNotAvailable => {
+                    return Err(Error::Host { host: address, source });
+                }
+                // Not every machine has IPv6.
+                Err(error) if address == IPV6 && error.kind() != io::ErrorKind::AddrInUse => {}
+                Err(source) => return Err(Error::Listen { port, flag: "--port", source }),
+            }
+        }
+        return Ok((listeners, SocketAddr::from((Ipv4Addr::LOCALHOST, chosen))));
+    }
+}
+
+fn gateway_addresses(host: Option<IpAddr>) -> Vec<IpAddr> {
+    let loopback = [IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST)];
+    match host {
+        // Such an address includes those of IPv4.
+        Some(host @ IpAddr::V6(Ipv6Addr::UNSPECIFIED)) => vec![host],
+        Some(host @ IpAddr::V4(Ipv4Addr::UNSPECIFIED)) => vec![host, loopback[1]],
+        _ => loopback.into_iter().chain(host.filter(|host| !loopback.contains(host))).collect(),
+    }
+}
+
 fn table_names(service: &Service) -> Vec<String> {
     service.tables.iter().filter_map(|table| table.create_table["TableName"].as_str().map(str::to_owned)).collect()
 }
@@ -344,8 +389,8 @@ async fn listen_hidden() -> Result<(TcpListener, SocketAddr), Error> {
     }
 }
 
-async fn bind(address: Ipv4Addr, port: u16) -> io::Result<(TcpListener, SocketAddr)> {
-    let listener = TcpListener::bind((address, port)).await?;
+async fn bind(address: impl Into<IpAddr>, port: u16) -> io::Result<(TcpListener, SocketAddr)> {
+    let listener = TcpListener::bind((address.into(), port)).await?;
     let address = listener.local_addr()?;
     Ok((listener, address))
 }

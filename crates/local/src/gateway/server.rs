@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future;
 use http::{Request, Response};
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -32,23 +33,30 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 
 impl Gateway {
-    /// Serves `listener` until `shutdown` resolves. Then it closes every connection with 1012 and runs the
+    /// Serves the `listeners`, which have one port, until `shutdown` resolves. Then it closes every connection with 1012 and runs the
     /// `$disconnect`s. It returns when all invocations have ended, or after 2 s.
     ///
     /// # Errors
     ///
-    /// Fails if the listener has no local address.
-    pub async fn serve(self: Arc<Self>, listener: TcpListener, shutdown: impl Future<Output = ()>) -> io::Result<()> {
+    /// Fails if a listener has no local address.
+    pub async fn serve(
+        self: Arc<Self>,
+        listeners: Vec<TcpListener>,
+        shutdown: impl Future<Output = ()>,
+    ) -> io::Result<()> {
         let gateway = self;
-        let port = listener.local_addr()?.port();
+        let ports = listeners.iter().map(|listener| Ok(listener.local_addr()?.port()));
+        let ports = ports.collect::<io::Result<Vec<_>>>()?;
         let mut shutdown = pin!(shutdown);
         loop {
-            let accepted = tokio::select! {
+            let next = future::select_all(listeners.iter().map(|listener| Box::pin(listener.accept())));
+            let (accepted, index, _) = tokio::select! {
                 () = &mut shutdown => break,
-                accepted = listener.accept() => accepted,
+                accepted = next => accepted,
             };
             match accepted {
                 Ok((tcp, peer)) => {
+                    let port = ports[index];
                     gateway.spawn(serve_tcp(gateway.clone(), tcp, Endpoints { peer, port, scheme: "http" }));
                 }
                 Err(error) => {
@@ -57,7 +65,7 @@ impl Gateway {
                 }
             }
         }
-        drop(listener);
+        drop(listeners);
         gateway.stopping.send_replace(true);
         if tokio::time::timeout(SHUTDOWN_TIMEOUT, gateway.stopping.closed()).await.is_err() {
             log(format_args!("the gateway stopped before the last invocations ended"));

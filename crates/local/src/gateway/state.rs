@@ -68,7 +68,7 @@ impl Gateway {
         Self {
             handshakes: Throttle::new(limits.connection_rate, limits.connection_rate),
             requests: Throttle::new(limits.request_rate, limits.request_burst),
-            access: Access::new("gateway", access, settings.behaviour.domain_name.clone()),
+            access: Access::new("gateway", access, settings.behaviour.domain_name.clone()).open(),
             expression: SelectionExpression::parse(&api.route_selection_expression),
             api,
             functions,

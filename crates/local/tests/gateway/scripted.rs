@@ -161,7 +161,7 @@ impl ScriptedApi {
         let faults = Arc::new(Faults::new(&self.faults));
         let gateway = Gateway::new(self.api, self.functions, self.settings, access::Settings::default(), faults);
         let (stop, stopped) = oneshot::channel::<()>();
-        let server = tokio::spawn(Arc::new(gateway).serve(listener, async {
+        let server = tokio::spawn(Arc::new(gateway).serve(vec![listener], async {
             let _ = stopped.await;
         }));
         TestGateway { address, events: self.events, stop: Some(stop), server }
