@@ -23,6 +23,9 @@ const TRIES = 4;
 const PINGED = 20;
 const SUBSCRIBED = 100;
 
+/** A pattern knows this many of the newest messages again. */
+const SEEN = 1000;
+
 /** At most this many messages wait for their answers. The server takes bursts of 100 frames, and 50 a second. */
 const AT_ONCE = 20;
 
@@ -31,14 +34,14 @@ export class SwitchboardError extends Error {
     super(message);
     this.name = 'SwitchboardError';
     this.code = code;
-    this.temporary = more.temporary === true;
+    this.temporary = Boolean(more.temporary);
     this.requestId = more.requestId;
   }
 }
 
 const errorOf = (frame) => new SwitchboardError(frame.code, frame.message, frame);
 const sizeOf = (frame) => new TextEncoder().encode(JSON.stringify(frame)).length;
-const isHidden = () => globalThis.document?.hidden === true;
+const isHidden = () => globalThis.document?.hidden;
 
 export function connect(url, options) {
   const { token, WebSocket, buffer, refusals, timeout, maxDelay, heartbeat, lifetime, frameLimit } = {
@@ -96,11 +99,12 @@ export function connect(url, options) {
   async function open(reason) {
     clearTimeout(waiting);
     waiting = undefined;
-    const conn = { attempt: ++attempts, timers: [], named: new Map(), heardAt: 0 };
+    const conn = { timers: [], named: new Map(), heardAt: 0 };
     next = conn;
+    attempts += 1;
     after(conn, 3 * timeout, () => end(conn, 'The handshake took too long.'));
     try {
-      const value = await token?.({ attempt: conn.attempt, reason });
+      const value = await token?.({ attempt: attempts, reason });
       if (conn.isOver) return;
       const query = value == null ? '' : `${url.includes('?') ? '&' : '?'}token=${encodeURIComponent(value)}`;
       const socket = (conn.socket = new WebSocket(url + query));
@@ -280,7 +284,7 @@ export function connect(url, options) {
     } catch {
       // It is looked at below.
     }
-    if (typeof frame !== 'object' || !frame) {
+    if (Object(frame) !== frame) {
       if (conn.isAnswered) return;
       conn.isForeign = true;
       return end(conn, `The server does not answer as Switchboard does. It sent: ${String(text).slice(0, 80)}`);
@@ -291,11 +295,16 @@ export function connect(url, options) {
       refused = 0;
     }
     // A topic that is busy sends several messages at once.
-    if (type === 'batch') {
-      for (const { data } of frame.items) take(conn, topics.get(frame.topic) ?? conn.named.get(id), frame, data);
+    if (type === 'batch' || type === 'data') {
+      const own = topics.get(frame.topic) ?? conn.named.get(id);
+      const name = frame.topic ?? own?.name;
+      // The server sends a message once, also if this client listens to its topic and to patterns that contain it.
+      const isIn = (t) => t.name.endsWith('*') && name?.startsWith(t.name.slice(0, -1));
+      const all = new Set([own, ...[...topics.values()].filter(isIn)]);
+      for (const { data } of frame.items ?? [frame.payload ?? {}])
+        for (const t of all) take(conn, t, { ...frame, topic: name }, data);
       return;
     }
-    if (type === 'data') return take(conn, topics.get(frame.topic) ?? conn.named.get(id), frame, frame.payload?.data);
     if (!type && 'senderId' in frame) return take(conn, topics.get('@me'), frame, frame.body);
     for (const [name, position] of Object.entries(frame.behind ?? {})) isBehind(topics.get(name), position);
 
@@ -309,7 +318,7 @@ export function connect(url, options) {
     const isUnknown = type === 'error' && frame.code === 'unidentified';
     // A ping without an id was quiet.
     if (isUnknown && (request?.isPing || id == null)) return end(conn, frame.message);
-    if (!request || !/^(ack|error|history|pong|presence)$/.test(type)) return;
+    if (!request) return;
     if (type === 'history' && request.part) return request.part(frame);
     if (type === 'presence') {
       // A long list of members comes in several frames.
@@ -332,8 +341,7 @@ export function connect(url, options) {
     for (const item of outbox.values()) {
       if (!item.conn && !taken.has(item.lane)) write(item);
       taken.add(item.lane);
-      count += item.conn ? 1 : 0;
-      if (count >= room) return;
+      if (item.conn && ++count >= room) return;
     }
   }
 
@@ -413,16 +421,24 @@ export function connect(url, options) {
   }
 
   /** A message that came live. */
-  function take(conn, t, { senderId, epoch, seq }, data) {
+  function take(conn, t, { topic = t?.name, senderId, epoch, seq }, data) {
     if (!t) return;
-    const message = { topic: t.name, data, senderId, epoch, seq };
+    const message = { topic, data, senderId, epoch, seq };
     t.isFresh = true;
-    if (seq !== undefined) return offer(t, epoch, seq, message);
+    if (seq && topic !== t.name) {
+      // A pattern has no positions of its own, so it hears messages as they come, and each of them once.
+      const key = [topic, epoch, seq].join();
+      if (t.seen.has(key)) return;
+      const [oldest] = t.seen.add(key);
+      if (t.seen.size > SEEN) t.seen.delete(oldest);
+      return deliver(t, message);
+    }
+    if (seq) return offer(t, epoch, seq, message);
     // A connection hears direct messages before it can ask for their positions. The history has this one.
     if (t.position && !t.isNew) return t.isBusy || t.on !== current || fill(t);
     // Two connections are open. Direct messages reach the new one even before its handshake ends.
     const hasTwin = old ? t.on === current : next && t.name === '@me';
-    const key = hasTwin || copies.length ? JSON.stringify([t.name, senderId, data]) : '';
+    const key = hasTwin || copies.length ? JSON.stringify([t.name, message]) : '';
     copies = copies.filter(({ at }) => at > Date.now() - GRACE);
     const index = copies.findLastIndex((copy) => copy.key === key && copy.conn !== conn);
     if (index >= 0) return copies.splice(index, 1);
@@ -569,28 +585,21 @@ export function connect(url, options) {
     }));
     const frame = { type: 'subscribe', ...(list.length > 1 ? { topics: entries } : entries[0]) };
     if (list.length > SUBSCRIBED || (list.length > 1 && sizeOf(frame) > frameLimit)) {
-      const half = list.length >> 1;
-      subscribe(list.slice(0, half), conn);
-      return subscribe(list.slice(half), conn);
+      subscribe(list.splice(list.length >> 1), conn);
+      return subscribe(list, conn);
     }
     for (const t of list) {
       t.isBusy = true;
       t.isChanged = false;
       t.on = conn;
     }
-    const free = (isLost) => {
-      for (const t of list) {
-        t.isBusy = false;
-        if (isLost && t.on === conn) t.on = undefined;
-      }
-    };
     const done = (frame) => {
       const answers = frame.topics ?? list.map(() => frame);
       // Only data frames of topics with history name their topic. The others need an id of their own.
       const plain = list.filter((_, index) => !answers[index].code && !answers[index].epoch);
       const isWrong = !frame.topics && frame.code && !frame.temporary;
       const alone = list.length < 2 ? [] : isWrong ? list : plain.length > 1 ? plain : [];
-      free();
+      for (const t of list) t.isBusy = false;
       if (plain.length === 1) conn.named.set(id, plain[0]);
       const busy = list.filter((_, index) => answers[index].temporary);
       if (busy.length) postpone(busy);
@@ -602,7 +611,10 @@ export function connect(url, options) {
       sync();
     };
     const lost = () => {
-      free(true);
+      for (const t of list) {
+        t.isBusy = false;
+        if (t.on === conn) t.on = undefined;
+      }
       sync();
     };
     const id = ask(conn, frame, done, lost, ({ topic, epoch, messages }) => {
@@ -632,16 +644,13 @@ export function connect(url, options) {
     }
     if (code) {
       const error = new SwitchboardError(code, message);
-      const asked = [...t.listeners].filter(({ extra }) => extra);
-      if (code !== 'no_presence' || !asked.length) {
+      if (code !== 'no_presence') {
         topics.delete(t.name);
         return drop(t, error);
       }
-      // The others need not know, and the next subscribe asks for less.
-      for (const listener of asked) {
-        t.listeners.delete(listener);
-        listener.extra.lost(error);
-      }
+      // Only those who asked need to know, and the next subscribe asks for less.
+      extras(t, 'lost', error);
+      for (const listener of t.listeners) if (listener.extra) t.listeners.delete(listener);
       return;
     }
     const position = epoch && { epoch, seq };
@@ -661,14 +670,16 @@ export function connect(url, options) {
     t.isJoined = true;
     const early = t.early.splice(0);
     if (!position || !(from || t.last)) for (const message of early) deliver(t, message);
-    const result = { history: Boolean(position), recovered: from ? recovered === true : undefined };
+    const result = { history: Boolean(position), recovered: from && recovered === true };
     for (const listener of t.listeners) if (!listener.late) listener.resolve(result);
     extras(t, 'joined');
   }
 
-  function leave(t, conn) {
-    clearTimeout(t.timer);
-    Object.assign(t, fresh(), { isBusy: true });
+  function leave({ name, timer }, conn) {
+    clearTimeout(timer);
+    // A further listener begins anew.
+    const t = { ...fresh(name), isBusy: true };
+    topics.set(name, t);
     const failed = () => {
       t.isBusy = false;
       t.on = t.listeners.size ? undefined : conn;
@@ -679,7 +690,7 @@ export function connect(url, options) {
       t.isBusy = false;
       sync();
     };
-    ask(conn, { type: 'unsubscribe', topic: t.name }, done, failed);
+    ask(conn, { type: 'unsubscribe', topic: name }, done, failed);
   }
 
   /** Ends a topic whose subscription the server refused, or whose client is closed. */
@@ -693,30 +704,23 @@ export function connect(url, options) {
 
   /** Asks what listens to more than messages. presence.js does. */
   const extras = (t, what, about) =>
-    [...t.listeners].filter(({ extra }) => extra).map(({ extra }) => extra[what](about));
+    [...t.listeners].flatMap(({ extra }) => (extra ? extra[what](about) : []));
 
-  const fresh = () => ({
-    on: undefined,
-    home: undefined,
-    isChanged: false,
-    position: undefined,
-    last: undefined,
+  const fresh = (name) => ({
+    name,
+    listeners: new Set(),
     held: new Map(),
+    seen: new Set(),
     early: [],
     goal: 0,
     heard: 0,
     tries: 0,
     errors: 0,
     pinged: 0,
-    isBusy: false,
-    isJoined: false,
-    isNew: false,
-    timer: undefined,
-    pause: undefined,
   });
 
   function listen(name, handler, { last, after: position, extra } = {}) {
-    const t = topics.get(name) ?? { name, listeners: new Set(), ...fresh() };
+    const t = topics.get(name) ?? fresh(name);
     topics.set(name, t);
     const listener = { handler, extra };
     const ready = new Promise((resolve, reject) => Object.assign(listener, { resolve, reject }));
@@ -785,9 +789,8 @@ export function connect(url, options) {
   // ---- The application's side --------------------------------------------------------------------------------------
 
   const stops = ['online', 'offline', 'pageshow', 'visibilitychange'].map((name) => {
-    const target = name === 'visibilitychange' ? globalThis.document : globalThis;
-    target?.addEventListener?.(name, wake);
-    return () => target?.removeEventListener?.(name, wake);
+    globalThis.addEventListener?.(name, wake);
+    return () => globalThis.removeEventListener?.(name, wake);
   });
 
   queueMicrotask(() => {

@@ -184,8 +184,9 @@ describe('scenarios', { concurrency: 4 }, () => {
     const stack = await start(t, ['--connection-duration', '20s']);
     const net = await network(t, stack);
     const two = client(t, net.url('?userId=2'), { lifetime: 4000 });
-    const [room, hall, direct] = [ear(), ear(), ear()];
+    const [room, hall, direct, all] = [ear(), ear(), ear(), ear()];
     two.topic('@me').subscribe(direct);
+    await two.topic('room.*').subscribe(all).ready;
     await two.topic('room.7').subscribe(room).ready;
     await two.topic('hall').subscribe(hall).ready;
     let sender = await plain(t, stack.url('?userId=1'));
@@ -199,16 +200,19 @@ describe('scenarios', { concurrency: 4 }, () => {
       sent += 1;
       await Promise.all([
         sender.publish('room.7', sent),
+        sender.publish('room.8', sent),
         sender.publish('hall', sent),
         sender.ask({ action: 'sendMessage', destinationUserId: '2', body: sent }),
       ]);
       least = Math.min(least, isOpen());
     }
     for (const it of [room, hall, direct]) await it.until(sent);
+    await all.until(2 * sent);
     assert.deepEqual(room.data(), numbers(sent));
-    for (const it of [hall, direct])
+    const ofPattern = ['room.7', 'room.8'].map((name) => all.heard.filter(({ topic }) => topic === name));
+    for (const heard of [hall.heard, direct.heard, ...ofPattern])
       assert.deepEqual(
-        it.data().sort((a, b) => a - b),
+        heard.map(({ data }) => data).sort((a, b) => a - b),
         numbers(sent),
       );
     assert.equal(least, 1);
@@ -387,6 +391,48 @@ describe('scenarios', { concurrency: 4 }, () => {
     await heard.until(2);
     const late = await one.topic('room.7').subscribe(ear(), { after: position }).ready;
     assert.deepEqual(late, { history: true, recovered: false });
+  });
+
+  scenario('pattern', async (t) => {
+    const stack = await start(t);
+    const net = await network(t, stack);
+    const sender = await plain(t, stack.url('?userId=1'));
+    const two = client(t, net.url('?userId=2'));
+    const [all, room] = [ear(), ear()];
+    const ready = [two.topic('room.*').subscribe(all).ready, two.topic('room.7').subscribe(room).ready];
+    assert.deepEqual(
+      (await soon(Promise.all(ready), 'the subscriptions')).map(({ history }) => history),
+      [false, true],
+    );
+    // What stood in the topic before is no reason to wait.
+    await sender.publish('room.7', 1, { id: 'm1' });
+    await sender.publish('room.8', 2);
+    await sender.publish('room.7', 1, { id: 'm1', again: true });
+    await sender.publish('room.7', 3);
+    await all.until(({ data }) => data === 3);
+    net.isDown = true;
+    net.cut();
+    await sender.publish('room.7', 4);
+    await sender.publish('room.8', 5);
+    net.isDown = false;
+    assert.deepEqual((await two.event('recovered')).topic, 'room.7');
+    const { topic, reason } = await two.event('gap');
+    assert.deepEqual([topic, reason], ['room.*', 'no_history']);
+    await sender.publish('room.8', 6);
+    await sender.publish('room.7', 7);
+    await Promise.all([all, room].map((it) => it.until(({ data }) => data === 7)));
+    assert.deepEqual(
+      all.heard.map(({ topic, seq, senderId, data }) => [topic, seq, senderId, data]),
+      [
+        ['room.7', 1, '1', 1],
+        ['room.8', 1, '1', 2],
+        ['room.7', 2, '1', 3],
+        ['room.8', 3, '1', 6],
+        ['room.7', 4, '1', 7],
+      ],
+    );
+    assert.deepEqual(room.data(), [1, 3, 4, 7]);
+    assert.equal(two.events.filter(({ name }) => name === 'gap').length, 1);
   });
 
   scenario('after', async (t) => {

@@ -605,12 +605,18 @@ impl Machine {
         }
         if kind == "data" {
             let named = || connection.named.get(frame.id.as_ref()?).cloned();
-            let topic = frame.topic.clone().filter(|topic| self.topics.contains_key(topic)).or_else(named);
-            let data = frame.payload.data;
-            if let Some((topic, data)) = topic.zip(data) {
-                let name = frame.topic.unwrap_or_else(|| topic.clone());
-                let position = frame.epoch.zip(frame.seq).map(|(epoch, seq)| Position { epoch, seq });
-                self.take(id, &topic, Message { topic: name, data, sender_id: frame.sender_id, position, at: None });
+            let own = frame.topic.clone().filter(|topic| self.topics.contains_key(topic)).or_else(named);
+            let (Some(topic), Some(data)) = (frame.topic.or_else(|| own.clone()), frame.payload.data) else { return };
+            // The server sends a message once, also if this client listens to its topic and to patterns that contain it.
+            let is_in = |name: &&String| {
+                let prefix = name.strip_suffix('*').filter(|_| own.as_ref() != Some(name));
+                prefix.is_some_and(|prefix| topic.starts_with(prefix))
+            };
+            let patterns: Vec<_> = self.topics.keys().filter(is_in).cloned().collect();
+            let position = frame.epoch.zip(frame.seq).map(|(epoch, seq)| Position { epoch, seq });
+            let message = Message { topic, data, sender_id: frame.sender_id, position, at: None };
+            for name in own.iter().chain(&patterns) {
+                self.take(id, name, message.clone());
             }
             return;
         }

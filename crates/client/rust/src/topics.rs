@@ -1,6 +1,6 @@
 //! The decisions of the client about topics: who listens, where it is, what came too early, and what is missing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use serde_json::json;
@@ -20,6 +20,9 @@ const TRIES: u32 = 4;
 /// The server takes this many topics in one ping, and in one subscribe frame.
 const PINGED: usize = 20;
 const SUBSCRIBED: usize = 100;
+
+/// A pattern knows this many of the newest messages again.
+const SEEN: usize = 1000;
 
 /// The address of the client's own user.
 const ME: &str = "@me";
@@ -48,6 +51,8 @@ struct Run {
     last: u32,
     /// The numbers that came too early. A hole has no message.
     held: BTreeMap<u64, Option<Message>>,
+    /// The newest messages of a pattern, which it knows again.
+    seen: VecDeque<(String, String, u64)>,
     /// Direct messages that came before the answer of the subscribe frame.
     early: Vec<Message>,
     /// The server has numbers up to here.
@@ -101,9 +106,9 @@ impl Listener {
 /// A message without a position that may come once more, on the other connection.
 #[derive(Debug)]
 pub(crate) struct Twin {
-    topic: String,
-    sender_id: Option<String>,
-    data: String,
+    /// The subscription that heard it: its topic, or a pattern.
+    name: String,
+    message: Message,
     connection: ConnectionId,
     at: Instant,
 }
@@ -165,12 +170,21 @@ impl Machine {
     pub(crate) fn take(&mut self, connection: ConnectionId, name: &str, message: Message) {
         let Some(topic) = self.topics.get_mut(name) else { return };
         topic.is_fresh = true;
-        if message.topic != name {
-            // A pattern has no positions of its own, so there is no order either.
-            return topic.deliver(&message);
-        }
-        if let Some(position) = message.position.clone() {
-            return self.offer(name, &position.epoch, position.seq, Some(message));
+        match message.position.clone() {
+            // A pattern has no positions of its own, so it hears messages as they come, and each of them once.
+            Some(position) if message.topic != name => {
+                let key = (message.topic.clone(), position.epoch, position.seq);
+                if topic.run.seen.contains(&key) {
+                    return;
+                }
+                topic.run.seen.push_back(key);
+                if topic.run.seen.len() > SEEN {
+                    topic.run.seen.pop_front();
+                }
+                return topic.deliver(&message);
+            }
+            Some(position) => return self.offer(name, &position.epoch, position.seq, Some(message)),
+            None => {}
         }
         // A connection hears direct messages before it can ask for their positions. The history has this one.
         if topic.run.position.is_some() && !topic.run.is_new {
@@ -188,17 +202,17 @@ impl Machine {
         self.twins.retain(|twin| now - twin.at < GRACE);
         let is_twin = |twin: &Twin| {
             twin.connection != connection
-                && twin.topic == name
-                && twin.sender_id == message.sender_id
-                && twin.data == message.data.get()
+                && twin.name == name
+                && twin.message.topic == message.topic
+                && twin.message.sender_id == message.sender_id
+                && twin.message.data.get() == message.data.get()
         };
         if let Some(index) = self.twins.iter().rposition(is_twin) {
             self.twins.remove(index);
             return;
         }
         if has_twin {
-            let (sender_id, data) = (message.sender_id.clone(), message.data.get().to_owned());
-            self.twins.push(Twin { topic: name.to_owned(), sender_id, data, connection, at: now });
+            self.twins.push(Twin { name: name.to_owned(), message: message.clone(), connection, at: now });
         }
         if name == ME && (topic.run.is_busy || topic.run.on != self.current) {
             topic.run.early.push(message);

@@ -317,6 +317,7 @@ async fn rotation() {
     let network = Network::to(&stack.gateway).await;
     let mut two = Watched::new(&network.address, "?userId=2", Options { lifetime: millis(4000), ..options() });
     let mut direct = two.client.topic("@me").subscribe(Start::Now);
+    let mut all = two.subscribe("room.*").await;
     let (mut room, mut hall) = (two.subscribe("room.7").await, two.subscribe("hall").await);
     let mut sender = stack.connect("?userId=1").await;
     let (mut sent, mut since) = (0, std::time::Instant::now());
@@ -326,16 +327,19 @@ async fn rotation() {
             (sender, since) = (stack.connect("?userId=1").await, std::time::Instant::now());
         }
         sent += 1;
-        publish(&mut sender, "room.7", sent).await;
-        publish(&mut sender, "hall", sent).await;
+        for topic in ["room.7", "room.8", "hall"] {
+            publish(&mut sender, topic, sent).await;
+        }
         let id = format!("d{sent}");
         sender.ask(json!({"action": "sendMessage", "destinationUserId": "2", "body": sent, "id": id})).await;
     }
     let count = usize::try_from(sent).unwrap();
     let numbers: Vec<_> = (1..=sent).collect();
     assert_eq!(data(&take(&mut room, count).await), numbers);
-    for subscription in [&mut hall, &mut direct] {
-        let mut heard: Vec<_> = take(subscription, count).await.iter().map(|it| it.json::<i32>().unwrap()).collect();
+    let (seven, eight): (Vec<_>, Vec<_>) =
+        take(&mut all, 2 * count).await.into_iter().partition(|it| it.topic == "room.7");
+    for messages in [take(&mut hall, count).await, take(&mut direct, count).await, seven, eight] {
+        let mut heard: Vec<_> = messages.iter().map(|it| it.json::<i32>().unwrap()).collect();
         heard.sort_unstable();
         assert_eq!(heard, numbers);
     }
@@ -553,6 +557,46 @@ async fn many_topics() {
         let kept: &[u32] = if name.starts_with("room") { &[2, 3] } else { &[3] };
         assert_eq!(heard, kept.iter().map(|number| format!("{name} {number}")).collect::<Vec<_>>());
     }
+}
+
+#[tokio::test]
+async fn pattern() {
+    let stack = Stack::start().await;
+    let network = Network::to(&stack.gateway).await;
+    let mut sender = stack.connect("?userId=1").await;
+    let mut two = Watched::new(&network.address, "?userId=2", options());
+    let mut all = two.client.topic("room.*").subscribe(Start::Now);
+    let mut room = two.client.topic("room.7").subscribe(Start::Now);
+    assert!(ready(false, None)(&soon(all.ready()).await.unwrap()));
+    assert!(ready(true, None)(&soon(room.ready()).await.unwrap()));
+    publish(&mut sender, "room.7", 1).await;
+    publish(&mut sender, "room.8", 2).await;
+    for again in [false, true] {
+        let frame = json!({"type": "message", "topic": "room.7", "message": 3, "id": "m3", "again": again});
+        assert_eq!(sender.ask(frame).await["type"], "ack");
+    }
+    let mut heard = take(&mut all, 3).await;
+    network.set_down(true);
+    network.cut().await;
+    publish(&mut sender, "room.7", 4).await;
+    publish(&mut sender, "room.8", 5).await;
+    network.set_down(false);
+    let (mut recovered, mut gaps) = (Vec::new(), Vec::new());
+    while recovered.is_empty() || gaps.is_empty() {
+        match two.event(|event| matches!(event, Event::Recovered { .. } | Event::Gap { .. })).await {
+            Event::Recovered { topic, .. } => recovered.push(topic),
+            Event::Gap { topic, reason, .. } => gaps.push((topic, reason)),
+            _ => unreachable!(),
+        }
+    }
+    publish(&mut sender, "room.8", 6).await;
+    publish(&mut sender, "room.7", 7).await;
+    heard.extend(take(&mut all, 2).await);
+    let heard: Vec<_> = heard.iter().map(|it| json!([it.topic, it.position.as_ref().unwrap().seq, it.data])).collect();
+    let expected = json!([["room.7", 1, 1], ["room.8", 1, 2], ["room.7", 2, 3], ["room.8", 3, 6], ["room.7", 4, 7]]);
+    assert_eq!(json!(heard), expected);
+    assert_eq!(take_until(&mut room, 7).await, [1, 3, 4, 7]);
+    assert_eq!((recovered, gaps), (vec!["room.7".to_owned()], vec![("room.*".to_owned(), "no_history".to_owned())]));
 }
 
 #[tokio::test]
