@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help run publish history build test test-rust test-long test-js test-client test-browser no-browser conformance soak soak-history flood load simulate lint deny fmt check settings package deploy remove logs test-release test-deploy bench cost clean
+.PHONY: help run publish history build test test-rust test-long test-js test-client test-browser no-browser conformance soak soak-history fan-out flood load simulate lint deny fmt check settings package deploy remove logs test-release test-deploy bench cost clean
 
 # STAGE and REGION name the deployment. ARCH is the processors' architecture: arm64 or x86_64. DROP names what a deployment may
 # take away from its stage.
@@ -81,6 +81,9 @@ soak: build ## Open 2,000 connections, inject faults, and check every row and pr
 
 soak-history: build ## Lose acks, cut sockets and kill functions on topics with history; ARGS='--cut-sockets --messages 100000'
 	ulimit -n 16384 && cargo test --workspace --test soak -- --history $(ARGS)
+
+fan-out: build ## Publish to many receivers at the gateway's rate, and kill a process; RECEIVERS=100000 RATE=1000
+	cargo test --workspace --test soak -- --fan-out $(or $(RECEIVERS),20000) $(or $(RATE),1000)
 
 flood: build ## Run one client at full speed beside a polite neighbour, and print what the neighbour notices; SECONDS=30
 	cargo test --workspace --test soak -- --flood $(or $(SECONDS),30)

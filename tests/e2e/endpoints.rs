@@ -1,5 +1,7 @@
 //! Functions that make the endpoint of their posts themselves post to the local stack, as they would to AWS.
 
+use aws_sdk_dynamodb::types::AttributeValue;
+use serde_json::json;
 use switchboard_tests::client::Client;
 use switchboard_tests::stack::{PATIENCE, Stack};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -86,4 +88,42 @@ async fn a_connection_that_never_says_anything_does_not_keep_the_stack_from_stop
     let mut byte = [0];
     let ended = tokio::time::timeout(PATIENCE, half.read(&mut byte)).await.expect("the connection is open");
     assert!(ended.is_err() || matches!(ended, Ok(0)));
+}
+
+/// The service has functions in JavaScript, a role, an index and a stream, as the projects of articles have.
+#[tokio::test]
+async fn a_service_in_javascript_publishes_to_topics_and_what_a_backend_puts_into_a_table() {
+    let (config, binaries) = ("tests/clients/pubsub/serverless.yml", "tests/clients/pubsub/bin");
+    let stack = Stack::with(&["--config", config, "--binaries", binaries, "--env", "PATH"]).await;
+    let mut clients = [stack.connect("").await, stack.connect("").await];
+    stack.logged(2, &["connect |", "listens to INITIAL_CONNECTION"]).await;
+    for client in &mut clients {
+        client.send(json!({"type": "subscribe", "topic": "general"})).await;
+    }
+    stack.logged(2, &["default |", "listens to general"]).await;
+    clients[0].send(json!({"type": "message", "topic": "general", "message": "count is 0"})).await;
+    for client in &mut clients {
+        let frame = client.next().await;
+        assert_eq!((&frame["type"], &frame["payload"]), (&json!("data"), &json!({"data": "count is 0"})));
+    }
+
+    // Only the second client hears what comes after this.
+    clients[0].send(json!({"type": "stop", "topic": "general"})).await;
+    stack.logged(1, &["default |", "left 1 topic"]).await;
+    clients[0].send(json!({"type": "message", "topic": "general", "message": "count is 1"})).await;
+    assert_eq!(clients[1].next().await["payload"], json!({"data": "count is 1"}));
+
+    let put = stack.dynamodb().await.put_item().table_name("pubsub-dev-events");
+    let attribute = |text: &str| AttributeValue::S(text.to_owned());
+    let put = put.item("topic", attribute("INITIAL_CONNECTION")).item("id", attribute("1"));
+    put.item("data", attribute("hello everybody")).send().await.unwrap();
+    for client in &mut clients {
+        assert_eq!(client.next().await["payload"], json!({"data": "hello everybody"}));
+    }
+    let [first, second] = clients;
+    first.close().await;
+    second.close().await;
+    stack.logged(1, &["disconnect |", "left 1 topic"]).await;
+    stack.logged(1, &["disconnect |", "left 2 topic"]).await;
+    assert!(stack.log(&["AccessDenied"]).is_empty());
 }

@@ -18,8 +18,11 @@ fn documents() -> String {
 
 /// The fenced blocks of the documents in one language.
 fn blocks(language: &str) -> Vec<String> {
-    let documents = documents();
-    let fenced = documents.split("```").skip(1).step_by(2);
+    blocks_of(&documents(), language)
+}
+
+fn blocks_of(document: &str, language: &str) -> Vec<String> {
+    let fenced = document.split("```").skip(1).step_by(2);
     fenced.filter_map(|block| block.strip_prefix(&format!("{language}\n")).map(str::to_owned)).collect()
 }
 
@@ -262,4 +265,52 @@ async fn every_error_code_of_the_reference_exists_and_none_is_missing() {
     let mut sorted = documented.clone();
     sorted.sort_unstable();
     assert_eq!(sorted, defined);
+}
+
+/// The service in the README of the local stack is built and started in a folder of its own, without any network.
+#[tokio::test]
+async fn the_service_of_a_stranger_starts_with_one_command() {
+    let document = std::fs::read_to_string(root().join("crates/local/README.md")).unwrap();
+    let (_, section) = document.split_once("## A service of your own").unwrap();
+    let (section, _) = section.split_once("\n## ").unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("src")).unwrap();
+    for (language, name) in [("toml", "Cargo.toml"), ("rust", "src/main.rs"), ("yaml", "serverless.yml")] {
+        let [text] = <[String; 1]>::try_from(blocks_of(section, language)).unwrap();
+        std::fs::write(folder.path().join(name), text).unwrap();
+    }
+    // The versions that are here anyway, and what was built of them before.
+    std::fs::copy(root().join("Cargo.lock"), folder.path().join("Cargo.lock")).unwrap();
+    let built = root().join("target/stranger");
+    std::fs::create_dir_all(&built).unwrap();
+    std::os::unix::fs::symlink(built, folder.path().join("target")).unwrap();
+    let mut cargo = Command::new("cargo");
+    let output = cargo
+        .args(["build", "--offline"])
+        .env("CARGO_PROFILE_DEV_DEBUG", "false")
+        .current_dir(folder.path())
+        .output()
+        .await
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+
+    let consoles = blocks_of(section, "console");
+    assert_eq!(consoles[1], "$ switchboard-local\n");
+    let mut command = switchboard_tests::stack::command(&[]);
+    command.current_dir(folder.path());
+    let stack = Stack::run(command).await;
+    let mut transcript = consoles[2].lines();
+    let open = transcript.next().unwrap().strip_prefix("$ ").unwrap();
+    let mut terminal = Terminal::run(&open.replace("localhost:3001", &stack.gateway), folder.path());
+    let line = stack.logged(1, &["gateway |", "connected"]).await.remove(0);
+    let id = line.split_whitespace().nth(2).unwrap();
+    let ready = stack.management().await.post_to_connection().connection_id(id).data(Blob::new("ready"));
+    ready.send().await.unwrap();
+    terminal.shows("ready").await;
+    for line in transcript {
+        match line.split_at(2) {
+            ("> ", typed) => terminal.types(typed).await,
+            (_, shown) => terminal.shows(shown).await,
+        }
+    }
 }

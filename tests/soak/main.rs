@@ -14,6 +14,7 @@
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a test prints its counts and fails where it stands")]
 
 mod application;
+mod fan_out;
 mod flood;
 mod history;
 mod subscriber;
@@ -189,6 +190,7 @@ fn main() -> ExitCode {
             let seconds = arguments.get(1).map_or(30, |seconds| seconds.parse().unwrap());
             block_on(flood::run(Duration::from_secs(seconds), arguments.get(2).map(String::as_str), false));
         }
+        Some("--fan-out") => block_on(fan_outs(&arguments[1..])),
         _ => return trials(),
     }
     ExitCode::SUCCESS
@@ -210,12 +212,43 @@ fn trials() -> ExitCode {
         block_on(flood::run(Duration::from_secs(2), None, true));
         Ok(())
     });
+    let fan_out = |name: &str, settings: fan_out::Settings| {
+        Trial::test(name, move || {
+            block_on(fan_out::run(settings));
+            Ok(())
+        })
+    };
+    let small = FAN_OUT;
     let trials = vec![
         flood,
+        fan_out("soak::fan_out::each_of_many_subscribers_hears_a_message_once", small),
+        fan_out(
+            "soak::fan_out::each_of_many_connections_hears_a_broadcast_once",
+            fan_out::Settings { to_everybody: true, shards: 1, ..small },
+        ),
+        fan_out(
+            "soak::fan_out::a_killed_process_costs_no_subscriber_a_message",
+            fan_out::Settings { kill_at: Some(fastrand::usize(1000..19_000)), ..small },
+        ),
         trial("soak::history::acks_are_lost_and_functions_killed", Settings::lost_acks()),
         trial("soak::history::sockets_are_cut_and_everything_fails_sometimes", Settings::cut_sockets()),
     ];
     libtest_mimic::run(&libtest_mimic::Arguments::from_args(), trials).exit_code()
+}
+
+/// A small fan-out. Its rate is above what two busy cores post in debug builds, so its time is the machine's.
+const FAN_OUT: fan_out::Settings =
+    fan_out::Settings { receivers: 20_000, rate: 5000, to_everybody: false, shards: 4, kill_at: None, binaries: None };
+
+/// Runs the fan-outs that `make fan-out` asks for.
+async fn fan_outs(arguments: &[String]) {
+    let number = |at: usize, default: usize| arguments.get(at).map_or(default, |text| text.parse().unwrap());
+    let (receivers, rate) = (number(0, FAN_OUT.receivers), number(1, 1000).try_into().unwrap());
+    let binaries = arguments.get(2).map(|folder| &*folder.clone().leak());
+    let topic = fan_out::Settings { receivers, rate, binaries, ..FAN_OUT };
+    fan_out::run(topic).await;
+    fan_out::run(fan_out::Settings { to_everybody: true, ..topic }).await;
+    fan_out::run(fan_out::Settings { kill_at: Some(fastrand::usize(1000..receivers)), ..topic }).await;
 }
 
 /// The runs that `--history` asks for: both, unless it names one. `--messages 10000` and so on change their sizes.

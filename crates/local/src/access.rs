@@ -46,13 +46,16 @@ const MAX_SHOWN_CHARACTERS: usize = 200;
 // clap names a group like its struct, and other groups have this name already.
 #[group(skip)]
 pub struct Settings {
-    /// Let other machines use the gateway: it listens at this address of this machine as well, such as 192.168.1.2, or
-    /// 0.0.0.0 for every address. DynamoDB, the pages and the inspector stay on this machine.
-    #[arg(long, value_name = "ADDRESS")]
+    /// Let other machines use the gateway at this address; 0.0.0.0 is every one.
+    ///
+    /// It is an address of this machine, such as 192.168.1.2. DynamoDB, the pages and the inspector stay on this machine.
+    #[arg(long, value_name = "ADDRESS", help_heading = "Ports")]
     pub host: Option<IpAddr>,
-    /// Let pages of this origin, such as https://example.com, use the gateway and DynamoDB as pages of this machine may.
-    /// `null` is a page that was opened as a file, and `*` is every page. The flag may be repeated.
-    #[arg(long, value_name = "ORIGIN", value_parser = origin)]
+    /// Let pages of this origin in, such as https://example.com; may be repeated.
+    ///
+    /// They may use the gateway and DynamoDB as pages of this machine may. `null` is a page that was opened as a file, and
+    /// `*` is every page.
+    #[arg(long, value_name = "ORIGIN", value_parser = origin, help_heading = "Ports")]
     pub allow_origin: Vec<String>,
 }
 

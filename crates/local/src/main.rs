@@ -7,7 +7,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{Arg, ArgAction, Command, CommandFactory, FromArgMatches, Parser};
 use switchboard_local::access;
 use switchboard_local::binaries;
 use switchboard_local::check;
@@ -20,15 +20,21 @@ use switchboard_local::terminal::{self, LogFormat};
 use switchboard_local::web;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// Runs the Rust WebSocket service of a serverless.yml on this machine: API Gateway, Lambda and DynamoDB in one
-/// process, the service's real function binaries behind it.
+/// The headings of the flags that only `--help-all` shows.
+const RARE: [&str; 4] = ["Lambda", "Limits of API Gateway", "Where the behaviour of API Gateway is unknown", "Faults"];
+
+/// Runs the Rust WebSocket service of a serverless.yml on this machine.
+///
+/// API Gateway, Lambda and DynamoDB are in one process, and the service's real function binaries are behind it.
 #[derive(Debug, Parser)]
-#[command(name = "switchboard-local")]
+#[command(name = "switchboard-local", disable_help_flag = true, next_help_heading = "Service")]
 struct Arguments {
     /// The service to run [default: serverless.yml, .yaml or .json].
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Say what would run, what is ignored and what is refused, and start nothing. With a refusal the exit code is 1.
+    /// Say what would run and what is refused, and start nothing.
+    ///
+    /// It says what is ignored, too. With a refusal the exit code is 1.
     #[arg(long)]
     check: bool,
     /// The stage. It overrides the one that the service names.
@@ -37,56 +43,84 @@ struct Arguments {
     /// The region. It overrides the one that the service names.
     #[arg(long)]
     region: Option<String>,
-    /// A value of `${param:NAME}`. It overrides the service's, and may be repeated.
+    /// A value of `${param:NAME}`; may be repeated.
+    ///
+    /// It overrides the service's.
     #[arg(long, value_name = "NAME=VALUE", value_parser = value)]
     param: Vec<(String, String)>,
-    /// The gateway's port, for clients and for @connections; 0 chooses a free one.
-    #[arg(long, default_value_t = 3001)]
-    port: u16,
-    /// DynamoDB's port; 0 chooses a free one.
-    #[arg(long, default_value_t = 8000, value_name = "PORT")]
-    dynamodb_port: u16,
-    /// Keep the tables in this folder. Without it they are in memory and lost at the end.
-    #[arg(long, value_name = "DIR")]
-    data_dir: Option<PathBuf>,
-    /// The folder of the functions' binaries, each named like its `handler`, or in a folder of that name [default:
-    /// `target/debug`, `target/lambda` and `target/release` of the service, and the folder of this program].
-    #[arg(long, value_name = "DIR")]
-    binaries: Option<PathBuf>,
-    /// Check no permissions: every function may do everything.
-    #[arg(long)]
-    no_iam: bool,
-    /// The most execution environments of one function at a time. Further events wait.
-    #[arg(long, default_value_t = 16, value_name = "N")]
-    max_environments: usize,
-    /// How many shards the stream of each table has.
-    #[arg(long, default_value = "1", value_name = "N")]
-    shards: NonZeroUsize,
-    /// How the terminal shows what functions log: `pretty` in columns for people, without metrics; `json` as they wrote
-    /// it.
-    #[arg(long, value_enum, default_value_t = LogFormat::Pretty, value_name = "FORMAT")]
-    log_format: LogFormat,
-    /// A query to add to the address that is printed, for services that expect one, such as `userId=1`.
-    #[arg(long, value_name = "QUERY")]
-    query: Option<String>,
-    /// A variable for every function. It overrides the service's, and may be repeated. Without `=VALUE` the value comes
-    /// from this program's own environment. Use that for secrets: every user of this machine can see arguments.
-    #[arg(long, value_name = "NAME[=VALUE]", value_parser = variable)]
-    env: Vec<(String, String)>,
-    /// A parameter of SSM that functions may read: its value is the content of the file at that moment. It is a
-    /// SecureString, and the flag may be repeated.
+    /// A parameter of SSM with the content of a file; may be repeated.
+    ///
+    /// Functions read the content of the file at that moment. It is a SecureString.
     #[arg(long, value_name = "NAME=FILE", value_parser = parameter)]
     parameter: Vec<(String, PathBuf)>,
-    #[command(flatten)]
-    web: web::Settings,
+    /// Keep the tables in this folder, not in memory.
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// How many shards the stream of each table has.
+    #[arg(long, default_value = "1", value_name = "N", help_heading = RARE[0])]
+    shards: NonZeroUsize,
+
+    /// The gateway's port; 0 chooses a free one.
+    ///
+    /// Clients and calls of @connections use it.
+    #[arg(long, default_value_t = 3001, help_heading = "Ports")]
+    port: u16,
+    /// DynamoDB's port; 0 chooses a free one.
+    #[arg(long, default_value_t = 8000, value_name = "PORT", help_heading = "Ports")]
+    dynamodb_port: u16,
     #[command(flatten)]
     access: access::Settings,
     #[command(flatten)]
+    web: web::Settings,
+
+    /// The folder of the functions' binaries [default: that of cargo].
+    ///
+    /// Each is named like its `handler`, or in a folder of that name. The default is `target/debug`, `target/lambda` and
+    /// `target/release` of the service, and the folder of this program.
+    #[arg(long, value_name = "DIR", help_heading = "Functions")]
+    binaries: Option<PathBuf>,
+    /// A variable for every function; may be repeated.
+    ///
+    /// It overrides the service's. Without `=VALUE` the value comes from this program's own environment. Use that for
+    /// secrets: every user of this machine can see arguments.
+    #[arg(long, value_name = "NAME[=VALUE]", value_parser = variable, help_heading = "Functions")]
+    env: Vec<(String, String)>,
+    /// Check no permissions: every function may do everything.
+    #[arg(long, help_heading = "Functions")]
+    no_iam: bool,
+    /// The most execution environments of one function at a time. Further events wait.
+    #[arg(long, default_value_t = 16, value_name = "N", help_heading = RARE[0])]
+    max_environments: usize,
+    #[command(flatten)]
     lambda: lambda::Settings,
+
+    /// How the terminal shows what functions log.
+    ///
+    /// `pretty` is in columns for people, without metrics, and `json` is as they wrote it.
+    #[arg(long, value_enum, default_value_t = LogFormat::Pretty, value_name = "FORMAT", help_heading = "Terminal")]
+    log_format: LogFormat,
+    /// A query to add to the address that is printed, such as `userId=1`.
+    #[arg(long, value_name = "QUERY", help_heading = "Terminal")]
+    query: Option<String>,
+    /// Print this help.
+    #[arg(long, short, action = ArgAction::HelpShort, help_heading = "Terminal")]
+    help: Option<bool>,
+    /// Print every flag: also limits, faults, and behaviour of AWS that is unknown.
+    #[arg(long, help_heading = "Terminal")]
+    help_all: bool,
+
     #[command(flatten)]
     gateway: gateway::Settings,
     #[command(flatten)]
     faults: faults::Settings,
+}
+
+impl Arguments {
+    /// Returns the command line, whose help has only the flags that are often needed.
+    fn short() -> Command {
+        let is_rare = |argument: &Arg| argument.get_help_heading().is_some_and(|heading| RARE.contains(&heading));
+        Self::command().mut_args(|argument| if is_rare(&argument) { argument.hide(true) } else { argument })
+    }
 }
 
 /// Returns the variables for `${env:…}` in a serverless.yml.
@@ -135,7 +169,8 @@ async fn main() -> ExitCode {
             backtrace.to_string().lines().for_each(terminal::error);
         }
     }));
-    match run(Arguments::parse()).await {
+    let matches = Arguments::short().get_matches();
+    match run(Arguments::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())).await {
         Ok(code) => code,
         Err(error) => {
             let mut text = error.to_string();
@@ -151,6 +186,10 @@ async fn main() -> ExitCode {
 }
 
 async fn run(arguments: Arguments) -> Result<ExitCode, Box<dyn Error>> {
+    if arguments.help_all {
+        Arguments::command().render_long_help().to_string().lines().for_each(terminal::plain);
+        return Ok(ExitCode::SUCCESS);
+    }
     let variables: BTreeMap<_, _> = arguments.env.into_iter().collect();
     let service_settings = service::Settings {
         stage: arguments.stage,
@@ -261,9 +300,24 @@ fn announce(service: &Service, stack: &Stack, settings: &stack::Settings, query:
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
+
+    #[test]
+    fn the_help_fits_on_a_screen_and_names_the_one_with_every_flag() {
+        let help = Arguments::short().render_help().to_string();
+        assert!(help.lines().count() <= 45, "{help}");
+        let long: Vec<_> = help.lines().filter(|line| line.chars().count() > 120).collect();
+        assert!(long.is_empty(), "{long:#?}");
+        assert!(help.contains("--help-all") && help.contains("--debug ") && !help.contains("--frame-limit"), "{help}");
+        let all = Arguments::command().render_long_help().to_string();
+        for argument in Arguments::command().get_arguments() {
+            let flag = format!("--{}", argument.get_long().unwrap());
+            assert!(all.contains(&flag), "{flag}");
+            let heading = argument.get_help_heading();
+            let is_short = help.split_whitespace().any(|word| word == flag);
+            assert_eq!(is_short, !RARE.contains(&heading.unwrap()), "{flag}");
+        }
+    }
 
     #[test]
     fn every_flag_is_defined_once() {

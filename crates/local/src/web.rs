@@ -36,12 +36,15 @@ const DEFAULT_PORT: u16 = 3000;
 // clap names a group like its struct, and other groups have this name already.
 #[group(skip)]
 pub struct Settings {
-    /// Serve the files of this folder at http://localhost:3000, with index.html at `/`. The inspector is at `/inspect`.
-    #[arg(long, value_name = "DIR")]
+    /// Serve the files of this folder at http://localhost:3000.
+    ///
+    /// `/` is index.html, and the inspector is at `/inspect`.
+    #[arg(long, value_name = "DIR", help_heading = "Ports")]
     pub web: Option<PathBuf>,
-    /// The port of these pages and of the inspector; 0 chooses a free one [default: 3000 with --web, else there is no
-    /// such port].
-    #[arg(long, value_name = "PORT")]
+    /// The port of the inspector and of pages [default: 3000 with --web].
+    ///
+    /// 0 chooses a free one. Without this flag and --web there is no such port.
+    #[arg(long, value_name = "PORT", help_heading = "Ports")]
     pub web_port: Option<u16>,
 }
 

@@ -23,11 +23,15 @@ export function soon(promise, what, patience = 20_000) {
 }
 
 /** Starts a stack with further arguments. `port` is the one of a stack that ran before. */
-export async function start(t, args = [], { port = 0 } = {}) {
+export async function start(t, args = [], { port = 0, env = {} } = {}) {
   const program = join(binaries, 'switchboard-local');
   if (!existsSync(program)) throw new Error(`no ${program}: run \`make build\` (\`make test\` does)`);
   const ports = ['--port', String(port), '--dynamodb-port', '0', '--env', 'METRICS_NAMESPACE='];
-  const child = spawn(program, [...ports, ...args], { cwd: root, stdio: ['ignore', 'pipe', 'pipe'] });
+  const child = spawn(program, [...ports, ...args], {
+    cwd: root,
+    stdio: ['ignore', 'pipe', 'pipe'],
+    env: { ...process.env, ...env },
+  });
   const lines = [];
   const watchers = new Set();
   const ended = once(child, 'exit');

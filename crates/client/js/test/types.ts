@@ -1,6 +1,7 @@
 // `tsc --strict` must accept this, and must refuse each line under a `@ts-expect-error`.
 import { connect, SwitchboardError, type Client, type Message, type Position } from 'switchboard-client';
 import { presence, type Members } from 'switchboard-client/presence';
+import { connectShared } from 'switchboard-client/shared';
 import { useConnectionState, usePresence, useTopic } from 'switchboard-client/react';
 
 interface Line {
@@ -37,6 +38,9 @@ const stop: () => void = client.on('gap', ({ topic, reason }) => console.log(top
 stop();
 // @ts-expect-error: an event that does not exist.
 client.on('open', () => {});
+
+const shared: Client = connectShared('wss://example.com/dev', { name: 'user 1', heartbeat: 60_000 });
+shared.topic<Line>('room.7').publish({ text: 'hi' });
 
 interface Word {
   status: 'here' | 'away';

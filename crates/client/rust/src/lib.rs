@@ -18,6 +18,9 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
+/// The library for [`Options::tls`].
+pub use tokio_rustls::rustls;
+
 use machine::{Command, Heard, Listen, Machine};
 pub use types::{
     Ack, Attempt, Error, Event, Message, Options, Page, Position, Range, Ready, Start, State, TokenSource,

@@ -31,9 +31,9 @@ pub(crate) async fn drive(mut machine: Machine, mut commands: mpsc::UnboundedRec
                 Effect::Open(connection, attempt) => {
                     let (socket, outgoing) = mpsc::unbounded_channel();
                     sockets.insert(connection, socket);
-                    let token = machine.options.token.clone();
+                    let (token, tls) = (machine.options.token.clone(), machine.options.tls.clone());
                     let link = Link { connection, inputs: inputs.clone(), outgoing };
-                    tokio::spawn(link.run(url.clone(), token, attempt));
+                    tokio::spawn(link.run(url.clone(), token, tls, attempt));
                 }
                 Effect::Send(connection, text) => {
                     // The end of a socket is an input of its own.
@@ -73,9 +73,15 @@ struct Link {
 }
 
 impl Link {
-    async fn run(mut self, url: Arc<str>, token: Option<TokenSource>, attempt: Attempt) {
+    async fn run(
+        mut self,
+        url: Arc<str>,
+        token: Option<TokenSource>,
+        tls: Option<Arc<ClientConfig>>,
+        attempt: Attempt,
+    ) {
         let opened = tokio::select! {
-            opened = open(&url, token, attempt) => opened,
+            opened = open(&url, token, tls, attempt) => opened,
             // Nobody sends before a connection is open.
             _ = self.outgoing.recv() => return,
         };
@@ -141,6 +147,7 @@ impl Link {
 async fn open(
     url: &str,
     token: Option<TokenSource>,
+    tls: Option<Arc<ClientConfig>>,
     attempt: Attempt,
 ) -> Result<WebSocketStream<MaybeTlsStream<TcpStream>>, End> {
     let mut url = url.to_owned();
@@ -150,7 +157,10 @@ async fn open(
         url.push_str("token=");
         url.extend(utf8_percent_encode(&token, NON_ALPHANUMERIC));
     }
-    let connector = if url.starts_with("wss:") { Connector::Rustls(TLS.clone()) } else { Connector::Plain };
+    let connector = match url.starts_with("wss:") {
+        true => Connector::Rustls(tls.unwrap_or_else(|| TLS.clone())),
+        false => Connector::Plain,
+    };
     let opened = tokio_tungstenite::connect_async_tls_with_config(url, None, true, Some(connector)).await;
     match opened {
         Ok((socket, _)) => Ok(socket),

@@ -9,6 +9,7 @@ use futures_util::future::BoxFuture;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use tokio_rustls::rustls::ClientConfig;
 
 /// The place of a message in its topic.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,6 +25,9 @@ pub struct Position {
 pub struct Options {
     /// Gives the token for each handshake, if there is one.
     pub token: Option<TokenSource>,
+    /// How to check the certificate of a server at `wss://`, and what to show to it. Without this the client trusts the
+    /// certificate authorities of the machine, or those of the file that the variable `SSL_CERT_FILE` names.
+    pub tls: Option<Arc<ClientConfig>>,
     /// The most messages without an ack. A further one is dropped. Default: 1000.
     pub buffer: usize,
     /// The client closes after this many refused connections in a row. Default: 20.
@@ -44,6 +48,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             token: None,
+            tls: None,
             buffer: 1000,
             refusals: 20,
             timeout: Duration::from_secs(10),

@@ -22,16 +22,18 @@ const IDLE_ENVIRONMENT_TIMEOUT: Duration = Duration::from_secs(10 * 60);
 // clap names a group like its struct, and the crate has more than one `Settings`.
 #[group(skip)]
 pub struct Settings {
-    /// Let functions run on between two events. Lambda does not: there, work that a function has not done when it
-    /// responds waits for its next event, or is lost.
-    #[arg(long)]
+    /// Let functions run on between two events.
+    ///
+    /// Lambda does not: there, work that a function has not done when it responds waits for its next event, or is lost.
+    #[arg(long, help_heading = "Functions")]
     pub no_freeze: bool,
-    /// Debug this function: it has one execution environment, no time-out and no freeze, and the terminal shows its process.
-    /// The flag may be repeated.
-    #[arg(long, value_name = "FUNCTION")]
+    /// Debug this function: one process, no time-out; may be repeated.
+    ///
+    /// It has one execution environment, no time-out and no freeze, and the terminal shows its process.
+    #[arg(long, value_name = "FUNCTION", help_heading = "Functions")]
     pub debug: Vec<String>,
-    /// Stop the processes of these functions at their start, until a debugger continues them.
-    #[arg(long, requires = "debug")]
+    /// Stop such a process at its start, until a debugger continues it.
+    #[arg(long, help_heading = "Functions", requires = "debug")]
     pub debug_wait: bool,
     /// The time for the init of a function. After it, the function is started again under its own time-out.
     #[arg(long, value_name = "DURATION", value_parser = duration, default_value = text(INIT_TIMEOUT))]

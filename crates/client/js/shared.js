@@ -1,0 +1,240 @@
+// One connection for all tabs of a browser. shared.d.ts describes it.
+import { connect, SwitchboardError } from './index.js';
+
+const plain = ({ code, message, temporary, requestId }) => ({ code, message, temporary, requestId });
+const errorOf = (it) => new SwitchboardError(it.code, it.message, it);
+const newId = () => Math.random().toString(36).slice(2) + Math.random().toString(36).slice(2, 8);
+
+/** Asks the client of the tab that has the connection, for all tabs. `tell` sends to one tab, or to all. */
+function host(client, lock, signal, tell) {
+  /** What each tab listens to, by key. */
+  const tabs = new Map();
+
+  function meet(tab) {
+    if (tabs.has(tab)) return;
+    tabs.set(tab, new Map());
+    // A tab has a lock as long as it lives.
+    const left = navigator.locks.request(`${lock} ${tab}`, { signal }, () => {
+      for (const subscription of tabs.get(tab).values()) subscription.unsubscribe();
+      tabs.delete(tab);
+    });
+    left.catch(() => {});
+  }
+
+  // Each tab hears of a refused subscription for itself.
+  for (const name of ['connecting', 'connected', 'closed', 'recovered', 'gap']) {
+    client.on(name, (event) => {
+      // The end of this tab is not the end of the others.
+      if (event.code !== 'closed') tell(undefined, { op: 'event', name, event, state: client.state });
+    });
+  }
+
+  return ({ tab, op, key, name, content, range, id }) => {
+    meet(tab);
+    const subscriptions = tabs.get(tab);
+    const topic = client.topic(name);
+    const done = (result) => tell(tab, { op: 'done', key, result, position: subscriptions.get(key)?.position });
+    const failed = (error) => tell(tab, { op: 'failed', key, error: plain(error) });
+    if (op === 'hello') tell(tab, { op: 'leader', state: client.state });
+    if (op === 'subscribe' && !subscriptions.has(key)) {
+      const subscription = topic.subscribe((message) => tell(tab, { op: 'message', key, message }), range);
+      subscriptions.set(key, subscription);
+      subscription.ready.then(done, failed);
+    }
+    if (op === 'unsubscribe') {
+      subscriptions.get(key)?.unsubscribe();
+      subscriptions.delete(key);
+    }
+    if (op === 'history') topic.history(range).then(done, failed);
+    if (op === 'publish' || op === 'publishAll') topic[op](content, { id }).then(done, failed);
+    if (op === 'send') client.send(name, content, { id }).then(done, failed);
+    if (op === 'wake') client.wake();
+  };
+}
+
+export function connectShared(url, { name = url, buffer = 1000, ...options } = {}) {
+  const lock = `switchboard ${name}`;
+  const channel = new BroadcastChannel(lock);
+  const me = newId();
+  const handlers = new Map();
+  /** What waits for an answer, and the subscriptions, in order. The next tab with the connection is asked for all again. */
+  const requests = new Map();
+  let state = 'connecting';
+  /** The tab that has the connection. */
+  let leader;
+  /** Where this is that tab: its client, and what serves it. */
+  let client, serve;
+  const end = new AbortController();
+  let release = () => {};
+
+  const emit = (event, about) => handlers.get(event)?.forEach((handler) => queueMicrotask(() => handler(about)));
+
+  /** Sends to the tab with the connection, which may be this one. */
+  function ask(frame) {
+    if (serve) serve({ tab: me, ...frame });
+    else if (leader) channel.postMessage({ to: leader, tab: me, ...frame });
+  }
+
+  function hear({ from, op, key, state: now, name, event, message, result, position, error }) {
+    if (state === 'closed') return;
+    if (op === 'leader') {
+      leader = from;
+      become(now);
+      for (const request of requests.values()) {
+        request.isReady = false;
+        ask(request.frame());
+      }
+      return;
+    }
+    if (from !== leader) return;
+    if (op === 'event') {
+      const of = [...requests.values()].filter((request) => request.name === event.topic && request.handler);
+      if (!event.topic) become(now, event);
+      // Each subscription that begins anew says for itself how that went.
+      else if (of.length && of.every(({ isReady }) => isReady)) emit(name, event);
+      return;
+    }
+    const request = requests.get(key);
+    if (!request) return;
+    if (op === 'message') {
+      if (message.seq && message.topic === request.name) request.position = { epoch: message.epoch, seq: message.seq };
+      queueMicrotask(() => requests.has(key) && request.handler(message));
+    } else if (op === 'done') request.done(result, position);
+    else {
+      requests.delete(key);
+      const reason = errorOf(error);
+      request.reject(reason);
+      if (request.handler) emit('error', { topic: request.name, error: reason });
+    }
+  }
+
+  /** Without an event, another tab has got the connection. */
+  function become(now, event) {
+    const isNew = event || now !== state;
+    const reason = 'Another tab takes the connection over.';
+    state = now;
+    if (now === 'closed') stop(new SwitchboardError(event.code, event.reason));
+    if (isNew) emit(now, event ?? (now === 'connected' ? { rotated: false } : { attempt: 1, delay: 0, reason }));
+  }
+
+  function stop(error) {
+    end.abort();
+    release();
+    client?.close();
+    channel.close();
+    for (const { reject } of requests.values()) reject(error);
+    requests.clear();
+  }
+
+  /** Makes a request that lives until its answer, or for ever if it has a handler. */
+  function request(frame, more = {}) {
+    const key = newId();
+    let resolve, reject;
+    const promise = new Promise((...both) => ([resolve, reject] = both));
+    promise.catch(() => {});
+    const it = { name: frame.name, frame: () => ({ ...frame, key }), resolve, reject, ...more };
+    it.done ??= (result) => {
+      requests.delete(key);
+      resolve(result);
+    };
+    if (state === 'closed') reject(new SwitchboardError('closed', 'The client is closed.'));
+    else if (frame.id && [...requests.values()].filter(({ isMessage }) => isMessage).length >= buffer)
+      reject(new SwitchboardError('buffer_full', `${buffer} messages wait already, and no more are kept.`));
+    else {
+      requests.set(key, it);
+      ask(it.frame());
+    }
+    return { key, promise, it };
+  }
+
+  function post(op, name, content, { id = newId() } = {}) {
+    const { key, promise } = request({ op, name, content, id }, { isMessage: true });
+    const status = !requests.has(key) ? 'dropped' : state === 'connected' ? 'sent' : 'buffered';
+    return Object.assign(promise, { id, status });
+  }
+
+  function listen(name, handler, { last, after, extra } = {}) {
+    if (extra) throw new TypeError('Who is here needs a client of its own: connect().');
+    let hasJoined = false;
+    /** The position that the last subscription goes on from. */
+    let from = after;
+    const done = (result, position) => {
+      it.isReady = true;
+      it.position = position;
+      it.resolve(result);
+      const isWhole = result.history && result.recovered !== false;
+      const reason = result.history ? 'expired' : 'no_history';
+      const about = { topic: name, from, to: position };
+      if (hasJoined) emit(isWhole ? 'recovered' : 'gap', isWhole ? about : { ...about, reason });
+      hasJoined = true;
+    };
+    const frame = { op: 'subscribe', name, range: { last, after } };
+    const { key, promise, it } = request(frame, { handler, done, position: after });
+    it.frame = () => {
+      from = it.position;
+      return { op: 'subscribe', key, name, range: from ? { after: from } : hasJoined ? {} : { last } };
+    };
+    return {
+      ready: promise,
+      unsubscribe() {
+        if (requests.delete(key)) ask({ op: 'unsubscribe', key });
+      },
+      get position() {
+        return it.position;
+      },
+    };
+  }
+
+  /** A tab lives as long as it has its own lock. Then it waits for the lock of the one that has the connection. */
+  function live() {
+    if (state === 'closed') return;
+    channel.onmessage = ({ data }) => {
+      const isForMe = !data.to || data.to === me;
+      if (isForMe && data.tab) serve?.(data);
+      else if (isForMe) hear(data);
+    };
+    channel.postMessage({ op: 'hello', tab: me });
+    navigator.locks.request(lock, { signal: end.signal }, lead).catch(() => {});
+    return new Promise((resolve) => (release = resolve));
+  }
+
+  function lead() {
+    if (state === 'closed') return;
+    client = connect(url, { ...options, buffer: Infinity });
+    serve = host(client, lock, end.signal, (to, frame) => {
+      const told = { ...frame, from: me, to };
+      if (to !== me) channel.postMessage(told);
+      if (!to || to === me) queueMicrotask(() => hear(told));
+    });
+    const told = { op: 'leader', from: me, state: client.state };
+    channel.postMessage(told);
+    hear(told);
+    return new Promise((resolve) => end.signal.addEventListener('abort', resolve));
+  }
+
+  navigator.locks.request(`${lock} ${me}`, { signal: end.signal }, live).catch(() => {});
+
+  return {
+    get state() {
+      return state;
+    },
+    on(event, handler) {
+      if (!handlers.has(event)) handlers.set(event, new Set());
+      handlers.get(event).add(handler);
+      return () => handlers.get(event).delete(handler);
+    },
+    topic: (topic) => ({
+      name: topic,
+      subscribe: (handler, range) => listen(topic, handler, range),
+      publish: (message, more) => post('publish', topic, message, more),
+      publishAll: (messages, more) => post('publishAll', topic, messages, more),
+      history: (range) => request({ op: 'history', name: topic, range }).promise,
+    }),
+    send: (userId, body, more) => post('send', userId, body, more),
+    wake: () => ask({ op: 'wake' }),
+    close() {
+      if (state === 'closed') return;
+      become('closed', { code: 'closed', reason: 'The application closed the client.' });
+    },
+  };
+}
