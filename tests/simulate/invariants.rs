@@ -434,7 +434,9 @@ impl Ledger {
         // Everything in this part of the epoch must be in the page.
         let (from, to) = match (range, reached) {
             (Range::After(after), Some((reached, recovered))) => {
-                let from = if after.epoch == epoch && after <= reached { after.next() } else { begin };
+                // The position may have been beyond the head, and the head has reached it since. Such a page begins anew.
+                let is_anew = !recovered && entries.first().is_some_and(|(first, _)| *first <= after);
+                let from = if after.epoch == epoch && after <= reached && !is_anew { after.next() } else { begin };
                 if recovered {
                     let expected = (from.seq..=reached.seq).map(|seq| Position { epoch, seq });
                     if after.epoch != epoch || !expected.eq(entries.iter().map(|(position, _)| *position)) {

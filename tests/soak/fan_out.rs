@@ -4,7 +4,7 @@
 //! rows of the tables and no sockets, so there may be a hundred thousand of them. In some runs one process of the function
 //! `fan-out` is killed in the middle.
 //!
-//! Only counts are checked: each receiver must hear the message, and without a kill only once. A killed process may have
+//! Only counts are checked: each receiver must hear the message, and on an idle machine only once. A killed process may have
 //! posted without noting it, so some receivers hear the message twice. `make fan-out` prints how long the message took, beside
 //! the time that the rate allows.
 
@@ -153,12 +153,12 @@ pub(crate) async fn run(settings: Settings) {
     let log = stack.whole_log().await;
     gateway.print();
     let again: usize = gateway.heard.iter().map(|times| times.load(Ordering::Relaxed) as usize - 1).sum();
-    match settings.kill_at {
-        None => assert_eq!(again, 0, "receivers have heard the message again"),
-        Some(_) => assert!(again <= REPEATED, "{again} receivers have heard the message again"),
-    }
-    let kills = log.iter().filter(|line| line.contains("signal: 9")).count();
-    assert_eq!(kills > 0, settings.kill_at.is_some(), "{kills} processes were killed");
+    // On a busy machine a post may hang or an invocation may run out of time. Both are said in the log, and may repeat posts.
+    let said = |part: &str| log.iter().filter(|line| line.contains(part)).count();
+    let ended_early = said("timed out after") + usize::from(settings.kill_at.is_some());
+    let allowed = said("a post hangs") + ended_early * REPEATED;
+    assert!(again <= allowed, "{again} receivers have heard the message again, and {allowed} may have");
+    assert_eq!(gateway.is_killed.load(Ordering::Relaxed), settings.kill_at.is_some());
 }
 
 impl Gateway {
