@@ -57,7 +57,7 @@ export function connectShared(url, { name = url, buffer = 1000, ...options } = {
   const channel = new BroadcastChannel(lock);
   const me = newId();
   const handlers = new Map();
-  /** What waits for an answer, and the subscriptions, in order. The next tab with the connection is asked for all again. */
+  /** What waits for an answer, and the subscriptions, in order. A tab that takes over is asked for all of it again. */
   const requests = new Map();
   let state = 'connecting';
   /** The tab that has the connection. */
@@ -154,7 +154,7 @@ export function connectShared(url, { name = url, buffer = 1000, ...options } = {
   }
 
   function listen(name, handler, { last, after, extra } = {}) {
-    if (extra) throw new TypeError('Who is here needs a client of its own: connect().');
+    if (extra) throw new TypeError('presence needs a client of connect(): a shared one does not tell who is here.');
     let hasJoined = false;
     /** The position that the last subscription goes on from. */
     let from = after;
