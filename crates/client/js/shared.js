@@ -78,6 +78,8 @@ export function connectShared(url, { name = url, buffer = 1000, ...options } = {
   function hear({ from, op, key, state: now, name, event, message, result, position, error }) {
     if (state === 'closed') return;
     if (op === 'leader') {
+      // It answers a greeting, and says so by itself.
+      if (from === leader) return;
       leader = from;
       become(now);
       for (const request of requests.values()) {
@@ -202,6 +204,8 @@ export function connectShared(url, { name = url, buffer = 1000, ...options } = {
     if (state === 'closed') return;
     client = connect(url, { ...options, buffer: Infinity });
     serve = host(client, lock, end.signal, (to, frame) => {
+      // What fails with this client does not concern the others.
+      if (state === 'closed') return;
       const told = { ...frame, from: me, to };
       if (to !== me) channel.postMessage(told);
       if (!to || to === me) queueMicrotask(() => hear(told));
