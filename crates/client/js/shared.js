@@ -57,7 +57,7 @@ export function connectShared(url, { name = url, buffer = 1000, ...options } = {
   const channel = new BroadcastChannel(lock);
   const me = newId();
   const handlers = new Map();
-  /** What waits for an answer, and the subscriptions, in order. The next tab with the connection is asked for all again. */
+  /** What waits for an answer, and the subscriptions, in order. A tab that takes over is asked for all of it again. */
   const requests = new Map();
   let state = 'connecting';
   /** The tab that has the connection. */
@@ -78,6 +78,8 @@ export function connectShared(url, { name = url, buffer = 1000, ...options } = {
   function hear({ from, op, key, state: now, name, event, message, result, position, error }) {
     if (state === 'closed') return;
     if (op === 'leader') {
+      // It answers a greeting, and says so by itself.
+      if (from === leader) return;
       leader = from;
       become(now);
       for (const request of requests.values()) {
@@ -154,7 +156,7 @@ export function connectShared(url, { name = url, buffer = 1000, ...options } = {
   }
 
   function listen(name, handler, { last, after, extra } = {}) {
-    if (extra) throw new TypeError('Who is here needs a client of its own: connect().');
+    if (extra) throw new TypeError('presence needs a client of connect(): a shared one does not tell who is here.');
     let hasJoined = false;
     /** The position that the last subscription goes on from. */
     let from = after;
@@ -202,6 +204,8 @@ export function connectShared(url, { name = url, buffer = 1000, ...options } = {
     if (state === 'closed') return;
     client = connect(url, { ...options, buffer: Infinity });
     serve = host(client, lock, end.signal, (to, frame) => {
+      // What fails with this client does not concern the others.
+      if (state === 'closed') return;
       const told = { ...frame, from: me, to };
       if (to !== me) channel.postMessage(told);
       if (!to || to === me) queueMicrotask(() => hear(told));

@@ -34,6 +34,10 @@ struct Arguments {
     /// All clients reconnect at once, each time that this has passed.
     #[arg(long, value_parser = humantime::parse_duration, value_name = "TIME")]
     reconnect: Option<Duration>,
+    /// How long the gateway lets a connection live. Clients move to a new one before. With `--clock x60`, the local stack
+    /// needs 2m.
+    #[arg(long, default_value = "2h", value_parser = humantime::parse_duration, value_name = "TIME")]
+    lifetime: Duration,
     /// The beginning of the names of the topics. `room` has history in the stage `dev`.
     #[arg(long, default_value = "load")]
     topic: String,

@@ -24,6 +24,7 @@ pub(crate) struct Outcome {
     pub(crate) refused: BTreeMap<String, u64>,
     pub(crate) busy: BTreeMap<String, u64>,
     pub(crate) reconnects: u64,
+    pub(crate) rotations: u64,
     pub(crate) latency: Histogram<u64>,
     pub(crate) handshake: Histogram<u64>,
 }
@@ -60,8 +61,8 @@ impl Outcome {
         let kept = if self.has_history { "with history" } else { "without history" };
         writeln!(
             text,
-            "{} clients on {} topics {kept}, {} reconnects",
-            self.connections, self.topics, self.reconnects
+            "{} clients on {} topics {kept}, {} reconnects, {} rotations",
+            self.connections, self.topics, self.reconnects, self.rotations
         )?;
         writeln!(text, "{} messages sent, {} acknowledged, {} received", self.sent, self.acked, self.received)?;
         let refused: u64 = self.refused.values().sum();
@@ -126,6 +127,7 @@ impl Outcome {
             "refused": self.refused,
             "throttled": self.busy,
             "reconnects": self.reconnects,
+            "rotations": self.rotations,
             "connect_us": times(&self.handshake),
             "latency_us": times(&self.latency),
             "problem": self.problem(),

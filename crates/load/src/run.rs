@@ -33,6 +33,7 @@ struct Ledger {
     busy: BTreeMap<String, u64>,
     has_history: bool,
     reconnects: u64,
+    rotations: u64,
     /// The messages that were acknowledged.
     acked: HashSet<u64>,
     /// The messages that the server or the client refused, by the code.
@@ -71,6 +72,7 @@ impl Load {
             let mut ledger = self.ledger();
             match event {
                 Event::Connected { .. } if std::mem::take(&mut is_first) => ledger.connected += 1,
+                Event::Connected { is_rotated: true } => ledger.rotations += 1,
                 Event::Connected { .. } => ledger.reconnects += 1,
                 Event::Connecting { reason: Some(reason), .. } => {
                     if reason.contains(" 429 ") {
@@ -165,6 +167,7 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<Outcome, String> {
         refused: ledger.refused,
         busy: ledger.busy,
         reconnects: ledger.reconnects,
+        rotations: ledger.rotations,
         latency: ledger.latency.unwrap_or_else(empty),
         handshake: ledger.handshake.unwrap_or_else(empty),
     })
@@ -197,8 +200,17 @@ async fn connect_all(arguments: &Arguments, topics: u64, load: &Arc<Load>) -> Re
     for number in 0..arguments.connections {
         pace.tick().await;
         let url = arguments.url.replace("{n}", &number.to_string());
-        let options =
-            Options { refusals: 3, timeout: arguments.patience.min(Duration::from_secs(10)), ..Options::default() };
+        let usual = Options::default();
+        let options = Options {
+            refusals: 3,
+            timeout: arguments.patience.min(Duration::from_secs(10)),
+            lifetime: arguments.lifetime,
+            // A gateway whose time is faster cuts idle connections earlier, too.
+            heartbeat: usual
+                .heartbeat
+                .min(arguments.lifetime.mul_f64(usual.heartbeat.div_duration_f64(usual.lifetime))),
+            ..usual
+        };
         let (client, events) = connect(&url, options).map_err(|error| error.message)?;
         let group = usize::try_from(number % topics).unwrap_or_default();
         let subscription = client.topic(&groups[group].0).subscribe(Start::Now);

@@ -56,6 +56,18 @@ async fn a_topic_with_history_loses_nothing_in_a_storm_of_reconnects() {
 }
 
 #[tokio::test]
+async fn clients_rotate_and_lose_nothing_and_hear_nothing_twice() {
+    let stack = Stack::with(&["--connection-duration", "20s"]).await;
+    let url = format!("ws://{}/dev?userId={{n}}", stack.gateway);
+    let arguments =
+        ["--connections", "6", "--fanout", "3", "--rate", "10", "--time", "6s", "--lifetime", "3s", "--json"];
+    let (code, output, errors) = load(&[&[&url[..]], &arguments[..]].concat()).await;
+    let result: Value = serde_json::from_str(&output).unwrap_or_else(|error| panic!("{error}: {output} {errors}"));
+    assert_eq!((code, &result["reconnects"], &result["received"]), (0, &0.into(), &180.into()), "{result}");
+    assert!(result["rotations"].as_u64().unwrap() >= 6, "{result}");
+}
+
+#[tokio::test]
 async fn a_topic_without_history_loses_what_comes_while_clients_are_away() {
     let stack = Stack::start().await;
     let url = format!("ws://{}/dev?userId={{n}}", stack.gateway);

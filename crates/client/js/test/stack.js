@@ -35,13 +35,17 @@ export async function start(t, args = [], { port = 0, env = {} } = {}) {
   const lines = [];
   const watchers = new Set();
   const ended = once(child, 'exit');
+  let isReady = false;
   const address = new Promise((resolve, reject) => {
     for (const stream of [child.stdout, child.stderr]) {
       createInterface({ input: stream }).on('line', (line) => {
         lines.push(line);
         for (const look of watchers) look();
+        if (isReady) return;
         const found = lines.join('\n').match(/ws:\/\/localhost:(\d+)\/dev[^]*Ctrl-C/);
-        if (found) resolve(Number(found[1]));
+        if (!found) return;
+        isReady = true;
+        resolve(Number(found[1]));
       });
     }
     ended.then(() => reject(new Error(`the stack did not start:\n${lines.join('\n')}`)));
