@@ -159,6 +159,37 @@ async fn a_client_that_sends_too_fast_hears_it_and_is_disconnected_if_it_goes_on
     let _again = stack.connect("?userId=1").await;
 }
 
+/// With one frame a second, one of the first three frames of an environment is a sample. Others seem to have counted enough of them.
+#[tokio::test]
+async fn a_flood_over_many_environments_ends_all_connections_of_its_user() {
+    let limits = ["--env", "MAX_FRAMES_PER_SECOND=1", "--env", "MAX_CONNECTIONS_PER_USER=3", "--max-environments", "1"];
+    let stack = Stack::with(&limits).await;
+    let (mut phone, mut desk) = (stack.connect("?userId=1").await, stack.connect("?userId=1").await);
+    let mut other = stack.connect("?userId=2").await;
+    let window = SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs() / 10;
+    let dynamodb = stack.dynamodb().await;
+    for window in window..window + 6 {
+        // 84 samples are the most that three connections may have.
+        let put = dynamodb.put_item().table_name(table_name("connections"));
+        let put = put.item("connectionId", AttributeValue::S(format!("#{window}#@1")));
+        let put = put.item("samples", AttributeValue::N("84".to_owned()));
+        put.item("closedAt", AttributeValue::N("1".to_owned())).send().await.unwrap();
+    }
+    for _ in 0..3 {
+        phone.send(json!({"type": "ping", "quiet": true})).await;
+    }
+    for client in [&mut phone, &mut desk] {
+        let last = client.next().await;
+        assert_eq!((&last["type"], &last["code"]), (&json!("error"), &json!("rate_limited")), "{last}");
+        assert_eq!(client.closed().await, 1000);
+    }
+    stack.logged(1, &["default |", "a flood is over", "\"user.id\":\"1\"", "\"count\":2"]).await;
+    let rows = stack.settled("connections", 1).await;
+    assert_eq!(text(&rows[0], "userId"), "2");
+    assert_eq!(stack.refused("?userId=1").await, 429);
+    other.hears_nothing().await;
+}
+
 #[tokio::test]
 async fn a_user_has_only_so_many_connections() {
     let stack = Stack::with(&["--env", "MAX_CONNECTIONS_PER_USER=2"]).await;

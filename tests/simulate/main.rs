@@ -122,7 +122,7 @@ impl Request {
                 println!("{}", report.as_ref().unwrap_or_else(|mistake| mistake));
                 report.is_ok()
             };
-            // A day of 1,000 users takes half an hour or more.
+            // A day of 1,000 users takes a quarter of an hour.
             let is_right = show(members::run_storm(users, seed)) & show(members::run_day(size, seed));
             return if is_right { ExitCode::SUCCESS } else { ExitCode::FAILURE };
         }

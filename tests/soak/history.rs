@@ -140,11 +140,13 @@ type Place = (String, String, u64);
 /// Runs it, and fails when a promise is broken.
 pub(crate) async fn run(settings: Settings) {
     let faults = settings.faults.iter().flat_map(|fault| ["--fault", fault]);
-    let rules = "TOPIC_RULES=[{\"topic\":\"room.*\",\"history\":{\"hours\":1}}]";
+    // A long run must not outlive what it publishes.
+    let rules = "TOPIC_RULES=[{\"topic\":\"room.*\",\"history\":{\"hours\":24}}]";
     let environment = ["--env", "METRICS_NAMESPACE=", "--env", "MAX_FRAMES_PER_SECOND=0", "--env", rules];
     let binaries = settings.binaries.map(|folder| ["--binaries", folder]);
     // A post that hangs keeps its environment for seconds, so a run with such faults is as fast as it has environments.
-    let environments = ["--max-environments", "128"];
+    // And it keeps its batch of the events' stream, so there are several shards.
+    let environments = ["--max-environments", "128", "--shards", "4"];
     let arguments = faults.chain(environment).chain(environments).chain(binaries.into_iter().flatten());
     let arguments: Vec<_> = arguments.collect();
     let stack = Stack::with(&arguments).await;

@@ -10,9 +10,6 @@ use crate::token::Verifier;
 /// The default of `TOKEN_MAX_LIFETIME_S`: 24 hours.
 const DEFAULT_MAX_LIFETIME_S: u32 = 24 * 60 * 60;
 
-/// Ours. A person has a few devices, each with a few tabs.
-const DEFAULT_MAX_CONNECTIONS: u32 = 100;
-
 /// Read once per execution environment.
 #[derive(Debug)]
 pub struct Config {
@@ -23,8 +20,6 @@ pub struct Config {
     /// the address where a provider publishes it. Every token must have the `aud` `TOKEN_AUDIENCE` and the `iss`
     /// `TOKEN_ISSUER`, if these are set, and expire within `TOKEN_MAX_LIFETIME_S` seconds. Without keys there are no tokens.
     pub(crate) tokens: Option<Tokens>,
-    /// `MAX_CONNECTIONS_PER_USER`, default 100: a user who has so many gets no further one. Zero means no limit.
-    pub(crate) max_connections: u32,
     /// `ALLOWED_ORIGINS`, separated by commas: pages of other origins cannot connect. Without it pages of any origin can.
     pub(crate) origins: Option<Vec<String>>,
     /// The function starts, but an operator should know this.
@@ -87,7 +82,6 @@ impl Config {
         };
         let mut number = |name, least, default| whole_number(&variable, name, least, default, &mut problems);
         let max_lifetime_s = number("TOKEN_MAX_LIFETIME_S", 1, DEFAULT_MAX_LIFETIME_S);
-        let max_connections = number("MAX_CONNECTIONS_PER_USER", 0, DEFAULT_MAX_CONNECTIONS);
         let origins = variable("ALLOWED_ORIGINS").map(|list| origins(&list));
         let origins = origins.transpose().unwrap_or_else(|problem| {
             problems.push(problem);
@@ -118,7 +112,7 @@ impl Config {
             Tokens::new(Verifier::new(given, audience, issuer, max_lifetime_s), source)
         });
         if problems.is_empty() {
-            Ok(Self { identity_mode, tokens, max_connections, origins, warnings })
+            Ok(Self { identity_mode, tokens, origins, warnings })
         } else {
             Err(Error::Config { problems: problems.join("; ") })
         }

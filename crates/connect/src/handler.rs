@@ -41,7 +41,6 @@ const SUBPROTOCOL: &str = "sec-websocket-protocol";
 pub struct Identity {
     mode: IdentityMode,
     tokens: Option<Tokens>,
-    max_connections: u32,
     origins: Option<Vec<String>>,
 }
 
@@ -62,8 +61,8 @@ impl Identity {
         for warning in &config.warnings {
             tracing::warn!("{warning}");
         }
-        let Config { identity_mode, tokens, max_connections, origins, .. } = config;
-        Self { mode: identity_mode, tokens, max_connections, origins }
+        let Config { identity_mode, tokens, origins, .. } = config;
+        Self { mode: identity_mode, tokens, origins }
     }
 
     /// Reads the keys, if they come from a parameter or from an address.
@@ -220,7 +219,10 @@ pub async fn handle(
             grants,
         };
         if let Some(user) = &connection.user_id {
-            tokio::try_join!(check_count(backend, user, identity.max_connections), check_lock(backend, user))?;
+            tokio::try_join!(
+                check_count(backend, user, backend.config.max_connections_per_user),
+                check_lock(backend, user)
+            )?;
         }
         backend.store.put(&connection, caller.deadline).await?;
         Ok(Peer { user: connection.user_id, named_by: by })
@@ -320,7 +322,7 @@ mod tests {
     }
 
     async fn open(query: &[(&str, &str)]) -> Result<Option<UserId>, ClientError> {
-        let identity = Identity { mode: IdentityMode::Open, tokens: None, max_connections: 0, origins: None };
+        let identity = Identity { mode: IdentityMode::Open, tokens: None, origins: None };
         identity.of(&event(query, &[], None)).await.map(|named| named.user)
     }
 
@@ -398,7 +400,7 @@ mod tests {
                         _ => expected,
                     };
                     let tokens = has_keys.then(|| Verifier::new(keys(), None, None, 3600).into());
-                    let found = Identity { mode, tokens, max_connections: 0, origins: None }.of(&event).await;
+                    let found = Identity { mode, tokens, origins: None }.of(&event).await;
                     let found = found.as_ref().map(|named| named.user.as_ref().map(UserId::as_str)).map_err(status);
                     assert_eq!(found, expected, "{mode:?} {has_keys} {query:?} {headers:?} {principal:?}");
                 }
@@ -431,12 +433,7 @@ mod tests {
             (vec![("userId", "alice")], None, "", false),
         ] {
             let event = authorized(&query, &[], authorizer.cloned());
-            let identity = Identity {
-                mode: IdentityMode::Open,
-                tokens: Some(verifier().into()),
-                max_connections: 0,
-                origins: None,
-            };
+            let identity = Identity { mode: IdentityMode::Open, tokens: Some(verifier().into()), origins: None };
             let named = identity.of(&event).await.unwrap();
             assert_eq!(named.user.unwrap().as_str(), "alice");
             assert_eq!(named.expires_at_s.is_some(), expires, "{query:?} {authorizer:?}");
@@ -453,7 +450,7 @@ mod tests {
             (json!(r#"{"publish":["a*b"]}"#), "`topics.publish[0]` may have a `*` only at its end"),
         ] {
             let event = authorized(&[], &[], Some(json!({"principalId": "alice", "topics": topics})));
-            let identity = Identity { mode: IdentityMode::Verified, tokens: None, max_connections: 0, origins: None };
+            let identity = Identity { mode: IdentityMode::Verified, tokens: None, origins: None };
             let mistake = identity.of(&event).await.unwrap_err();
             assert_eq!(
                 mistake.to_string(),
@@ -468,10 +465,8 @@ mod tests {
     async fn an_authorizer_that_names_nobody_is_an_error() {
         for principal in [json!(null), json!(7), json!("")] {
             let event = event(&[("userId", "mallory")], &[], Some(principal));
-            let mistake = Identity { mode: IdentityMode::Open, tokens: None, max_connections: 0, origins: None }
-                .of(&event)
-                .await
-                .unwrap_err();
+            let mistake =
+                Identity { mode: IdentityMode::Open, tokens: None, origins: None }.of(&event).await.unwrap_err();
             assert_eq!(status(&mistake), 400, "{mistake}");
         }
     }
@@ -506,7 +501,7 @@ mod tests {
     fn pages_of_other_origins_are_refused() {
         let check = |origins: Option<&str>, origin: Option<&str>| {
             let origins = origins.map(|origin| vec![origin.to_owned()]);
-            let identity = Identity { mode: IdentityMode::Open, tokens: None, max_connections: 0, origins };
+            let identity = Identity { mode: IdentityMode::Open, tokens: None, origins };
             let mut event = event(&[], &[], None);
             event.headers.remove("origin");
             if let Some(origin) = origin {

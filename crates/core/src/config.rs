@@ -26,9 +26,10 @@ pub struct Config {
     /// `CONNECTION_TTL_S`, seconds, default 7200: how long a connection's rows count, from its `$connect`. The
     /// gateway closes every connection after two hours (Amazon API Gateway quotas, WebSocket APIs).
     pub connection_ttl: Duration,
-    /// `MAX_FRAMES_PER_SECOND`, default 50: how many frames one connection may send in each execution environment. Zero
-    /// means no limit. See [`crate::limits`].
+    /// `MAX_FRAMES_PER_SECOND`, default 50: how many frames one connection may send. Zero means no limit. See [`crate::limits`].
     pub max_frames_per_second: u32,
+    /// `MAX_CONNECTIONS_PER_USER`, default 100: a user who has so many gets no further one. Zero means no limit.
+    pub max_connections_per_user: u32,
     /// `MAX_RECEIVERS_PER_PUBLISH`, default 10,000: how many receivers a message of a client may have on a topic without
     /// history, unless a rule says otherwise. Zero means no limit.
     pub max_receivers_per_publish: u32,
@@ -71,6 +72,9 @@ pub fn whole_number(
 
 /// Ours. A person's client sends a few frames a second, and a shared cursor or a game 20 to 30.
 const DEFAULT_FRAMES_PER_SECOND: u32 = 50;
+
+/// Ours. A person has a few devices, each with a few tabs.
+const DEFAULT_CONNECTIONS_PER_USER: u32 = 100;
 
 /// Ours. Posting to so many connections costs one cent ($1 for a million), and a conversation has fewer members.
 const DEFAULT_RECEIVERS_PER_PUBLISH: u32 = 10_000;
@@ -124,6 +128,7 @@ impl Config {
         let mut number = |name, least, default| whole_number(variable, name, least, default, &mut problems);
         let connection_ttl_s = number("CONNECTION_TTL_S", 1, DEFAULT_CONNECTION_TTL_S);
         let max_frames_per_second = number("MAX_FRAMES_PER_SECOND", 0, DEFAULT_FRAMES_PER_SECOND);
+        let max_connections_per_user = number("MAX_CONNECTIONS_PER_USER", 0, DEFAULT_CONNECTIONS_PER_USER);
         let log_one_in = number("LOG_ONE_IN", 0, DEFAULT_LOG_ONE_IN);
         let request_rate = number("REQUEST_RATE", 1, DEFAULT_REQUEST_RATE);
         let request_burst = number("REQUEST_BURST", 1, DEFAULT_REQUEST_BURST);
@@ -150,6 +155,7 @@ impl Config {
             publish_endpoint,
             connection_ttl: Duration::from_secs(connection_ttl_s.into()),
             max_frames_per_second,
+            max_connections_per_user,
             max_receivers_per_publish,
             request_rate,
             request_burst,

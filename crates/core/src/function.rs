@@ -22,6 +22,8 @@ use crate::gateway::Gateway;
 use crate::history::{Appended, Stamp};
 use crate::limits::Verdict;
 use crate::log::{self, DETAIL};
+use crate::publisher::Replied;
+use crate::topic::Topic;
 use crate::{ClientError, Error, Failure};
 
 /// Serves events until Lambda ends the execution environment.
@@ -195,16 +197,22 @@ pub async fn message(
         Err(_) => Frame::id_of(text),
     };
     let verdict = backend.frame_rate.count(&caller.connection_id);
+    let is_sample = backend.frame_rate.is_sample();
     info!(target: DETAIL, bytes = text.len(), "a frame came");
-    let served = async {
+    if verdict == Verdict::Drop {
+        note(backend, &caller, start, "rate_limited");
+        return Ok(response(200));
+    }
+    let serve = async {
         if verdict != Verdict::Serve {
             return Err(ClientError::RateLimited { rate: backend.config.max_frames_per_second }.into());
         }
         let frame = frame?;
         frame.id()?;
         handle(&caller, &frame).await
-    }
-    .await;
+    };
+    // Both at the same time, so that a sample delays no frame.
+    let (served, flood) = tokio::join!(serve, async { if is_sample { sample(backend, &caller).await } else { None } });
     let ack = |ack| id.as_deref().map(|id| Reply::Ack(Ack { id, ..ack }));
     let (reply, outcome) = match &served {
         Ok(Served::Ping { behind, is_quiet }) => {
@@ -241,26 +249,86 @@ pub async fn message(
         }
         Err(Failure::Fault(_)) => (None, "fault"),
     };
+    let is_flood = flood.is_some();
+    if let Some(flood) = flood {
+        cut_off(backend, &caller, flood).await.map_err(|fault| report(backend, &caller, start, fault))?;
+    }
     if let Err(Failure::Fault(fault)) = served {
         return Err(report(backend, &caller, start, fault));
     }
-    let mut reads = true;
+    if is_flood {
+        note(backend, &caller, start, outcome);
+        return Ok(response(200));
+    }
+    let mut replied = Replied::Read;
     if let Some(reply) = reply {
         // A refusal is not worth the time that a post may hang. It has the part that is in reserve for replies.
         let deadline =
             if verdict == Verdict::Serve { caller.deadline } else { caller.deadline.at_most(Duration::ZERO) };
         let posted = backend.publisher.reply(&caller.gateway, &caller.connection_id, reply.to_bytes(), deadline).await;
-        reads = posted.map_err(|fault| report(backend, &caller, start, fault))?;
+        replied = posted.map_err(|fault| report(backend, &caller, start, fault))?;
     }
-    if verdict == Verdict::Disconnect || (verdict == Verdict::Refuse && !reads) {
-        warn!(connection.id = %caller.connection_id, "a connection is closed: it goes on sending too fast");
-        // The lock comes first, so that a client that connects again at once finds it. `$disconnect` removes the rows.
-        let locked = backend.store.lock_out(&caller.connection_id).await;
-        caller.gateway.delete(&caller.connection_id, caller.deadline).await;
-        locked.map_err(|fault| report(backend, &caller, start, fault))?;
+    match (verdict, replied) {
+        (Verdict::Disconnect, _) | (Verdict::Refuse, Replied::Unread) => {
+            warn!(connection.id = %caller.connection_id, "a connection is closed: it goes on sending too fast");
+            // The lock comes first, so that a client that connects again at once finds it. `$disconnect` removes the rows.
+            let locked = async {
+                match backend.store.user_of(&caller.connection_id).await? {
+                    Some(user) => backend.store.lock_out(&user).await,
+                    None => Ok(()),
+                }
+            }
+            .await;
+            caller.gateway.delete(&caller.connection_id, caller.deadline).await;
+            locked.map_err(|fault| report(backend, &caller, start, fault))?;
+        }
+        // Another execution environment has closed it, and frames may still be on their way.
+        (Verdict::Refuse, Replied::Gone) => backend.frame_rate.end(&caller.connection_id),
+        _ => {}
     }
     note(backend, &caller, start, outcome);
     Ok(response(200))
+}
+
+/// A client that sends more than all execution environments together allow. It may have no user.
+struct Flood(Option<UserId>);
+
+/// Counts a sample of the frames of all execution environments. A failure costs a sample, and no frame.
+async fn sample(backend: &Backend, caller: &Caller) -> Option<Flood> {
+    let counted = async {
+        let user = backend.store.user_of(&caller.connection_id).await?;
+        let samples = backend.store.count_sample(&caller.connection_id, user.as_ref()).await?;
+        Ok::<_, Error>(samples.are_a_flood(backend.config.max_connections_per_user).then_some(Flood(user)))
+    };
+    counted.await.unwrap_or_else(|error| {
+        warn!(connection.id = %caller.connection_id, %error, "a sample of the frames could not be counted");
+        None
+    })
+}
+
+/// Ends a flood: the user is locked out for a while, and all its connections hear why and are closed. Without a user it is the one
+/// connection. Its address is not refused, because many people may share one.
+async fn cut_off(backend: &Backend, caller: &Caller, Flood(user): Flood) -> Result<(), Error> {
+    let mistake = ClientError::RateLimited { rate: backend.config.max_frames_per_second };
+    let (code, message, temporary) = (mistake.code(), mistake.to_string(), mistake.is_temporary());
+    let request_id = Some(caller.request_id.as_str());
+    let last = Reply::Error { code, message, temporary, request_id, id: None }.to_bytes();
+    let (gateway, deadline) = (&caller.gateway, caller.deadline);
+    let count = match &user {
+        Some(user) => {
+            // As above, the lock comes first.
+            backend.store.lock_out(user).await?;
+            backend.publisher.disconnect(gateway, &Topic::address(user), last, deadline).await?
+        }
+        None => {
+            backend.publisher.reply(gateway, &caller.connection_id, last, deadline.at_most(Duration::ZERO)).await?;
+            usize::from(gateway.delete(&caller.connection_id, deadline).await)
+        }
+    };
+    backend.frame_rate.end(&caller.connection_id);
+    let user = user.as_ref().map(UserId::as_str);
+    warn!(connection.id = %caller.connection_id, user.id = user, count, "a flood is over: its connections are closed");
+    Ok(())
 }
 
 /// Who calls; an event that does not say is a fault like any other.

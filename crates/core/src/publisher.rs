@@ -24,6 +24,7 @@ use lambda_runtime::tracing::{error, info, warn};
 use tokio::sync::{Notify, OwnedSemaphorePermit};
 use tokio::time::Instant;
 
+use crate::Error;
 use crate::clock::now_ms;
 use crate::connection::{ConnectionId, UserId};
 use crate::deadline::Deadline;
@@ -36,7 +37,6 @@ use crate::publication::{Audience, Fanout, Position, Publication, RangeItem};
 use crate::receivers::Receivers;
 use crate::store::{Closed, ConnectionStore, Gone};
 use crate::topic::{Subscriber, Topic};
-use crate::{Error, frame};
 
 /// Rows are written before the socket opens, and `$connect` has at most 29 s to return (Amazon API Gateway quotas,
 /// WebSocket APIs). Until then 410 may mean "not yet".
@@ -222,6 +222,17 @@ enum Stop {
     Refused,
     #[error("there are many receivers")]
     HandOver,
+}
+
+/// What became of a reply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Replied {
+    /// The gateway took it, or it failed in a way that says nothing about the sender.
+    Read,
+    /// The sender did not read in time.
+    Unread,
+    /// The gateway calls the sender's connection gone.
+    Gone,
 }
 
 impl Publisher {
@@ -521,7 +532,7 @@ impl Publisher {
     }
 
     /// Posts a frame to the connection whose own frame is being served. A sender that cannot take its reply does not make
-    /// the work undone, so that is only logged. Returns false if the sender did not read in time.
+    /// the work undone, so that is only logged.
     ///
     /// # Errors
     ///
@@ -532,22 +543,22 @@ impl Publisher {
         id: &ConnectionId,
         frame: Vec<u8>,
         deadline: Deadline,
-    ) -> Result<bool, Error> {
+    ) -> Result<Replied, Error> {
         match gateway.post(None, id, frame, deadline.of_reply(), Duration::ZERO).await {
-            Post::Taken => Ok(true),
+            Post::Taken => Ok(Replied::Read),
             Post::Denied => Err(Error::Reply { connection_id: id.clone() }),
             Post::Gone => {
                 info!(connection.id = %id, "the sender has gone before its reply");
-                Ok(true)
+                Ok(Replied::Gone)
             }
             post @ (Post::Hung | Post::Refused | Post::Rejected | Post::OutOfTime) => {
                 error!(connection.id = %id, reason = ?post, "the sender did not get its reply");
-                Ok(!matches!(post, Post::Hung | Post::OutOfTime))
+                Ok(if matches!(post, Post::Hung | Post::OutOfTime) { Replied::Unread } else { Replied::Read })
             }
         }
     }
 
-    /// Ends all connections of a user: each gets the reason, then the gateway closes it, and then its rows go. Returns how many
+    /// Ends all connections of a user: each gets the last frame, then the gateway closes it, and then its rows go. Returns how many
     /// there were.
     ///
     /// # Errors
@@ -557,10 +568,9 @@ impl Publisher {
         &self,
         gateway: &Gateway,
         address: &Topic,
-        reason: &str,
+        frame: Vec<u8>,
         deadline: Deadline,
     ) -> Result<usize, Error> {
-        let frame = frame::disconnected(reason);
         let audience = Audience::Topic(address.clone());
         let receivers = self.store.receivers(&audience, &Position::Start);
         let source = stream::try_unfold(receivers, async |mut receivers| {

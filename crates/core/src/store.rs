@@ -17,6 +17,10 @@
 //! and they need their sender. Nobody delivers to a tombstone.
 //!
 //! A user whose connection sent too fast has a **lock** for [`LOCKED_OUT_S`]: a tombstone whose key is the user's address.
+//!
+//! **Samples** of frames ([`crate::limits`]) are counted in tombstones, too. The key is `#`, the number of a window of time, `#` and the
+//! user's address, or the connection's id if it has no user. `samples` N counts all of them, and `samples:<id>` N those of one
+//! connection.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
@@ -37,6 +41,7 @@ use crate::clock::{now_ms, now_s};
 use crate::config::Config;
 use crate::connection::{Connection, ConnectionId, UserId};
 use crate::deadline::{Backoff, Deadline};
+use crate::limits::{Samples, WINDOW_S};
 use crate::log::DETAIL;
 use crate::presence::Members;
 use crate::publication::{Audience, Position};
@@ -59,6 +64,9 @@ pub const TOMBSTONE_TTL_S: i64 = 60;
 /// How long a user whose connection sent too fast cannot connect, in seconds. A client that floods needs a second or so to be
 /// noticed, so it has at most a small part of the time.
 pub const LOCKED_OUT_S: i64 = 60;
+
+/// How long samples of frames are kept: longer than their window.
+const SAMPLES_TTL_S: i64 = 60;
 
 /// A second 410 confirms the first one when it comes this much later. API Gateway has been seen to answer 410 for a
 /// connection that was alive, so two answers of one moment are no proof. Hotsock's change log, version 1.3.2, reports it.
@@ -91,6 +99,7 @@ const EXPIRES_AT: &str = "expiresAt";
 const ENDS_AT: &str = "endsAt";
 const MAY_SUBSCRIBE: &str = "maySubscribe";
 const MAY_PUBLISH: &str = "mayPublish";
+const SAMPLES: &str = "samples";
 const TOPIC: &str = "topic";
 pub(crate) const PRESENCE: &str = "presence";
 const DATA: &str = "data";
@@ -248,15 +257,48 @@ impl ConnectionStore {
         Ok(u32::try_from(page.count).unwrap_or(0))
     }
 
-    /// Locks a user out for [`LOCKED_OUT_S`], because a connection of this user sent too fast: two calls, or one if the connection
-    /// has no user. The lock is a tombstone of the user, so nobody delivers to it, and it expires like one.
+    /// Finds the user of a connection, open or closed a moment ago.
     ///
     /// # Errors
     ///
     /// When DynamoDB fails.
-    pub async fn lock_out(&self, id: &ConnectionId) -> Result<(), Error> {
-        let Some(Connection { user_id: Some(user), .. }) = self.get(id, Freshness::Usual).await? else { return Ok(()) };
-        let lock = self.dynamodb.update_item().table_name(&self.connections).set_key(Some(lock_key(&user)));
+    pub async fn user_of(&self, id: &ConnectionId) -> Result<Option<UserId>, Error> {
+        Ok(self.get(id, Freshness::Usual).await?.and_then(|connection| connection.user_id))
+    }
+
+    /// Counts a sample of the frames of a connection, and returns the samples of this window: one `UpdateItem`. The item is a
+    /// tombstone, so nobody delivers to it, and it expires like one.
+    ///
+    /// # Errors
+    ///
+    /// When DynamoDB fails.
+    pub async fn count_sample(&self, id: &ConnectionId, user: Option<&UserId>) -> Result<Samples, Error> {
+        let of_connection = format!("{SAMPLES}:{id}");
+        let key = samples_key(now_s() / i64::from(WINDOW_S), id, user);
+        let update = self.dynamodb.update_item().table_name(&self.connections).set_key(Some(key));
+        let update = update
+            .update_expression("ADD #samples :one, #connection :one SET closedAt = :now, #ttl = :end")
+            .expression_attribute_names("#samples", SAMPLES)
+            .expression_attribute_names("#connection", &of_connection)
+            .expression_attribute_names("#ttl", TTL)
+            .expression_attribute_values(":one", AttributeValue::N("1".to_owned()))
+            .expression_attribute_values(":now", AttributeValue::N(now_ms().to_string()))
+            .expression_attribute_values(":end", AttributeValue::N((now_s() + SAMPLES_TTL_S).to_string()))
+            .return_values(ReturnValue::UpdatedNew);
+        let updated = update.send().await.map_err(|error| Error::store("UpdateItem", &self.connections, &error))?;
+        let updated = updated.attributes.unwrap_or_default();
+        let samples = |name: &str| number(&updated, name).and_then(|samples| u32::try_from(samples).ok()).unwrap_or(0);
+        Ok(Samples { of_connection: samples(&of_connection), of_user: user.map(|_| samples(SAMPLES)) })
+    }
+
+    /// Locks a user out for [`LOCKED_OUT_S`], because a connection of this user sent too fast. The lock is a tombstone of the user,
+    /// so nobody delivers to it, and it expires like one.
+    ///
+    /// # Errors
+    ///
+    /// When DynamoDB fails.
+    pub async fn lock_out(&self, user: &UserId) -> Result<(), Error> {
+        let lock = self.dynamodb.update_item().table_name(&self.connections).set_key(Some(lock_key(user)));
         let lock = lock
             .update_expression("SET closedAt = :now, #ttl = :end")
             .expression_attribute_names("#ttl", TTL)
@@ -1025,6 +1067,12 @@ pub(crate) fn connection_key(id: &ConnectionId) -> Item {
 /// The key of a user's lock in the table of connections. Ids of connections are Base64, which has no `@`.
 fn lock_key(user: &UserId) -> Item {
     HashMap::from([(CONNECTION_ID.to_owned(), string(Topic::address(user).as_str()))])
+}
+
+/// The key of the samples of a window. No id of a connection and no lock begins with `#`.
+fn samples_key(window: i64, id: &ConnectionId, user: Option<&UserId>) -> Item {
+    let whose = user.map_or_else(|| id.to_string(), |user| Topic::address(user).to_string());
+    HashMap::from([(CONNECTION_ID.to_owned(), string(&format!("#{window}#{whose}")))])
 }
 
 pub(crate) fn topic_key(topic: &str, id: &ConnectionId) -> Item {

@@ -10,7 +10,7 @@ use lambda_runtime::tracing::{error, info};
 use switchboard_core::backend::Backend;
 use switchboard_core::batch;
 use switchboard_core::deadline::Deadline;
-use switchboard_core::frame::check_kept;
+use switchboard_core::frame::{check_kept, disconnected};
 use switchboard_core::gateway::Gateway;
 use switchboard_core::history::{Appended, Draft, Writer};
 use switchboard_core::log::DETAIL;
@@ -74,7 +74,8 @@ async fn publish(
     match record::disconnect(image) {
         Ok(None) => {}
         Ok(Some(Disconnect { address, reason })) => {
-            return match backend.publisher.disconnect(gateway, &address, &reason, deadline).await {
+            let last = disconnected(&reason);
+            return match backend.publisher.disconnect(gateway, &address, last, deadline).await {
                 Ok(count) => {
                     info!(topic.name = topic, event.id = id, outcome = "ok", count, "connections were ended");
                     Ok(())

@@ -1,9 +1,13 @@
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
 
 use super::*;
-use crate::scripted::{Answer, Aws, answer};
+use crate::clock::now_s;
+use crate::config::Config;
+use crate::scripted::{Answer, Aws, Call, answer, failure};
 
 /// An event that API Gateway sent once, with another body.
 fn event(body: &str) -> LambdaEvent<ApiGatewayWebsocketProxyRequest> {
@@ -64,7 +68,7 @@ async fn a_client_that_sends_too_fast_and_does_not_read_is_disconnected_at_its_f
     for _ in 0..burst {
         frame().await;
     }
-    assert_eq!(aws.calls(), []);
+    assert_eq!((aws.count("POST"), aws.count("DELETE")), (0, 0));
     let start = tokio::time::Instant::now();
     frame().await;
     assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
@@ -124,4 +128,110 @@ async fn an_event_without_an_address_is_a_fault() {
         let error = message(&backend, event, async |_, _| Ok(Served::Done)).await.unwrap_err();
         assert_eq!(error.to_string(), format!("the event has no {missing}"));
     }
+}
+
+/// With one frame a second, the first samples of an environment come after a few frames, and then each frame is one.
+fn every_frame_is_a_sample() -> Config {
+    Config { max_frames_per_second: 1, ..Config::for_tests() }
+}
+
+/// What API Gateway and DynamoDB say in a flood. A user has three connections. `samples` were counted before.
+fn flooded(call: &Call, user: Option<&str>, samples: &AtomicU32) -> Answer {
+    let end = json!({"N": (now_s() + 3600).to_string()});
+    match call.operation.as_str() {
+        "GetItem" => {
+            let mut row = json!({"connectedAt": {"N": "1"}, "ttl": end});
+            if let Some(user) = user {
+                row["userId"] = json!({"S": user});
+            }
+            answer(200, json!({"Item": row}))
+        }
+        "UpdateItem" if call.body["UpdateExpression"].as_str().unwrap().starts_with("ADD #samples") => {
+            let count = samples.fetch_add(1, Ordering::Relaxed) + 1;
+            let name = call.body["ExpressionAttributeNames"]["#connection"].as_str().unwrap();
+            answer(200, json!({"Attributes": {"samples": {"N": count.to_string()}, name: {"N": count.to_string()}}}))
+        }
+        "Query" => {
+            let row = |id: &str| json!({"topic": {"S": "@one"}, "connectionId": {"S": id}, "connectedAt": {"N": "1"}, "ttl": end});
+            let rows = ["a=", "b=", "c="].map(row);
+            answer(200, json!({"Items": rows, "Count": 3, "ScannedCount": 3}))
+        }
+        _ => ok(),
+    }
+}
+
+/// Serves one frame, which is a sample, and returns the calls by their names.
+async fn one_frame_of_a_flood(user: Option<&'static str>, before: u32) -> (Aws, Vec<String>) {
+    let samples = AtomicU32::new(before);
+    let (aws, backend) = Aws::configured(every_frame_is_a_sample(), move |call| flooded(call, user, &samples));
+    while !backend.frame_rate.is_sample() {}
+    let served = message(&backend, event(r#"{"id":"m"}"#), async |_, _| Ok(Served::Done)).await;
+    assert_eq!(served.unwrap().status_code, 200);
+    let calls = aws.calls().into_iter().map(|call| match call.connection_id.as_str() {
+        "" => call.operation,
+        id => format!("{} {id}", call.operation),
+    });
+    (aws, calls.collect())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_user_that_floods_many_environments_is_locked_out_and_all_its_connections_are_closed() {
+    let (_aws, calls) = one_frame_of_a_flood(Some("one"), 38).await;
+    assert!(!calls.iter().any(|call| call.starts_with("DELETE")), "39 samples are allowed: {calls:?}");
+    let (aws, calls) = one_frame_of_a_flood(Some("one"), 39).await;
+    let sample = &aws.calls()[1].body;
+    let key = sample["Key"]["connectionId"]["S"].as_str().unwrap();
+    assert!(key.starts_with('#') && key.ends_with("#@one"), "{key}");
+    // Nobody delivers to a tombstone, and it expires.
+    assert!(sample["UpdateExpression"].as_str().unwrap().contains("SET closedAt = :now, #ttl = :end"), "{sample}");
+    let of =
+        |operation: &str| calls.iter().filter(|call| call.starts_with(operation)).cloned().collect::<BTreeSet<_>>();
+    assert_eq!(of("DELETE"), ["DELETE a=", "DELETE b=", "DELETE c="].map(str::to_owned).into());
+    assert_eq!(of("POST"), ["POST a=", "POST b=", "POST c="].map(str::to_owned).into());
+    for post in aws.calls().iter().filter(|call| call.operation == "POST") {
+        assert_eq!((&post.body["type"], &post.body["code"]), (&json!("error"), &json!("rate_limited")), "{post:?}");
+    }
+    let (lock, delete) = (
+        aws.calls().iter().position(|call| call.body["Key"]["connectionId"]["S"] == "@one"),
+        calls.iter().position(|call| call.starts_with("DELETE")),
+    );
+    assert!(lock.is_some() && lock < delete, "the lock comes first: {calls:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flood_without_a_user_ends_its_connection_alone() {
+    let (aws, calls) = one_frame_of_a_flood(None, 39).await;
+    let id = event("{}").payload.request_context.connection_id.unwrap();
+    let key = aws.calls()[1].body["Key"]["connectionId"]["S"].as_str().unwrap().to_owned();
+    assert!(key.starts_with('#') && key.ends_with(&format!("#{id}")), "{key}");
+    let expected = ["GetItem", "UpdateItem", &format!("POST {id}"), &format!("DELETE {id}")].map(str::to_owned);
+    assert_eq!(calls, expected);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sample_that_cannot_be_counted_costs_no_frame() {
+    let (aws, backend) = Aws::configured(every_frame_is_a_sample(), |call| match call.operation.as_str() {
+        "GetItem" => failure("InternalServerError"),
+        _ => ok(),
+    });
+    while !backend.frame_rate.is_sample() {}
+    let served = message(&backend, event(r#"{"id":"m"}"#), async |_, _| Ok(Served::Done)).await;
+    assert_eq!((served.unwrap().status_code, aws.count("POST")), (200, 1));
+}
+
+/// Frames that were under way when another environment closed their connection cost one call, and then none.
+#[tokio::test(start_paused = true)]
+async fn frames_of_a_connection_that_is_closed_for_its_speed_are_dropped() {
+    let (aws, backend) = Aws::backend(|call| if call.operation == "POST" { answer(410, json!({})) } else { ok() });
+    let frame = async || message(&backend, event("{}"), async |_, _| Ok(Served::Done)).await.unwrap();
+    for _ in 0..2 * backend.config.max_frames_per_second {
+        frame().await;
+    }
+    let before = aws.calls().len();
+    for _ in 0..500 {
+        frame().await;
+    }
+    let refusals = aws.calls().split_off(before);
+    assert!(refusals.iter().all(|call| call.operation != "DELETE"), "it is closed already: {refusals:?}");
+    assert_eq!(refusals.iter().filter(|call| call.operation == "POST").count(), 1);
 }

@@ -52,7 +52,7 @@ pub(super) async fn authorize(
         return Err(Refusal::new(StatusCode::UNAUTHORIZED, "an identity source of the authorizer is missing"));
     }
 
-    let decision = match gateway.call(&authorizer.function, &event, story).await {
+    let decision = match gateway.call(&authorizer.function, connection, &event, story).await {
         Err(IntegrationError::Function(error)) if error.error_message == UNAUTHORIZED => {
             return Err(Refusal::new(StatusCode::UNAUTHORIZED, "the authorizer answered `Unauthorized`"));
         }

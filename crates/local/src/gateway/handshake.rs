@@ -128,7 +128,8 @@ async fn connect(
         async move {
             let event = ConnectEvent::new(&gateway.api, &connection, &request_id, headers, query);
             let behaviour = &gateway.settings.behaviour;
-            let decision = decision(gateway.invoke("$connect", &request_id, &event, story).await, behaviour);
+            let decision =
+                decision(gateway.invoke("$connect", &connection, &request_id, &event, story).await, behaviour);
             let undelivered = decide.send(decision).err();
             let accepted_too_late = matches!(undelivered, Some(Ok(_)));
             if accepted_too_late && behaviour.abort_during_connect == AbortDuringConnect::Disconnect {

@@ -27,8 +27,13 @@ pub trait Integration: Send + Sync {
     /// integration timeout. A [`Function`] keeps running.
     fn invoke(&self, event: Bytes) -> BoxFuture<'_, Result<Bytes, FunctionError>>;
 
-    /// Does the same as a part of a story that somebody watches.
-    fn invoke_in(&self, event: Bytes, _story: Option<Story>) -> BoxFuture<'_, Result<Bytes, FunctionError>> {
+    /// Does the same for a connection, as a part of a story that somebody watches.
+    fn invoke_for<'a>(
+        &'a self,
+        _connection: &'a str,
+        event: Bytes,
+        _story: Option<Story>,
+    ) -> BoxFuture<'a, Result<Bytes, FunctionError>> {
         self.invoke(event)
     }
 }
@@ -38,8 +43,13 @@ impl Integration for Function {
         Box::pin(Function::invoke(self, event))
     }
 
-    fn invoke_in(&self, event: Bytes, story: Option<Story>) -> BoxFuture<'_, Result<Bytes, FunctionError>> {
-        Box::pin(Function::invoke_in(self, event, story))
+    fn invoke_for<'a>(
+        &'a self,
+        connection: &'a str,
+        event: Bytes,
+        story: Option<Story>,
+    ) -> BoxFuture<'a, Result<Bytes, FunctionError>> {
+        Box::pin(Function::invoke_for(self, connection, event, story))
     }
 }
 

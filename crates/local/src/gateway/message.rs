@@ -85,7 +85,7 @@ async fn answer(
     }
     let event = MessageEvent::new(&gateway.api, connection, request_id, &route_key, body);
     // The invocation begins with its first poll. The turn ends right after that.
-    let invocation = gateway.invoke(&route_key, request_id, &event, story);
+    let invocation = gateway.invoke(&route_key, connection, request_id, &event, story);
     let end_turn = async {
         if let Some(turn) = turn {
             turn.end();

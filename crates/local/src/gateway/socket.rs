@@ -296,7 +296,7 @@ async fn disconnect(gateway: &Gateway, connection: &Connection, end: &End) {
     }
     gateway.faults.delay(Delay::DisconnectDelay).await;
     let event = DisconnectEvent::new(&gateway.api, connection, &request_id, code, reason);
-    gateway.invoke("$disconnect", &request_id, &event, story).await;
+    gateway.invoke("$disconnect", connection, &request_id, &event, story).await;
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use serde::Serialize;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use super::connection::Registry;
+use super::connection::{Connection, Registry};
 use super::definition::Definition;
 use super::event;
 use super::id::Id;
@@ -107,12 +107,13 @@ impl Gateway {
     pub(super) async fn invoke(
         &self,
         route_key: &str,
+        connection: &Connection,
         request_id: &Id,
         event: &impl Serialize,
         story: Option<Story>,
     ) -> Option<Result<ProxyResponse, IntegrationError>> {
         let function = self.api.routes.get(route_key)?;
-        let response = self.call(function, event, story).await;
+        let response = self.call(function, connection, event, story).await;
         let missing_status_code = self.settings.behaviour.missing_status_code;
         let result = response.and_then(|response| Ok(ProxyResponse::parse(&response, missing_status_code)?));
         if let Err(error) = &result {
@@ -126,11 +127,13 @@ impl Gateway {
     pub(super) async fn call(
         &self,
         function: &str,
+        connection: &Connection,
         event: &impl Serialize,
         story: Option<Story>,
     ) -> Result<Bytes, IntegrationError> {
         // An invocation that takes too long continues. Only the gateway stops waiting for its result.
-        let invocation = self.functions.integrations[function].invoke_in(self.encode(event), story);
+        let connection = connection.id.to_string();
+        let invocation = self.functions.integrations[function].invoke_for(&connection, self.encode(event), story);
         match tokio::time::timeout(self.settings.limits.integration_timeout, invocation).await {
             Ok(response) => Ok(response?),
             Err(_) => Err(IntegrationError::TimedOut),

@@ -16,6 +16,7 @@ mod process;
 mod runtime_api;
 mod settings;
 mod variables;
+mod waiting;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -31,6 +32,7 @@ use crate::faults::Faults;
 use crate::inspector::{self, Inspector, Story, Text};
 use crate::terminal;
 use environment::Environment;
+use waiting::Waiting;
 
 pub use self::orphans::OrphanGuard;
 pub use self::settings::Settings;
@@ -203,6 +205,8 @@ pub struct Function {
 
 /// An event on its way to an execution environment.
 struct Pending {
+    /// Where it comes from. Sources take turns.
+    source: String,
     event: Bytes,
     /// The story that the event belongs to, if somebody watches.
     story: Option<Story>,
@@ -247,7 +251,7 @@ impl Function {
     /// Invokes the function synchronously with `event` and returns its response.
     ///
     /// The invocation runs to its end even if the returned future is dropped. Events are dispatched in the order in
-    /// which their futures are first polled.
+    /// which their futures are first polled, unless they wait for an environment: then their sources take turns.
     ///
     /// # Errors
     ///
@@ -259,12 +263,22 @@ impl Function {
 
     /// Invokes the function as a part of a story.
     pub(crate) async fn invoke_in(&self, event: Bytes, story: Option<Story>) -> Result<Bytes, FunctionError> {
+        self.invoke_for("", event, story).await
+    }
+
+    /// Invokes the function for a source of events.
+    pub(crate) async fn invoke_for(
+        &self,
+        source: &str,
+        event: Bytes,
+        story: Option<Story>,
+    ) -> Result<Bytes, FunctionError> {
         let Ok(concurrency) = self.concurrency.clone().try_acquire_owned() else {
             return Err(FunctionError::throttled());
         };
         let (reply, response) = oneshot::channel();
         // After a shutdown nothing takes the event, and its reply channel closes.
-        let _ = self.events.send(Pending { event, story, reply, concurrency });
+        let _ = self.events.send(Pending { source: source.to_owned(), event, story, reply, concurrency });
         response.await.unwrap_or_else(|_| Err(FunctionError::new("Sandbox.Shutdown", "the function is shut down")))
     }
 
@@ -295,17 +309,25 @@ struct Pool {
 
 impl Dispatcher {
     async fn run(self: Arc<Self>, mut pending: mpsc::UnboundedReceiver<Pending>) {
-        while let Some(event) = pending.recv().await {
-            let Ok(permit) = self.permits.clone().acquire_owned().await else {
-                return;
-            };
-            tokio::spawn(until_stopped(self.stop.clone(), self.clone().serve(event, permit)));
+        let mut waiting = Waiting::default();
+        while let Some(first) = pending.recv().await {
+            waiting.push(first.source.clone(), first);
+            loop {
+                let Ok(permit) = self.permits.clone().acquire_owned().await else {
+                    return;
+                };
+                while let Ok(event) = pending.try_recv() {
+                    waiting.push(event.source.clone(), event);
+                }
+                let Some(event) = waiting.pop() else { break };
+                tokio::spawn(until_stopped(self.stop.clone(), self.clone().serve(event, permit)));
+            }
         }
     }
 
     /// Serves one event. The permit is given back when the environment is idle again or gone.
     async fn serve(self: Arc<Self>, pending: Pending, _permit: OwnedSemaphorePermit) {
-        let Pending { event, story, reply, concurrency } = pending;
+        let Pending { event, story, reply, concurrency, .. } = pending;
         let request_id = Uuid::new_v4();
         let inspector = &self.settings.inspector;
         let invocation = story.map(|story| inspector::Invocation {
