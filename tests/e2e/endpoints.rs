@@ -3,7 +3,7 @@
 use aws_sdk_dynamodb::types::AttributeValue;
 use serde_json::json;
 use switchboard_tests::client::Client;
-use switchboard_tests::stack::{PATIENCE, Stack};
+use switchboard_tests::stack::{PATIENCE, Stack, command, root};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -59,6 +59,16 @@ async fn a_post_to_another_address_of_this_machine_arrives() {
 async fn a_post_to_the_apis_host_in_a_variable_arrives() {
     let stack = Stack::with(&SERVICE).await;
     is_answered(&stack, "localhost", r#"{"action":"variable"}"#).await;
+}
+
+#[tokio::test]
+async fn a_service_of_sam_runs_from_its_template() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::copy(root().join("tests/fixture/template.yaml"), folder.path().join("template.yaml")).unwrap();
+    let mut command = command(&[]);
+    command.current_dir(folder.path());
+    let stack = Stack::run(command).await;
+    is_answered(&stack, "localhost", "hello").await;
 }
 
 #[tokio::test]

@@ -20,6 +20,9 @@ const BOOTSTRAP: &str = "bootstrap";
 /// The folders in `target` in which builds leave binaries.
 const TARGETS: [&str; 3] = ["debug", "lambda", "release"];
 
+/// The folder beside a template in which `sam build` leaves binaries.
+const SAM_BUILD: &str = ".aws-sam/build";
+
 /// Functions without a binary.
 #[derive(Debug, thiserror::Error)]
 pub struct Missing {
@@ -42,14 +45,15 @@ impl fmt::Display for Missing {
     }
 }
 
-/// Returns the folders to search if `--binaries` names none: that of this program, and those of the nearest `target` in or
-/// above the folder of the service. The service's come first, unless this program is one of them.
+/// Returns the folders to search if `--binaries` names none: that of this program, those of the nearest `target` in or
+/// above the folder of the service, and that of `sam build`. The service's come first, unless this program is one of them.
 #[must_use]
 pub fn default_folders(program: &Path, config: &Path) -> Vec<PathBuf> {
     let config = std::path::absolute(config).unwrap_or_default();
     let target = config.ancestors().skip(1).map(|folder| folder.join("target")).find(|target| target.is_dir());
     let folders = target.iter().flat_map(|target| TARGETS.map(|name| target.join(name)));
-    let mut folders: Vec<_> = folders.filter(|folder| folder.is_dir()).collect();
+    let of_sam = config.parent().map(|folder| folder.join(SAM_BUILD));
+    let mut folders: Vec<_> = folders.chain(of_sam).filter(|folder| folder.is_dir()).collect();
     let Some(own) = program.parent().map(PathBuf::from) else { return folders };
     let is_of_service = folders.contains(&own);
     folders.retain(|folder| *folder != own);
@@ -125,14 +129,15 @@ mod tests {
     #[test]
     fn the_nearest_target_of_the_service_is_searched_too() {
         let folder = tempfile::tempdir().unwrap();
-        for path in ["target/debug", "target/lambda", "services/chat"] {
+        for path in ["target/debug", "target/lambda", "services/chat", ".aws-sam/build"] {
             std::fs::create_dir_all(folder.path().join(path)).unwrap();
         }
         let folders = default_folders(Path::new("/bin/program"), &folder.path().join("services/chat/serverless.yml"));
         let target = folder.path().join("target");
         assert_eq!(folders, [target.join("debug"), target.join("lambda"), PathBuf::from("/bin")]);
         let program = target.join("lambda/program");
-        let folders = default_folders(&program, &folder.path().join("serverless.yml"));
-        assert_eq!(folders, [target.join("lambda"), target.join("debug")]);
+        let folders = default_folders(&program, &folder.path().join("template.yaml"));
+        let of_sam = folder.path().join(".aws-sam/build");
+        assert_eq!(folders, [target.join("lambda"), target.join("debug"), of_sam]);
     }
 }

@@ -29,7 +29,7 @@ const RARE: [&str; 4] = ["Lambda", "Limits of API Gateway", "Where the behaviour
 #[derive(Debug, Parser)]
 #[command(name = "switchboard-local", disable_help_flag = true, next_help_heading = "Service")]
 struct Arguments {
-    /// The service to run [default: serverless.yml, .yaml or .json].
+    /// The service to run [default: serverless.yml, .yaml or .json, template.yaml].
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Say what would run and what is refused, and start nothing.
@@ -146,11 +146,12 @@ fn value(text: &str) -> Result<(String, String), String> {
     Ok((name.to_owned(), value.to_owned()))
 }
 
-/// Returns the file that the framework would read.
+/// Returns the file that the framework would read, else the one that SAM would read.
 fn default_config() -> PathBuf {
     let names = ["yml", "yaml", "json", "ts", "js"].map(|extension| PathBuf::from(format!("serverless.{extension}")));
+    let templates = ["template.yaml", "template.yml"].map(PathBuf::from);
     let [default, ..] = &names;
-    names.iter().find(|name| name.is_file()).unwrap_or(default).clone()
+    names.iter().chain(&templates).find(|name| name.is_file()).unwrap_or(default).clone()
 }
 
 /// The value is in a file, because every user of this machine can see arguments.

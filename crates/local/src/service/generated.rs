@@ -45,9 +45,8 @@ pub(super) fn resources(names: &Names<'_>) -> BTreeMap<String, Resource> {
         generated.push((route_id(route), kinds::ROUTE, format!("{API_ID}-{route}")));
     }
     for (key, name) in *functions {
-        let normalized = normalized(key);
-        generated.push((format!("{normalized}LambdaFunction"), kinds::FUNCTION, name.clone()));
-        generated.push((format!("{normalized}LogGroup"), kinds::LOG_GROUP, format!("/aws/lambda/{name}")));
+        generated.push((function_id(key), kinds::FUNCTION, name.clone()));
+        generated.push((format!("{}LogGroup", normalized(key)), kinds::LOG_GROUP, format!("/aws/lambda/{name}")));
         generated.push((integration_id(key), kinds::INTEGRATION, format!("integration-{key}")));
     }
     generated.into_iter().map(|(id, kind, name)| (id, Resource::new(kind, name))).collect()
@@ -59,6 +58,11 @@ pub(super) fn is_generated_for_others(id: &str) -> bool {
         .iter()
         .any(|prefix| id.starts_with(prefix))
         || ["LambdaFunctionUrl", "LambdaVersion", "HttpApiAuthorizer"].iter().any(|part| id.contains(part))
+}
+
+/// Returns the logical id of a function.
+pub(super) fn function_id(function: &str) -> String {
+    format!("{}LambdaFunction", normalized(function))
 }
 
 /// Returns the logical id of the integration of a function's routes.

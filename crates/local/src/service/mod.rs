@@ -7,6 +7,7 @@
 //! | part of the file | modules |
 //! |---|---|
 //! | variables | `variables`, `dotenv` |
+//! | templates of SAM | `sam` |
 //! | functions and their events | `functions`, `routes`, `streams` |
 //! | templates of CloudFormation | `template`, `tables`, `roles`, `websocket`, `api_keys`, `declared` |
 //! | names and intrinsic functions of CloudFormation | `generated`, `resources`, `kinds`, `intrinsics` |
@@ -28,6 +29,7 @@ mod read;
 mod resources;
 mod roles;
 mod routes;
+mod sam;
 mod schema;
 mod streams;
 mod tables;

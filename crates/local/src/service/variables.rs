@@ -20,6 +20,7 @@ use super::dotenv;
 use super::error::{Location, Problem, ServiceError};
 use super::key_path::{KeyPath, Step};
 use super::keys::{Treatment, treatment};
+use super::sam::{self, Translation};
 use super::yaml;
 use crate::iam::ACCOUNT_ID;
 
@@ -66,7 +67,7 @@ impl Document {
             ignored: Vec::new(),
             dotenv: BTreeMap::new(),
         };
-        let root = match resolver.read(&main) {
+        let mut root = match resolver.read(&main) {
             Ok(root) => root,
             // The path as it was given says where this program has looked.
             Err(ServiceError::Read { source, .. }) => {
@@ -74,12 +75,19 @@ impl Document {
             }
             Err(error) => return Err(error),
         };
+        let template = sam::is_template(&root).then(|| sam::translate(&root, &stack_name(path), &settings.parameters));
+        if let Some(template) = &template {
+            root = template.value.clone();
+        }
         let has_plugin = dotenv::has_plugin(&root);
         let plugins = dotenv::plugins(&root).map(str::to_owned).collect();
         if has_plugin || dotenv::is_used(&root) {
             resolver.read_dotenv(&root)?;
         }
         let value = resolver.resolve(Node { value: root, file: main, key: KeyPath::default() }, &KeyPath::default())?;
+        if let Some(template) = template {
+            resolver.place_in(&template);
+        }
         let Resolver { origins, errors, ignored, dotenv, .. } = resolver;
         Ok(Self { value, errors, ignored, dotenv: if has_plugin { dotenv } else { BTreeMap::new() }, plugins, origins })
     }
@@ -183,7 +191,39 @@ enum Leniency {
     Full,
 }
 
+/// Returns the name of the folder, as far as a stack may have it. A template has no name of its own.
+fn stack_name(path: &Path) -> String {
+    let folder = std::path::absolute(path).ok();
+    let name = folder.as_deref().and_then(Path::parent).and_then(Path::file_name).unwrap_or_default();
+    let name: String =
+        name.to_string_lossy().chars().map(|it| if it.is_ascii_alphanumeric() { it } else { '-' }).collect();
+    let name = name.trim_matches('-');
+    if name.len() > 1 && name.starts_with(|first: char| first.is_ascii_alphabetic()) {
+        name.to_owned()
+    } else {
+        "sam-app".to_owned()
+    }
+}
+
 impl Resolver<'_> {
+    /// Gives every place that of the template, and adds what its translation has found.
+    fn place_in(&mut self, template: &Translation) {
+        for (_, key) in self.origins.values_mut() {
+            *key = template.original(key);
+        }
+        for (_, error) in &mut self.errors {
+            if let ServiceError::Invalid { location, .. } = error {
+                location.key = template.original(&location.key);
+            }
+        }
+        self.ignored.extend(template.ignored.iter().cloned());
+        let refused = template.refused.iter().map(|problem| {
+            let location = Location { file: self.main.clone(), line: None, key: problem.at.clone() };
+            (problem.at.clone(), ServiceError::Invalid { location, reason: problem.reason.clone() })
+        });
+        self.errors.extend(refused);
+    }
+
     /// Resolves a value and everything in it. `at` is its key in the resolved document.
     fn resolve(&mut self, node: Node, at: &KeyPath) -> Result<Value, ServiceError> {
         let written_at = (node.file.clone(), node.key.clone());
