@@ -18,6 +18,9 @@ const TELLING: [&str; 8] =
 /// How many seeds a thread takes at a time.
 const CHUNK: u64 = 64;
 
+/// A function runs on the main thread of its process, which has 8 MB of stack on Linux. Debug builds use a quarter of that.
+const STACK: usize = 8 << 20;
+
 /// A seed that broke something.
 #[derive(Debug, Clone)]
 pub struct Failure {
@@ -71,7 +74,7 @@ pub fn run_all(seeds: Range<u64>, settings: &Settings, until_found: bool) -> Sum
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     std::thread::scope(|scope| {
         for _ in 0..threads {
-            scope.spawn(work);
+            std::thread::Builder::new().stack_size(STACK).spawn_scoped(scope, work).expect("the machine has a thread");
         }
     });
     let mut summary = summary.into_inner().unwrap_or_default();

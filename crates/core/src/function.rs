@@ -211,8 +211,9 @@ pub async fn message(
         frame.id()?;
         handle(&caller, &frame).await
     };
-    // Both at the same time, so that a sample delays no frame.
-    let (served, flood) = tokio::join!(serve, async { if is_sample { sample(backend, &caller).await } else { None } });
+    // Both at the same time, so that a sample delays no frame. What is rare is boxed, so that each frame's future is small.
+    let sampled = async { if is_sample { Box::pin(sample(backend, &caller)).await } else { None } };
+    let (served, flood) = tokio::join!(serve, sampled);
     let ack = |ack| id.as_deref().map(|id| Reply::Ack(Ack { id, ..ack }));
     let (reply, outcome) = match &served {
         Ok(Served::Ping { behind, is_quiet }) => {
@@ -251,7 +252,8 @@ pub async fn message(
     };
     let is_flood = flood.is_some();
     if let Some(flood) = flood {
-        cut_off(backend, &caller, flood).await.map_err(|fault| report(backend, &caller, start, fault))?;
+        let cut_off = Box::pin(cut_off(backend, &caller, flood)).await;
+        cut_off.map_err(|fault| report(backend, &caller, start, fault))?;
     }
     if let Err(Failure::Fault(fault)) = served {
         return Err(report(backend, &caller, start, fault));
