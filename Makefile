@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help run publish history build test test-rust test-long test-js test-client test-browser no-browser conformance soak soak-history fan-out flood load simulate lint deny fmt check settings package deploy remove logs test-release test-deploy bench cost clean
+.PHONY: help run publish history build test test-rust test-long test-js test-client test-browser no-browser conformance soak soak-history soak-rotation fan-out flood load simulate lint deny fmt check settings package deploy remove logs test-release test-deploy bench cost clean
 
 # STAGE and REGION name the deployment. ARCH is the processors' architecture: arm64 or x86_64. DROP names what a deployment may
 # take away from its stage.
@@ -87,6 +87,9 @@ fan-out: build ## Publish to many receivers at the gateway's rate, and kill a pr
 
 flood: build ## Run one client at full speed beside a polite neighbour, and print what the neighbour notices; SECONDS=30
 	cargo test --workspace --test soak -- --flood $(or $(SECONDS),30)
+
+soak-rotation: build crates/client/js/node_modules ## Let CLIENTS=300 talk over three rotations, 60 times as fast as on AWS; RATE=10 messages a second
+	CLIENTS=$(or $(CLIENTS),300) RATE=$(or $(RATE),10) node --test crates/client/js/test/soak/rotations.js
 
 export URL
 load: ## Measure a running Switchboard: make load URL=ws://localhost:3001/dev CONNECTIONS=100 RATE=20 FANOUT=10 RECONNECT=10s
