@@ -65,8 +65,8 @@ impl Samples {
     /// Whether a client floods: it exceeds what one connection may send, or what so many connections may. Zero connections mean
     /// that a user may have any number of them.
     ///
-    /// This is true for one sample alone, and again for one of each further multiple, in case that the function that found out was
-    /// killed.
+    /// The first sample that is too many says so, and no sample right behind it: one function ends a flood. That function may be
+    /// killed, so a later sample says so again.
     #[must_use]
     pub fn are_a_flood(self, max_connections: u32) -> bool {
         let exceed = |samples: u32, connections: u32| {

@@ -114,7 +114,7 @@ describe('presence', { concurrency: 4 }, () => {
     const before = [here.told.length, other.told.length];
     for (const _ of [1, 2, 3, 4]) await one.event('connected');
     await here.it.refresh();
-    // What is told last comes behind what the rotations would have told.
+    // This change comes last, so whatever the rotations had told would have come before it.
     await other.it.set('end');
     await here.until({ 1: 'here', 2: 'end' });
     await other.until({ 1: 'here', 2: 'end' });
