@@ -32,7 +32,8 @@ done
 [ -z "$folder" ] || PATH=/usr/bin:/bin rm -rf -- "$folder"
 "#;
 
-/// The shell that kills the registered process groups when this process has ended. It starts with the folder that it must remove, or with the first registration.
+/// The shell that kills the registered process groups when this process has ended. The folder that it must remove starts it, or
+/// the first registration.
 #[derive(Debug, Default)]
 pub struct OrphanGuard(Mutex<Option<Child>>);
 
