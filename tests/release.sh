@@ -14,7 +14,7 @@ packaged=target/lambda/$arch
 unpacked=$packaged/unpacked
 rm -rf "$unpacked" "$packaged/tested.sha256"
 mkdir -p "$unpacked/examples"
-cp target/debug/switchboard-local target/debug/fixture target/debug/answer "$unpacked"
+cp target/debug/switchboard-local target/debug/fixture target/debug/answer target/debug/gather "$unpacked"
 cp target/debug/examples/put-event target/debug/examples/read-history "$unpacked/examples"
 for zip in "$packaged"/*.zip; do
     python3 -m zipfile -e "$zip" "$unpacked"

@@ -31,6 +31,7 @@ mod publish;
 mod readme;
 mod rights;
 mod sessions;
+mod several_events;
 mod signatures;
 mod subscribe;
 mod tidy;

@@ -10,6 +10,7 @@
 
 pub mod client;
 pub mod cost;
+pub mod environment;
 pub mod keys;
 pub mod network;
 pub mod proxy;

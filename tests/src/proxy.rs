@@ -48,6 +48,8 @@ pub type Rule = dyn Fn(&Call) -> Option<Answer> + Send + Sync;
 
 /// A running proxy.
 pub struct Proxy {
+    /// Its URL.
+    pub address: String,
     shared: Arc<Shared>,
 }
 
@@ -97,7 +99,7 @@ impl Proxy {
         let gateway = format!("AWS_ENDPOINT_URL_APIGATEWAYMANAGEMENTAPI={address}/dev");
         let stack = Stack::with(&[&["--env", &dynamodb, "--env", &gateway][..], arguments].concat()).await;
         shared.upstream.set((stack.dynamodb.clone(), stack.gateway.clone())).unwrap();
-        (Self { shared }, stack)
+        (Self { address, shared }, stack)
     }
 
     /// The calls since the last time, as operations in order of arrival.

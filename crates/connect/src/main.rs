@@ -2,7 +2,7 @@
 
 use connect::{Config, Identity, both};
 use switchboard_core::backend::Backend;
-use switchboard_core::function::run;
+use switchboard_core::function::{forever, run};
 use switchboard_core::log;
 
 /// mimalloc: a post takes a fifth less CPU time than with glibc's allocator (`make bench`), for 8 MB more of memory.
@@ -14,7 +14,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 async fn main() -> Result<(), lambda_runtime::Error> {
     log::start();
     let (backend, config) = both(Backend::from_env().await, Config::from_env()).inspect_err(log::cannot_start)?;
-    let identity = Identity::new(config);
+    let (backend, identity) = (forever(backend), forever(Identity::new(config)));
     identity.read_keys(&backend.sdk).await.inspect_err(log::cannot_start)?;
-    run(backend.config.log_one_in, |event| connect::handle(&backend, &identity, event)).await
+    run(backend.config.log_one_in, move |event| connect::handle(backend, identity, event)).await
 }

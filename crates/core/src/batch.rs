@@ -36,32 +36,34 @@ pub fn key(record: &EventRecord) -> (&str, &str) {
 ///
 /// The response names the first record that failed. Lambda then delivers it again, and all records behind it; those of
 /// other topics that were served already repeat their frames.
-pub async fn serve(
+pub async fn serve<F>(
     backend: &Backend,
     event: LambdaEvent<Event>,
-    serve: impl AsyncFn(EventRecord, Deadline) -> Result<(), &'static str>,
-) -> DynamoDbEventResponse {
-    serve_together(
-        backend,
-        event,
-        |_| false,
-        async |records, deadline| {
-            for record in records {
-                serve(record, deadline).await?;
-            }
-            Ok(())
-        },
-    )
-    .await
+    serve: impl Fn(EventRecord, Deadline) -> F,
+) -> DynamoDbEventResponse
+where
+    F: Future<Output = Result<(), &'static str>>,
+{
+    let serve = &serve;
+    let serve_all = |records, deadline| async move {
+        for record in records {
+            serve(record, deadline).await?;
+        }
+        Ok(())
+    };
+    serve_together(backend, event, |_| false, serve_all).await
 }
 
 /// The same, but `serve` gets all inserts of a topic at once, if the topic `is_together`. If they fail, all of them come again.
-pub async fn serve_together(
+pub async fn serve_together<F>(
     backend: &Backend,
     event: LambdaEvent<Event>,
     is_together: impl Fn(&str) -> bool,
-    serve: impl AsyncFn(Vec<EventRecord>, Deadline) -> Result<(), &'static str>,
-) -> DynamoDbEventResponse {
+    serve: impl Fn(Vec<EventRecord>, Deadline) -> F,
+) -> DynamoDbEventResponse
+where
+    F: Future<Output = Result<(), &'static str>>,
+{
     let start = Instant::now();
     let deadline = Deadline::of(&event.context);
     let mut groups: Vec<Vec<(usize, EventRecord)>> = Vec::new();

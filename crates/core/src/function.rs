@@ -26,10 +26,22 @@ use crate::publisher::Replied;
 use crate::topic::Topic;
 use crate::{ClientError, Error, Failure};
 
-/// Serves events until Lambda ends the execution environment.
+/// Keeps a part of a function for as long as its process lives, so that each event can borrow it.
+pub fn forever<T>(part: T) -> &'static T {
+    Box::leak(Box::new(part))
+}
+
+/// Serves events until Lambda ends the execution environment: one at a time, or on Lambda Managed Instances as many at once as
+/// `AWS_LAMBDA_MAX_CONCURRENCY` says.
 ///
-/// This is `lambda_runtime::run` without its tracing layer: the layer's span would write the same two ids twice into
-/// every log line, and log lines are paid for by the byte. [`Caller::invocation_id`] is in the lines instead. One event in
+/// One thread serves all of them, so `main` asks for tokio's `current_thread`. An event waits for DynamoDB and the gateway nearly
+/// all its time, and threads would cost a small function more at its start, and at each wake, than they give it.
+///
+/// Each event is a task of its own, so the future of a handler is `Send`. Where the compiler does not see that of a closure, the
+/// closure's futures are collected before they run, or its stream is boxed.
+///
+/// The runtime has no tracing layer, unlike that of `lambda_runtime::run`. The layer's span would write the same two ids twice
+/// into every log line, and log lines are paid for by the byte. [`Caller::invocation_id`] is in the lines instead. One event in
 /// `log_one_in` writes its [details](crate::log), also if it goes well.
 ///
 /// # Errors
@@ -37,18 +49,14 @@ use crate::{ClientError, Error, Failure};
 /// When the Runtime API cannot be reached.
 pub async fn run<E, R, F>(
     log_one_in: u32,
-    mut handle: impl FnMut(LambdaEvent<E>) -> F,
+    handle: impl Fn(LambdaEvent<E>) -> F + Clone + Send + 'static,
 ) -> Result<(), lambda_runtime::Error>
 where
-    E: DeserializeOwned,
-    R: Serialize,
-    F: Future<Output = Result<R, Error>>,
+    E: DeserializeOwned + Send + 'static,
+    R: Serialize + Send + 'static,
+    F: Future<Output = Result<R, Error>> + Send + 'static,
 {
-    let serve = service_fn(move |event| {
-        log::begin_event(log_one_in);
-        handle(event)
-    });
-    Runtime::new(serve).run().await
+    Runtime::new(service_fn(handle)).layer(log::Layer { one_in: log_one_in }).run_concurrent().await
 }
 
 /// The connection that an event is about, and the means to serve it.

@@ -2,17 +2,21 @@
 //!
 //! An event that goes well writes nothing, because log lines are paid for by the byte, and there are millions of such events.
 //! Its [details](DETAIL) wait in memory. The first line of the level ERROR writes them in front of itself, so a fault is
-//! complete. The next event forgets them. One event in `LOG_ONE_IN` writes its details at once, and at the level DEBUG each one does.
+//! complete. They are forgotten when the event ends. An execution environment may serve several events at once, and each has its own
+//! details. One event in `LOG_ONE_IN` writes them at once, and at the level DEBUG each one does.
 //!
 //! Details have the level INFO. Lambda drops lines below the level of the function, and it would drop those of the level DEBUG
 //! also when they come with a fault.
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io::{self, Write};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
 
 use lambda_runtime::tracing::subscriber::fmt::MakeWriter;
 use lambda_runtime::tracing::{self, Level, Metadata, error, warn};
+use lambda_runtime::{LambdaInvocation, Service, tower};
+use tokio::task::futures::TaskLocalFuture;
 
 use crate::Error;
 
@@ -22,19 +26,24 @@ pub const DETAIL: &str = "detail";
 /// The details of one event take at most this much memory. The oldest ones go first.
 const MAX_BYTES: usize = 16 * 1024;
 
-/// The details of the event that is being served. An execution environment serves one at a time.
-static DETAILS: Mutex<Details> = Mutex::new(Details { lines: VecDeque::new(), bytes: 0, are_written: true });
+tokio::task_local! {
+    /// The details of the event that is being served. Outside of an event there are none.
+    static DETAILS: RefCell<Details>;
+}
 
-struct Details {
+#[derive(Default)]
+pub(crate) struct Details {
     lines: VecDeque<Vec<u8>>,
     bytes: usize,
-    /// Whether they go to the log at once. That is so until the first event begins.
+    /// Whether they go to the log at once.
     are_written: bool,
 }
 
 impl Details {
-    fn lock() -> MutexGuard<'static, Self> {
-        DETAILS.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Those of a new event. One in `one_in` writes them at once; zero means that none does.
+    fn new(one_in: u32) -> Self {
+        let is_chosen = one_in > 0 && fastrand::u32(..one_in) == 0;
+        Self { are_written: is_chosen || tracing::enabled!(Level::DEBUG), ..Self::default() }
     }
 
     fn keep(&mut self, line: &[u8]) {
@@ -66,11 +75,40 @@ pub fn cannot_start(error: &Error) {
     error!(outcome = error.error_type(), %error, "the function cannot start");
 }
 
-/// An event begins. One in `one_in` writes its details at once; zero means that none does.
-pub fn begin_event(one_in: u32) {
-    let is_chosen = one_in > 0 && fastrand::u32(..one_in) == 0;
-    *Details::lock() =
-        Details { lines: VecDeque::new(), bytes: 0, are_written: is_chosen || tracing::enabled!(Level::DEBUG) };
+/// Gives each event its own details. The layer is around the whole runtime, which itself logs panics and events that it cannot read.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Layer {
+    /// One event in so many writes its details at once; zero means that none does.
+    pub(crate) one_in: u32,
+}
+
+impl<S> tower::Layer<S> for Layer {
+    type Service = Logged<S>;
+
+    fn layer(&self, service: S) -> Logged<S> {
+        Logged { service, one_in: self.one_in }
+    }
+}
+
+/// A service whose events have details.
+#[derive(Debug, Clone)]
+pub(crate) struct Logged<S> {
+    service: S,
+    one_in: u32,
+}
+
+impl<S: Service<LambdaInvocation>> Service<LambdaInvocation> for Logged<S> {
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = TaskLocalFuture<RefCell<Details>, S::Future>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.service.poll_ready(context)
+    }
+
+    fn call(&mut self, event: LambdaInvocation) -> Self::Future {
+        DETAILS.scope(RefCell::new(Details::new(self.one_in)), self.service.call(event))
+    }
 }
 
 struct Writers;
@@ -90,22 +128,28 @@ impl MakeWriter<'_> for Writers {
     }
 
     fn make_writer_for(&self, line: &Metadata<'_>) -> Line {
-        let mut details = Details::lock();
-        if *line.level() == Level::ERROR {
-            // A log that cannot be written to is no reason to fail an event.
-            let _ = details.write(&mut io::stdout().lock());
-        }
-        if line.target() == DETAIL && !details.are_written { Line::Later } else { Line::Now }
+        let is_later = DETAILS.try_with(|details| {
+            let mut details = details.borrow_mut();
+            if *line.level() == Level::ERROR {
+                // A log that cannot be written to is no reason to fail an event.
+                let _ = details.write(&mut io::stdout().lock());
+            }
+            line.target() == DETAIL && !details.are_written
+        });
+        if is_later.unwrap_or(false) { Line::Later } else { Line::Now }
     }
 }
 
 impl Write for Line {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         match self {
-            Self::Now => return io::stdout().lock().write(line),
-            Self::Later => Details::lock().keep(line),
+            Self::Now => io::stdout().lock().write(line),
+            Self::Later => {
+                // The event that `make_writer_for` has found is still the current one.
+                let _ = DETAILS.try_with(|details| details.borrow_mut().keep(line));
+                Ok(line.len())
+            }
         }
-        Ok(line.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -119,7 +163,7 @@ mod tests {
 
     #[test]
     fn the_newest_details_are_kept_and_written_once() {
-        let mut details = Details { lines: VecDeque::new(), bytes: 0, are_written: false };
+        let mut details = Details::default();
         for line in 0..5 {
             details.keep(format!("{line}{}\n", "x".repeat(MAX_BYTES / 3)).as_bytes());
         }
@@ -135,7 +179,7 @@ mod tests {
 
     #[test]
     fn a_line_that_is_larger_than_everything_is_dropped() {
-        let mut details = Details { lines: VecDeque::new(), bytes: 0, are_written: false };
+        let mut details = Details::default();
         details.keep(&vec![b'x'; MAX_BYTES + 1]);
         assert_eq!((details.lines.len(), details.bytes), (0, 0));
     }

@@ -109,6 +109,8 @@ impl Pace {
         let wait = whole(chunk.next_us) - now_us();
         chunk.left -= 1;
         chunk.next_us += chunk.step_us;
+        // Other events of this execution environment take their turns meanwhile: their deadlines may be earlier.
+        drop(chunk);
         if let Ok(wait) = u64::try_from(wait) {
             tokio::time::sleep(Duration::from_micros(wait).min(deadline.left())).await;
         }

@@ -145,6 +145,7 @@ impl Presence {
                     Ok::<_, Failure>((user, known, told, is_ours))
                 }
             });
+            let claims: Vec<_> = claims.collect();
             let claims: Vec<_> = stream::iter(claims).buffered(ITEMS_AT_ONCE).try_collect().await?;
             for (user, known, told, is_ours) in claims {
                 // The truth may have changed since it was read, so it is read again.
@@ -180,7 +181,7 @@ impl Presence {
     /// As [`Presence::announce`]; the frames then come again.
     pub async fn settle(&self, announcement: &Announcement, deadline: Deadline) -> Result<(), Failure> {
         let settles = announcement.claimed.iter().map(|(user, by)| async move {
-            patiently(deadline, async || {
+            patiently(deadline, || async {
                 let update = self.dynamodb.update_item().table_name(&self.table);
                 let update = update
                     .set_key(Some(key(&announcement.topic, user)))
@@ -198,6 +199,7 @@ impl Presence {
             })
             .await
         });
+        let settles: Vec<_> = settles.collect();
         stream::iter(settles).buffer_unordered(ITEMS_AT_ONCE).try_collect::<()>().await
     }
 
@@ -266,7 +268,7 @@ impl Presence {
             sets.push_str(", #ttl = :ttl");
         }
         let expression = if removes.is_empty() { sets } else { format!("{sets} REMOVE {removes}") };
-        patiently(deadline, async || {
+        patiently(deadline, || async {
             let update = self.dynamodb.update_item().table_name(&self.table).set_key(Some(key(topic, user)));
             let mut update = update
                 .update_expression(&expression)

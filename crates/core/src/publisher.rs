@@ -13,9 +13,10 @@
 //!
 //! A post that hung may have arrived, so a frame can reach a client twice.
 
-use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::future::ready;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::future;
@@ -209,6 +210,11 @@ impl Progress {
     }
 }
 
+/// The progress of a publish. It is never locked across an `await`: only the publish's own task needs it.
+fn lock(progress: &Mutex<Progress>) -> MutexGuard<'_, Progress> {
+    progress.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Why a publish stops reading receivers before the last one.
 #[derive(Debug, thiserror::Error)]
 enum Stop {
@@ -280,21 +286,21 @@ impl Publisher {
         let start = Instant::now();
         self.split(&mut publication, &mut receivers, deadline).await?;
         let continued = self.hand_over_at_once(&mut publication, &mut receivers, deadline).await?;
-        let progress = RefCell::new(Progress::at(publication.position.clone()));
-        progress.borrow_mut().fanout.continued = continued;
+        let progress = Mutex::new(Progress::at(publication.position.clone()));
+        lock(&progress).fanout.continued = continued;
         let (due, noted) = (Notify::new(), Notify::new());
         let again = publication.again.clone().into_iter();
         let source = stream::unfold((again, receivers), async |(mut again, mut receivers)| {
             // A receiver is taken up when its post can run, so that the deadline meets few that are under way.
             let slot = gateway.slot(deadline).await;
             if let Some(receiver) = again.next() {
-                let number = progress.borrow_mut().take_up(None, receiver.clone());
+                let number = lock(&progress).take_up(None, receiver.clone());
                 return Some(((number, receiver, true, slot), (again, receivers)));
             }
             if publication.item.is_some() && publication.position != Position::End {
                 self.wait(gateway, &progress, &due, &noted, deadline).await;
             }
-            let reason = progress.borrow().reason_to_stop(deadline);
+            let reason = lock(&progress).reason_to_stop(deadline);
             let mut next = match reason {
                 Some(reason) => Err(reason),
                 None => match tokio::time::timeout(deadline.left(), receivers.next()).await {
@@ -302,26 +308,27 @@ impl Publisher {
                     Err(_) => Err(Stop::Time),
                 },
             };
-            let read = progress.borrow().read;
+            let read = lock(&progress).read;
             let is_enough = read >= FIRST_RECEIVERS || read > 0 && start.elapsed() >= FIRST_TIME;
             if !publication.is_continuation() && is_enough && matches!(next, Ok(Some(_))) {
                 next = Err(Stop::HandOver);
                 self.hand_over(&publication, &progress).await;
             }
-            let mut progress = progress.borrow_mut();
+            let mut progress = lock(&progress);
             progress.fanout.unreadable = receivers.unreadable;
             progress.read(next).map(|(number, receiver)| ((number, receiver, false, slot), (again, receivers)))
         });
         let posting = async {
-            let posts = source.map(async |(number, receiver, is_last_chance, slot)| {
+            // Without the box the compiler does not see that this is `Send`.
+            let posts = source.boxed().map(async |(number, receiver, is_last_chance, slot)| {
                 let deliver = self.deliver(gateway, &publication, &receiver, slot, is_last_chance, deadline);
                 let (outcome, denied) = deliver.await;
-                progress.borrow_mut().settle(number, receiver, is_last_chance, outcome, denied);
+                lock(&progress).settle(number, receiver, is_last_chance, outcome, denied);
             });
             posts.buffer_unordered(gateway.posts_at_once * WAITING_PER_POST).for_each(|()| ready(())).await;
         };
         self.note_while(posting, publication.item.as_ref(), &progress, &due, &noted).await;
-        self.finish(publication, progress.into_inner()).await
+        self.finish(publication, progress.into_inner().unwrap_or_else(PoisonError::into_inner)).await
     }
 
     /// Leaves the receivers behind the first ones to another continuation, if there are many. The others begin while this
@@ -370,10 +377,10 @@ impl Publisher {
 
     /// Leaves the receivers that were not read to a continuation, without waiting for the posts under way. If that fails,
     /// the end of the publish does it.
-    async fn hand_over(&self, publication: &Publication, progress: &RefCell<Progress>) {
-        let position = progress.borrow().position.clone();
+    async fn hand_over(&self, publication: &Publication, progress: &Mutex<Progress>) {
+        let position = lock(progress).position.clone();
         if self.leave(publication, position).await {
-            let mut progress = progress.borrow_mut();
+            let mut progress = lock(progress);
             progress.position = Position::End;
             progress.fanout.continued = true;
         }
@@ -396,15 +403,15 @@ impl Publisher {
     async fn wait(
         &self,
         gateway: &Gateway,
-        progress: &RefCell<Progress>,
+        progress: &Mutex<Progress>,
         due: &Notify,
         noted: &Notify,
         deadline: Deadline,
     ) {
-        if progress.borrow().unknown() >= CHECKPOINT {
+        if lock(progress).unknown() >= CHECKPOINT {
             due.notify_one();
         }
-        while progress.borrow().unknown() >= CHECKPOINT + MAX_POSTS_AT_ONCE {
+        while lock(progress).unknown() >= CHECKPOINT + MAX_POSTS_AT_ONCE {
             noted.notified().await;
         }
         self.pace.turn(gateway, CHUNK, deadline).await;
@@ -415,31 +422,31 @@ impl Publisher {
         &self,
         posting: impl Future<Output = ()>,
         item: Option<&RangeItem>,
-        progress: &RefCell<Progress>,
+        progress: &Mutex<Progress>,
         due: &Notify,
         noted: &Notify,
     ) {
         let Some(item) = item else { return posting.await };
-        let has_ended = Cell::new(false);
+        let has_ended = AtomicBool::new(false);
         let posting = async {
             posting.await;
-            has_ended.set(true);
+            has_ended.store(true, Ordering::Relaxed);
             due.notify_one();
         };
         let noting = async {
             loop {
                 due.notified().await;
-                if has_ended.get() {
+                if has_ended.load(Ordering::Relaxed) {
                     return;
                 }
-                if progress.borrow().unknown() < CHECKPOINT {
+                if lock(progress).unknown() < CHECKPOINT {
                     continue;
                 }
-                let (number, position, again) = progress.borrow().checkpoint();
+                let (number, position, again) = lock(progress).checkpoint();
                 if let Err(error) = self.events.checkpoint(item, &position, again).await {
                     warn!(%error, "a checkpoint failed: if this continuation comes again, more receivers hear it twice");
                 }
-                progress.borrow_mut().noted = number;
+                lock(progress).noted = number;
                 noted.notify_one();
             }
         };

@@ -374,11 +374,13 @@ impl ConnectionStore {
             let names = names_of(&row);
             let (kept, lost): (Vec<_>, Vec<_>) = names.iter().partition(is_kept);
             let deletes = lost.iter().map(|name| self.delete_row(name, id, deadline));
+            let deletes: Vec<_> = deletes.collect();
             let deletes: Vec<_> = stream::iter(deletes).buffered(ROWS_AT_ONCE).try_collect().await?;
             removed
                 .extend(lost.into_iter().zip(deletes).filter(|(_, was_live)| *was_live).map(|(name, _)| name.clone()));
             if let Some(end_s) = end_s.filter(|_| end_s != old_end_s) {
                 let moves = kept.iter().map(|name| self.move_end(name, id, end_s, deadline));
+                let moves: Vec<_> = moves.collect();
                 stream::iter(moves).buffered(ROWS_AT_ONCE).try_collect::<()>().await?;
             }
             row = self.listed(id, deadline).await?.ok_or_else(ClientError::unregistered)?;
@@ -411,7 +413,7 @@ impl ConnectionStore {
             sets.push_str(&format!(" REMOVE {}", removes.join(", ")));
         }
         let values: HashMap<_, _> = session.into_iter().map(|(name, value)| (format!(":{name}"), value)).collect();
-        let replaced = patiently(deadline, async || {
+        let replaced = patiently(deadline, || async {
             let update = self.dynamodb.update_item().table_name(&self.connections);
             let update = update
                 .set_key(Some(connection_key(&connection.id)))
@@ -437,7 +439,7 @@ impl ConnectionStore {
 
     /// Deletes the row of a topic, and returns whether the connection listened to it.
     async fn delete_row(&self, topic: &str, id: &ConnectionId, deadline: Deadline) -> Result<bool, Failure> {
-        let old = patiently(deadline, async || {
+        let old = patiently(deadline, || async {
             let delete = self.dynamodb.delete_item().table_name(&self.topics).set_key(Some(topic_key(topic, id)));
             let deleted = delete.return_values(ReturnValue::AllOld).send().await;
             Ok(deleted.map_err(|error| Error::store("DeleteItem", &self.topics, &error))?.attributes)
@@ -448,7 +450,7 @@ impl ConnectionStore {
     /// Moves the end of a topic's row, if there is one, but not behind the end that the client asked for.
     async fn move_end(&self, topic: &str, id: &ConnectionId, end_s: i64, deadline: Deadline) -> Result<(), Failure> {
         let move_to = async |end_s: i64| {
-            patiently(deadline, async || {
+            patiently(deadline, || async {
                 let update = self.dynamodb.update_item().table_name(&self.topics).set_key(Some(topic_key(topic, id)));
                 let update = update
                     .update_expression("SET #ttl = :end")
@@ -631,7 +633,7 @@ impl ConnectionStore {
     pub async fn unsubscribe(&self, topic: &Topic, id: &ConnectionId, deadline: Deadline) -> Result<(), Failure> {
         let connection = self.get(id, Freshness::Usual).await?;
         connection.filter(|connection| connection.is_open).ok_or_else(ClientError::unregistered)?;
-        patiently(deadline, async || {
+        patiently(deadline, || async {
             let delete = self.dynamodb.delete_item().table_name(&self.topics);
             let deleted = delete.set_key(Some(topic_key(topic.as_str(), id))).send().await;
             deleted.map(drop).map_err(|error| Error::store("DeleteItem", &self.topics, &error))
@@ -660,7 +662,7 @@ impl ConnectionStore {
         let mut newest: BTreeMap<String, (i64, Option<String>)> = BTreeMap::new();
         let mut start = None;
         loop {
-            let page = patiently(deadline, async || {
+            let page = patiently(deadline, || async {
                 let query = self
                     .dynamodb
                     .query()
@@ -756,7 +758,7 @@ impl ConnectionStore {
     ///
     /// [`ClientError::Busy`], or a fault.
     pub async fn say(&self, topic: &Topic, id: &ConnectionId, data: &str, deadline: Deadline) -> Result<bool, Failure> {
-        patiently(deadline, async || {
+        patiently(deadline, || async {
             let key = topic_key(topic.as_str(), id);
             let update = self.dynamodb.update_item().table_name(&self.topics).set_key(Some(key));
             let update = update
@@ -832,7 +834,7 @@ impl ConnectionStore {
         most_listed: usize,
         deadline: Deadline,
     ) -> Result<Result<Item, BTreeSet<String>>, Failure> {
-        let added = patiently(deadline, async || {
+        let added = patiently(deadline, || async {
             let update = self.dynamodb.update_item().table_name(&self.connections).set_key(Some(connection_key(id)));
             let update = update
                 .update_expression("ADD topics :names")
@@ -871,7 +873,7 @@ impl ConnectionStore {
 
     /// Reads an open connection's row. `None` means that the connection, or its session, has ended.
     async fn listed(&self, id: &ConnectionId, deadline: Deadline) -> Result<Option<Item>, Failure> {
-        let row = patiently(deadline, async || {
+        let row = patiently(deadline, || async {
             let get = self.dynamodb.get_item().table_name(&self.connections).set_key(Some(connection_key(id)));
             let get = get
                 .consistent_read(true)
@@ -914,7 +916,7 @@ impl ConnectionStore {
         names: &[String],
         deadline: Deadline,
     ) -> Result<(), Failure> {
-        patiently(deadline, async || {
+        patiently(deadline, || async {
             let update = self.dynamodb.update_item().table_name(&self.connections).set_key(Some(connection_key(id)));
             let update = update
                 .update_expression(format!("{action} topics :names"))
@@ -1135,7 +1137,7 @@ pub(crate) async fn batch_get(
     let bound = deadline.at_most(MAX_TIME);
     while !keys.is_empty() {
         let later = keys.split_off(keys.len().min(MAX_BATCH_GET));
-        let (found, left) = patiently(bound, async || {
+        let (found, left) = patiently(bound, || async {
             let wanted = KeysAndAttributes::builder().set_keys(Some(keys.clone())).consistent_read(true).build();
             let wanted = wanted.expect("the keys are set");
             let output = dynamodb.batch_get_item().request_items(table, wanted).send().await;
@@ -1155,8 +1157,11 @@ pub(crate) async fn batch_get(
     Ok(items)
 }
 
-/// Repeats a call while DynamoDB puts it off.
-pub(crate) async fn patiently<T>(deadline: Deadline, call: impl AsyncFn() -> Result<T, Error>) -> Result<T, Failure> {
+/// Repeats a call while DynamoDB puts it off. `call` is no `AsyncFn`, because the compiler does not see that such a future is `Send`.
+pub(crate) async fn patiently<T, F>(deadline: Deadline, call: impl Fn() -> F) -> Result<T, Failure>
+where
+    F: Future<Output = Result<T, Error>>,
+{
     let mut backoff = Backoff::default();
     let bound = deadline.at_most(MAX_TIME);
     for _ in 0..MAX_ATTEMPTS {

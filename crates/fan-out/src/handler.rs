@@ -22,7 +22,7 @@ pub async fn handle(
     gateway: &Gateway,
     event: LambdaEvent<Event>,
 ) -> Result<DynamoDbEventResponse, Error> {
-    Ok(batch::serve(backend, event, async |record, deadline| go_on(backend, gateway, record, deadline).await).await)
+    Ok(batch::serve(backend, event, |record, deadline| go_on(backend, gateway, record, deadline)).await)
 }
 
 /// Goes on with one publish. The error is the type of the fault that makes the continuation come again.

@@ -1,7 +1,7 @@
 //! The binary: it builds what lives as long as its execution environment, and serves events.
 
 use switchboard_core::backend::Backend;
-use switchboard_core::function::run;
+use switchboard_core::function::{forever, run};
 use switchboard_core::log;
 
 /// mimalloc: a post takes a fifth less CPU time than with glibc's allocator (`make bench`), for 8 MB more of memory.
@@ -12,7 +12,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), lambda_runtime::Error> {
     log::start();
-    let backend = Backend::from_env().await.inspect_err(log::cannot_start)?;
-    let gateway = backend.gateways.configured().inspect_err(log::cannot_start)?;
-    run(backend.config.log_one_in, |event| presence::handle(&backend, &gateway, event)).await
+    let backend = forever(Backend::from_env().await.inspect_err(log::cannot_start)?);
+    let gateway = forever(backend.gateways.configured().inspect_err(log::cannot_start)?);
+    run(backend.config.log_one_in, move |event| presence::handle(backend, gateway, event)).await
 }

@@ -58,14 +58,9 @@ pub(crate) async fn sweep(backend: &Backend, gateway: &Gateway, deadline: Deadli
         for member in &expired {
             backend.store.expire(member).await?;
         }
-        let new: Vec<_> = old.into_iter().filter(|member| seen.insert(member.connection_id.clone())).collect();
-        let asked = ask(
-            backend,
-            gateway,
-            new.into_iter().map(|OldMember { connection_id, topic, .. }| (connection_id, topic)),
-            deadline,
-        );
-        let asked = asked.await;
+        let new = old.into_iter().filter(|member| seen.insert(member.connection_id.clone()));
+        let new = new.map(|OldMember { connection_id, topic, .. }| (connection_id, topic)).collect();
+        let asked = ask(backend, gateway, new, deadline).await;
         if !asked.is_empty() {
             last_doubt = Instant::now();
         }
@@ -79,7 +74,7 @@ pub(crate) async fn sweep(backend: &Backend, gateway: &Gateway, deadline: Deadli
     let mut open = 0;
     if !doubtful.is_empty() {
         sleep_until(last_doubt + CONFIRMED_AFTER).await;
-        open = ask(backend, gateway, doubtful.into_iter(), deadline).await.len();
+        open = ask(backend, gateway, doubtful, deadline).await.len();
     }
     backend.presence.stop_at(start.as_ref()).await?;
     info!(
@@ -97,18 +92,19 @@ pub(crate) async fn sweep(backend: &Backend, gateway: &Gateway, deadline: Deadli
 async fn ask(
     backend: &Backend,
     gateway: &Gateway,
-    connections: impl Iterator<Item = (ConnectionId, Topic)>,
+    connections: Vec<(ConnectionId, Topic)>,
     deadline: Deadline,
 ) -> Vec<(ConnectionId, Topic)> {
     let mut pace = interval(PACE);
     pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let paced = stream::unfold((connections, pace), async |(mut connections, mut pace)| {
+    let paced = stream::unfold((connections.into_iter(), pace), async |(mut connections, mut pace)| {
         let next = connections.next()?;
         pace.tick().await;
         backend.pace.turn(gateway, LEASED, deadline).await;
         Some((next, (connections, pace)))
     });
-    let asked = paced.map(async |(id, topic)| {
+    // Without the box the compiler does not see that this is `Send`.
+    let asked = paced.boxed().map(async |(id, topic)| {
         let is_doubtful = backend.publisher.verify(gateway, &id, &topic, deadline).await;
         is_doubtful.then_some((id, topic))
     });

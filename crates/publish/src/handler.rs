@@ -39,9 +39,12 @@ pub async fn handle(
     let invocation_id = event.context.request_id.clone();
     let rules = &backend.config.topic_rules;
     let is_together = |topic: &str| Topic::parse(topic).is_ok_and(|topic| rules.is_batched(&topic));
-    let serve = async |records: Vec<EventRecord>, deadline| match &records[..] {
-        [record] => publish(backend, gateway, record, &invocation_id, deadline).await,
-        _ => together(backend, gateway, &records, deadline).await,
+    let invocation_id = &invocation_id;
+    let serve = |records: Vec<EventRecord>, deadline| async move {
+        match &records[..] {
+            [record] => publish(backend, gateway, record, invocation_id, deadline).await,
+            _ => together(backend, gateway, &records, deadline).await,
+        }
     };
     Ok(batch::serve_together(backend, event, is_together, serve).await)
 }

@@ -180,7 +180,7 @@ impl Log<'_> {
         returned: ReturnValue,
         deadline: Deadline,
     ) -> Result<Item, Failure> {
-        patiently(deadline, async || {
+        patiently(deadline, || async {
             let update = self.history.dynamodb.update_item().table_name(&self.history.table);
             let update = update
                 .set_key(Some(self.head_key()))

@@ -98,7 +98,7 @@ impl Log<'_> {
     }
 
     pub(super) async fn get(&self, key: &Item, deadline: Deadline) -> Result<Option<Item>, Failure> {
-        patiently(deadline, async || {
+        patiently(deadline, || async {
             let get = self.history.dynamodb.get_item().table_name(&self.history.table);
             let get = get.set_key(Some(key.clone())).consistent_read(true).send().await;
             Ok(get.map_err(|error| self.fault("GetItem", &error))?.item)
@@ -119,7 +119,7 @@ impl Log<'_> {
         item: Item,
         deadline: Deadline,
     ) -> Result<Option<Item>, Failure> {
-        patiently(deadline, async || {
+        patiently(deadline, || async {
             let put = self.history.dynamodb.put_item().table_name(&self.history.table).set_item(Some(item.clone()));
             let mut put = put
                 .condition_expression(condition)
@@ -154,7 +154,7 @@ impl Log<'_> {
             let put = put.condition_expression("attribute_not_exists(p)").build().expect("table and item are set");
             TransactWriteItem::builder().put(put).build()
         };
-        let is_written = patiently(deadline, async || {
+        let is_written = patiently(deadline, || async {
             let items = (0..draft.jsons.len()).map(put).collect();
             let write = self.history.dynamodb.transact_write_items().set_transact_items(Some(items)).send().await;
             let Err(error) = write else { return Ok(true) };

@@ -431,7 +431,7 @@ impl Log<'_> {
         let mut start = None;
         loop {
             let limit = i32::try_from(most - entries.len()).unwrap_or(i32::MAX);
-            let (items, next) = patiently(deadline, async || {
+            let (items, next) = patiently(deadline, || async {
                 let query = self
                     .history
                     .dynamodb

@@ -124,6 +124,23 @@ async fn a_clock_that_is_five_seconds_off_delays_and_does_not_stop() {
     }
 }
 
+/// An execution environment may serve several events at once, and each one has a deadline of its own.
+#[tokio::test(start_paused = true)]
+async fn a_turn_that_is_far_away_holds_up_no_event_whose_deadline_is_earlier() {
+    let lease = lease();
+    let (_aws, backend) = backend(lease);
+    lease.lock().unwrap()["tat"] = json!({"N": (now_us() + 5_000_000).to_string()});
+    let gateway = backend.gateways.configured().unwrap();
+    let start = Instant::now();
+    let turn = async |deadline| {
+        backend.pace.turn(&gateway, CHUNK, deadline).await;
+        start.elapsed().as_millis()
+    };
+    let (far, near) = tokio::join!(turn(deadline()), turn(Deadline::after(Duration::from_millis(100))));
+    assert!((2_000..2_020).contains(&far), "{far} ms");
+    assert!((100..120).contains(&near), "{near} ms");
+}
+
 #[tokio::test(start_paused = true)]
 async fn without_dynamodb_the_pace_is_the_one_that_is_known() {
     paused();
