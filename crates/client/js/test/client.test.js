@@ -4,6 +4,7 @@ import { generateKeyPairSync, sign } from 'node:crypto';
 import { once } from 'node:events';
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import http from 'node:http';
+import net from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, describe, test } from 'node:test';
@@ -871,10 +872,15 @@ describe('scenarios', { concurrency: 4 }, () => {
     const server = http.createServer().listen(0);
     const { port } = server.address();
     await new Promise((resolve) => server.close(resolve));
-    const one = client(t, `ws://localhost:${port}/`, { refusals: 2, maxDelay: 20 });
-    // A server that is down may come back, so the client goes on.
-    while ((await one.event('connecting')).attempt < 6);
-    assert.equal(one.state, 'connecting');
+    // A proxy takes connections although the server behind it is down.
+    const proxy = net.createServer((socket) => socket.once('data', () => socket.end())).listen(0);
+    t.after(() => proxy.close());
+    for (const address of [port, proxy.address().port]) {
+      const one = client(t, `ws://localhost:${address}/`, { refusals: 2, maxDelay: 20 });
+      // A server that is down may come back, so the client goes on.
+      while ((await one.event('connecting')).attempt < 6);
+      assert.equal(one.state, 'connecting');
+    }
   });
 
   scenario('full-buffer', async (t) => {

@@ -1059,10 +1059,22 @@ async fn unreachable() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
     drop(listener);
-    let mut one = Watched::new(&address, "", Options { refusals: 2, max_delay: millis(20), ..options() });
-    // A server that is down may come back, so the client goes on.
-    one.event(|event| matches!(event, Event::Connecting { attempt: 6, .. })).await;
-    assert_eq!(one.client.state(), State::Connecting);
+    // A proxy takes connections although the server behind it is down.
+    let proxy = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let behind = proxy.local_addr().unwrap().to_string();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = proxy.accept().await {
+            // It reads the handshake, so that the end is no reset.
+            let _ = stream.readable().await;
+            let _ = stream.try_read(&mut [0; 4096]);
+        }
+    });
+    for address in [address, behind] {
+        let mut one = Watched::new(&address, "", Options { refusals: 2, max_delay: millis(20), ..options() });
+        // A server that is down may come back, so the client goes on.
+        one.event(|event| matches!(event, Event::Connecting { attempt: 6, .. })).await;
+        assert_eq!(one.client.state(), State::Connecting);
+    }
 }
 
 #[tokio::test]
