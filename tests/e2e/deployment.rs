@@ -2,15 +2,16 @@
 //! and the names of the metrics. The deployment's side is the template that the framework makes of serverless.yml.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use serde_json::{Value, json};
-use switchboard_core::error::UNKNOWN_ITEM;
+use switchboard_core::error::{GATEWAY_THROTTLED, UNKNOWN_ITEM};
 use switchboard_core::metrics::Metric;
 use switchboard_local::iam::{self, ACCOUNT_ID, Effect, Patterns, Statement};
 use switchboard_local::service::{Service, Settings};
-use switchboard_tests::proxy::{Call, Proxy};
-use switchboard_tests::stack::{Stack, number, root, table_name};
+use switchboard_tests::proxy::{Call, Proxy, answer};
+use switchboard_tests::stack::{Stack, matching, number, root, table_name};
 
 use crate::rights::{KEYS, token};
 
@@ -439,7 +440,8 @@ fn dashboard_and_alarms_use_the_names_that_the_functions_write() {
     let named = source.lines().filter_map(|line| line.trim().strip_suffix("\",")?.split_once(" => \""));
     let named = named.map(|(_, name)| name.to_owned()).filter(|name| name.contains('.'));
     // With a wrong configuration a function does not start. The alarm on all of its errors covers that.
-    let named = named.filter(|name| name != "Config.Invalid").chain([UNKNOWN_ITEM.to_owned()]);
+    let named =
+        named.filter(|name| name != "Config.Invalid").chain([UNKNOWN_ITEM, GATEWAY_THROTTLED].map(str::to_owned));
     assert_eq!(error_types, named.collect());
 }
 
@@ -462,6 +464,31 @@ async fn functions_write_their_metrics() {
     }
     // What did not happen is not written, and small publishes that went well are not counted.
     assert_eq!(seen, emitted().into_iter().filter(|(name, _)| name == "ColdStart").collect());
+}
+
+#[tokio::test]
+async fn requests_that_the_gateway_refuses_for_their_rate_are_counted_and_others_are_not() {
+    let left = AtomicUsize::new(3);
+    let refuse = move |call: &Call| {
+        let is_refused = call.operation == "POST"
+            && left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok();
+        is_refused.then(|| answer(429, "LimitExceededException", "{}"))
+    };
+    let (_proxy, stack) = Proxy::in_front(&["--env", "LOG_ONE_IN=0"], refuse).await;
+    let mut one = stack.connect("?userId=1").await;
+    for id in ["a", "b"] {
+        let message = json!({"action": "sendMessage", "destinationUserId": "1", "body": "x", "id": id});
+        assert_eq!(one.ask(message).await, json!({"senderId": "1", "body": "x"}));
+        assert_eq!(one.next().await["delivered"], 1);
+    }
+    let log = stack.whole_log().await;
+    let lines = matching(&log, &["sendMessage |", "\"Throttled\""]);
+    let counted = lines.iter().map(|line| serde_json::from_str::<Value>(line.split_once(" | ").unwrap().1).unwrap());
+    let counted: Vec<_> = counted.collect();
+    assert_eq!(counted.len(), 1, "{log:#?}");
+    assert_eq!((&counted[0]["Throttled"], &counted[0]["ErrorType"]), (&json!(3), &json!(GATEWAY_THROTTLED)));
+    let directives = &counted[0]["_aws"]["CloudWatchMetrics"];
+    assert_eq!((directives.as_array().unwrap().len(), &directives[0]["Dimensions"]), (1, &json!([["ErrorType"]])));
 }
 
 fn text(value: &Value) -> String {

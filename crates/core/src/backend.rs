@@ -87,8 +87,8 @@ impl Backend {
         let presence = Presence::new(dynamodb.clone(), config.messages_table.clone(), store.clone());
         let pace = Pace::new(&dynamodb, &config);
         let events = EventStore::new(dynamodb, config.events_table.clone());
-        let metrics = Metrics::new(&config, function_name);
         let gateways = Gateways::new(sdk.clone(), config.publish_endpoint.clone(), memory_mb);
+        let metrics = Metrics::new(&config, function_name, gateways.throttled());
         let frame_rate = FrameRate::new(config.max_frames_per_second);
         let publisher = Publisher::new(store.clone(), events.clone(), pace.clone(), metrics.clone());
         let sdk = sdk.clone();

@@ -206,6 +206,9 @@ fn missing_right(act: Act, topic: &str, lacks: Lack) -> String {
 /// The fault type of rows that this code did not write. Readers skip and count them, so there is no [`Error`] for them.
 pub const UNKNOWN_ITEM: &str = "Store.UnknownItem";
 
+/// The type of requests that the gateway refused for their rate. They are repeated, so no event fails because of one.
+pub const GATEWAY_THROTTLED: &str = "Gateway.Throttled";
+
 /// A fault on our side.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {

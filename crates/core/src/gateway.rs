@@ -90,7 +90,7 @@ pub struct Gateways {
     configured: Option<Endpoint>,
     posts_at_once: usize,
     slots: Arc<Semaphore>,
-    throttled: Arc<AtomicUsize>,
+    throttled: Arc<Throttled>,
     known: Mutex<HashMap<Endpoint, Gateway>>,
 }
 
@@ -124,6 +124,11 @@ impl Gateways {
         self.configured.clone().map(|endpoint| self.at(endpoint)).ok_or_else(none)
     }
 
+    /// The answers of all gateways that were 429.
+    pub(crate) fn throttled(&self) -> Arc<Throttled> {
+        Arc::clone(&self.throttled)
+    }
+
     fn at(&self, endpoint: Endpoint) -> Gateway {
         // The map only grows by whole entries, so a panic elsewhere cannot leave it half changed.
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
@@ -149,8 +154,33 @@ pub struct Gateway {
     pub(crate) posts_at_once: usize,
     /// One for each attempt that may run at once, over all publishes of the execution environment.
     slots: Arc<Semaphore>,
-    /// How many answers were 429 since somebody asked.
-    throttled: Arc<AtomicUsize>,
+    throttled: Arc<Throttled>,
+}
+
+/// How many answers were 429, in the whole execution environment. Two ask for it, and each one begins anew then.
+#[derive(Debug, Default)]
+pub(crate) struct Throttled {
+    for_pace: AtomicUsize,
+    for_metrics: AtomicUsize,
+}
+
+impl Throttled {
+    fn note<E>(&self, error: &SdkError<E>) {
+        if status(error) == Some(429) {
+            self.for_pace.fetch_add(1, Ordering::Relaxed);
+            self.for_metrics.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// How many there were since the last time.
+    pub(crate) fn take_for_pace(&self) -> usize {
+        self.for_pace.swap(0, Ordering::Relaxed)
+    }
+
+    /// The same for the metric.
+    pub(crate) fn take_for_metrics(&self) -> usize {
+        self.for_metrics.swap(0, Ordering::Relaxed)
+    }
 }
 
 /// How a post ended.
@@ -223,9 +253,7 @@ impl Gateway {
                 }
             };
             let attempt_error = |error: SdkError<PostToConnectionError>| {
-                if status(&error) == Some(429) {
-                    self.throttled.fetch_add(1, Ordering::Relaxed);
-                }
+                self.throttled.note(&error);
                 Attempt::from(&error)
             };
             let reason = match answer.map(|answer| answer.map_err(attempt_error)) {
@@ -256,9 +284,9 @@ impl Gateway {
         Post::Refused
     }
 
-    /// How many answers were 429 since the last time.
-    pub(crate) fn take_throttled(&self) -> usize {
-        self.throttled.swap(0, Ordering::Relaxed)
+    /// The answers that were 429.
+    pub(crate) fn throttled(&self) -> &Throttled {
+        &self.throttled
     }
 
     /// Asks whether a connection is open. It hears nothing of that.
@@ -268,6 +296,7 @@ impl Gateway {
             Ok(Ok(_)) => Known::Open,
             Ok(Err(error)) if status(&error) == Some(410) => Known::Gone,
             Ok(Err(error)) => {
+                self.throttled.note(&error);
                 info!(connection.id = %id, error = describe(&error), "the gateway does not say whether a connection is open");
                 Known::Unclear
             }
@@ -286,6 +315,7 @@ impl Gateway {
             }
             Ok(Err(error)) if status(&error) == Some(410) => true,
             Ok(Err(error)) => {
+                self.throttled.note(&error);
                 warn!(connection.id = %id, error = describe(&error), "a connection could not be closed");
                 false
             }

@@ -5,13 +5,15 @@
 //! the line, because it is one JSON object; the crates for it bring a sink, a thread or macros.
 
 use std::io::Write;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::{Value, json};
 
 use crate::clock::now_ms;
 use crate::config::Config;
-use crate::error::UNKNOWN_ITEM;
+use crate::error::{GATEWAY_THROTTLED, UNKNOWN_ITEM};
+use crate::gateway::Throttled;
 use crate::publication::Fanout;
 
 /// The metrics. Their names are CloudWatch's too: dashboard and alarms use them.
@@ -22,6 +24,9 @@ pub enum Metric {
     /// Faults by their type instead of by function: 1 for an event that failed, by [`crate::Error::error_type`], and the
     /// number of rows that a publish skipped, as [`UNKNOWN_ITEM`].
     Fault,
+    /// Requests that the gateway refused for their rate since the event before, as [`GATEWAY_THROTTLED`]. One metric for all
+    /// functions, because they share the account's rate.
+    Throttled,
     /// Receivers of one publish that is [large](SMALL) or imperfect. The metrics below are of the same publishes.
     FanOut,
     /// Receivers whose frame the gateway took.
@@ -40,9 +45,10 @@ pub enum Metric {
 
 impl Metric {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::ColdStart,
         Self::Fault,
+        Self::Throttled,
         Self::FanOut,
         Self::Delivered,
         Self::Stale,
@@ -55,7 +61,7 @@ impl Metric {
     /// The one dimension that it has.
     #[must_use]
     pub fn dimension(self) -> &'static str {
-        if self == Self::Fault { "ErrorType" } else { "Function" }
+        if matches!(self, Self::Fault | Self::Throttled) { "ErrorType" } else { "Function" }
     }
 
     /// Its name in CloudWatch.
@@ -73,17 +79,18 @@ const SMALL: usize = 100;
 pub struct Metrics {
     namespace: Option<String>,
     function: String,
+    throttled: Arc<Throttled>,
 }
 
 impl Metrics {
     /// Takes the namespace from `config`; without one, nothing is written.
     #[must_use]
-    pub fn new(config: &Config, function: String) -> Self {
-        Self { namespace: config.metrics_namespace.clone(), function }
+    pub(crate) fn new(config: &Config, function: String, throttled: Arc<Throttled>) -> Self {
+        Self { namespace: config.metrics_namespace.clone(), function, throttled }
     }
 
-    /// Counts the first event of an execution environment, and an event that failed. Lambda's own metrics count the others and
-    /// their times, for nothing.
+    /// Counts the first event of an execution environment, an event that failed, and the requests that the gateway refused for
+    /// their rate. Lambda's own metrics count the other events and their times, for nothing.
     pub fn served(&self, error_type: Option<&str>) {
         static WARM: AtomicBool = AtomicBool::new(false);
         let mut values = Vec::new();
@@ -94,6 +101,10 @@ impl Metrics {
             values.push((Metric::Fault, json!(1)));
         }
         self.write(&values, error_type);
+        let throttled = self.throttled.take_for_metrics();
+        if throttled > 0 {
+            self.write(&[(Metric::Throttled, json!(throttled))], Some(GATEWAY_THROTTLED));
+        }
     }
 
     /// Counts the receivers of one publish if it is large, or if not each of them has got its frame.
@@ -171,7 +182,7 @@ mod tests {
 
     #[test]
     fn a_line_names_its_metrics_by_dimension() {
-        let metrics = Metrics { namespace: None, function: "chat-dev-connect".to_owned() };
+        let metrics = Metrics { namespace: None, function: "chat-dev-connect".to_owned(), throttled: Arc::default() };
         let values = [(Metric::ColdStart, json!(1)), (Metric::Fault, json!(1))];
         let line = metrics.line("chat-dev", 1_700_000_000_000, &values, Some("Store.Failed"));
         let expected = json!({

@@ -101,7 +101,7 @@ impl Pace {
     pub async fn turn(&self, gateway: &Gateway, size: u32, deadline: Deadline) {
         let mut chunk = self.chunk.lock().await;
         if chunk.left == 0 || now_us() > chunk.end_us {
-            if gateway.take_throttled() >= THROTTLED {
+            if gateway.throttled().take_for_pace() >= THROTTLED {
                 self.slow(&mut chunk).await;
             }
             self.lease(&mut chunk, size).await;
