@@ -101,9 +101,11 @@ async fn the_log_ties_a_connection_to_its_user_from_its_beginning_to_its_end() {
     alice.hears_nothing().await;
     let id = text(&stack.rows("connections").await[0], "connectionId");
     let begin = fields(&stack, &["connect |", &id]).await;
-    assert_eq!((&begin["message"], &begin["route.key"]), (&json!("served"), &json!("$connect")));
+    assert_eq!(begin["message"], "served");
     assert_eq!((&begin["user.id"], &begin["user.named_by"]), (&json!("alice"), &json!("token")));
-    assert_eq!((&begin["close.code"], begin["request.id"].as_str().map(str::len)), (&json!(null), Some(16)));
+    // Each connection writes these lines, so they have nothing that the access log has.
+    let absent = ["close.code", "route.key", "request.id", "invocation.id", "outcome"];
+    assert!(absent.iter().all(|field| begin.get(field).is_none()), "{begin}");
 
     alice.close().await;
     let end = fields(&stack, &["disconnect |", &id]).await;

@@ -50,10 +50,10 @@ const fn event(name: &'static str, messages: f64, units: (f64, f64), log: f64, t
 }
 
 /// A handshake of a user.
-pub const CONNECT: Event = Event { is_logged: true, ..event("$connect", 0.0, (1.0, 2.0), 200.0, (2.0, 0.0)) };
+pub const CONNECT: Event = Event { is_logged: true, ..event("$connect", 0.0, (1.0, 2.0), 145.0, (2.0, 0.0)) };
 /// The end of a connection with 5 topics.
 pub const DISCONNECT: Event =
-    Event { is_logged: true, ..event("$disconnect, 5 topics", 0.0, (0.0, 7.0), 250.0, (2.0, 0.0)) };
+    Event { is_logged: true, ..event("$disconnect, 5 topics", 0.0, (0.0, 7.0), 195.0, (2.0, 0.0)) };
 /// A subscribe frame with 5 topics, acknowledged.
 pub const SUBSCRIBE: Event = event("subscribe to 5 topics, acked", 2.0, (1.0, 6.0), 365.0, (3.0, 1.0));
 /// A ping with a pong.

@@ -145,7 +145,9 @@ pub struct Peer {
 }
 
 /// Serves `$connect` and `$disconnect`: a mistake refuses the handshake with the status that `status` gives it. Each is one
-/// line of the log, which ties the connection to its user. It is always written, so it has nothing that another line or metric has. The reason of a close is the gateway's or the client's.
+/// line of the log, which ties the connection to its user. It is always written, so it has nothing that another line or metric has:
+/// the function says the route, and the access log has the request, by the connection. The reason of a close is the gateway's or the
+/// client's.
 ///
 /// # Errors
 ///
@@ -163,8 +165,7 @@ pub async fn lifecycle(
             let duration_ms = milliseconds(start);
             let context = &event.payload.request_context;
             info!(
-                route.key = caller.route_key, connection.id = %caller.connection_id, request.id = caller.request_id,
-                user.id = user.as_ref().map(UserId::as_str), user.named_by = named_by,
+                connection.id = %caller.connection_id, user.id = user.as_ref().map(UserId::as_str), user.named_by = named_by,
                 close.code = context.disconnect_status_code, close.reason = context.disconnect_reason,
                 duration_ms, "served"
             );
