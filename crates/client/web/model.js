@@ -31,14 +31,16 @@ export class Chat extends EventTarget {
     addEventListener('storage', merge, { signal: this.#end.signal });
   }
 
-  /** Makes a conversation, unless it exists. A person's name begins with `@`. */
+  /** Makes a conversation, unless it exists. A person's name begins with `@`, and a pattern of topics ends with `*`. */
   add(name, read, sent = []) {
     const existing = this.conversations.get(name);
     if (existing) return existing;
     const isPerson = name.startsWith('@');
+    const isPattern = !isPerson && name.endsWith('*');
     const conversation = {
       name,
       isPerson,
+      isPattern,
       items: [],
       unread: 0,
       read,
@@ -57,12 +59,16 @@ export class Chat extends EventTarget {
         if (message.at !== undefined) count += 1;
         this.#heard(conversation, message);
       };
+      const topic = this.client.topic(name);
       // Where no rule tells who is here, this ends by itself, and the messages come all the same.
-      conversation.presence = presence(this.client.topic(name), (members) => {
-        conversation.members = members;
-        this.#changed(conversation);
-      });
-      const { ready } = (conversation.subscription = this.client.topic(name).subscribe(take, { last: PAGE }));
+      if (!isPattern) {
+        conversation.presence = presence(topic, (members) => {
+          conversation.members = members;
+          this.#changed(conversation);
+        });
+      }
+      // A pattern has no newest messages, and nobody is in it.
+      const { ready } = (conversation.subscription = topic.subscribe(take, isPattern ? {} : { last: PAGE }));
       ready.then(
         ({ history }) => {
           conversation.history = history;
@@ -83,13 +89,17 @@ export class Chat extends EventTarget {
     return conversation;
   }
 
-  /** Listens to a topic no longer. */
+  /** Ends a conversation: the page listens to its topic no longer. */
   remove(name) {
-    const { subscription, presence: members } = this.conversations.get(name);
-    subscription.unsubscribe();
-    members.stop();
-    this.conversations.delete(name);
+    this.#drop(name);
     this.#save();
+  }
+
+  #drop(name) {
+    const { subscription, presence: members } = this.conversations.get(name);
+    subscription?.unsubscribe();
+    members?.stop();
+    this.conversations.delete(name);
     this.#tell('list');
   }
 
@@ -173,6 +183,9 @@ export class Chat extends EventTarget {
 
   #heard(conversation, message) {
     const item = this.#item(message);
+    // The topics of a pattern have numbers of their own, so their messages are in the order in which they came.
+    if (conversation.isPattern)
+      return this.#arrived(conversation, { ...item, topic: message.topic, epoch: undefined, seq: undefined });
     const echo = conversation.items.find((other) => {
       if (!other.isMine || other.isEchoed) return false;
       if (other.seq !== undefined) return other.seq === item.seq && other.epoch === item.epoch;
@@ -213,11 +226,12 @@ export class Chat extends EventTarget {
   }
 
   #note(topic, reason) {
-    const text =
-      reason === 'no_history'
-        ? 'You were disconnected. This topic does not keep what was written meanwhile.'
-        : 'Something may be missing here: the server no longer has it.';
     for (const conversation of this.conversations.values()) {
+      const text = conversation.isPattern
+        ? 'You were disconnected. What was written meanwhile is in the topics themselves, if they keep it.'
+        : reason === 'no_history'
+          ? 'You were disconnected. This topic does not keep what was written meanwhile.'
+          : 'Something may be missing here: the server no longer has it.';
       const isMeant =
         topic === '@me' ? conversation.isPerson && conversation.items.length : conversation.name === topic;
       if (!isMeant || conversation.items.at(-1)?.note === text) continue;
@@ -285,6 +299,10 @@ export class Chat extends EventTarget {
   /** Another tab of the same user has written. */
   #merge() {
     const { names = [], read = {}, sent = {} } = this.#load();
+    // It may have ended conversations. This tab would bring them back, but what somebody looks at stays.
+    for (const name of this.conversations.keys()) {
+      if (!names.includes(name) && !(name === this.open && this.isSeen)) this.#drop(name);
+    }
     for (const name of names) {
       const conversation = this.conversations.get(name) ?? this.add(name, read[name]);
       for (const { id, data, at } of sent[name] ?? []) {
