@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use switchboard_tests::proxy::{Proxy, answer};
-use switchboard_tests::stack::matching;
+use switchboard_tests::stack::{Stack, matching};
 
 const NO_DETAILS: [&str; 2] = ["--env", "LOG_ONE_IN=0"];
 
