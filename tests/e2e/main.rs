@@ -37,4 +37,5 @@ mod subscribe;
 mod tidy;
 mod tokens;
 mod topics;
+mod warm;
 mod wildcards;

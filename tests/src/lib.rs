@@ -16,4 +16,5 @@ pub mod network;
 pub mod proxy;
 pub mod python;
 pub mod stack;
+pub mod tls;
 pub mod wire;
