@@ -1,7 +1,7 @@
 //! Log lines for people: one line in columns for each line of JSON that a function writes.
 //!
 //! ```text
-//! 14:24:04.685 connect     INFO  served route.key=$connect outcome=ok duration_ms=9.885 request.id=ZhJKMsSdEACi8t8=
+//! 14:24:04.685 default     INFO  served route.key=$default outcome=ok duration_ms=9.885 request.id=ZhJKMsSdEACi8t8=
 //! ```
 
 use std::time::Duration;
