@@ -37,6 +37,11 @@ const AWS_POLICIES: [(&str, &[&str]); 14] = [
     ("AWSLambdaSQSQueueExecutionRole", &[]),
 ];
 
+/// Tells whether one of AWS's policies is known by its name.
+pub(super) fn is_known(policy: &str) -> bool {
+    AWS_POLICIES.iter().any(|(known, _)| *known == policy)
+}
+
 /// Parts of the names of AWS's policies that may be about the services that are here.
 const POLICIES_THAT_MATTER: [&str; 6] = ["APIGateway", "Access-", "DynamoDB", "ReadOnlyAccess", "SSM", "ViewOnly"];
 
