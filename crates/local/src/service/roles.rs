@@ -131,6 +131,9 @@ pub(super) fn default(
     if !boundary.is_null() {
         return Err(unknown(&boundary_at));
     }
+    if own.is_object() {
+        findings.report_invalid(&own_at, "the framework refuses one statement without a list");
+    }
     let (_, default_name) = templates.intrinsics.resources.named(DEFAULT_ROLE, &iam_at)?;
     let role_name = match &role.name {
         Some(role_name) => templates.intrinsics.text(role_name, &iam_at.key("name"))?,
