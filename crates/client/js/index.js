@@ -49,8 +49,8 @@ export function connect(url, options) {
     WebSocket: globalThis.WebSocket,
     ...options,
   };
-  if (!/^wss?:\/\//.test(url)) throw new TypeError('The address of a Switchboard begins with wss:// or ws://.');
-  if (!WebSocket) throw new TypeError('This platform has no WebSocket. Pass one: connect(url, { WebSocket }).');
+  if (!/^wss?:\/\//.test(url)) throw new TypeError('The address must begin with wss:// or ws://.');
+  if (!WebSocket) throw new TypeError('There is no WebSocket here. Pass one: connect(url, { WebSocket }).');
 
   const handlers = new Map();
   /** The topics with listeners, by name. */
@@ -159,7 +159,7 @@ export function connect(url, options) {
     if (code === 1009) {
       const sent = [...outbox.values()].filter((item) => item.conn === conn);
       const [largest] = sent.sort((a, b) => b.text.length - a.text.length);
-      if (largest) settle(largest, new SwitchboardError('too_large', 'The gateway found the message too large.'));
+      if (largest) settle(largest, new SwitchboardError('too_large', 'The message is too large for the gateway.'));
     }
     for (const t of topics.values()) if (t.home === conn) extras(t, 'lost');
     for (const [id, request] of requests) {
@@ -322,7 +322,7 @@ export function connect(url, options) {
     if (type === 'history' && request.part) return request.part(frame);
     if (type === 'presence') {
       // A long list of members comes in several frames.
-      frame.parts = request.parts = [...(request.parts ?? []), frame];
+      (frame.parts = request.parts ??= []).push(frame);
       if (frame.more) return;
     }
     forget(id, request);
@@ -633,7 +633,8 @@ export function connect(url, options) {
     for (const t of list) Object.assign(t, { on: undefined, pause: timer, errors: t.errors + 1 });
   }
 
-  function subscribed(t, from, { code, message, epoch, seq, recovered }) {
+  function subscribed(t, from, answer) {
+    const { code, epoch, seq, recovered } = answer;
     if (code) t.on = undefined;
     t.errors = 0;
     if (code === 'no_history' && (t.position || t.last)) {
@@ -643,18 +644,17 @@ export function connect(url, options) {
       return;
     }
     if (code) {
-      const error = new SwitchboardError(code, message);
-      if (code !== 'no_presence') {
-        topics.delete(t.name);
-        return drop(t, error);
-      }
-      // Only those who asked need to know, and the next subscribe asks for less.
+      const error = errorOf(answer);
+      // Those who listen to messages alone are asked for once more, without the others.
       extras(t, 'lost', error);
-      for (const listener of t.listeners) if (listener.extra) t.listeners.delete(listener);
-      return;
+      let isMixed;
+      for (const listener of t.listeners) if (listener.extra) isMixed = t.listeners.delete(listener);
+      if (code === 'no_presence' || (isMixed && t.listeners.size)) return;
+      topics.delete(t.name);
+      return drop(t, error);
     }
     const position = epoch && { epoch, seq };
-    t.isNew = !from && !t.last;
+    if (t.home !== t.on) t.isNew = !from && !t.last;
     // An old connection heard everything until this moment, if it is still there. So did this one, if it asks again.
     const isSure = old || t.home === t.on;
     t.home = t.on;
@@ -702,9 +702,12 @@ export function connect(url, options) {
     if (state !== 'closed') emit('error', { topic: t.name, error });
   }
 
-  /** Asks what listens to more than messages. presence.js does. */
+  /** Asks what listens to more than messages, as presence.js does. What spoke last comes last. */
   const extras = (t, what, about) =>
-    [...t.listeners].flatMap(({ extra }) => (extra ? extra[what](about) : []));
+    [...t.listeners]
+      .filter(({ extra }) => extra)
+      .sort((a, b) => a.extra.at - b.extra.at)
+      .map(({ extra }) => extra[what](about));
 
   const fresh = (name) => ({
     name,
@@ -804,9 +807,9 @@ export function connect(url, options) {
       return state;
     },
     on(name, handler) {
-      if (!handlers.has(name)) handlers.set(name, new Set());
-      handlers.get(name).add(handler);
-      return () => handlers.get(name).delete(handler);
+      const all = handlers.get(name) ?? new Set();
+      handlers.set(name, all.add(handler));
+      return () => all.delete(handler);
     },
     topic: (name) => ({
       name,

@@ -1,5 +1,9 @@
 // Who is here: the members of a topic, and what each of them says. presence.d.ts describes it.
 
+/** One connection is one member. What was said last counts, in this page and in others with the same connection. */
+let clock = 0;
+const tick = () => (clock = Math.max(clock + 1, Date.now()));
+
 export function presence(topic, handler, { data } = {}) {
   /** What each member says. A topic with more than 1,000 members has only a count. */
   let users = new Map();
@@ -7,7 +11,7 @@ export function presence(topic, handler, { data } = {}) {
   /** Whether the list is true. It is false until the first list, and while nobody tells what changes. */
   let isCurrent = false;
   let isOver = false;
-  /** Whether the server has taken the subscription on the current connection, and what its frame said of this user. */
+  /** Whether the server has taken the subscription on the current connection, and the fields of its frame. */
   let isMember = false;
   let said;
   /** Counts the lists that were asked for: the answer of an older one does not count. */
@@ -52,7 +56,7 @@ export function presence(topic, handler, { data } = {}) {
     const mine = ++turn;
     since = [];
     try {
-      const { parts } = await topic.ask({});
+      const { parts } = await topic.ask({}, extra);
       if (mine !== turn) return;
       const isListed = parts.every((part) => part.users);
       let [next, total] = [isListed ? new Map() : undefined, parts[0].count];
@@ -73,20 +77,21 @@ export function presence(topic, handler, { data } = {}) {
   /** Tells the server what this user says. If the user is no member yet, the subscribe frame says it. */
   async function say() {
     const before = isMember && turn;
-    await topic.ask({ data }).catch((error) => {
+    await topic.ask({ data }, extra).catch((error) => {
       if (error.code !== 'no_member' || before === turn) throw error;
     });
   }
 
   const extra = {
+    at: tick(),
     fields() {
-      said = data;
-      return { presence: true, ...(data === undefined ? {} : { data }) };
+      said = { presence: true, ...(data === undefined ? {} : { data }) };
+      return said;
     },
-    joined() {
+    joined(fields = said) {
       isMember = true;
       list().catch(() => {});
-      if (data !== undefined && isOther(said, data)) say().catch(() => {});
+      if (data !== undefined && isOther(fields.data, data)) say().catch(() => {});
     },
     changed(frame) {
       since.push(frame);
@@ -120,8 +125,9 @@ export function presence(topic, handler, { data } = {}) {
       return isCurrent;
     },
     async set(value) {
-      const before = data;
+      const before = [data, extra.at];
       data = value ?? undefined;
+      extra.at = tick();
       if (data === undefined) {
         // Only a subscribe frame without it ends what a user says.
         const last = subscription;
@@ -129,7 +135,7 @@ export function presence(topic, handler, { data } = {}) {
         return last.unsubscribe();
       }
       await say().catch((error) => {
-        if (data === value) data = before;
+        if (data === value) [data, extra.at] = before;
         throw error;
       });
     },

@@ -4,7 +4,10 @@ import type { Members } from './presence.js';
 /** The state of a client. The component renders again when it changes. */
 export function useConnectionState(client: Client): Client['state'];
 
-/** Subscribes while the component is mounted: to the newest `last` messages and to all that follow; it keeps `keep`. */
+/**
+ * Subscribes while the component is mounted: to the newest `last` messages and to all that follow; it keeps `keep`. Default: 50
+ * and 500. A pattern has no newest messages, so `last` with a pattern is an `error`.
+ */
 export function useTopic<T = unknown>(
   client: Client,
   name: string,

@@ -16,7 +16,7 @@ export function useConnectionState(client) {
   return useSyncExternalStore(subscribe, state, state);
 }
 
-export function useTopic(client, name, { last = 50, keep = 500 } = {}) {
+export function useTopic(client, name, { last = name.endsWith('*') ? undefined : 50, keep = 500 } = {}) {
   const [messages, setMessages] = useState([]);
   const [error, setError] = useState();
   useEffect(() => {

@@ -29,7 +29,22 @@ function host(client, lock, signal, tell) {
     });
   }
 
-  return ({ tab, op, key, name, content, range, id }) => {
+  /** Hands on what presence.js asks for in a tab, and what comes of it. */
+  function extraOf(tab, key, fields, at) {
+    let said;
+    const hook = (name, more) => tell(tab, { op: 'extra', key, hook: name, ...more });
+    const extra = {
+      at,
+      words: fields,
+      fields: () => (said = extra.words),
+      joined: () => hook('joined', { about: said }),
+      changed: (about) => hook('changed', { about }),
+      lost: (error) => hook('lost', { error: error && plain(error) }),
+    };
+    return extra;
+  }
+
+  return ({ tab, op, key, name, content, range, id, fields, at, of }) => {
     meet(tab);
     const subscriptions = tabs.get(tab);
     const topic = client.topic(name);
@@ -37,9 +52,20 @@ function host(client, lock, signal, tell) {
     const failed = (error) => tell(tab, { op: 'failed', key, error: plain(error) });
     if (op === 'hello') tell(tab, { op: 'leader', state: client.state });
     if (op === 'subscribe' && !subscriptions.has(key)) {
-      const subscription = topic.subscribe((message) => tell(tab, { op: 'message', key, message }), range);
-      subscriptions.set(key, subscription);
+      const extra = fields && extraOf(tab, key, fields, at);
+      const hear = (message) => extra || tell(tab, { op: 'message', key, message });
+      const subscription = topic.subscribe(hear, extra ? { extra } : range);
+      subscriptions.set(key, Object.assign(subscription, { extra }));
       subscription.ready.then(done, failed);
+    }
+    if (op === 'ask') {
+      const extra = subscriptions.get(of)?.extra;
+      const said = (result) => {
+        // The next subscribe frame says this, too.
+        if (extra && 'data' in content) Object.assign(extra, { at, words: { ...extra.words, ...content } });
+        done(result);
+      };
+      topic.ask(content).then(said, failed);
     }
     if (op === 'unsubscribe') {
       subscriptions.get(key)?.unsubscribe();
@@ -75,7 +101,7 @@ export function connectShared(url, { name = url, buffer = 1000, ...options } = {
     else if (leader) channel.postMessage({ to: leader, tab: me, ...frame });
   }
 
-  function hear({ from, op, key, state: now, name, event, message, result, position, error }) {
+  function hear({ from, op, key, state: now, name, event, message, result, position, error, hook, about }) {
     if (state === 'closed') return;
     if (op === 'leader') {
       // It answers a greeting, and says so by itself.
@@ -84,6 +110,7 @@ export function connectShared(url, { name = url, buffer = 1000, ...options } = {
       become(now);
       for (const request of requests.values()) {
         request.isReady = false;
+        request.extra?.lost();
         ask(request.frame());
       }
       return;
@@ -102,7 +129,10 @@ export function connectShared(url, { name = url, buffer = 1000, ...options } = {
       if (message.seq && message.topic === request.name) request.position = { epoch: message.epoch, seq: message.seq };
       queueMicrotask(() => requests.has(key) && request.handler(message));
     } else if (op === 'done') request.done(result, position);
-    else {
+    else if (op === 'extra') {
+      if (error) requests.delete(key);
+      request.extra[hook](error ? errorOf(error) : about);
+    } else {
       requests.delete(key);
       const reason = errorOf(error);
       request.reject(reason);
@@ -124,7 +154,10 @@ export function connectShared(url, { name = url, buffer = 1000, ...options } = {
     release();
     client?.close();
     channel.close();
-    for (const { reject } of requests.values()) reject(error);
+    for (const { reject, extra } of requests.values()) {
+      reject(error);
+      extra?.lost(error);
+    }
     requests.clear();
   }
 
@@ -156,7 +189,6 @@ export function connectShared(url, { name = url, buffer = 1000, ...options } = {
   }
 
   function listen(name, handler, { last, after, extra } = {}) {
-    if (extra) throw new TypeError('presence needs a client of connect(): a shared one does not tell who is here.');
     let hasJoined = false;
     /** The position that the last subscription goes on from. */
     let from = after;
@@ -164,17 +196,20 @@ export function connectShared(url, { name = url, buffer = 1000, ...options } = {
       it.isReady = true;
       it.position = position;
       it.resolve(result);
+      // The subscription of presence.js hears no messages.
+      if (extra) return;
       const isWhole = result.history && result.recovered !== false;
       const reason = result.history ? 'expired' : 'no_history';
       const about = { topic: name, from, to: position };
       if (hasJoined) emit(isWhole ? 'recovered' : 'gap', isWhole ? about : { ...about, reason });
       hasJoined = true;
     };
-    const frame = { op: 'subscribe', name, range: { last, after } };
-    const { key, promise, it } = request(frame, { handler, done, position: after });
+    const frameOf = (range) => ({ op: 'subscribe', name, ...(extra ? { fields: extra.fields(), at: extra.at } : { range }) });
+    const more = { handler: extra ? undefined : handler, extra, done, position: after };
+    const { key, promise, it } = request(frameOf({ last, after }), more);
     it.frame = () => {
       from = it.position;
-      return { op: 'subscribe', key, name, range: from ? { after: from } : hasJoined ? {} : { last } };
+      return { ...frameOf(from ? { after: from } : hasJoined ? {} : { last }), key };
     };
     return {
       ready: promise,
@@ -233,6 +268,10 @@ export function connectShared(url, { name = url, buffer = 1000, ...options } = {
       publish: (message, more) => post('publish', topic, message, more),
       publishAll: (messages, more) => post('publishAll', topic, messages, more),
       history: (range) => request({ op: 'history', name: topic, range }).promise,
+      ask(content, extra) {
+        const [of] = [...requests].find(([, it]) => it.extra === extra) ?? [];
+        return request({ op: 'ask', name: topic, content, of, at: extra?.at }).promise;
+      },
     }),
     send: (userId, body, more) => post('send', userId, body, more),
     wake: () => ask({ op: 'wake' }),

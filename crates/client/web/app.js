@@ -40,11 +40,14 @@ function nameOfDay(at) {
   return day.format(at);
 }
 
-function aboutOf({ isPerson, history, members, problem }) {
+function aboutOf({ name, isPerson, isPattern, history, members, problem }) {
   if (problem) return 'You are not listening here.';
+  if (name === `@${chat.user}`) return 'Notes to yourself, on all of your devices';
   if (isPerson) return 'Direct messages, on all of their devices';
+  if (isPattern) return `All topics that begin with “${name.slice(0, -1)}”`;
   if (members?.isCurrent) {
-    const names = [...(members.users?.keys() ?? [])].sort();
+    const others = [...(members.users?.keys() ?? [])].filter((user) => user !== chat.user).sort();
+    const names = [...(members.users?.has(chat.user) ? ['you'] : []), ...others];
     const shown = names.slice(0, NAMED).join(', ');
     return `${members.count} here${shown && `: ${shown}`}${names.length > NAMED ? ' …' : ''}`;
   }
@@ -74,7 +77,8 @@ function avatar(name, isTopic) {
 // ---- The list of conversations -----------------------------------------------------------------------------------
 
 function renderList() {
-  const latest = ({ items, at }) => items.at(-1)?.at ?? at;
+  // A note about the connection is no news.
+  const latest = ({ items, at }) => items.findLast((item) => !item.note)?.at ?? at;
   const sorted = [...chat.conversations.values()].sort((a, b) => latest(b) - latest(a));
   const focused = document.activeElement?.dataset?.name;
   ui.list.replaceChildren(...sorted.map(listRow));
@@ -123,8 +127,11 @@ function toEnd() {
 
 function renderTalk() {
   const conversation = current();
-  ui.compose.hidden = !conversation || Boolean(conversation.problem);
-  ui.remove.hidden = !conversation || conversation.isPerson;
+  ui.compose.hidden = !conversation || Boolean(conversation.problem) || conversation.isPattern;
+  // Who has written comes back with the history, so only a name that never answered can be removed.
+  const isSilent = conversation?.isPerson && conversation.items.every(({ isMine, note }) => isMine || note);
+  ui.remove.hidden = !conversation || (conversation.isPerson && !isSilent);
+  ui.remove.textContent = isSilent || conversation?.problem ? 'Remove' : 'Leave topic';
   ui.title.textContent = conversation ? titleOf(conversation) : '';
   ui.about.textContent = conversation ? aboutOf(conversation) : '';
   ui.older.hidden = !conversation?.hasOlder && !(conversation?.items.length > shown);
@@ -137,7 +144,7 @@ function renderTalk() {
       wanted.push({ key: `day ${item.key}`, stamp: '', make: () => element('li', 'day', nameOfDay(item.at)) });
       before = undefined;
     }
-    const sender = (other) => (other.note ? '' : other.isMine ? 'me' : `@${other.from}`);
+    const sender = (other) => (other.note ? '' : `${other.topic} ${other.isMine ? 'me' : `@${other.from}`}`);
     const isFirst = !before || sender(before) !== sender(item) || item.at - before.at > 5 * 60_000;
     const stamp = [item.status, item.delivered, item.error, isFirst].join();
     wanted.push({ key: item.key, stamp, make: () => messageRow(conversation, item, isFirst) });
@@ -168,6 +175,7 @@ function emptyWords(conversation) {
     return 'Choose a conversation, or start one: a topic such as room.tea, or @ and the name of somebody.';
   if (conversation.problem) return conversation.problem;
   if (conversation.items.length) return '';
+  if (conversation.isPattern) return 'Nothing here yet. What is written in these topics comes here, and you answer there.';
   return conversation.isPerson
     ? `Nothing here yet. ${titleOf(conversation)} gets your message even when away.`
     : 'Nothing here yet. Say hello.';
@@ -192,11 +200,17 @@ function messageRow(conversation, item, isFirst) {
   const isLong = text.length > LONG;
   const body = element(typeof data === 'string' ? 'span' : 'code', '', isLong ? `${text.slice(0, LONG / 2)}… ` : text);
   body.dir = 'auto';
+  if (item.topic && isFirst) {
+    const place = element('a', 'place', item.topic);
+    place.href = `#${encodeURIComponent(item.topic)}`;
+    bubble.append(place);
+  }
   const clock = element('time', '', time.format(at));
   clock.dateTime = new Date(at).toISOString();
   clock.title = new Date(at).toLocaleString();
   if (isMine) {
-    const fate = { pending: ' · sending', sent: ' ✓', failed: '' }[status];
+    const isWaiting = item.isStored && !item.delivered;
+    const fate = { pending: ' · sending', sent: isWaiting ? ' · kept for later' : ' ✓', failed: '' }[status];
     clock.append(fate);
     if (status === 'sent') {
       const words = item.isStored
@@ -255,14 +269,18 @@ function draw() {
 
 // ---- The connection ----------------------------------------------------------------------------------------------
 
-function showState({ name, reason, code }) {
+function showState({ name, reason, code, attempt }) {
   clearTimeout(stateTimer);
   const words = { connecting: 'Connecting…', connected: 'Connected', closed: 'Disconnected' };
   const set = () => {
     ui.state.textContent = words[name];
     ui.state.dataset.state = name;
-    ui.banner.hidden = name !== 'connecting' || !ui.state.dataset.wasConnected;
-    ui.banner.textContent = 'Reconnecting… What you write is kept, and sent as soon as the connection is back.';
+    const isBack = Boolean(ui.state.dataset.wasConnected);
+    // One failed attempt is nothing unusual.
+    ui.banner.hidden = name !== 'connecting' || !(isBack || attempt > 2);
+    ui.banner.textContent = isBack
+      ? 'Reconnecting… What you write is kept, and sent as soon as the connection is back.'
+      : `${url} does not answer. Is it running? The page goes on trying, and keeps what you write.`;
   };
   if (name === 'connecting' && ui.state.dataset.wasConnected) stateTimer = setTimeout(set, PATIENCE);
   else set();
@@ -341,7 +359,8 @@ ui['sign-in'].addEventListener('submit', (event) => {
 
 ui.new.addEventListener('submit', (event) => {
   event.preventDefault();
-  const to = ui.to.value.trim();
+  // The page shows topics with a `#`, which is no part of their names.
+  const to = ui.to.value.trim().replace(/^#+/, '');
   const problem =
     !to || to === '@'
       ? 'Write a topic, or @ and a name.'

@@ -7,6 +7,9 @@ const PAGE = 50;
 /** How many of one's own direct messages this browser keeps for each person, because no server has them. */
 const KEPT = 200;
 
+/** Whether two messages have the same place in a history. */
+const isSame = (one, other) => other.seq !== undefined && one.seq === other.seq && one.epoch === other.epoch;
+
 export class Chat extends EventTarget {
   conversations = new Map();
   open;
@@ -21,7 +24,10 @@ export class Chat extends EventTarget {
     for (const name of ['connecting', 'connected', 'closed']) {
       this.client.on(name, (event) => this.#tell('state', { name, ...event }));
     }
-    this.client.on('gap', ({ topic, reason }) => this.#note(topic, reason));
+    this.client.on('gap', ({ topic, reason }) => {
+      this.#note(topic, reason);
+      if (reason === 'expired') this.#reread(topic);
+    });
     const { names = [], read = {}, sent = {} } = this.#load();
     for (const name of names) this.add(name, read[name], sent[name]);
     if (!names.length) this.add('room.lobby');
@@ -31,14 +37,16 @@ export class Chat extends EventTarget {
     addEventListener('storage', merge, { signal: this.#end.signal });
   }
 
-  /** Makes a conversation, unless it exists. A person's name begins with `@`. */
+  /** Makes a conversation, unless it exists. A person's name begins with `@`, and a pattern of topics ends with `*`. */
   add(name, read, sent = []) {
     const existing = this.conversations.get(name);
     if (existing) return existing;
     const isPerson = name.startsWith('@');
+    const isPattern = !isPerson && name.endsWith('*');
     const conversation = {
       name,
       isPerson,
+      isPattern,
       items: [],
       unread: 0,
       read,
@@ -57,12 +65,16 @@ export class Chat extends EventTarget {
         if (message.at !== undefined) count += 1;
         this.#heard(conversation, message);
       };
+      const topic = this.client.topic(name);
       // Where no rule tells who is here, this ends by itself, and the messages come all the same.
-      conversation.presence = presence(this.client.topic(name), (members) => {
-        conversation.members = members;
-        this.#changed(conversation);
-      });
-      const { ready } = (conversation.subscription = this.client.topic(name).subscribe(take, { last: PAGE }));
+      if (!isPattern) {
+        conversation.presence = presence(topic, (members) => {
+          conversation.members = members;
+          this.#changed(conversation);
+        });
+      }
+      // A pattern has no newest messages, and nobody is in it.
+      const { ready } = (conversation.subscription = topic.subscribe(take, isPattern ? {} : { last: PAGE }));
       ready.then(
         ({ history }) => {
           conversation.history = history;
@@ -83,13 +95,17 @@ export class Chat extends EventTarget {
     return conversation;
   }
 
-  /** Listens to a topic no longer. */
+  /** Ends a conversation: the page listens to its topic no longer. */
   remove(name) {
-    const { subscription, presence: members } = this.conversations.get(name);
-    subscription.unsubscribe();
-    members.stop();
-    this.conversations.delete(name);
+    this.#drop(name);
     this.#save();
+  }
+
+  #drop(name) {
+    const { subscription, presence: members } = this.conversations.get(name);
+    subscription?.unsubscribe();
+    members?.stop();
+    this.conversations.delete(name);
     this.#tell('list');
   }
 
@@ -164,6 +180,7 @@ export class Chat extends EventTarget {
     const name = `@${message.senderId}`;
     const conversation = this.conversations.get(name) ?? this.add(name);
     const item = { ...this.#item(message), isMine: false };
+    if (conversation.items.some((other) => !other.isMine && isSame(other, item))) return;
     // One's own note to oneself is there already, as the message that was sent.
     if (message.senderId === this.user && conversation.items.some(({ isMine, data }) => isMine && data === item.data))
       return;
@@ -173,6 +190,10 @@ export class Chat extends EventTarget {
 
   #heard(conversation, message) {
     const item = this.#item(message);
+    // The topics of a pattern have numbers of their own, so their messages are in the order in which they came.
+    if (conversation.isPattern)
+      return this.#arrived(conversation, { ...item, topic: message.topic, epoch: undefined, seq: undefined });
+    if (conversation.items.some((other) => (!other.isMine || other.isEchoed) && isSame(other, item))) return;
     const echo = conversation.items.find((other) => {
       if (!other.isMine || other.isEchoed) return false;
       if (other.seq !== undefined) return other.seq === item.seq && other.epoch === item.epoch;
@@ -213,16 +234,27 @@ export class Chat extends EventTarget {
   }
 
   #note(topic, reason) {
-    const text =
-      reason === 'no_history'
-        ? 'You were disconnected. This topic does not keep what was written meanwhile.'
-        : 'Something may be missing here: the server no longer has it.';
     for (const conversation of this.conversations.values()) {
+      const text = conversation.isPattern
+        ? 'You were disconnected. What was written meanwhile is in the topics themselves, if they keep it.'
+        : reason === 'no_history'
+          ? 'You were disconnected. This topic does not keep what was written meanwhile.'
+          : 'Something may be missing here: the server no longer has it.';
       const isMeant =
         topic === '@me' ? conversation.isPerson && conversation.items.length : conversation.name === topic;
       if (!isMeant || conversation.items.at(-1)?.note === text) continue;
       this.#insert(conversation, { note: text, at: Date.now() });
       this.#changed(conversation);
+    }
+  }
+
+  /** After a gap the client goes on with what is new. The server may still have something of what was written meanwhile. */
+  async #reread(topic) {
+    const page = await this.client.topic(topic).history({ limit: PAGE }).catch(() => ({ messages: [] }));
+    for (const message of page.messages.reverse()) {
+      const conversation = this.conversations.get(topic);
+      if (topic === '@me') this.#direct(message);
+      else if (conversation) this.#heard(conversation, message);
     }
   }
 
@@ -285,6 +317,10 @@ export class Chat extends EventTarget {
   /** Another tab of the same user has written. */
   #merge() {
     const { names = [], read = {}, sent = {} } = this.#load();
+    // It may have ended conversations. This tab would bring them back, but what somebody looks at stays.
+    for (const name of this.conversations.keys()) {
+      if (!names.includes(name) && !(name === this.open && this.isSeen)) this.#drop(name);
+    }
     for (const name of names) {
       const conversation = this.conversations.get(name) ?? this.add(name, read[name]);
       for (const { id, data, at } of sent[name] ?? []) {

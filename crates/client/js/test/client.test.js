@@ -4,11 +4,12 @@ import { generateKeyPairSync, sign } from 'node:crypto';
 import { once } from 'node:events';
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import http from 'node:http';
+import net from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, describe, test } from 'node:test';
 import { WebSocketServer } from 'ws';
-import { client, ear, network, plain, soon, start } from './stack.js';
+import { client, ear, network, plain, soon, start, watch } from './stack.js';
 
 const tried = new Set();
 
@@ -435,6 +436,152 @@ describe('scenarios', { concurrency: 4 }, () => {
     assert.equal(two.events.filter(({ name }) => name === 'gap').length, 1);
   });
 
+  scenario('members', async (t) => {
+    const stack = await start(t);
+    const [one, two] = [1, 2].map((user) => client(t, stack.url(`?userId=${user}`)));
+    const here = watch(one.topic('room.7'), { data: { status: 'here' } });
+    await here.it.ready;
+    await here.until({ 1: { status: 'here' } });
+    assert.deepEqual(here.told[0], {
+      topic: 'room.7',
+      users: new Map([['1', { status: 'here' }]]),
+      count: 1,
+      isCurrent: true,
+      joined: ['1'],
+      left: [],
+      changed: [],
+    });
+    const other = watch(two.topic('room.7'));
+    await other.until({ 1: { status: 'here' }, 2: undefined });
+    await here.until({ 1: { status: 'here' }, 2: undefined });
+    assert.deepEqual([here.told.at(-1).joined, here.it.count], [['2'], 2]);
+    await other.it.set('busy');
+    await here.until({ 1: { status: 'here' }, 2: 'busy' });
+    assert.deepEqual(here.told.at(-1).changed, ['2']);
+    // Only a subscribe frame takes back what was said.
+    await here.it.set(undefined);
+    await other.until({ 1: undefined, 2: 'busy' });
+    other.it.stop();
+    await here.until({ 1: undefined });
+    assert.deepEqual([here.told.at(-1).left, here.it.count], [['2'], 1]);
+    for (const { told } of [here, other]) assert.ok(told.every(({ isCurrent }) => isCurrent));
+    // Data that is too large changes nothing.
+    await assert.rejects(here.it.set('x'.repeat(2000)), { code: 'invalid_field', message: /1024 bytes/ });
+    await here.it.refresh();
+    assert.deepEqual([...here.it.users], [['1', undefined]]);
+  });
+
+  scenario('members-away', async (t) => {
+    const stack = await start(t);
+    const net = await network(t, stack);
+    const one = client(t, net.url('?userId=1'));
+    const [two, three] = [await plain(t, stack.url('?userId=2')), await plain(t, stack.url('?userId=3'))];
+    await two.ask({ type: 'subscribe', topic: 'room.7' });
+    const here = watch(one.topic('room.7'), { data: 'first' });
+    await here.until({ 1: 'first', 2: undefined });
+    net.isDown = true;
+    net.cut();
+    await here.until({ 1: 'first', 2: undefined }, false);
+    const { joined, left, changed } = here.told.at(-1);
+    assert.deepEqual([joined, left, changed], [[], [], []]);
+    await three.ask({ type: 'subscribe', topic: 'room.7', data: 'hi' });
+    await two.ask({ type: 'unsubscribe', topic: 'room.7' });
+    // It is said by the subscribe frame of the next connection, or behind it.
+    const saying = here.it.set('second');
+    net.isDown = false;
+    await soon(saying, 'the answer');
+    await here.until({ 1: 'second', 3: 'hi' });
+    const back = here.told.filter(({ isCurrent }) => isCurrent).slice(1);
+    assert.deepEqual(back.flatMap((event) => event.joined), ['3']);
+    assert.deepEqual(back.flatMap((event) => event.left), ['2']);
+    assert.ok(here.told.slice(1).every(({ users, isCurrent }) => isCurrent || !users.has('3')));
+    one.close();
+    await here.until({ 1: 'second', 3: 'hi' }, false);
+  });
+
+  scenario('members-rotation', async (t) => {
+    const stack = await start(t);
+    const one = client(t, stack.url('?userId=1'), { lifetime: 3000 });
+    const two = client(t, stack.url('?userId=2'));
+    const here = watch(one.topic('room.7'), { data: 'here' });
+    await here.it.ready;
+    const other = watch(two.topic('room.7'));
+    await other.until({ 1: 'here', 2: undefined });
+    await here.until({ 1: 'here', 2: undefined });
+    const before = [here.told.length, other.told.length];
+    for (const _ of [1, 2, 3, 4]) await one.event('connected');
+    await here.it.refresh();
+    // This change comes last, so whatever the rotations had told would have come before it.
+    await other.it.set('end');
+    await here.until({ 1: 'here', 2: 'end' });
+    await other.until({ 1: 'here', 2: 'end' });
+    assert.deepEqual([here.told.length, other.told.length], before.map((count) => count + 1));
+  });
+
+  scenario('members-beside', async (t) => {
+    const stack = await start(t);
+    const net = await network(t, stack);
+    const one = client(t, net.url('?userId=1'));
+    const room = one.topic('room.7');
+    const heard = ear();
+    await room.subscribe(heard).ready;
+    await room.publish(1);
+    const first = watch(room, { data: 'first' });
+    await first.until({ 1: 'first' });
+    await room.publish(2);
+    // One connection is one member: the last word counts, whoever says it.
+    const second = watch(room, { data: 'second' });
+    await second.until({ 1: 'second' });
+    await first.it.set('third');
+    await second.until({ 1: 'third' });
+    assert.deepEqual(
+      one.events.map(({ name }) => name),
+      ['connecting', 'connected'],
+    );
+    net.cut();
+    await one.event('recovered');
+    await second.it.refresh();
+    assert.deepEqual([...second.it.users], [['1', 'third']]);
+    // The end of a watcher ends its words, and nothing else.
+    first.it.stop();
+    await second.until({ 1: 'second' });
+    second.it.stop();
+    await watch(room).until({ 1: undefined });
+    await room.publish(3);
+    await heard.until(3);
+    assert.deepEqual([heard.data(), one.sockets.length], [[1, 2, 3], 2]);
+  });
+
+  scenario('no-members', async (t) => {
+    const stack = await start(t);
+    const one = client(t, stack.url('?userId=1'));
+    const [hall, room] = ['hall', 'room.7'].map((name) => one.topic(name));
+    const [heard, there] = [ear(), ear()];
+    const { ready } = hall.subscribe(heard);
+    const here = watch(hall);
+    const words = { code: 'no_presence', message: /the topic `hall` has no presence/ };
+    await assert.rejects(soon(here.it.ready, 'an answer'), words);
+    await ready;
+    await hall.publish('hi');
+    // Afterwards, too. Words that are too large for the server are no matter of those who hear messages.
+    await assert.rejects(soon(watch(hall).it.ready, 'an answer'), words);
+    await room.subscribe(there).ready;
+    const large = watch(room, { data: 'x'.repeat(2000) });
+    await assert.rejects(soon(large.it.ready, 'an answer'), { code: 'invalid_field' });
+    for (const topic of [hall, room]) await topic.publish('again');
+    await heard.until(2);
+    await there.until(1);
+    assert.deepEqual([heard.data(), there.data()], [['hi', 'again'], ['again']]);
+    assert.deepEqual(
+      one.events.map(({ name }) => name),
+      ['connecting', 'connected'],
+    );
+    await assert.rejects(soon(watch(one.topic('@2')).it.ready, 'an answer'), { code: 'forbidden_topic' });
+    one.close();
+    await assert.rejects(soon(watch(room).it.ready, 'an answer'), { code: 'closed' });
+    await assert.rejects(soon(here.it.refresh(), 'an answer'), { code: 'closed' });
+  });
+
   scenario('after', async (t) => {
     const stack = await start(t);
     const sender = await plain(t, stack.url('?userId=1'));
@@ -525,6 +672,8 @@ describe('scenarios', { concurrency: 4 }, () => {
     const two = client(t, net.url('?userId=2'));
     const heard = ear();
     await two.topic('room.7').subscribe(heard).ready;
+    // A watcher makes the client subscribe once more on the same connection.
+    await watch(two.topic('room.7')).it.ready;
     // The post of a message that was published in the same moment is late, and comes twice.
     const late = {
       id: two.sent[0].id,
@@ -723,10 +872,15 @@ describe('scenarios', { concurrency: 4 }, () => {
     const server = http.createServer().listen(0);
     const { port } = server.address();
     await new Promise((resolve) => server.close(resolve));
-    const one = client(t, `ws://localhost:${port}/`, { refusals: 2, maxDelay: 20 });
-    // A server that is down may come back, so the client goes on.
-    while ((await one.event('connecting')).attempt < 6);
-    assert.equal(one.state, 'connecting');
+    // A proxy takes connections although the server behind it is down.
+    const proxy = net.createServer((socket) => socket.once('data', () => socket.end())).listen(0);
+    t.after(() => proxy.close());
+    for (const address of [port, proxy.address().port]) {
+      const one = client(t, `ws://localhost:${address}/`, { refusals: 2, maxDelay: 20 });
+      // A server that is down may come back, so the client goes on.
+      while ((await one.event('connecting')).attempt < 6);
+      assert.equal(one.state, 'connecting');
+    }
   });
 
   scenario('full-buffer', async (t) => {

@@ -70,6 +70,29 @@ test('a component shows its topic and the state of the connection', async (t) =>
   await shows(page, 'closed: hi 5');
 });
 
+test('a component shows what comes to a pattern', { timeout: 60_000 }, async (t) => {
+  const stack = await start(t);
+  const one = client(t, stack.url('?userId=1'));
+  const sender = await plain(t, stack.url('?userId=2'));
+  function All({ of = one, last }) {
+    const { messages, error } = useTopic(of, 'room.*', last && { last });
+    return h('p', null, error ? `${error.code}: ${error.message}` : messages.map((it) => `${it.topic} ${it.data}`).join());
+  }
+  const page = window.document.createElement('div');
+  window.document.body.append(page);
+  const root = createRoot(page);
+  t.after(() => root.unmount());
+  root.render(h(StrictMode, null, h(All)));
+  await shows(page, '');
+  await soon(one.topic('room.*').subscribe(() => {}).ready, 'the subscription');
+  for (const topic of ['room.7', 'room.8']) await sender.publish(topic, 'hi');
+  await shows(page, 'room.7 hi,room.8 hi');
+  // A pattern has no newest messages, and the error says so.
+  root.render(h(StrictMode, null, h(All, { of: client(t, stack.url('?userId=3')), last: 2 })));
+  const words = 'must be absent with a pattern, because a position is of one topic';
+  await shows(page, `invalid_field: the field \`after\` or \`last\` ${words}`);
+});
+
 test('a component shows who is here', async (t) => {
   const stack = await start(t);
   const net = await network(t, stack);

@@ -9,6 +9,7 @@ import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 import WebSocket from 'ws';
 import { connect } from '../index.js';
+import { presence } from '../presence.js';
 
 const root = fileURLToPath(new URL('../../../..', import.meta.url));
 const binaries = join(root, process.env.SWITCHBOARD_BINARIES ?? 'target/debug');
@@ -207,6 +208,38 @@ export function ear() {
       });
     },
   });
+}
+
+/** Watches a topic, and keeps what the handler was told. */
+export function watch(topic, options) {
+  const told = [];
+  const waiting = [];
+  const it = presence(
+    topic,
+    (members) => {
+      told.push(members);
+      for (const look of waiting) look();
+    },
+    options,
+  );
+  return {
+    it,
+    told,
+    /** Waits for these members and words, in any order, once they are true. */
+    until(expected, isCurrent = true) {
+      const is = () =>
+        it.isCurrent === isCurrent &&
+        JSON.stringify([...it.users].sort()) === JSON.stringify(Object.entries(expected).map(([k, v]) => [k, v]));
+      const found = new Promise((resolve) => {
+        const look = () => is() && resolve();
+        waiting.push(look);
+        look();
+      });
+      return soon(found, JSON.stringify(expected)).catch((error) => {
+        throw new Error(`${error.message}, but ${JSON.stringify([...(it.users ?? [])])} and ${JSON.stringify(told)}`);
+      });
+    },
+  };
 }
 
 /** A plain WebSocket that asks and waits for the answer. */

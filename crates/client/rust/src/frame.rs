@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
-use crate::types::{Ack, Error, Message, Page, Position};
+use crate::types::{Ack, Error, Message, Page, Position, Users};
 
 /// Any frame of the server. Each kind has some of the fields.
 #[derive(Debug, Default, Deserialize)]
@@ -35,6 +35,15 @@ pub(crate) struct Frame {
     pub(crate) messages: Vec<Entry>,
     pub(crate) more: bool,
     pub(crate) behind: BTreeMap<String, Position>,
+    /// The members of a topic, and what they say about themselves.
+    pub(crate) users: Option<Vec<String>>,
+    pub(crate) count: u64,
+    pub(crate) data: Users,
+    pub(crate) joined: Vec<String>,
+    pub(crate) left: Vec<String>,
+    /// The frames of a list before this one.
+    #[serde(skip)]
+    pub(crate) parts: Vec<Frame>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -2,6 +2,7 @@
 
 mod frame;
 mod machine;
+mod presence;
 mod socket;
 mod topics;
 mod types;
@@ -22,8 +23,10 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 pub use tokio_rustls::rustls;
 
 use machine::{Command, Heard, Listen, Machine};
+pub use presence::Presence;
 pub use types::{
-    Ack, Attempt, Error, Event, Message, Options, Page, Position, Range, Ready, Start, State, TokenSource,
+    Ack, Attempt, Error, Event, Members, Message, Options, Page, Position, Range, Ready, Start, State, TokenSource,
+    Users,
 };
 
 /// The member that marks a frame as sent again.
@@ -119,7 +122,7 @@ impl Shared {
     }
 }
 
-/// A client. Clones are handles of the same client, which ends with the last handle, topic and subscription.
+/// A client. Clones are handles of the same client, which ends with the last handle, topic, subscription and presence.
 #[derive(Debug, Clone)]
 pub struct Client(Arc<Shared>);
 
@@ -209,7 +212,7 @@ impl Topic {
             _ => None,
         };
         let ((heard, incoming), (ready, answer)) = (mpsc::unbounded_channel(), oneshot::channel());
-        let listen = Listen { topic: self.name.clone(), listener, start, heard, ready };
+        let listen = Listen { topic: self.name.clone(), listener, start, heard, ready, watcher: None };
         self.shared.ask(Command::Listen(listen));
         Subscription {
             topic: self.clone(),
@@ -220,6 +223,22 @@ impl Topic {
             answer: Some(answer),
             ready: None,
         }
+    }
+
+    /// Watches who is in the topic, until the result is dropped. The user becomes a member.
+    #[must_use]
+    pub fn presence(&self) -> Presence {
+        Presence::new(self.clone(), None)
+    }
+
+    /// The same, and the user says something about itself: any JSON of at most 1,024 bytes.
+    ///
+    /// # Errors
+    ///
+    /// The data is no JSON.
+    pub fn presence_with(&self, data: &(impl Serialize + ?Sized)) -> Result<Presence, Error> {
+        let data = presence::words(data)?;
+        Ok(Presence::new(self.clone(), data))
     }
 
     /// Publishes a message. Messages of one topic go out one after another.

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use crate::AGAIN;
 use crate::frame::Frame;
+use crate::presence::{Answer, Said, Watcher};
 use crate::topics::{Topic, Twin};
 use crate::types::{Ack, Attempt, Error, Event, Message, Options, Page, Position, Range, Ready, Start, State};
 
@@ -42,6 +43,17 @@ pub(crate) enum Command {
         reply: oneshot::Sender<Result<Page, Error>>,
     },
     Listen(Listen),
+    Say {
+        topic: String,
+        listener: u64,
+        data: Option<Value>,
+        reply: Answer,
+    },
+    Members {
+        topic: String,
+        listener: u64,
+        reply: Answer,
+    },
     Leave {
         topic: String,
         listener: u64,
@@ -59,6 +71,8 @@ pub(crate) struct Listen {
     pub(crate) start: Start,
     pub(crate) heard: mpsc::UnboundedSender<Heard>,
     pub(crate) ready: oneshot::Sender<Result<Ready, Error>>,
+    /// Set if it asks who is there.
+    pub(crate) watcher: Option<Watcher>,
 }
 
 /// A thing that a subscription hears.
@@ -136,6 +150,8 @@ struct Request {
     connection: ConnectionId,
     serial: u64,
     purpose: Purpose,
+    /// The frames of a long answer, without the last one.
+    parts: Vec<Frame>,
 }
 
 #[derive(Debug)]
@@ -186,6 +202,13 @@ pub(crate) enum Reply {
         topic: String,
         listener: u64,
     },
+    Members {
+        topic: String,
+        listener: u64,
+        turn: Option<u64>,
+        reply: Option<Answer>,
+    },
+    Said(Said),
 }
 
 /// The client without its sockets.
@@ -299,6 +322,8 @@ impl Machine {
                 self.read(&topic, &range, reply);
             }
             Command::Listen(listen) => self.listen(listen),
+            Command::Say { topic, listener, data, reply } => self.say(Said::new(topic, listener, data, Some(reply))),
+            Command::Members { topic, listener, reply } => self.list(&topic, listener, Some(reply)),
             Command::Leave { topic, listener } => self.unlisten(&topic, listener),
             Command::Wake if self.waiting.is_some() && self.current.is_none() => {
                 self.open(Some("The network or the application is back.".to_owned()));
@@ -434,8 +459,11 @@ impl Machine {
             let sent = self.outbox.iter().filter(|(_, item)| item.connection == Some(connection));
             let largest = sent.max_by_key(|(_, item)| item.text.len()).map(|(number, _)| *number);
             if let Some(number) = largest {
-                self.settle(number, Err(Error::new("too_large", "The gateway found the message too large.")));
+                self.settle(number, Err(Error::new("too_large", "The message is too large for the gateway.")));
             }
+        }
+        for topic in self.topics.values_mut().filter(|topic| topic.run.home == Some(connection)) {
+            topic.watchers().for_each(|watcher| watcher.lost(None));
         }
         let requests: Vec<_> = self.requests.extract_if(|_, request| request.connection == connection).collect();
         for (_, request) in requests {
@@ -482,6 +510,9 @@ impl Machine {
                 Reply::Ack(reply, _) => drop(reply.send(Err(error.clone()))),
                 Reply::Page(_, reply) => drop(reply.send(Err(error.clone()))),
                 Reply::Fill { .. } | Reply::CatchUp { .. } => {}
+                Reply::Members { reply, .. } | Reply::Said(Said { reply, .. }) => {
+                    let _ = reply.map(|reply| reply.send(Err(error.clone())));
+                }
             }
         }
         for (_, topic) in std::mem::take(&mut self.topics) {
@@ -535,7 +566,7 @@ impl Machine {
     fn send(&mut self, connection: ConnectionId, id: String, text: String, purpose: Purpose) {
         let serial = self.serial();
         self.after(self.options.timeout, Timer::Answer(id.clone(), serial));
-        self.requests.insert(id, Request { connection, serial, purpose });
+        self.requests.insert(id, Request { connection, serial, purpose, parts: Vec::new() });
         self.effects.push(Effect::Send(connection, text));
     }
 
@@ -588,7 +619,7 @@ impl Machine {
     fn hear(&mut self, id: ConnectionId, text: &str) {
         let Some(connection) = self.connections.get_mut(&id) else { return };
         connection.heard_at = Some(self.now);
-        let Ok(frame) = serde_json::from_str::<Frame>(text) else {
+        let Ok(mut frame) = serde_json::from_str::<Frame>(text) else {
             let is_object = serde_json::from_str::<serde_json::Map<_, _>>(text).is_ok();
             if !is_object && !connection.is_answered {
                 let start: String = text.chars().take(80).collect();
@@ -598,7 +629,7 @@ impl Machine {
             return;
         };
         let kind = frame.kind.as_deref().unwrap_or_default();
-        let is_answer = matches!(kind, "ack" | "error" | "history" | "pong");
+        let is_answer = matches!(kind, "ack" | "error" | "history" | "pong" | "presence");
         if is_answer || kind == "data" {
             connection.is_answered = true;
             self.refused = 0;
@@ -649,6 +680,22 @@ impl Machine {
         if kind == "history" && matches!(purpose, Some(Purpose::Subscribe(_))) {
             return self.offer_all(frame);
         }
+        if kind == "presence" && frame.id.is_none() {
+            // While a rotation has not come to this topic yet, the old connection still tells.
+            let name = frame.topic.clone().unwrap_or_default();
+            let home = self.topics.get(&name).map(|topic| topic.run.home);
+            if home.is_some_and(|home| home == Some(id) || self.current == Some(id)) {
+                self.members_changed(&name, frame);
+            }
+            return;
+        }
+        if let (Some(request), true) = (self.requests.get_mut(&asked), kind == "presence") {
+            // A long list of members comes in several frames.
+            if frame.more {
+                return request.parts.push(frame);
+            }
+            frame.parts = std::mem::take(&mut request.parts);
+        }
         let Some(request) = self.requests.remove(&asked) else { return };
         // Either the connection has no record, or a connection without a user asked for what needs one. A ping tells.
         if is_unknown {
@@ -661,7 +708,7 @@ impl Machine {
 
     // ---- Messages to the server -------------------------------------------------------------------------------------
 
-    fn put(&mut self, lane: Option<String>, id: String, text: String, is_message: bool, reply: Reply) {
+    pub(crate) fn put(&mut self, lane: Option<String>, id: String, text: String, is_message: bool, reply: Reply) {
         let number = self.serial();
         let item = Item { id, lane, text, is_message, is_repeated: false, connection: None, reply };
         self.outbox.insert(number, item);
@@ -732,6 +779,8 @@ impl Machine {
             Reply::Page(topic, reply) => drop(reply.send(result.map(|frame| frame.page(&topic)))),
             Reply::Fill { topic, key, from } => self.filled(&topic, key, &from, result),
             Reply::CatchUp { topic, listener } => self.caught_up(&topic, listener, result),
+            Reply::Members { topic, listener, turn, reply } => self.listed(&topic, listener, turn, reply, result),
+            Reply::Said(said) => self.said(said, result),
         }
         self.pump();
     }
@@ -739,6 +788,8 @@ impl Machine {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
+
     use super::*;
 
     /// A machine that nobody drives, and its first connection.
@@ -772,6 +823,17 @@ mod tests {
         frames.collect()
     }
 
+    /// The id of the only frame of this kind that goes out.
+    fn id_of(machine: &mut Machine, kind: &str) -> Value {
+        let frames: Vec<_> = sent(machine).into_iter().filter(|frame| frame["type"] == kind).collect();
+        assert_eq!(frames.len(), 1, "{frames:?}");
+        frames[0]["id"].clone()
+    }
+
+    fn hear(machine: &mut Machine, connection: ConnectionId, frame: &Value) {
+        machine.input(connection, Input::Text(frame.to_string()));
+    }
+
     fn pass(machine: &mut Machine, time: Duration) {
         machine.tick(machine.now + time);
     }
@@ -791,6 +853,62 @@ mod tests {
         assert!(frames.contains(&json!({"type": "message", "id": "m1", "again": true})), "{frames:?}");
         machine.input(connection, Input::Text(r#"{"type":"ack","id":"m1","delivered":1}"#.to_owned()));
         assert_eq!(ack.try_recv().unwrap().unwrap().delivered, Some(1));
+    }
+
+    #[test]
+    fn a_long_list_of_members_comes_in_several_frames_and_beyond_a_thousand_there_is_a_count() {
+        let (mut machine, connection, _told) = machine();
+        let (commands, mut asked) = mpsc::unbounded_channel();
+        let shared = crate::Shared {
+            commands,
+            state: watch::channel(State::Connected).1,
+            room: std::sync::Arc::new(tokio::sync::Semaphore::new(1)),
+            buffer: 1,
+            frame_limit: machine.options.frame_limit,
+            prefix: "h".to_owned(),
+            last_id: std::sync::atomic::AtomicU64::new(0),
+        };
+        let topic = crate::Topic { name: "room.7".to_owned(), shared: std::sync::Arc::new(shared) };
+        let mut here = topic.presence();
+        machine.command(asked.try_recv().unwrap());
+        pass(&mut machine, Duration::ZERO);
+        let id = id_of(&mut machine, "subscribe");
+        hear(&mut machine, connection, &json!({"type": "ack", "id": id}));
+        let id = id_of(&mut machine, "presence");
+        let part =
+            json!({"id": id, "type": "presence", "users": ["1", "2"], "data": {"2": "busy"}, "count": 3, "more": true});
+        hear(&mut machine, connection, &part);
+        // The connection stays, but the rest of the list is lost. The question is repeated, and the list begins anew.
+        let timeout = machine.options.timeout;
+        pass(&mut machine, timeout);
+        let id = id_of(&mut machine, "presence");
+        hear(&mut machine, connection, &part);
+        hear(&mut machine, connection, &json!({"type": "presence", "topic": "room.7", "joined": ["4"], "left": ["1"]}));
+        assert!(here.next().now_or_never().is_none());
+        hear(&mut machine, connection, &json!({"id": id, "type": "presence", "users": ["3"], "count": 3}));
+        let told = here.next().now_or_never().unwrap().unwrap();
+        assert_eq!(json!(told.users), json!({"2": "busy", "3": null, "4": null}));
+        assert_eq!((told.count, told.is_current, &told.joined[..]), (3, true, &["2", "3", "4"].map(str::to_owned)[..]));
+
+        let _answer = here.refresh();
+        machine.command(asked.try_recv().unwrap());
+        let id = id_of(&mut machine, "presence");
+        hear(&mut machine, connection, &json!({"id": id, "type": "presence", "count": 1500}));
+        let told = here.next().now_or_never().unwrap().unwrap();
+        assert_eq!((told.users.is_none(), told.count, told.joined, told.left), (true, 1500, vec![], vec![]));
+        for frame in [json!({"joined": ["7", "8", "9"], "left": ["2"]}), json!({"left": ["7"], "data": {"3": 0}})] {
+            let mut told = json!({"type": "presence", "topic": "room.7"});
+            told.as_object_mut().unwrap().extend(frame.as_object().unwrap().clone());
+            hear(&mut machine, connection, &told);
+        }
+        let told = here.next().now_or_never().unwrap().unwrap();
+        assert_eq!((here.count(), told.count), (1501, 1501));
+        assert_eq!(
+            (json!(told.joined), json!(told.left), json!(told.changed)),
+            (json!(["8", "9"]), json!(["2"]), json!(["3"]))
+        );
+        // What was told is not told again.
+        assert!(here.next().now_or_never().is_none());
     }
 
     #[test]

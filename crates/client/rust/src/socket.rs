@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+use tokio_tungstenite::tungstenite::error::ProtocolError;
 use tokio_tungstenite::tungstenite::{self, Message};
 use tokio_tungstenite::{Connector, MaybeTlsStream, WebSocketStream};
 
@@ -173,6 +174,8 @@ fn failed(error: &tungstenite::Error) -> End {
     let is_refused = match error {
         // A gateway that has too much to do, and a function that failed, may do better in a moment.
         tungstenite::Error::Http(response) => response.status() != 429 && !response.status().is_server_error(),
+        // Nobody answered: a proxy takes connections although the server behind it is down.
+        tungstenite::Error::Protocol(ProtocolError::HandshakeIncomplete) => false,
         // The answer does not come from a WebSocket server.
         tungstenite::Error::Protocol(_) | tungstenite::Error::HttpFormat(_) | tungstenite::Error::Url(_) => true,
         _ => false,

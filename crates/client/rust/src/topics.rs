@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use crate::frame::{Answer, Frame};
 use crate::machine::{ConnectionId, GRACE, Heard, Listen, Machine, Purpose, Reply, Timer};
+use crate::presence::Watcher;
 use crate::types::{Error, Event, Message, Position, Range, Ready, Start};
 
 /// Messages that overtook an earlier one wait this long for it. Then the client asks for what is missing.
@@ -32,8 +33,8 @@ const ME: &str = "@me";
 pub(crate) struct Topic {
     /// Tells it from an earlier topic of this name.
     key: u64,
-    listeners: Vec<Listener>,
-    run: Run,
+    pub(crate) listeners: Vec<Listener>,
+    pub(crate) run: Run,
     /// Something came since the last ping, so that need not ask.
     is_fresh: bool,
     /// It must not share its subscribe frame with others.
@@ -43,9 +44,13 @@ pub(crate) struct Topic {
 
 /// The state of a topic that somebody listens to. The client forgets it when the last listener leaves.
 #[derive(Debug, Default)]
-struct Run {
-    /// The connection that listens to the topic.
+pub(crate) struct Run {
+    /// The connection that listens to the topic, or is asked to.
     on: Option<ConnectionId>,
+    /// The connection that listens to the topic, as the server has said.
+    pub(crate) home: Option<ConnectionId>,
+    /// The subscribe frame has other fields now, so it has to be sent once more.
+    pub(crate) is_changed: bool,
     position: Option<Position>,
     /// How many of the newest messages are wanted.
     last: u32,
@@ -75,11 +80,13 @@ struct Run {
 }
 
 #[derive(Debug)]
-struct Listener {
-    id: u64,
+pub(crate) struct Listener {
+    pub(crate) id: u64,
     heard: mpsc::UnboundedSender<Heard>,
     ready: Option<oneshot::Sender<Result<Ready, Error>>>,
     late: Option<Late>,
+    /// Set if it asks who is there.
+    pub(crate) watcher: Option<Watcher>,
 }
 
 /// A further listener of a topic first gets the history that it asks for, and then what came meanwhile.
@@ -115,7 +122,8 @@ pub(crate) struct Twin {
 
 impl Topic {
     /// Ends it for all its listeners.
-    pub(crate) fn refuse(self, error: &Error) {
+    pub(crate) fn refuse(mut self, error: &Error) {
+        self.watchers().for_each(|watcher| watcher.lost(Some(error)));
         for ready in self.listeners.into_iter().filter_map(|listener| listener.ready) {
             let _ = ready.send(Err(error.clone()));
         }
@@ -358,9 +366,9 @@ impl Machine {
         for (name, topic) in self.topics.iter().filter(|(_, topic)| !topic.run.is_busy && !topic.run.is_paused) {
             let is_on = topic.run.on == Some(current);
             match (topic.listeners.is_empty(), is_on) {
-                (false, true) => {}
-                (false, false) if topic.is_alone => alone.push(name.clone()),
-                (false, false) => wanted.push(name.clone()),
+                (false, true) if !topic.run.is_changed => {}
+                (false, _) if topic.is_alone => alone.push(name.clone()),
+                (false, _) => wanted.push(name.clone()),
                 (true, true) if name != ME => left.push(name.clone()),
                 (true, _) => gone.push(name.clone()),
             }
@@ -385,12 +393,18 @@ impl Machine {
     /// One frame for all topics: a connection that comes back resumes with one invocation.
     fn subscribe(&mut self, names: &[String], current: ConnectionId) {
         let entries = names.iter().filter_map(|name| {
-            let run = &self.topics.get(name)?.run;
+            let topic = self.topics.get_mut(name)?;
+            let run = &topic.run;
             let mut entry = json!({"topic": name});
             match &run.position {
                 Some(position) => entry["after"] = json!(position),
                 None if run.last > 0 => entry["last"] = json!(run.last),
                 None => entry["positions"] = json!(true),
+            }
+            let mut watchers: Vec<_> = topic.watchers().collect();
+            watchers.sort_by_key(|watcher| watcher.spoke);
+            for watcher in watchers {
+                watcher.ask(&mut entry);
             }
             Some(entry)
         });
@@ -409,7 +423,7 @@ impl Machine {
         }
         for name in names {
             if let Some(topic) = self.topics.get_mut(name) {
-                (topic.run.is_busy, topic.run.on) = (true, Some(current));
+                (topic.run.is_busy, topic.run.is_changed, topic.run.on) = (true, false, Some(current));
             }
         }
         let from = |name: &String| self.topics.get(name).and_then(|topic| topic.run.position.clone());
@@ -487,6 +501,8 @@ impl Machine {
     fn subscribed(&mut self, name: &str, from: Option<Position>, answer: &Answer) {
         let has_old = self.old.is_some();
         let Some(topic) = self.topics.get_mut(name) else { return };
+        let is_watched = topic.watchers().next().is_some();
+        let is_heard = topic.listeners.iter().any(|listener| listener.watcher.is_none());
         let run = &mut topic.run;
         run.errors = 0;
         if let Some(code) = &answer.code {
@@ -501,6 +517,11 @@ impl Machine {
                 return;
             }
             let error = Error::new(code, answer.message.clone());
+            if code == "no_presence" || (is_watched && is_heard) {
+                // The next subscribe asks for less, and messages may come all the same.
+                topic.watchers().for_each(|watcher| watcher.lost(Some(&error)));
+                return topic.listeners.retain(|listener| listener.watcher.is_none());
+            }
             if let Some(topic) = self.topics.remove(name) {
                 topic.refuse(&error);
             }
@@ -509,12 +530,15 @@ impl Machine {
         let position = answer.position();
         let is_recovered = answer.recovered == Some(true);
         let (was_joined, asked_for_last) = (std::mem::replace(&mut run.is_joined, true), run.last > 0);
-        run.is_new = from.is_none() && !asked_for_last;
+        // An old connection heard everything until this moment, if it is still there. So did this one, if it asks again.
+        let is_again = run.home == run.on;
+        let is_sure = has_old || is_again;
+        run.home = run.on;
+        run.is_new = if is_again { run.is_new } else { from.is_none() && !asked_for_last };
         match (&position, &from) {
             (None, _) => {
                 run.position = None;
-                // The old connection heard everything until this moment, if it is still there.
-                if from.is_some() || (was_joined && !has_old) {
+                if from.is_some() || (was_joined && !is_sure) {
                     let (topic, reason) = (name.to_owned(), "no_history".to_owned());
                     self.emit(Event::Gap { topic, from: from.clone(), to: None, reason });
                 }
@@ -522,7 +546,7 @@ impl Machine {
             (Some(to), Some(from)) if is_recovered => {
                 run.goal = run.goal.max(to.seq);
                 topic.drain();
-                if !has_old {
+                if !is_sure {
                     let (from, to) = (from.clone(), to.clone());
                     self.emit(Event::Recovered { topic: name.to_owned(), from, to });
                 }
@@ -542,6 +566,7 @@ impl Machine {
         for listener in topic.listeners.iter_mut().filter(|listener| listener.late.is_none()) {
             listener.ready(position.is_some(), recovered);
         }
+        self.joined(name);
     }
 
     fn leave(&mut self, name: String, current: ConnectionId) {
@@ -571,10 +596,15 @@ impl Machine {
     // ---- Listeners --------------------------------------------------------------------------------------------------
 
     pub(crate) fn listen(&mut self, listen: Listen) {
-        let Listen { topic: name, listener: id, start, heard, ready } = listen;
+        let Listen { topic: name, listener: id, start, heard, ready, mut watcher } = listen;
         let key = self.serial();
         let topic = self.topics.entry(name.clone()).or_insert_with(|| Topic { key, ..Topic::default() });
-        let mut listener = Listener { id, heard, ready: Some(ready), late: None };
+        if let Some(watcher) = &mut watcher {
+            watcher.spoke = key;
+            // Its fields are not in the frame that has subscribed.
+            topic.run.is_changed = true;
+        }
+        let mut listener = Listener { id, heard, ready: Some(ready), late: None, watcher };
         if (topic.run.is_joined || topic.run.on.is_some()) && start != Start::Now {
             let position = match &start {
                 Start::After(position) => Some(position.clone()),
@@ -605,6 +635,7 @@ impl Machine {
 
     pub(crate) fn unlisten(&mut self, name: &str, id: u64) {
         if let Some(topic) = self.topics.get_mut(name) {
+            topic.run.is_changed |= topic.listeners.iter().any(|it| it.id == id && it.watcher.is_some());
             topic.listeners.retain(|listener| listener.id != id);
             self.changed();
         }

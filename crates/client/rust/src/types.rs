@@ -1,5 +1,6 @@
 //! The values that an application gives to the client and gets from it.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
@@ -189,6 +190,30 @@ pub struct Page {
     pub messages: Vec<Message>,
     /// Whether there are more in the same direction.
     pub has_more: bool,
+}
+
+/// What each member of a topic says about itself, as JSON.
+pub type Users = BTreeMap<String, Option<Box<RawValue>>>;
+
+/// Who is in a topic.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Members {
+    /// The topic.
+    pub topic: String,
+    /// What each member says about itself, by user. It is absent where the server only counts: beyond 1,000 members.
+    pub users: Option<Arc<Users>>,
+    /// How many members there are.
+    pub count: u64,
+    /// Whether this is true now. It is false while there is no connection: then it shows who was there. A list of the new
+    /// connection makes it true again.
+    pub is_current: bool,
+    /// The users that came since the call before.
+    pub joined: Vec<String>,
+    /// The users that left since the call before.
+    pub left: Vec<String>,
+    /// The users that say something else since the call before.
+    pub changed: Vec<String>,
 }
 
 /// Whether there is a connection.

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use switchboard_client::{
-    Ack, Client, Error, Event, Events, Message, Options, Position, Publication, Range, Ready, Start, State,
-    Subscription, TokenSource, connect,
+    Ack, Client, Error, Event, Events, Members, Message, Options, Position, Presence, Publication, Range, Ready, Start,
+    State, Subscription, TokenSource, connect,
 };
 use switchboard_tests::client::Client as Plain;
 use switchboard_tests::network::Network;
@@ -103,6 +103,33 @@ impl Watched {
 
     fn connections(&mut self) -> usize {
         self.so_far().iter().filter(|event| matches!(event, Event::Connected { .. })).count()
+    }
+}
+
+/// A presence, and what it told.
+struct Watching {
+    presence: Presence,
+    told: Vec<Members>,
+}
+
+impl Watching {
+    fn new(presence: Presence) -> Self {
+        Self { presence, told: Vec::new() }
+    }
+
+    /// Waits for these members and words. A word that is null says nothing.
+    async fn until(&mut self, expected: Value, is_current: bool) -> &Members {
+        while self.told.last().is_none_or(|it| it.is_current != is_current || json!(it.users) != expected) {
+            let next = tokio::time::timeout(PATIENCE, self.presence.next()).await;
+            let told = next.unwrap_or_else(|_| panic!("no {expected}, but {:?}", self.told)).expect("it has ended");
+            assert_eq!(told.count, told.users.as_ref().unwrap().len() as u64);
+            self.told.push(told);
+        }
+        self.told.last().unwrap()
+    }
+
+    async fn refused(&mut self) -> String {
+        soon(self.presence.ready()).await.unwrap_err().code
     }
 }
 
@@ -600,6 +627,153 @@ async fn pattern() {
 }
 
 #[tokio::test]
+async fn members() {
+    let stack = Stack::start().await;
+    let [one, two] = ["1", "2"].map(|user| Watched::new(&stack.gateway, &format!("?userId={user}"), options()));
+    let room = one.client.topic("room.7");
+    let mut here = Watching::new(room.presence_with(&json!({"status": "here"})).unwrap());
+    soon(here.presence.ready()).await.unwrap();
+    assert_eq!((here.presence.count(), here.presence.is_current()), (1, true));
+    let first = here.until(json!({"1": {"status": "here"}}), true).await;
+    assert_eq!((&first.topic[..], &first.joined[..]), ("room.7", &["1".to_owned()][..]));
+    let mut other = Watching::new(two.client.topic("room.7").presence());
+    let both = json!({"1": {"status": "here"}, "2": null});
+    other.until(both.clone(), true).await;
+    assert_eq!(here.until(both, true).await.joined, ["2"]);
+    soon(other.presence.set("busy")).await.unwrap();
+    assert_eq!(here.until(json!({"1": {"status": "here"}, "2": "busy"}), true).await.changed, ["2"]);
+    // Only a subscribe frame takes back what was said.
+    soon(here.presence.set(&Value::Null)).await.unwrap();
+    other.until(json!({"1": null, "2": "busy"}), true).await;
+    drop(other);
+    let last = here.until(json!({"1": null}), true).await;
+    assert_eq!((&last.left[..], last.count), (&["2".to_owned()][..], 1));
+    assert!(here.told.iter().all(|it| it.is_current));
+    // Words that are too large change nothing.
+    let error = soon(here.presence.set(&"x".repeat(2000))).await.unwrap_err();
+    assert!(error.code == "invalid_field" && error.message.contains("1024 bytes"), "{error}");
+    soon(here.presence.refresh()).await.unwrap();
+    assert_eq!(json!(here.presence.users()), json!({"1": null}));
+}
+
+#[tokio::test]
+async fn members_away() {
+    let stack = Stack::start().await;
+    let network = Network::to(&stack.gateway).await;
+    let one = Watched::new(&network.address, "?userId=1", options());
+    let [mut two, mut three] = [stack.connect("?userId=2").await, stack.connect("?userId=3").await];
+    two.ask(json!({"type": "subscribe", "topic": "room.7", "id": "s1"})).await;
+    let mut here = Watching::new(one.client.topic("room.7").presence_with("first").unwrap());
+    let before = json!({"1": "first", "2": null});
+    here.until(before.clone(), true).await;
+    network.set_down(true);
+    network.cut().await;
+    let away = here.until(before, false).await;
+    assert!(away.joined.is_empty() && away.left.is_empty() && away.changed.is_empty(), "{away:?}");
+    three.ask(json!({"type": "subscribe", "topic": "room.7", "data": "hi", "id": "s1"})).await;
+    two.ask(json!({"type": "unsubscribe", "topic": "room.7", "id": "u1"})).await;
+    // It is said by the subscribe frame of the next connection, or behind it.
+    let saying = here.presence.set("second");
+    let count = here.told.len();
+    network.set_down(false);
+    soon(saying).await.unwrap();
+    let after = json!({"1": "second", "3": "hi"});
+    here.until(after.clone(), true).await;
+    let back = &here.told[count..];
+    assert_eq!(back.iter().flat_map(|it| it.joined.clone()).collect::<Vec<_>>(), ["3"]);
+    assert_eq!(back.iter().flat_map(|it| it.left.clone()).collect::<Vec<_>>(), ["2"]);
+    one.client.close();
+    here.until(after, false).await;
+    assert!(soon(here.presence.next()).await.is_none());
+}
+
+#[tokio::test]
+async fn members_rotation() {
+    let stack = Stack::start().await;
+    let mut one = Watched::new(&stack.gateway, "?userId=1", Options { lifetime: millis(3000), ..options() });
+    let two = Watched::new(&stack.gateway, "?userId=2", options());
+    let mut here = Watching::new(one.client.topic("room.7").presence_with("here").unwrap());
+    soon(here.presence.ready()).await.unwrap();
+    let mut other = Watching::new(two.client.topic("room.7").presence());
+    let both = json!({"1": "here", "2": null});
+    other.until(both.clone(), true).await;
+    here.until(both, true).await;
+    let before = [here.told.len(), other.told.len()];
+    for _ in 0..4 {
+        one.connected().await;
+    }
+    soon(here.presence.refresh()).await.unwrap();
+    // This change comes last, so whatever the rotations had told would have come before it.
+    soon(other.presence.set("end")).await.unwrap();
+    let after = json!({"1": "here", "2": "end"});
+    here.until(after.clone(), true).await;
+    other.until(after, true).await;
+    assert_eq!([here.told.len(), other.told.len()], before.map(|count| count + 1));
+}
+
+#[tokio::test]
+async fn members_beside() {
+    let stack = Stack::start().await;
+    let network = Network::to(&stack.gateway).await;
+    let mut one = Watched::new(&network.address, "?userId=1", options());
+    let room = one.client.topic("room.7");
+    let mut heard = one.subscribe("room.7").await;
+    soon(room.publish(&1)).await.unwrap();
+    let mut first = Watching::new(room.presence_with("first").unwrap());
+    first.until(json!({"1": "first"}), true).await;
+    soon(room.publish(&2)).await.unwrap();
+    // One connection is one member: the last word counts, whoever says it.
+    let mut second = Watching::new(room.presence_with("second").unwrap());
+    second.until(json!({"1": "second"}), true).await;
+    soon(first.presence.set("third")).await.unwrap();
+    second.until(json!({"1": "third"}), true).await;
+    let before = one.so_far().len();
+    assert_eq!(before, 2, "{:?}", one.seen);
+    network.cut().await;
+    one.recovered().await;
+    soon(second.presence.refresh()).await.unwrap();
+    assert_eq!(json!(second.presence.users()), json!({"1": "third"}));
+    // The end of a watcher ends its words, and nothing else.
+    drop(first);
+    second.until(json!({"1": "second"}), true).await;
+    drop(second);
+    let mut again = Watching::new(room.presence());
+    again.until(json!({"1": null}), true).await;
+    soon(room.publish(&3)).await.unwrap();
+    assert_eq!(data(&take(&mut heard, 3).await), [1, 2, 3]);
+    assert_eq!(one.connections(), 2);
+}
+
+#[tokio::test]
+async fn no_members() {
+    let stack = Stack::start().await;
+    let mut one = Watched::new(&stack.gateway, "?userId=1", options());
+    let hall = one.client.topic("hall");
+    let mut heard = hall.subscribe(Start::Now);
+    let mut here = Watching::new(hall.presence());
+    let error = soon(here.presence.ready()).await.unwrap_err();
+    assert!(error.code == "no_presence" && error.message.contains("the topic `hall` has no presence"), "{error}");
+    assert!(soon(here.presence.next()).await.is_none());
+    soon(heard.ready()).await.unwrap();
+    soon(hall.publish("hi")).await.unwrap();
+    // Afterwards, too. The words are too large for the server, which is no matter of those who hear messages.
+    assert_eq!(Watching::new(hall.presence()).refused().await, "no_presence");
+    let room = one.client.topic("room.7");
+    let mut there = one.subscribe("room.7").await;
+    assert_eq!(Watching::new(room.presence_with(&"x".repeat(2000)).unwrap()).refused().await, "invalid_field");
+    for topic in [hall, room] {
+        soon(topic.publish("again")).await.unwrap();
+    }
+    assert_eq!(data(&take(&mut heard, 2).await), ["hi", "again"]);
+    assert_eq!(data(&take(&mut there, 1).await), ["again"]);
+    assert!(one.so_far().iter().all(|event| matches!(event, Event::Connecting { .. } | Event::Connected { .. })));
+    assert_eq!(Watching::new(one.client.topic("@2").presence()).refused().await, "forbidden_topic");
+    one.client.close();
+    assert_eq!(Watching::new(one.client.topic("room.7").presence()).refused().await, "closed");
+    assert_eq!(soon(here.presence.refresh()).await.unwrap_err().code, "closed");
+}
+
+#[tokio::test]
 async fn after() {
     let stack = Stack::start().await;
     let mut sender = stack.connect("?userId=1").await;
@@ -664,6 +838,9 @@ async fn at_once() {
     let first = position(&publish(&mut sender, "room.7", 1).await);
     let two = Watched::new(&network.address, "?userId=2", options());
     let mut heard = two.subscribe("room.7").await;
+    // A watcher makes the client subscribe once more on the same connection.
+    let mut here = two.client.topic("room.7").presence();
+    soon(here.ready()).await.unwrap();
     // The post of a message that was published in the same moment is late, and comes three times.
     let late = json!({
         "id": "s1", "payload": {"data": 1}, "type": "data", "topic": "room.7", "senderId": "1", "epoch": first.epoch, "seq": 1,
@@ -882,10 +1059,22 @@ async fn unreachable() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
     drop(listener);
-    let mut one = Watched::new(&address, "", Options { refusals: 2, max_delay: millis(20), ..options() });
-    // A server that is down may come back, so the client goes on.
-    one.event(|event| matches!(event, Event::Connecting { attempt: 6, .. })).await;
-    assert_eq!(one.client.state(), State::Connecting);
+    // A proxy takes connections although the server behind it is down.
+    let proxy = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let behind = proxy.local_addr().unwrap().to_string();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = proxy.accept().await {
+            // It reads the handshake, so that the end is no reset.
+            let _ = stream.readable().await;
+            let _ = stream.try_read(&mut [0; 4096]);
+        }
+    });
+    for address in [address, behind] {
+        let mut one = Watched::new(&address, "", Options { refusals: 2, max_delay: millis(20), ..options() });
+        // A server that is down may come back, so the client goes on.
+        one.event(|event| matches!(event, Event::Connecting { attempt: 6, .. })).await;
+        assert_eq!(one.client.state(), State::Connecting);
+    }
 }
 
 #[tokio::test]

@@ -115,3 +115,92 @@ test('two tabs share a connection, and one takes over when the other is closed',
   assert.deepEqual(await second.evaluate(() => [client.state, events.at(-1).code]), ['closed', 'closed']);
   assert.deepEqual([first.errors, second.errors, third.errors], [[], [], []]);
 });
+
+test('who is here is known in every tab, and the last word of all tabs counts', options, async (t) => {
+  const [stack, browser] = [await start(t, ['--web', 'crates/client/js', '--web-port', '0']), await launch(t)];
+  const net = await network(t, stack);
+  const other = await plain(t, stack.url('?userId=1'));
+  const context = await browser.newContext();
+  const tabs = [];
+  /** Opens a tab that watches the room, and says something. */
+  async function watching(data) {
+    const page = await tab(context, stack, net.url('?userId=2'));
+    tabs.push(page);
+    await page.evaluate(async (data) => {
+      const { presence } = await import('/presence.js');
+      globalThis.told = [];
+      globalThis.watch = (name, options) => presence(client.topic(name), (event) => told.push(event), options);
+      globalThis.here = watch('room.7', { data });
+      await here.ready;
+    }, data);
+    return Object.assign(page, {
+      sees: (expected) =>
+        page.waitForFunction(
+          (expected) => here.isCurrent && JSON.stringify([...(told.at(-1)?.users ?? [])].sort()) === expected,
+          JSON.stringify(Object.entries(expected)),
+        ),
+      set: (data) => page.evaluate((data) => here.set(data), data),
+    });
+  }
+  const all = (expected) => Promise.all(tabs.map((page) => page.sees(expected)));
+  const words = async () => (await other.ask({ type: 'presence', topic: 'room.7' })).data;
+
+  // One connection is one member, whichever tab has it.
+  const first = await watching('first');
+  await all({ 2: 'first' });
+  const second = await watching('second');
+  await all({ 2: 'second' });
+  await first.set('third');
+  await all({ 2: 'third' });
+  await other.ask({ type: 'subscribe', topic: 'room.7', data: 'hi' });
+  await all({ 1: 'hi', 2: 'third' });
+  assert.equal(net.connections, 1);
+  for (const page of tabs) {
+    const joined = await page.evaluate(() => told.flatMap(({ joined }) => joined));
+    assert.deepEqual(joined, ['2', '1']);
+  }
+  // The next connection says the last word again, and none before it.
+  const count = await first.evaluate(() => told.length);
+  net.cut();
+  await first.waitForFunction((count) => told.slice(count).some(({ isCurrent }) => !isCurrent), count);
+  await all({ 1: 'hi', 2: 'third' });
+  assert.deepEqual(await words(), { 1: 'hi', 2: 'third' });
+  assert.deepEqual(await first.evaluate((count) => told.slice(count).flatMap((it) => it.changed), count), []);
+
+  // So does a tab that takes over. It asks the tabs in any order, and each of them says when it spoke.
+  const third = await watching('fourth');
+  await all({ 1: 'hi', 2: 'fourth' });
+  await second.set('fifth');
+  await all({ 1: 'hi', 2: 'fifth' });
+  tabs.shift();
+  const before = await third.evaluate(() => told.length);
+  await first.close();
+  await third.waitForFunction((before) => told.slice(before).some(({ isCurrent }) => !isCurrent), before);
+  await all({ 1: 'hi', 2: 'fifth' });
+  assert.deepEqual(await words(), { 1: 'hi', 2: 'fifth' });
+  // The word of the tab that speaks no more ends, and the one of the other tab counts.
+  await second.evaluate(() => here.set());
+  await all({ 1: 'hi', 2: 'fourth' });
+  await third.evaluate(() => here.stop());
+  tabs.pop();
+  await all({ 1: 'hi', 2: undefined });
+
+  // What the server refuses is told to the tab that asked, and messages come all the same.
+  const refused = await second.evaluate(async () => {
+    const codes = [];
+    const code = (error) => codes.push(error.code);
+    await watch('hall').ready.catch(code);
+    await here.set('x'.repeat(2000)).catch(code);
+    await client.topic('hall').publish('hello');
+    return codes;
+  });
+  assert.deepEqual(refused, ['no_presence', 'invalid_field']);
+  for (const page of [second, third]) await page.until('hall', 1);
+  await second.evaluate(() => client.close());
+  await second.waitForFunction(() => !told.at(-1).isCurrent);
+  // Another tab has the connection now, and does not say what the closed client said.
+  await third.evaluate(() => (here = watch('room.7')).ready);
+  tabs.splice(0, 1, third);
+  await all({ 1: 'hi', 2: undefined });
+  assert.deepEqual([second.errors, third.errors], [[], []]);
+});

@@ -15,9 +15,8 @@ describe('the chat page', { concurrency: 1 }, () => {
   test('two people talk in a topic and directly, with unread marks and a history', options, async (t) => {
     const [stack, browser] = [await start(t), await launch(t)];
     const [ada, grace] = [await open(t, browser, stack, 'ada'), await open(t, browser, stack, 'grace')];
-    for (const page of [ada, grace]) {
-      await page.locator('#about').getByText('2 here: ada, grace', { exact: true }).waitFor();
-    }
+    await ada.locator('#about').getByText('2 here: you, grace', { exact: true }).waitFor();
+    await grace.locator('#about').getByText('2 here: you, ada', { exact: true }).waitFor();
     await say(ada, 'hello');
     await shows(grace, 'hello');
     await say(grace, 'hello yourself');
@@ -46,7 +45,7 @@ describe('the chat page', { concurrency: 1 }, () => {
     await grace.getByRole('button', { name: 'Leave topic' }).click();
     await grace.locator('#list a', { hasText: 'room.lobby' }).waitFor({ state: 'detached' });
     await ada.locator('#list a', { hasText: 'room.lobby' }).click();
-    await ada.locator('#about').getByText('1 here: ada', { exact: true }).waitFor();
+    await ada.locator('#about').getByText('1 here: you', { exact: true }).waitFor();
     await say(ada, 'is grace gone?');
     await ada.locator('.mine.sent', { hasText: 'is grace gone?' }).waitFor();
     await go(ada, '@grace');
@@ -64,6 +63,10 @@ describe('the chat page', { concurrency: 1 }, () => {
       t.after(() => rmSync(folder, { recursive: true }));
       const [stack, browser] = [await start(t, ['--data-dir', folder]), await launch(t)];
       const ada = await open(t, browser, stack, 'ada');
+      await go(ada, 'hall');
+      await say(ada, 'older');
+      await ada.locator('.mine.sent').waitFor();
+      await ada.locator('#list a', { hasText: 'room.lobby' }).click();
       await say(ada, 'before');
       await ada.locator('.mine.sent').waitFor();
       await stack.stop();
@@ -74,6 +77,10 @@ describe('the chat page', { concurrency: 1 }, () => {
       await ada.locator('.mine.sent').nth(2).waitFor();
       await ada.locator('#banner').waitFor({ state: 'hidden' });
       assert.deepEqual(await texts(ada), ['before', 'one', 'two']);
+      // The note about the other topic, which keeps nothing, is no news.
+      await go(ada, 'hall');
+      await ada.locator('.note').getByText('You were disconnected').waitFor();
+      assert.deepEqual(await ada.locator('#list .name').allTextContents(), ['room.lobby', 'hall']);
       const sender = await plain(t, again.url('?userId=ada'));
       const { messages } = await sender.ask({ type: 'history', topic: 'room.lobby' });
       assert.deepEqual(
@@ -111,6 +118,127 @@ describe('the chat page', { concurrency: 1 }, () => {
     assert.deepEqual(wide, []);
     assert.equal(await ada.locator('#list b, #messages script, #title b').count(), 0);
     assert.deepEqual(ada.errors, []);
+  });
+
+  test('a stack that forgets everything: what was written before the page is back is there', options, async (t) => {
+    const [stack, browser] = [await start(t), await launch(t)];
+    const [ada, grace] = [await open(t, browser, stack, 'ada'), await open(t, browser, stack, 'grace')];
+    await say(ada, 'one');
+    await shows(grace, 'one');
+    await grace.context().setOffline(true);
+    await stack.stop();
+    await ada.locator('#banner').getByText('Reconnecting').waitFor();
+    await start(t, [], { port: stack.port });
+    await say(ada, 'two');
+    await ada.locator('.mine.sent').nth(1).waitFor();
+    await go(ada, '@grace');
+    await say(ada, 'psst');
+    await ada.locator('.mine.sent').waitFor();
+    await grace.context().setOffline(false);
+    await shows(grace, 'two');
+    await grace.locator('.note').getByText('Something may be missing here').waitFor();
+    await say(ada, 'are you there?');
+    const row = grace.locator('#list a', { hasText: 'are you there?' });
+    await row.locator('.unread', { hasText: '2' }).waitFor();
+    await ada.locator('#list a', { hasText: 'room.lobby' }).click();
+    await say(ada, 'three');
+    await shows(grace, 'three');
+    for (const page of [ada, grace]) assert.deepEqual(await texts(page), ['one', 'two', 'three']);
+    await row.click();
+    await shows(grace, 'are you there?');
+    assert.deepEqual([await texts(grace), ada.errors, grace.errors], [['psst', 'are you there?'], [], []]);
+  });
+
+  test('a pattern shows what comes to its topics', options, async (t) => {
+    const [stack, browser] = [await start(t), await launch(t)];
+    const [ada, sender] = [await open(t, browser, stack, 'ada'), await plain(t, stack.url('?userId=grace'))];
+    await go(ada, 'room.*');
+    await ada.locator('#about').getByText('All topics that begin with “room.”').waitFor();
+    await ada.locator('#empty').getByText('Nothing here yet.').waitFor();
+    assert.equal(await ada.getByLabel('Message', { exact: true }).isVisible(), false);
+    await sender.publish('room.7', 'seven');
+    await sender.publish('room.8', 'eight');
+    await sender.publish('room.8', 'eight again');
+    await shows(ada, 'eight again');
+    assert.deepEqual(await ada.locator('#messages .place').allTextContents(), ['room.7', 'room.8']);
+    // The name is the way to the topic. A `#` in front of a name is how the page shows topics, and no part of the name.
+    await ada.getByRole('link', { name: 'room.8', exact: true }).click();
+    await ada.locator('#title').getByText('room.8', { exact: true }).waitFor();
+    await say(ada, 'one of mine');
+    await ada.locator('.mine.sent').waitFor();
+    await ada.getByLabel('Topic, or @ and a name').fill('#room.*');
+    await ada.keyboard.press('Enter');
+    await shows(ada, 'one of mine');
+    assert.deepEqual(
+      await ada.locator('#messages .bubble > [dir]').allTextContents(),
+      ['seven', 'eight', 'eight again', 'one of mine'],
+    );
+    await isAccessible(ada, 'pattern');
+    assert.deepEqual(ada.errors, []);
+  });
+
+  test('a server that does not answer is named, until it does', options, async (t) => {
+    const [stack, browser] = [await start(t), await launch(t)];
+    // The page comes from one stack, and talks to another one that does not run yet.
+    const other = await start(t);
+    await other.stop();
+    const page = await (await browser.newContext()).newPage();
+    page.setDefaultTimeout(20_000);
+    await page.goto(`${stack.site}?url=${encodeURIComponent(other.url())}`);
+    await page.getByLabel('Your name').fill('ada');
+    await page.keyboard.press('Enter');
+    await page.locator('#banner').getByText(`${other.url()} does not answer. Is it running?`).waitFor();
+    await say(page, 'early');
+    await page.locator('.mine.pending').waitFor();
+    await start(t, [], { port: other.port });
+    await page.locator('.mine.sent').waitFor();
+    await page.locator('#banner').waitFor({ state: 'hidden' });
+  });
+
+  test('somebody who is away, and a name that nobody has', options, async (t) => {
+    const [stack, browser] = [await start(t), await launch(t)];
+    const ada = await open(t, browser, stack, 'ada');
+    await go(ada, '@grcae');
+    await say(ada, 'are you there?');
+    await ada.locator('.mine.sent').getByText('kept for later').waitFor();
+    await ada.getByRole('button', { name: 'Remove' }).click();
+    await ada.locator('#list a', { hasText: 'grcae' }).waitFor({ state: 'detached' });
+    await go(ada, '@ada');
+    await ada.locator('#about').getByText('Notes to yourself').waitFor();
+    await say(ada, 'buy tea');
+    await ada.locator('.mine.sent').waitFor();
+    await ada.reload();
+    await ada.locator('#list a', { hasText: 'buy tea' }).waitFor();
+    assert.equal(await ada.locator('#list a', { hasText: 'grcae' }).count(), 0);
+    // Who has written stays.
+    const grace = await plain(t, stack.url('?userId=grace'));
+    await grace.ask({ action: 'sendMessage', destinationUserId: 'ada', body: 'psst' });
+    await ada.locator('#list a', { hasText: 'grace' }).click();
+    await shows(ada, 'psst');
+    assert.equal(await ada.getByRole('button', { name: 'Remove' }).count(), 0);
+    assert.deepEqual(ada.errors, []);
+  });
+
+  test('what one tab ends, another tab of the same user does not bring back', options, async (t) => {
+    const [stack, browser] = [await start(t), await launch(t)];
+    const first = await open(t, browser, stack, 'ada');
+    await go(first, 'room.tea');
+    await go(first, 'room.cake');
+    const second = await first.context().newPage();
+    second.setDefaultTimeout(20_000);
+    await second.goto(`${stack.site}?url=${encodeURIComponent(stack.url())}`);
+    await second.getByLabel('Your name').fill('ada');
+    await second.keyboard.press('Enter');
+    await second.locator('#list a', { hasText: 'room.lobby' }).click();
+    const tea = (page) => page.locator('#list a', { hasText: 'room.tea' });
+    await tea(second).waitFor();
+    await tea(first).click();
+    await first.getByRole('button', { name: 'Leave topic' }).click();
+    for (const page of [first, second]) await tea(page).waitFor({ state: 'detached' });
+    // The other tab saves what it has, and both tabs know of it.
+    await go(second, 'room.biscuits');
+    await first.locator('#list a', { hasText: 'room.biscuits' }).waitFor();
+    for (const page of [first, second]) assert.equal(await tea(page).count(), 0);
   });
 
   test('a server that is not Switchboard is named', options, async (t) => {
@@ -210,6 +338,8 @@ describe('the chat page', { concurrency: 1 }, () => {
     mkdirSync(folder, { recursive: true });
     const [stack, browser] = [await start(t), await launch(t)];
     const [grace, ada] = [await open(t, browser, stack, 'grace'), await open(t, browser, stack, 'ada')];
+    const joan = await open(t, browser, stack, 'joan');
+    for (const page of [grace, ada, joan]) await page.locator('#about').getByText('3 here').waitFor();
     for (const [page, text] of [
       [grace, 'Morning! The new exchange is wired up.'],
       [ada, 'Lovely. Did the cords arrive?'],
