@@ -20,7 +20,7 @@ def handlers():
 
 
 def environment(**variables):
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "CARGO_", "MAKE", "MFLAGS"))}
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "MAKE", "MFLAGS"))}
     return inherited | {"PATH": f"{ROOT}/target/venv/package/bin:{os.environ['PATH']}"} | variables
 
 
