@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use switchboard_tests::proxy::{Proxy, answer};
-use switchboard_tests::stack::matching;
+use switchboard_tests::stack::{Stack, matching};
 
 const NO_DETAILS: [&str; 2] = ["--env", "LOG_ONE_IN=0"];
 
@@ -69,4 +69,13 @@ async fn at_the_level_debug_every_event_writes_its_lines() {
         let log = stack.whole_log().await;
         assert_eq!(matching(&log, &["default |", "served"]).len(), usize::from(is_shown), "{variable}");
     }
+}
+
+#[tokio::test]
+async fn a_filter_that_is_wrong_is_told_and_does_not_count() {
+    let stack = Stack::with(&["--env", "RUST_LOG=switchboard_core=loud"]).await;
+    let _client = stack.connect("?userId=1").await;
+    let line = stack.logged(1, &["connect |", "RUST_LOG is no filter"]).await.remove(0);
+    assert!(line.contains("switchboard_core=loud"), "{line}");
+    stack.logged(1, &["connect |", "served"]).await;
 }

@@ -36,4 +36,5 @@ mod subscribe;
 mod tidy;
 mod tokens;
 mod topics;
+mod warm;
 mod wildcards;

@@ -126,12 +126,12 @@ fn every_test_that_the_table_of_security_names_exists() {
     assert!(count > 80, "{count}");
 }
 
-/// These two are read by `lambda_runtime`, which starts the log. The functions' own code reads all others.
-const READ_BY_THE_RUNTIME: [&str; 2] = ["AWS_LAMBDA_LOG_LEVEL", "RUST_LOG"];
+/// `log.rs` reads these two. Each crate's `config.rs` reads all others.
+const READ_BY_THE_LOG: [&str; 2] = ["AWS_LAMBDA_LOG_LEVEL", "RUST_LOG"];
 
 #[test]
 fn the_readme_and_the_example_list_every_variable_that_the_functions_read() {
-    let mut read: Vec<_> = READ_BY_THE_RUNTIME.iter().map(|name| (*name).to_owned()).collect();
+    let mut read: Vec<_> = READ_BY_THE_LOG.iter().map(|name| (*name).to_owned()).collect();
     for folder in folders(&root().join("crates")) {
         let Ok(source) = std::fs::read_to_string(folder.join("src/config.rs")) else { continue };
         let code = source.split("#[cfg(test)]").next().unwrap();

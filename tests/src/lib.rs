@@ -15,4 +15,5 @@ pub mod network;
 pub mod proxy;
 pub mod python;
 pub mod stack;
+pub mod tls;
 pub mod wire;

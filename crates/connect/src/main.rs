@@ -16,5 +16,6 @@ async fn main() -> Result<(), lambda_runtime::Error> {
     let (backend, config) = both(Backend::from_env().await, Config::from_env()).inspect_err(log::cannot_start)?;
     let identity = Identity::new(config);
     identity.read_keys(&backend.sdk).await.inspect_err(log::cannot_start)?;
+    backend.warm_up().await;
     run(backend.config.log_one_in, |event| connect::handle(&backend, &identity, event)).await
 }

@@ -9,6 +9,7 @@ use aws_smithy_http_client::tls::{self, rustls_provider::CryptoMode};
 
 use crate::Error;
 use crate::config::Config;
+use crate::connection::ConnectionId;
 use crate::event::EventStore;
 use crate::gateway::Gateways;
 use crate::history::History;
@@ -17,7 +18,7 @@ use crate::metrics::Metrics;
 use crate::pace::Pace;
 use crate::presence::Presence;
 use crate::publisher::Publisher;
-use crate::store::ConnectionStore;
+use crate::store::{ConnectionStore, Freshness};
 
 /// The longest that one attempt of a DynamoDB call may take. DynamoDB answers in single-digit milliseconds; a call that
 /// takes longer has most likely met a connection that died while the execution environment was frozen.
@@ -28,6 +29,9 @@ const DYNAMODB_OPERATION: Duration = Duration::from_secs(5);
 
 /// Idle connections are closed after this time, so that few of them are dead when an environment thaws.
 const POOL_IDLE: Duration = Duration::from_secs(20);
+
+/// The longest that warming up may take. The events that come after it would wait as well.
+const WARM_UP: Duration = Duration::from_secs(1);
 
 /// Everything that the handlers of a function use.
 #[derive(Debug)]
@@ -71,6 +75,28 @@ impl Backend {
         let sdk = aws_config::defaults(BehaviorVersion::latest()).http_client(http).load().await;
         let lambda = lambda_runtime::Config::from_env();
         Ok(Self::new(config, &sdk, lambda.function_name, lambda.memory))
+    }
+
+    /// Opens the HTTP connections that the first event needs, so that its handler makes no TLS handshake. A small function has a
+    /// fraction of a CPU, and handshakes take most of its first event; during the initialisation Lambda gives it a whole one.
+    ///
+    /// It reads a row that does not exist, twice at the same time, and asks the gateway's health check. That costs two read units. Two
+    /// connections to DynamoDB are needed because handlers make two calls at once, and because the HTTP client opens another
+    /// one when the last answer has only just been read. If something fails, the first event tells. Without TLS nothing is to be
+    /// gained, so the local stack sees none of these calls.
+    pub async fn warm_up(&self) {
+        if self.config.publish_endpoint.as_ref().is_some_and(|endpoint| !endpoint.has_tls()) {
+            return;
+        }
+        let nobody = ConnectionId::new("warm-up".to_owned());
+        let gateway = async {
+            if let Ok(gateway) = self.gateways.configured() {
+                gateway.warm_up().await;
+            }
+        };
+        let read = || self.store.get(&nobody, Freshness::Latest);
+        let all = async { tokio::join!(read(), read(), gateway) };
+        let _ = tokio::time::timeout(WARM_UP, all).await;
     }
 
     /// Builds the same from parts. `memory_mb` is the function's memory, which decides how many posts run at once.

@@ -69,6 +69,12 @@ impl Endpoint {
         Ok(Self(text.trim_end_matches('/').to_owned()))
     }
 
+    /// Whether posts go through TLS.
+    #[must_use]
+    pub fn has_tls(&self) -> bool {
+        self.0.starts_with("https://")
+    }
+
     /// The address through which an event came.
     #[must_use]
     pub fn of_event(domain_name: &str, stage: &str) -> Self {
@@ -254,6 +260,21 @@ impl Gateway {
             }
         }
         Post::Refused
+    }
+
+    /// Opens an HTTP connection, which the first post then finds open. The request is one of the gateway's health check: it needs
+    /// no permission. `/ping` is reserved for that ("Amazon API Gateway important notes"). Nobody needs the answer.
+    pub(crate) async fn warm_up(&self) {
+        // It begins as a post, because posts are linked in any case.
+        let post = self.client.post_to_connection().connection_id("warm-up").data(Blob::new([]));
+        let call = post.customize().mutate_request(|request| {
+            let Ok(uri) = request.uri().parse::<http::Uri>() else { return };
+            let (Some(scheme), Some(authority)) = (uri.scheme_str(), uri.authority()) else { return };
+            // The method and the path are right, so neither fails.
+            let _ = request.set_method("GET");
+            let _ = request.set_uri(format!("{scheme}://{authority}/ping"));
+        });
+        let _ = call.send().await;
     }
 
     /// How many answers were 429 since the last time.

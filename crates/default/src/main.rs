@@ -13,5 +13,6 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 async fn main() -> Result<(), lambda_runtime::Error> {
     log::start();
     let backend = Backend::from_env().await.inspect_err(log::cannot_start)?;
+    backend.warm_up().await;
     run(backend.config.log_one_in, |event| default::handle(&backend, event)).await
 }
