@@ -7,6 +7,9 @@ const PAGE = 50;
 /** How many of one's own direct messages this browser keeps for each person, because no server has them. */
 const KEPT = 200;
 
+/** Whether two messages have the same place in a history. */
+const isSame = (one, other) => other.seq !== undefined && one.seq === other.seq && one.epoch === other.epoch;
+
 export class Chat extends EventTarget {
   conversations = new Map();
   open;
@@ -21,7 +24,10 @@ export class Chat extends EventTarget {
     for (const name of ['connecting', 'connected', 'closed']) {
       this.client.on(name, (event) => this.#tell('state', { name, ...event }));
     }
-    this.client.on('gap', ({ topic, reason }) => this.#note(topic, reason));
+    this.client.on('gap', ({ topic, reason }) => {
+      this.#note(topic, reason);
+      if (reason === 'expired') this.#reread(topic);
+    });
     const { names = [], read = {}, sent = {} } = this.#load();
     for (const name of names) this.add(name, read[name], sent[name]);
     if (!names.length) this.add('room.lobby');
@@ -174,6 +180,7 @@ export class Chat extends EventTarget {
     const name = `@${message.senderId}`;
     const conversation = this.conversations.get(name) ?? this.add(name);
     const item = { ...this.#item(message), isMine: false };
+    if (conversation.items.some((other) => !other.isMine && isSame(other, item))) return;
     // One's own note to oneself is there already, as the message that was sent.
     if (message.senderId === this.user && conversation.items.some(({ isMine, data }) => isMine && data === item.data))
       return;
@@ -186,6 +193,7 @@ export class Chat extends EventTarget {
     // The topics of a pattern have numbers of their own, so their messages are in the order in which they came.
     if (conversation.isPattern)
       return this.#arrived(conversation, { ...item, topic: message.topic, epoch: undefined, seq: undefined });
+    if (conversation.items.some((other) => (!other.isMine || other.isEchoed) && isSame(other, item))) return;
     const echo = conversation.items.find((other) => {
       if (!other.isMine || other.isEchoed) return false;
       if (other.seq !== undefined) return other.seq === item.seq && other.epoch === item.epoch;
@@ -237,6 +245,16 @@ export class Chat extends EventTarget {
       if (!isMeant || conversation.items.at(-1)?.note === text) continue;
       this.#insert(conversation, { note: text, at: Date.now() });
       this.#changed(conversation);
+    }
+  }
+
+  /** Reads what the server still has. After a gap the client itself goes on with what is new. */
+  async #reread(topic) {
+    const page = await this.client.topic(topic).history({ limit: PAGE }).catch(() => ({ messages: [] }));
+    for (const message of page.messages.reverse()) {
+      const conversation = this.conversations.get(topic);
+      if (topic === '@me') this.#direct(message);
+      else if (conversation) this.#heard(conversation, message);
     }
   }
 
@@ -299,7 +317,7 @@ export class Chat extends EventTarget {
   /** Another tab of the same user has written. */
   #merge() {
     const { names = [], read = {}, sent = {} } = this.#load();
-    // It may have ended conversations. This tab would bring them back, but what somebody looks at stays.
+    // It may have ended conversations, and this tab would bring them back. The one on the screen stays.
     for (const name of this.conversations.keys()) {
       if (!names.includes(name) && !(name === this.open && this.isSeen)) this.#drop(name);
     }

@@ -29,7 +29,7 @@ export async function open(t, browser, stack, user, options = {}) {
   page.on('pageerror', (error) => page.errors.push(String(error)));
   page.on('console', (message) => {
     // The browser logs each refused handshake as an error. A test that cuts the network expects that.
-    if (message.type() === 'error' && !/ERR_CONNECTION|WebSocket/.test(message.text()))
+    if (message.type() === 'error' && !/ERR_CONNECTION|ERR_INTERNET|WebSocket/.test(message.text()))
       page.errors.push(message.text());
   });
   page.setDefaultTimeout(20_000);

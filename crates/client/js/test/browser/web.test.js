@@ -120,6 +120,35 @@ describe('the chat page', { concurrency: 1 }, () => {
     assert.deepEqual(ada.errors, []);
   });
 
+  test('a stack that forgets everything: what was written before the page is back is there', options, async (t) => {
+    const [stack, browser] = [await start(t), await launch(t)];
+    const [ada, grace] = [await open(t, browser, stack, 'ada'), await open(t, browser, stack, 'grace')];
+    await say(ada, 'one');
+    await shows(grace, 'one');
+    await grace.context().setOffline(true);
+    await stack.stop();
+    await ada.locator('#banner').getByText('Reconnecting').waitFor();
+    await start(t, [], { port: stack.port });
+    await say(ada, 'two');
+    await ada.locator('.mine.sent').nth(1).waitFor();
+    await go(ada, '@grace');
+    await say(ada, 'psst');
+    await ada.locator('.mine.sent').waitFor();
+    await grace.context().setOffline(false);
+    await shows(grace, 'two');
+    await grace.locator('.note').getByText('Something may be missing here').waitFor();
+    await say(ada, 'are you there?');
+    const row = grace.locator('#list a', { hasText: 'are you there?' });
+    await row.locator('.unread', { hasText: '2' }).waitFor();
+    await ada.locator('#list a', { hasText: 'room.lobby' }).click();
+    await say(ada, 'three');
+    await shows(grace, 'three');
+    for (const page of [ada, grace]) assert.deepEqual(await texts(page), ['one', 'two', 'three']);
+    await row.click();
+    await shows(grace, 'are you there?');
+    assert.deepEqual([await texts(grace), ada.errors, grace.errors], [['psst', 'are you there?'], [], []]);
+  });
+
   test('a pattern shows what comes to its topics', options, async (t) => {
     const [stack, browser] = [await start(t), await launch(t)];
     const [ada, sender] = [await open(t, browser, stack, 'ada'), await plain(t, stack.url('?userId=grace'))];
