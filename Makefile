@@ -72,7 +72,7 @@ test-release: package tests/clients/node_modules infra/node_modules ## Run the e
 	cargo build --workspace --all-targets
 	tests/release.sh
 
-test-deploy: package target/venv/test-deploy ## Lint the deployment, and deploy it to an imitation of AWS
+test-deploy: build package target/venv/test-deploy ## Lint the deployment, and deploy it to an imitation of AWS
 	target/venv/test-deploy/bin/pytest -q tests/deploy
 
 # Both sockets of a connection are on this machine, so 2,000 connections need 4,000 open files and some more.

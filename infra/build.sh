@@ -12,10 +12,10 @@ x86_64) target=x86_64-unknown-linux-gnu ;;
 esac
 
 rm -f "$folder"/*.zip
-# The target is installed. Without its own check cargo-lambda cannot start to install another.
-# shellcheck disable=SC2046
+# Cargo.toml says which packages these are. The target is installed, and without its own check cargo-lambda cannot start to
+# install another.
 PATH=$PWD/target/venv/package/bin:$PATH cargo lambda build --release --locked --target $target --skip-target-check \
-    --output-format zip --lambda-dir "$folder" $(printf -- '-p %s ' $handlers)
+    --output-format zip --lambda-dir "$folder"
 for handler in $handlers; do
     mv "$folder/$handler/bootstrap.zip" "$folder/$handler.zip"
     rmdir "$folder/$handler"

@@ -61,14 +61,32 @@ async fn a_post_to_the_apis_host_in_a_variable_arrives() {
     is_answered(&stack, "localhost", r#"{"action":"variable"}"#).await;
 }
 
-#[tokio::test]
-async fn a_service_of_sam_runs_from_its_template() {
+/// Runs the service of SAM, after a change of a text in its template.
+async fn service_of_sam(from: &str, to: &str) -> (tempfile::TempDir, Stack) {
     let folder = tempfile::tempdir().unwrap();
-    std::fs::copy(root().join("tests/fixture/template.yaml"), folder.path().join("template.yaml")).unwrap();
+    let template = std::fs::read_to_string(root().join("tests/fixture/template.yaml")).unwrap();
+    assert!(template.contains(from), "no {from} in {template}");
+    std::fs::write(folder.path().join("template.yaml"), template.replace(from, to)).unwrap();
     let mut command = command(&[]);
     command.current_dir(folder.path());
     let stack = Stack::run(command).await;
+    (folder, stack)
+}
+
+#[tokio::test]
+async fn a_service_of_sam_runs_from_its_template() {
+    let (_folder, stack) = service_of_sam("", "").await;
     is_answered(&stack, "localhost", "hello").await;
+}
+
+#[tokio::test]
+async fn a_function_of_sam_may_do_what_its_policies_allow() {
+    let (_folder, stack) = service_of_sam("execute-api:ManageConnections", "execute-api:Invoke").await;
+    let mut client = Client::connect(&format!("ws://{}/dev", stack.gateway)).await.unwrap();
+    client.send_text("hello").await;
+    assert_eq!(client.next().await["message"], "Internal server error");
+    let refused = "AnswerRole does not allow execute-api:ManageConnections on";
+    stack.logged(1, &["iam | Answer: the role ", refused]).await;
 }
 
 #[tokio::test]

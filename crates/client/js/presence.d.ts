@@ -34,7 +34,7 @@ export interface Presence<T = unknown> {
 
 /**
  * Tells who is in a topic, and calls the handler at each change. It listens to the topic, so the user becomes a member.
- * `data` is what the user says about itself. Of all that watch the topic with one connection, the last word counts.
+ * `data` is what the user says about itself. If several watchers share a connection, the last word counts.
  */
 export function presence<T = unknown>(
   topic: Topic<any>,

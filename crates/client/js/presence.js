@@ -1,6 +1,6 @@
 // Who is here: the members of a topic, and what each of them says. presence.d.ts describes it.
 
-/** One connection is one member. What was said last counts, in this page and in others with the same connection. */
+/** One connection is one member, and what was said last counts. So each watcher says when it spoke. */
 let clock = 0;
 const tick = () => (clock = Math.max(clock + 1, Date.now()));
 

@@ -128,7 +128,7 @@ function toEnd() {
 function renderTalk() {
   const conversation = current();
   ui.compose.hidden = !conversation || Boolean(conversation.problem) || conversation.isPattern;
-  // Who has written comes back with the history, so only a name that never answered can be removed.
+  // The history brings back everybody who has written. So only a name that never answered can be removed.
   const isSilent = conversation?.isPerson && conversation.items.every(({ isMine, note }) => isMine || note);
   ui.remove.hidden = !conversation || (conversation.isPerson && !isSilent);
   ui.remove.textContent = isSilent || conversation?.problem ? 'Remove' : 'Leave topic';

@@ -248,7 +248,7 @@ export class Chat extends EventTarget {
     }
   }
 
-  /** After a gap the client goes on with what is new. The server may still have something of what was written meanwhile. */
+  /** Reads what the server still has. After a gap the client itself goes on with what is new. */
   async #reread(topic) {
     const page = await this.client.topic(topic).history({ limit: PAGE }).catch(() => ({ messages: [] }));
     for (const message of page.messages.reverse()) {
@@ -317,7 +317,7 @@ export class Chat extends EventTarget {
   /** Another tab of the same user has written. */
   #merge() {
     const { names = [], read = {}, sent = {} } = this.#load();
-    // It may have ended conversations. This tab would bring them back, but what somebody looks at stays.
+    // It may have ended conversations, and this tab would bring them back. The one on the screen stays.
     for (const name of this.conversations.keys()) {
       if (!names.includes(name) && !(name === this.open && this.isSeen)) this.#drop(name);
     }

@@ -14,6 +14,10 @@ pub(crate) const RESERVE: Duration = Duration::from_secs(1);
 /// The part of the reserve that is left for returning.
 const RETURN: Duration = Duration::from_millis(100);
 
+/// `cargo lambda watch` says how long an invocation may take where Lambda says when its time is over. Such a deadline is
+/// decades old, and no other one is as old as this when the invocation begins.
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// The instant at which an invocation stops trying and reports.
 #[derive(Debug, Clone, Copy)]
 pub struct Deadline(Instant);
@@ -22,7 +26,11 @@ impl Deadline {
     /// Returns the invocation's own deadline, less the reserve.
     #[must_use]
     pub fn of(context: &Context) -> Self {
-        let left = context.deadline().duration_since(clock::now()).unwrap_or_default();
+        let left = match context.deadline().duration_since(clock::now()) {
+            Ok(left) => left,
+            Err(late) if late.duration() > DAY => Duration::from_millis(context.deadline),
+            Err(_) => Duration::ZERO,
+        };
         Self::after(left.saturating_sub(RESERVE))
     }
 
@@ -88,6 +96,16 @@ impl Backoff {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_deadline_that_is_decades_old_is_a_length_of_time() {
+        let mut context = Context::default();
+        context.deadline = 600_000;
+        assert_eq!(Deadline::of(&context).left(), Duration::from_secs(599));
+        let now = u64::try_from(clock::now_ms()).unwrap();
+        context.deadline = now - 60_000;
+        assert!(Deadline::of(&context).passed());
+    }
 
     // On tokio's paused clock: a wait takes as long as it says, and a test takes no time.
     #[tokio::test(start_paused = true)]

@@ -231,13 +231,17 @@ pub fn run(seed: u64, settings: &Rc<Settings>, left_out: Vec<u64>, trace: bool) 
 
 async fn drive(run: &Run, functions: &Rc<Functions>) {
     loop {
-        let starting = run.world.borrow_mut().starting();
+        let starting = {
+            let mut world = run.world.borrow_mut();
+            // The clients that it wakes connect at once, so it comes before the functions start.
+            world.settle_when_done();
+            world.starting()
+        };
         for process in starting {
             start(run, functions, process);
         }
         let next = {
-            let mut world = run.world.borrow_mut();
-            world.settle_when_done();
+            let world = run.world.borrow();
             if world.ledger.violation.is_some() {
                 return;
             }

@@ -529,7 +529,7 @@ describe('scenarios', { concurrency: 4 }, () => {
     const first = watch(room, { data: 'first' });
     await first.until({ 1: 'first' });
     await room.publish(2);
-    // One connection is one member: the last word counts, whoever says it.
+    // One connection is one member, so the last word of all watchers counts.
     const second = watch(room, { data: 'second' });
     await second.until({ 1: 'second' });
     await first.it.set('third');
@@ -563,7 +563,7 @@ describe('scenarios', { concurrency: 4 }, () => {
     await assert.rejects(soon(here.it.ready, 'an answer'), words);
     await ready;
     await hall.publish('hi');
-    // Afterwards, too. Words that are too large for the server are no matter of those who hear messages.
+    // A later watcher hears the same. Words that are too large end their watcher, and not those who hear messages.
     await assert.rejects(soon(watch(hall).it.ready, 'an answer'), words);
     await room.subscribe(there).ready;
     const large = watch(room, { data: 'x'.repeat(2000) });

@@ -13,7 +13,7 @@ use crate::machine::{Command, Listen, Machine, Reply};
 use crate::topics::{Listener, Topic};
 use crate::types::{Error, Members, Start, Users};
 
-/// Knows who is in a topic, until it is dropped. It listens to the topic, so the user is a member.
+/// The members of a topic, until it is dropped. It listens to the topic, so the user is a member.
 #[derive(Debug)]
 pub struct Presence {
     topic: Handle,
@@ -52,7 +52,7 @@ impl Presence {
         self.ready.clone().unwrap_or_else(|| Err(Error::closed()))
     }
 
-    /// Waits until something changes, and returns it. Several changes may come together. The end is `None`.
+    /// Waits until something changes, and returns that. Several changes may come together. After the end it returns `None`.
     pub async fn next(&mut self) -> Option<Members> {
         loop {
             let mut board = Board::default();
@@ -83,19 +83,19 @@ impl Presence {
         Members { topic: self.topic.name.clone(), users, count, is_current, joined, left, changed }
     }
 
-    /// What each member says about itself, by user. It is absent where the server only counts.
+    /// Returns what each member says about itself, by user. The server only counts more than 1,000 members.
     #[must_use]
     pub fn users(&self) -> Option<Arc<Users>> {
         self.board.borrow().users.clone()
     }
 
-    /// How many members there are.
+    /// Returns how many members there are.
     #[must_use]
     pub fn count(&self) -> u64 {
         self.board.borrow().count
     }
 
-    /// Whether the list is true now. It is false while there is no connection.
+    /// Tells whether the list is true now. It is false while there is no connection.
     #[must_use]
     pub fn is_current(&self) -> bool {
         self.board.borrow().is_current
@@ -238,7 +238,7 @@ pub(crate) struct Watcher {
     /// What this user says about itself, and what the last subscribe frame said.
     data: Option<Value>,
     said: Option<Value>,
-    /// One connection is one member: of its watchers the one that spoke last counts.
+    /// The time of its last word. One connection is one member, so the watcher that spoke last counts.
     pub(crate) spoke: u64,
     /// Whether the server has taken the subscription on the current connection.
     is_member: bool,
@@ -445,7 +445,7 @@ pub(crate) struct Said {
     topic: String,
     listener: u64,
     data: Option<Value>,
-    /// What the watcher said before, and when.
+    /// What the watcher said before, and the time of that.
     before: Option<(Option<Value>, u64)>,
     /// The list that was the newest one, if the user was a member.
     turn: Option<u64>,

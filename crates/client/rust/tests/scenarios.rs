@@ -722,7 +722,7 @@ async fn members_beside() {
     let mut first = Watching::new(room.presence_with("first").unwrap());
     first.until(json!({"1": "first"}), true).await;
     soon(room.publish(&2)).await.unwrap();
-    // One connection is one member: the last word counts, whoever says it.
+    // One connection is one member, so the last word of all watchers counts.
     let mut second = Watching::new(room.presence_with("second").unwrap());
     second.until(json!({"1": "second"}), true).await;
     soon(first.presence.set("third")).await.unwrap();
@@ -756,7 +756,7 @@ async fn no_members() {
     assert!(soon(here.presence.next()).await.is_none());
     soon(heard.ready()).await.unwrap();
     soon(hall.publish("hi")).await.unwrap();
-    // Afterwards, too. The words are too large for the server, which is no matter of those who hear messages.
+    // A later watcher hears the same. Words that are too large end their watcher, and not those who hear messages.
     assert_eq!(Watching::new(hall.presence()).refused().await, "no_presence");
     let room = one.client.topic("room.7");
     let mut there = one.subscribe("room.7").await;

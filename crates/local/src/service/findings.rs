@@ -101,14 +101,21 @@ impl Findings {
 
     /// Reports a key that the framework does not have.
     pub(super) fn report_unknown(&self, at: &KeyPath) {
+        if self.validation == Validation::Error {
+            self.report_invalid(at, "the framework has no such key");
+        } else {
+            self.report_invalid(at, "the framework has no such key, and plugins do not run here");
+        }
+    }
+
+    /// Reports a part that changes nothing here, and that the framework refuses unless `configValidationMode` says otherwise.
+    pub(super) fn report_invalid(&self, at: &KeyPath, reason: impl Into<String>) {
         match self.validation {
             Validation::Error => {
-                self.refuse(Problem::new(
-                    at,
-                    "the framework has no such key, and `configValidationMode: error` refuses it",
-                ));
+                let reason = format!("{}, and `configValidationMode: error` refuses it", reason.into());
+                self.refuse(Problem::new(at, reason));
             }
-            Validation::Warn => self.ignore(at, "the framework has no such key, and plugins do not run here"),
+            Validation::Warn => self.ignore(at, reason),
             Validation::Off => {}
         }
     }

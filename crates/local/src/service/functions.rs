@@ -119,6 +119,11 @@ pub(super) fn function(
                 findings.refuse(Problem::new(&at, "not a name that an environment variable can have"));
                 continue;
             }
+            // A function leaves out a variable of the provider in this way.
+            if value.is_null() {
+                environment.remove(key);
+                continue;
+            }
             let Some((text, placeholders)) = findings.keep(intrinsics.text_or_placeholder(value, &at)) else {
                 continue;
             };
@@ -161,8 +166,10 @@ fn schedules(schedule: &Value, at: &KeyPath, intrinsics: &Intrinsics, findings: 
             for key in entries.keys().filter(|key| !known.contains(&key.as_str())) {
                 findings.report_unknown(&at.key(key));
             }
-            if matches!(&schedule["enabled"], Value::Bool(false)) || schedule["enabled"] == "false" {
-                return Vec::new();
+            match schedule["enabled"].to_string().trim_matches('"') {
+                "null" | "true" => {}
+                "false" => return Vec::new(),
+                _ => findings.refuse(Problem::new(&at.key("enabled"), "expected true or false")),
             }
             let changes = ["input", "inputPath", "inputTransformer", "method", "timezone"];
             if let Some(key) = changes.iter().find(|key| !schedule[**key].is_null()) {
@@ -174,14 +181,18 @@ fn schedules(schedule: &Value, at: &KeyPath, intrinsics: &Intrinsics, findings: 
         rate => (rate, at.clone()),
     };
     let mut schedules = Vec::new();
-    for (rate_text, at) in findings.keep(intrinsics.list(rates, &at)).unwrap_or_default() {
+    let expected = |at: &KeyPath| Problem::new(at, "expected a rate such as `rate(5 minutes)`");
+    let rates = findings.keep(intrinsics.list(rates, &at));
+    if rates.as_ref().is_some_and(Vec::is_empty) {
+        findings.refuse(expected(&at));
+    }
+    for (rate_text, at) in rates.unwrap_or_default() {
         let text = rate_text.as_str().unwrap_or_default();
         if text.starts_with("cron(") || text.starts_with("at(") {
             findings.ignore(&at, "a schedule with `cron` or `at` never comes here");
             continue;
         }
-        let expected = || Problem::new(&at, "expected a rate such as `rate(5 minutes)`");
-        schedules.extend(findings.keep(rate(text).ok_or_else(expected)));
+        schedules.extend(findings.keep(rate(text).ok_or_else(|| expected(&at))));
     }
     schedules
 }

@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 use super::generated::{API, STAGE};
 use super::key_path::KeyPath;
 use super::kinds::TABLES;
+use super::shapes;
 
 /// The treatment of a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,6 +23,8 @@ pub(super) enum Treatment {
     Ignore,
     /// Ignore it, and tell the reason.
     Warn(String),
+    /// Ignore it, and say why the framework refuses it.
+    Invalid(String),
     /// Refuse it for this reason.
     Refuse(String),
 }
@@ -65,6 +68,9 @@ pub(super) fn treatment(parent: &KeyPath, key: &str, siblings: &Map<String, Valu
         ["functions", _, "events"] if OTHER_EVENTS.contains(&key) => {
             return Treatment::Warn(format!("`{key}` events never come here"));
         }
+        ["functions", _, "events"] if key == "websocket" && siblings.get(key).is_some_and(Value::is_null) => {
+            return Treatment::Invalid("an event without a route is none".to_owned());
+        }
         ["functions", _, "events", "stream"] => {
             (&["consumer"], &["startingPositionTimestamp", "tumblingWindowInSeconds"])
         }
@@ -78,12 +84,16 @@ pub(super) fn treatment(parent: &KeyPath, key: &str, siblings: &Map<String, Valu
         ["resources", "extensions" | "Resources", id, "Properties"] if ignored_properties(id).is_some() => {
             (ignored_properties(id).unwrap_or_default(), &[])
         }
+        ["resources", "Resources"] if !key.chars().all(|it| it.is_ascii_alphanumeric()) => {
+            return Treatment::Refuse("a logical id has letters and digits only".to_owned());
+        }
         ["resources", "Resources", _] if kind.is_some_and(|kind| TABLES.contains(&kind)) => (RESOURCE, &[]),
         ["resources", "Resources", _] => {
             return match key {
                 "Type" | "Condition" => Treatment::Read,
                 "Properties" => Treatment::ReadLeniently,
-                _ => Treatment::Ignore,
+                key if RESOURCE.contains(&key) || kind.is_none() => Treatment::Ignore,
+                _ => Treatment::Invalid("CloudFormation has no such attribute of a resource".to_owned()),
             };
         }
         ["resources", "Resources", _, "Properties"] => {
@@ -94,7 +104,8 @@ pub(super) fn treatment(parent: &KeyPath, key: &str, siblings: &Map<String, Valu
         _ => (&[], &[]),
     };
     if ignored.contains(&key) {
-        Treatment::Ignore
+        let value = siblings.get(key).unwrap_or(&Value::Null);
+        shapes::problem(&parent.keys(), key, value).map_or(Treatment::Ignore, Treatment::Invalid)
     } else if refused.contains(&key) {
         Treatment::Refuse(NOT_SUPPORTED.to_owned())
     } else {

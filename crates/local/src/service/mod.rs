@@ -31,6 +31,7 @@ mod roles;
 mod routes;
 mod sam;
 mod schema;
+mod shapes;
 mod streams;
 mod tables;
 mod template;

@@ -91,6 +91,9 @@ impl Reading {
         for problem in &document.ignored {
             findings.ignore(&problem.at, problem.reason.clone());
         }
+        for problem in &document.invalid {
+            findings.report_invalid(&problem.at, problem.reason.clone());
+        }
         let service = if document.is_complete() { service(&document, settings, &findings) } else { None };
         let (refused, ignored) = findings.into_parts();
         let idle = service.iter().flat_map(|service| &service.idle_functions);
@@ -180,10 +183,17 @@ fn service(document: &Document, settings: &Settings, findings: &Findings) -> Opt
         findings.refuse(Problem::new(&top.key("service"), reason));
     }
     let mut stage = settings.stage.as_ref().or(provider.stage.as_ref()).map_or(DEFAULT_STAGE, String::as_str);
-    if stage.len() > MAX_STAGE_LENGTH || !is_word(stage) {
-        let reason = format!("the stage `{stage}` is not 1 to {MAX_STAGE_LENGTH} letters, digits, `-` and `_`");
+    // API Gateway allows `_`, and SAM asks nobody else. The framework does not, because names of resources contain the stage.
+    let has_word = is_word(stage) && (document.is_template || !stage.contains('_'));
+    if stage.len() > MAX_STAGE_LENGTH || !has_word {
+        let others = if document.is_template { ", `-` and `_`" } else { " and `-`" };
+        let reason = format!("the stage `{stage}` is not 1 to {MAX_STAGE_LENGTH} letters, digits{others}");
         findings.refuse(Problem::new(&top.key("provider").key("stage"), reason));
         stage = DEFAULT_STAGE;
+    }
+    if let Some(stack) = provider.stack_name.as_ref().filter(|stack| !is_service_name(stack)) {
+        let reason = format!("`{stack}` is not a letter followed by letters, digits and `-`");
+        findings.refuse(Problem::new(&top.key("provider").key("stackName"), reason));
     }
     let region = settings.region.as_ref().or(provider.region.as_ref()).map_or(DEFAULT_REGION, String::as_str);
     let foreign: Vec<_> = document.plugins.iter().filter(|it| !KNOWN_PLUGINS.contains(&it.as_str())).collect();

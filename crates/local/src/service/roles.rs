@@ -37,6 +37,11 @@ const AWS_POLICIES: [(&str, &[&str]); 14] = [
     ("AWSLambdaSQSQueueExecutionRole", &[]),
 ];
 
+/// Tells whether one of AWS's policies is known by its name.
+pub(super) fn is_known(policy: &str) -> bool {
+    AWS_POLICIES.iter().any(|(known, _)| *known == policy)
+}
+
 /// Parts of the names of AWS's policies that may be about the services that are here.
 const POLICIES_THAT_MATTER: [&str; 6] = ["APIGateway", "Access-", "DynamoDB", "ReadOnlyAccess", "SSM", "ViewOnly"];
 
@@ -125,6 +130,9 @@ pub(super) fn default(
     }
     if !boundary.is_null() {
         return Err(unknown(&boundary_at));
+    }
+    if own.is_object() {
+        findings.report_invalid(&own_at, "the framework refuses one statement without a list");
     }
     let (_, default_name) = templates.intrinsics.resources.named(DEFAULT_ROLE, &iam_at)?;
     let role_name = match &role.name {

@@ -14,10 +14,12 @@ use super::error::Problem;
 use super::generated::{self, API, STAGE};
 use super::key_path::KeyPath;
 use super::kinds;
+use policies::Policies;
 
 const FUNCTION: &str = "AWS::Serverless::Function";
 const WEBSOCKET_API: &str = "AWS::Serverless::WebSocketApi";
 const SIMPLE_TABLE: &str = "AWS::Serverless::SimpleTable";
+const CONNECTOR: &str = "AWS::Serverless::Connector";
 const TRANSFORM: &str = "AWS::Serverless-2016-10-31";
 
 /// SAM's default for the stage of a WebSocket API.
@@ -181,7 +183,7 @@ impl Translation {
         let mut others = Map::new();
         for (id, resource) in &resources {
             if resource["Type"] == FUNCTION {
-                functions.insert((*id).clone(), self.function(id, resource, root));
+                functions.insert((*id).clone(), self.function(id, resource, root, &mut others));
             }
         }
         let mut route_selection_expression = Value::Null;
@@ -256,7 +258,7 @@ impl Translation {
         text.map(str::to_owned)
     }
 
-    fn function(&mut self, id: &str, resource: &Value, root: &Value) -> Value {
+    fn function(&mut self, id: &str, resource: &Value, root: &Value, others: &mut Map<String, Value>) -> Value {
         let top = KeyPath::default();
         let at = top.key("Resources").key(id).key("Properties");
         let to = top.key("functions").key(id);
@@ -269,6 +271,7 @@ impl Translation {
         let binary = resource["Metadata"]["BuildProperties"]["Binary"].as_str();
         let globals = &root["Globals"]["Function"];
         let mut variables = Map::new();
+        let mut policies = None;
         for (properties, at) in [(globals, top.key("Globals").key("Function")), (&resource["Properties"], at.clone())] {
             for (key, value) in entries(properties) {
                 let at = at.key(key);
@@ -311,10 +314,7 @@ impl Translation {
                     "FunctionName" if value.is_string() => set(&mut self.places, "name", value, at),
                     "FunctionName" | "Events" => {}
                     "PackageType" if value == "Zip" => {}
-                    "Policies" => {
-                        let reason = "SAM's policies are not checked here: the function may do everything";
-                        self.ignored.push(Problem::new(&at, reason));
-                    }
+                    "Policies" => policies = Some((value, at)),
                     key if IGNORED_OF_FUNCTIONS.contains(&key) => {}
                     key => match NOT_HERE.iter().find(|(known, _)| *known == key) {
                         Some((_, key)) => set(&mut self.places, key, value, at),
@@ -332,9 +332,43 @@ impl Translation {
                 events.push(event);
             }
         }
+        let is_connector = |other: &Value| other["Type"] == CONNECTOR && other["Properties"]["Source"]["Id"] == id;
+        let is_connected = !resource["Connectors"].is_null()
+            || entries(&root["Resources"]).any(|(_, resource)| is_connector(resource));
+        // Where there is a role, policies have no meaning.
+        if let Some((policies, at)) = policies.filter(|_| !function.contains_key("role")) {
+            if is_connected {
+                let reason = "what connectors allow is not read here: the function may do everything";
+                self.ignored.push(Problem::new(&at, reason));
+            } else {
+                let role = format!("{id}Role");
+                others.insert(role.clone(), self.role(&role, &policies, &at));
+                self.places.insert(to.key("role"), at);
+                function.insert("role".to_owned(), Value::from(role));
+            }
+        }
         function.insert("environment".to_owned(), Value::Object(variables));
         function.insert("events".to_owned(), Value::Array(events));
         Value::Object(function)
+    }
+
+    /// Makes the role of a function from its policies. The role has the logical id that SAM gives it.
+    fn role(&mut self, id: &str, policies: &Value, at: &KeyPath) -> Value {
+        let to = KeyPath::default().key("resources").key("Resources").key(id).key("Properties");
+        let mut read = Policies::default();
+        let (inline, managed) = read.read(policies, at, &to.key("Policies"));
+        for (to, at) in [(to.key("Policies"), at.clone()), (to.key("ManagedPolicyArns"), at.clone())] {
+            self.places.insert(to, at);
+        }
+        self.places.extend(read.documents);
+        for (at, name) in read.unread {
+            let reason = format!(
+                "the policy {name} is not read: what it allows of DynamoDB, @connections and SSM is refused, unless \
+                 `--no-iam` is given"
+            );
+            self.ignored.push(Problem::new(&at, reason));
+        }
+        json!({"Type": kinds::ROLE, "Properties": {"Policies": inline, "ManagedPolicyArns": managed}})
     }
 
     fn event(&mut self, event: &Value, at: &KeyPath) -> Option<Value> {
@@ -545,5 +579,6 @@ fn entries(value: &Value) -> impl Iterator<Item = (&String, &Value)> {
     value.as_object().into_iter().flatten()
 }
 
+mod policies;
 #[cfg(test)]
 mod tests;

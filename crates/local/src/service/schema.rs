@@ -361,13 +361,25 @@ pub(super) struct Stream {
     pub(super) maximum_retry_attempts: Option<Within<-1, 10_000>>,
     /// -1, or at least 60.
     pub(super) maximum_record_age_in_seconds: Option<Within<-1, 604_800>>,
-    #[serde(default)]
-    pub(super) bisect_batch_on_function_error: bool,
+    #[serde(default, deserialize_with = "flag")]
+    pub(super) bisect_batch_on_function_error: Option<bool>,
     pub(super) parallelization_factor: Option<Within<1, 10>>,
     pub(super) function_response_type: Option<FunctionResponseType>,
     pub(super) destinations: Option<Destinations>,
     pub(super) filter_patterns: Option<Filter>,
+    #[serde(default, deserialize_with = "flag")]
     pub(super) enabled: Option<bool>,
+}
+
+/// Reads true or false. It may be a text, because variables of the environment are texts.
+fn flag<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<bool>, D::Error> {
+    match Value::deserialize(deserializer)? {
+        Value::Null => Ok(None),
+        Value::Bool(is_set) => Ok(Some(is_set)),
+        Value::String(text) if text == "true" => Ok(Some(true)),
+        Value::String(text) if text == "false" => Ok(Some(false)),
+        value => Err(D::Error::custom(format!("{value} is neither true nor false"))),
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -420,6 +432,9 @@ impl<'de> Deserialize<'de> for Destination {
             }
 
             fn visit_str<E: Error>(self, arn: &str) -> Result<Destination, E> {
+                if !arn.starts_with("arn:") {
+                    return Err(E::custom(format!("`{arn}` is no ARN")));
+                }
                 Ok(Destination { arn: Value::from(arn) })
             }
 

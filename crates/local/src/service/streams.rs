@@ -60,7 +60,7 @@ fn read(stream: &Stream, at: &KeyPath, intrinsics: &Intrinsics) -> Result<Stream
         starting_position: stream.starting_position,
         maximum_retry_attempts: stream.maximum_retry_attempts.and_then(|attempts| u32::try_from(attempts.get()).ok()),
         maximum_record_age: (maximum_record_age >= 0).then(|| seconds(maximum_record_age)),
-        bisect_batch_on_function_error: stream.bisect_batch_on_function_error,
+        bisect_batch_on_function_error: stream.bisect_batch_on_function_error.unwrap_or(false),
         parallelization_factor: stream.parallelization_factor.map_or(1, Within::get).unsigned_abs(),
         report_batch_item_failures: stream.function_response_type.is_some(),
         on_failure,

@@ -41,8 +41,12 @@ pub(super) struct Document {
     pub(super) errors: Vec<(KeyPath, ServiceError)>,
     /// The parts that are left out.
     pub(super) ignored: Vec<Problem>,
+    /// Those that the framework would refuse.
+    pub(super) invalid: Vec<Problem>,
     /// The variables that the serverless-dotenv-plugin gives to every function.
     pub(super) dotenv: BTreeMap<String, String>,
+    /// Whether this is a template of SAM.
+    pub(super) is_template: bool,
     /// The names of the plugins.
     pub(super) plugins: Vec<String>,
     /// The place in the files of each value, by its key in this document.
@@ -65,6 +69,7 @@ impl Document {
             unasked: BTreeSet::new(),
             errors: Vec::new(),
             ignored: Vec::new(),
+            invalid: Vec::new(),
             dotenv: BTreeMap::new(),
         };
         let mut root = match resolver.read(&main) {
@@ -79,6 +84,7 @@ impl Document {
         if let Some(template) = &template {
             root = template.value.clone();
         }
+        let is_template = template.is_some();
         let has_plugin = dotenv::has_plugin(&root);
         let plugins = dotenv::plugins(&root).map(str::to_owned).collect();
         if has_plugin || dotenv::is_used(&root) {
@@ -88,8 +94,9 @@ impl Document {
         if let Some(template) = template {
             resolver.place_in(&template);
         }
-        let Resolver { origins, errors, ignored, dotenv, .. } = resolver;
-        Ok(Self { value, errors, ignored, dotenv: if has_plugin { dotenv } else { BTreeMap::new() }, plugins, origins })
+        let Resolver { origins, errors, ignored, invalid, dotenv, .. } = resolver;
+        let dotenv = if has_plugin { dotenv } else { BTreeMap::new() };
+        Ok(Self { value, errors, ignored, invalid, dotenv, is_template, plugins, origins })
     }
 
     /// Tells whether all functions and templates are there. Without one of them, other parts would seem to be wrong.
@@ -176,6 +183,7 @@ struct Resolver<'a> {
     unasked: BTreeSet<String>,
     errors: Vec<(KeyPath, ServiceError)>,
     ignored: Vec<Problem>,
+    invalid: Vec<Problem>,
     /// The variables of the `.env` file.
     dotenv: BTreeMap<String, String>,
 }
@@ -279,6 +287,10 @@ impl Resolver<'_> {
                         }
                         Treatment::Warn(reason) => {
                             self.ignored.push(Problem::new(&child_at, reason));
+                            continue;
+                        }
+                        Treatment::Invalid(reason) => {
+                            self.invalid.push(Problem::new(&child_at, reason));
                             continue;
                         }
                         Treatment::Refuse(reason) => {

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use switchboard_local::check;
 use switchboard_local::service::{Reading, Settings};
-use switchboard_tests::stack::binaries;
+use switchboard_tests::stack::{binaries, root};
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/services")
@@ -13,8 +13,14 @@ fn folder() -> PathBuf {
 
 /// Returns the rows of the table: the file, whether it starts, what is ignored, and what is refused.
 fn rows() -> Vec<[String; 4]> {
-    let table = std::fs::read_to_string(folder().join("README.md")).expect("the table is there");
-    let rows = table.lines().filter(|line| line.starts_with("| `"));
+    table(0)
+}
+
+/// Returns the rows of a table of README.md.
+fn table<const CELLS: usize>(number: usize) -> Vec<[String; CELLS]> {
+    let text = std::fs::read_to_string(folder().join("README.md")).expect("the tables are there");
+    let (_, rows) = text.split("|\n|---").nth(number + 1).and_then(|table| table.split_once('\n')).expect("a table");
+    let rows = rows.lines().take_while(|line| line.starts_with("| `"));
     rows.map(|line| {
         let cells: Vec<_> = line.trim_matches('|').split('|').map(|cell| cell.trim().replace('`', "")).collect();
         cells.try_into().unwrap_or_else(|_| panic!("{line}"))
@@ -62,11 +68,39 @@ fn every_service_is_in_the_table() {
             let is_service = name.starts_with(|_: char| !name.contains('/')) || name.contains("/serverless.");
             if path.is_dir() {
                 folders.push(path);
-            } else if is_service && !name.ends_with(".rs") && !name.ends_with(".md") {
+            } else if is_service && ![".md", ".mjs", ".rs"].iter().any(|end| name.ends_with(end)) {
                 assert!(table.iter().any(|[file, ..]| *file == name), "{name} is not in the table");
             }
         }
     }
+}
+
+/// The framework packages each service. Where it disagrees, the second table says so. A service that it refuses and that
+/// starts here is at least told what is wrong.
+#[test]
+fn the_framework_accepts_what_starts_here() {
+    let framework = root().join("infra/node_modules/serverless");
+    assert!(framework.is_dir(), "run `make infra/node_modules` first (`make test` does)");
+    let services: Vec<_> = rows().into_iter().filter(|[file, ..]| !file.starts_with("sam")).collect();
+    let mut command = Command::new("node");
+    command.arg(folder().join("framework.mjs")).arg(framework).arg(folder());
+    let output = command.args(services.iter().map(|[file, ..]| file)).output().expect("Node runs");
+    let lines = String::from_utf8(output.stdout).unwrap();
+    let log = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(lines.lines().count(), services.len(), "{lines}{log}");
+
+    let mut differs = Vec::new();
+    for ([file, starts, ignored, _], line) in services.iter().zip(lines.lines()) {
+        let (asked, refusal): (String, Option<String>) = serde_json::from_str(line).unwrap();
+        assert_eq!(*file, asked);
+        let does_start = starts == "yes";
+        if does_start == refusal.is_some() {
+            differs.push((file.clone(), refusal.is_none()));
+        }
+        assert!(!does_start || refusal.is_none() || !ignored.is_empty(), "nothing is told of {file}: {refusal:?}");
+    }
+    let known = table(1).into_iter().map(|[file, says, _]| (file, says == "accepts"));
+    assert_eq!(differs, known.collect::<Vec<_>>(), "{lines}");
 }
 
 #[test]

@@ -145,7 +145,7 @@ test('who is here is known in every tab, and the last word of all tabs counts', 
   const all = (expected) => Promise.all(tabs.map((page) => page.sees(expected)));
   const words = async () => (await other.ask({ type: 'presence', topic: 'room.7' })).data;
 
-  // One connection is one member, whichever tab has it.
+  // All tabs are one member, because they have one connection.
   const first = await watching('first');
   await all({ 2: 'first' });
   const second = await watching('second');
@@ -167,7 +167,7 @@ test('who is here is known in every tab, and the last word of all tabs counts', 
   assert.deepEqual(await words(), { 1: 'hi', 2: 'third' });
   assert.deepEqual(await first.evaluate((count) => told.slice(count).flatMap((it) => it.changed), count), []);
 
-  // So does a tab that takes over. It asks the tabs in any order, and each of them says when it spoke.
+  // A tab that takes over says the last word, too. It asks the tabs in any order, and each of them says when it spoke.
   const third = await watching('fourth');
   await all({ 1: 'hi', 2: 'fourth' });
   await second.set('fifth');
@@ -178,7 +178,7 @@ test('who is here is known in every tab, and the last word of all tabs counts', 
   await third.waitForFunction((before) => told.slice(before).some(({ isCurrent }) => !isCurrent), before);
   await all({ 1: 'hi', 2: 'fifth' });
   assert.deepEqual(await words(), { 1: 'hi', 2: 'fifth' });
-  // The word of the tab that speaks no more ends, and the one of the other tab counts.
+  // A tab takes its word back, so the word of the other tab counts.
   await second.evaluate(() => here.set());
   await all({ 1: 'hi', 2: 'fourth' });
   await third.evaluate(() => here.stop());

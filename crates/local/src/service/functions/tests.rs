@@ -22,11 +22,18 @@ fn environment_values_are_scalars() {
     let expected = "expected a text, a number or a boolean, found";
     assert_eq!(value_error("[a]", ""), format!("{at}: {expected} a list"));
     assert_eq!(value_error("{a: b}", ""), format!("{at}: {expected} a mapping"));
-    assert_eq!(value_error("", ""), format!("{at}: {expected} nothing"));
     let text = service_with("      A-B: x", "");
     let expected =
         "serverless.yml: functions.connect.environment.A-B: not a name that an environment variable can have";
     assert_eq!(error(&[("serverless.yml", &text)]), expected);
+}
+
+#[test]
+fn a_function_leaves_out_a_variable_with_null() {
+    let provider = "provider: {name: aws, environment: {X: a, Y: b, Z: null}}";
+    let text = service_with("      X: null", "").replace("provider:\n  name: aws", provider);
+    let environment = &load(&[("serverless.yml", &text)]).functions["connect"].environment;
+    assert_eq!(environment.iter().collect::<Vec<_>>(), [(&"Y".to_owned(), &"b".to_owned())]);
 }
 
 #[test]
@@ -40,5 +47,10 @@ fn a_schedule_is_a_rate_and_may_be_disabled() {
         service.functions["one"].schedules.iter().map(|rate| rate.as_secs() / 60).collect::<Vec<_>>()
     };
     assert_eq!(minutes("{schedule: {rate: rate(5 minutes)}}, {schedule: {rate: rate(1 hour)}}"), [5, 60]);
-    assert_eq!(minutes("{schedule: {rate: rate(2 days), enabled: false}}"), [0; 0]);
+    assert_eq!(
+        minutes(
+            "{schedule: {rate: rate(2 days), enabled: false}}, {schedule: {rate: rate(1 minute), enabled: 'true'}}"
+        ),
+        [1]
+    );
 }

@@ -225,7 +225,7 @@ fn broken_files_are_refused_with_file_and_key() {
         (
             "name: aws",
             "name: aws\n  stage: 'a b'",
-            "provider.stage: the stage `a b` is not 1 to 128 letters, digits, `-` and `_`",
+            "provider.stage: the stage `a b` is not 1 to 128 letters, digits and `-`",
         ),
         ("name: aws", "name: aws\n  memorySize: 64", "provider.memorySize: 64 is not a whole number from 128 to 10240"),
         (
@@ -465,6 +465,7 @@ functions:
         "serverless.yml:3: stepFunctions: the framework has no such key, and plugins do not run here \
          (also line 12)",
         "serverless.yml:6: provider.vpc: functions are in this machine's network, not in a VPC",
+        "serverless.yml:7: provider.lambdaHashingVersion: osls has no such key",
         "serverless.yml:11: functions.connect.layers: layers are not loaded here",
         "serverless.yml:15: functions.connect.events[1].httpApi: `httpApi` events never come here (also line 23)",
         "serverless.yml:17: functions.connect.events[3].schedule: a schedule with `cron` or `at` never comes here",
@@ -478,7 +479,7 @@ functions:
     let off = text.replace("plugins:", "configValidationMode: off\nplugins:");
     assert!(!ignored(&off).join("").contains("no such key"));
     let strict = text.replace("plugins:", "configValidationMode: error\nplugins:");
-    assert_eq!(error(&[("serverless.yml", &strict)]).lines().count(), 2);
+    assert_eq!(error(&[("serverless.yml", &strict)]).lines().count(), 3);
 }
 
 #[test]

@@ -1,6 +1,6 @@
-use super::super::testing::{error, load, load_with};
+use super::super::testing::{error, ignored, load, load_with};
 use super::super::{Service, Settings};
-use crate::iam::ACCOUNT_ID;
+use crate::iam::{ACCOUNT_ID, Patterns, Statement};
 
 fn of_file(text: &str) -> Service {
     load(&[("serverless.yml", text)])
@@ -103,4 +103,141 @@ fn stage_variables_and_arns_have_the_names_of_the_functions() {
     assert_eq!(variables["api"], "local0ws01");
     let arn = &variables["guard"];
     assert!(arn.contains(ACCOUNT_ID) && arn.ends_with("-Guard"), "{arn}");
+}
+
+/// Makes a template whose function `Talk` has these properties, and with more resources.
+fn talk(properties: &str, resources: &str) -> String {
+    chat("").replace("{Handler: talk, Runtime: provided.al2023}", &format!("{{Handler: talk, {properties}}}"))
+        + resources
+}
+
+const BIRDS: &str = "  Birds: {Type: AWS::Serverless::SimpleTable, Properties: {TableName: birds}}\n";
+
+/// Returns the statements of the role that a function has from its policies, in short.
+fn allowed(policies: &str, resources: &str) -> Vec<String> {
+    let service = of_file(&talk(&format!("Policies: {policies}"), &format!("{BIRDS}{resources}")));
+    let role = service.functions["Talk"].role.clone().unwrap();
+    assert!(role.name.ends_with("-TalkRole"), "{}", role.name);
+    let short = |patterns: &Patterns| match patterns {
+        Patterns::Of(patterns) => patterns.join(" ").replace(&format!("us-east-1:{ACCOUNT_ID}"), "ME"),
+        Patterns::Not(_) => unreachable!(),
+    };
+    let line = |it: &Statement| format!("{:?} {} {}", it.effect, short(&it.actions), short(&it.resources));
+    role.statements.iter().map(line).collect()
+}
+
+#[test]
+fn policies_are_the_role_of_a_function() {
+    let statement = "Statement: [{Effect: Allow, Action: dynamodb:GetItem, Resource: !GetAtt Birds.Arn}]";
+    assert_eq!(allowed(&format!("{{{statement}}}"), ""), ["Allow dynamodb:GetItem arn:aws:dynamodb:ME:table/birds"]);
+    let managed = "  Own: {Type: AWS::IAM::ManagedPolicy, Properties: {PolicyDocument: {Statement: [{Effect: Deny, \
+                   Action: dynamodb:Scan, Resource: '*'}]}}}\n";
+    let policies = format!(
+        "[AWSLambdaBasicExecutionRole, AmazonDynamoDBFullAccess, {{{statement}}}, !Ref Own, \
+         'arn:aws:iam::aws:policy/AmazonSSMFullAccess', !Sub 'arn:${{AWS::Partition}}:iam::aws:policy/PowerUserAccess']"
+    );
+    assert_eq!(
+        allowed(&policies, managed),
+        [
+            "Allow dynamodb:GetItem arn:aws:dynamodb:ME:table/birds",
+            "Allow dynamodb:* *",
+            "Deny dynamodb:Scan *",
+            "Allow ssm:* *",
+            "Allow * *",
+        ]
+    );
+    assert!(allowed("[]", "").is_empty());
+    assert!(allowed("AWSLambdaBasicExecutionRole", "").is_empty());
+}
+
+#[test]
+fn templates_of_policies_are_known() {
+    let of_table = |template: &str| allowed(&format!("[{{{template}: {{TableName: !Ref Birds}}}}]"), "");
+    let table = "arn:aws:dynamodb:ME:table/birds arn:aws:dynamodb:ME:table/birds/index/*";
+    assert_eq!(
+        of_table("DynamoDBCrudPolicy"),
+        [format!(
+            "Allow dynamodb:GetItem dynamodb:DeleteItem dynamodb:PutItem dynamodb:Scan dynamodb:Query \
+             dynamodb:UpdateItem dynamodb:BatchWriteItem dynamodb:BatchGetItem dynamodb:DescribeTable \
+             dynamodb:ConditionCheckItem {table}"
+        )]
+    );
+    assert_eq!(
+        of_table("DynamoDBReadPolicy"),
+        [format!(
+            "Allow dynamodb:GetItem dynamodb:Scan dynamodb:Query dynamodb:BatchGetItem dynamodb:DescribeTable {table}"
+        )]
+    );
+    assert_eq!(
+        of_table("DynamoDBWritePolicy"),
+        [format!("Allow dynamodb:PutItem dynamodb:UpdateItem dynamodb:BatchWriteItem {table}")]
+    );
+    assert_eq!(
+        allowed("[{DynamoDBStreamReadPolicy: {TableName: !Ref Birds, StreamName: '*'}}]", ""),
+        [
+            "Allow dynamodb:DescribeStream dynamodb:GetRecords dynamodb:GetShardIterator \
+             arn:aws:dynamodb:ME:table/birds/stream/*",
+            "Allow dynamodb:ListStreams arn:aws:dynamodb:ME:table/birds/stream/*",
+        ]
+    );
+    assert_eq!(
+        allowed("[{SSMParameterReadPolicy: {ParameterName: songs/*}}]", "")[1],
+        "Allow ssm:GetParameters ssm:GetParameter ssm:GetParametersByPath arn:aws:ssm:ME:parameter/songs/*"
+    );
+}
+
+#[test]
+fn a_condition_chooses_among_policies() {
+    let template = "Transform: AWS::Serverless-2016-10-31
+Conditions: {Yes: !Equals [a, a], No: !Equals [a, b]}
+";
+    let policies = "[!If [Yes, {DynamoDBReadPolicy: {TableName: x}}, AmazonDynamoDBFullAccess], \
+                    !If [No, AdministratorAccess, !Ref AWS::NoValue]]";
+    let text = talk(&format!("Policies: {policies}"), "").replace("Transform: AWS::Serverless-2016-10-31\n", template);
+    let role = of_file(&text).functions["Talk"].role.clone().unwrap();
+    let [statement] = &role.statements[..] else { panic!("{role:?}") };
+    assert!(matches!(&statement.actions, Patterns::Of(actions) if actions[0] == "dynamodb:GetItem"), "{statement:?}");
+}
+
+#[test]
+fn a_policy_that_is_not_read_is_told_by_its_name() {
+    let policies = "[S3ReadPolicy: {BucketName: nest}, AmazonDynamoDBReadOnlyAccess, \
+                    'arn:aws:iam::000000000000:policy/flock', !Sub 'arn:aws:iam::${AWS::AccountId}:policy/swarm']";
+    let told = ignored(&talk(&format!("Policies: {policies}"), ""));
+    for (index, name) in ["S3ReadPolicy", "AmazonDynamoDBReadOnlyAccess", "flock", "swarm"].into_iter().enumerate() {
+        let start =
+            format!("serverless.yml:14: Resources.Talk.Properties.Policies[{index}]: the policy {name} is not read");
+        assert!(told[index].starts_with(&start), "{told:?}");
+    }
+    assert_eq!(told.len(), 4);
+}
+
+#[test]
+fn a_wrong_statement_has_its_place_in_the_template() {
+    let wrong = |statement: &str| error(&[("serverless.yml", &talk(&format!("Policies: [x, {{{statement}}}]"), ""))]);
+    let at = "serverless.yml: Resources.Talk.Properties.Policies[1].Statement[0]";
+    let condition = "Statement: [{Effect: Allow, Action: '*', Resource: '*', Condition: {}}]";
+    assert!(wrong(condition).starts_with(&format!("{at}.Condition: unknown field")), "{}", wrong(condition));
+    let unknown = "Statement: [{Effect: Allow, Action: '*', Resource: !GetAtt Nest.Arn}]";
+    assert!(wrong(unknown).starts_with(&format!("{at}.Resource.Fn::GetAtt: ")), "{}", wrong(unknown));
+}
+
+#[test]
+fn a_role_wins_and_connectors_allow_what_is_not_read() {
+    let policies = "Policies: [DynamoDBReadPolicy: {TableName: x}]";
+    let role = "  Flock: {Type: AWS::IAM::Role, Properties: {RoleName: flock}}\n";
+    let service = of_file(&talk(&format!("Role: !GetAtt Flock.Arn, {policies}"), role));
+    assert_eq!(service.functions["Talk"].role.as_ref().unwrap().name, "flock");
+
+    let connector = "  Wire:
+    Type: AWS::Serverless::Connector
+    Properties: {Source: {Id: Talk}, Destination: {Id: Birds}, Permissions: [Read]}
+";
+    let with_connector = talk(policies, &format!("{BIRDS}{connector}"));
+    assert!(of_file(&with_connector).functions["Talk"].role.is_none());
+    assert!(ignored(&with_connector)[0].contains("Policies: what connectors allow is not read here"));
+    let embedded = talk(policies, "").replace("  Guard:", "    Connectors: {Wire: {}}\n  Guard:");
+    assert!(of_file(&embedded).functions["Talk"].role.is_none());
+    let of_another = with_connector.replace("Id: Talk", "Id: Guard");
+    assert!(of_file(&of_another).functions["Talk"].role.is_some());
 }
