@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help run publish history build test test-rust test-long test-js test-client test-browser no-browser conformance soak soak-history soak-rotation fan-out flood load simulate lint deny fmt check settings package deploy remove logs test-release test-deploy bench cost clean
+.PHONY: help run publish history build test test-rust test-long test-js test-client test-browser no-browser conformance soak soak-history soak-rotation fan-out flood load simulate lint deny fmt check settings package deploy remove logs test-release test-deploy bench instructions cost clean
 
 # STAGE and REGION name the deployment. ARCH is the processors' architecture: arm64 or x86_64. DROP names what a deployment may
 # take away from its stage.
@@ -109,6 +109,11 @@ bench: ## Measure what events cost: CPU time, calls, bytes, memory
 		--exclude switchboard-tests
 	cargo test --workspace --test bench -- --run
 
+# It starts the zipped functions under valgrind. ARGS=--record replaces the record, ARGS=ping counts only one event.
+instructions: package ## Count the instructions of events, and compare them with the record in tests/bench
+	cargo build --workspace --all-targets
+	SWITCHBOARD_BINARIES=$$(tests/unpack.sh) cargo test --workspace --test bench -- --instructions $(ARGS)
+
 cost: ## Print what events and three loads cost, in dollars
 	cargo run --quiet --example cost
 
@@ -129,7 +134,7 @@ check: ## Run what CI runs: format, lint, dependencies, every test
 	cargo fmt --all --check
 	$(MAKE) lint deny test $(if $(CHROMIUM),test-browser,no-browser)
 	$(MAKE) simulate HANDLERS=1 SEEDS=2000
-	$(MAKE) test-release test-deploy
+	$(MAKE) test-release instructions test-deploy
 
 no-browser:
 	@echo "switchboard: the pages were not tested: there is no Chromium here, and CHROMIUM names none" >&2

@@ -7,7 +7,14 @@
 
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark prints, and fails where it stands")]
 
+mod instructions;
+mod shares;
+
 use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
+use std::process::{Command, ExitCode};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use aws_sdk_dynamodb::types::AttributeValue;
@@ -36,17 +43,96 @@ const MESSAGES: usize = 20;
 /// How many connections are only open.
 const IDLE: usize = 2000;
 
-#[tokio::main]
-async fn main() {
-    if !std::env::args().any(|argument| argument == "--run") {
-        println!("the benchmark runs with `make bench`");
-        return;
+/// The lines of the report so far.
+static REPORT: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+/// Prints a line, and keeps it for the report.
+macro_rules! say {
+    ($($part:tt)*) => {
+        $crate::keep(format!($($part)*))
+    };
+}
+pub(crate) use say;
+
+fn keep(line: String) {
+    println!("{line}");
+    REPORT.lock().unwrap().push(line);
+}
+
+/// The file that has the report of the last run.
+const REPORT_FILE: &str = "tests/bench/README.md";
+
+/// A machine that others use takes longer. With more than this load for each processor the times are no good.
+const IDLE_LOAD: f64 = 0.5;
+
+/// Puts the report into the README beside this file, below its line `## The last run`.
+fn write_report(load: f64) {
+    let output = |program: &str, arguments: &[&str]| {
+        let output = Command::new(program).args(arguments).output().unwrap();
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    };
+    let cpu_info = fs::read_to_string("/proc/cpuinfo").unwrap();
+    let model = cpu_info
+        .lines()
+        .find_map(|line| line.strip_prefix("model name")?.split_once(": "))
+        .map_or("", |(_, model)| model);
+    let (date, commit) = (output("date", &["-u", "+%Y-%m-%d"]), output("git", &["describe", "--always", "--dirty"]));
+    let (cpus, rustc) = (output("nproc", &[]), output("rustc", &["--version"]));
+    let file = root().join(REPORT_FILE);
+    let text = fs::read_to_string(&file).unwrap();
+    let (before, _) = text.split_once("## The last run").unwrap();
+    let lines = REPORT.lock().unwrap().join("\n");
+    let report = format!(
+        "{before}## The last run\n\n{date}, commit {commit}, {cpus} processors of the model {model}, {rustc}. The load was {load:.1} when it \
+         began.\n\n```text\n{lines}\n```\n"
+    );
+    fs::write(file, report).unwrap();
+}
+
+/// The average number of processes that wanted to run in the last minute.
+fn load() -> f64 {
+    fs::read_to_string("/proc/loadavg").unwrap().split(' ').next().unwrap().parse().unwrap()
+}
+
+/// Fills a folder with the functions of another one. A script takes the place of `binary`, and starts it.
+fn wrap(folder: &Path, functions: &Path, binary: &str, script: impl Fn(&Path) -> String) {
+    for function in fs::read_dir(functions).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_file()) {
+        let to = folder.join(function.file_name().unwrap());
+        if function.ends_with(binary) {
+            fs::write(&to, script(&function)).unwrap();
+            fs::set_permissions(&to, fs::Permissions::from_mode(0o755)).unwrap();
+        } else {
+            symlink(&function, to).unwrap();
+        }
     }
-    println!("{:42} {:>11} {:>7} {:>14} {:>11} {:>11}", "", "CPU", "x bare", "of the stack", "p50", "p99");
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let asks_for = |flag| std::env::args().any(|argument| argument == flag);
+    if asks_for("--instructions") {
+        let words: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with("--")).collect();
+        return instructions::run(asks_for("--record"), &words.join(" ")).await;
+    }
+    if asks_for("--shares") {
+        shares::run().await;
+        return ExitCode::SUCCESS;
+    }
+    if !asks_for("--run") {
+        println!("the benchmark runs with `make bench`");
+        return ExitCode::SUCCESS;
+    }
+    let load = load();
+    if load > IDLE_LOAD * std::thread::available_parallelism().unwrap().get() as f64 {
+        say!(
+            "THE MACHINE IS BUSY: its load is {load:.1}. Counts and CPU times are right, and times that clients wait are not.\n"
+        );
+    }
+    say!("{:42} {:>11} {:>7} {:>14} {:>11} {:>11}", "", "CPU", "x bare", "of the stack", "p50", "p99");
     let bare = bare().await;
     bare.print("a function that does nothing", &bare);
     let stack = Stack::with(&[&FUNCTIONS[..], &FAST].concat()).await;
-    let mut room = Room::open(&stack).await;
+    let mut room = Room::open(&stack, MANY).await;
     let mut costs = Vec::new();
     for event in EVENTS {
         let cost = room.cost(event).await;
@@ -57,14 +143,18 @@ async fn main() {
     let cost = |event| &costs.iter().find(|(found, _)| *found == event).unwrap().1;
     cost(Event::KeptToOne).compare("history, per message", cost(Event::MessageToOne));
     cost(Event::KeptAndAcknowledged).compare("history, per message with an ack", cost(Event::MessageAcknowledged));
-    println!("\n{:42} {:>11} {:>11} {:>13}", "first event, start included", "CPU", "memory", "binary");
+    say!("\n{:42} {:>11} {:>11} {:>13}", "first event, start included", "CPU", "memory", "binary");
     starts().await;
-    println!("\n{:42} {:>9} {:>8} {:>9} {:>9}", "per event", "DynamoDB", "posts", "bytes", "logged");
+    say!("\n{:42} {:>9} {:>8} {:>9} {:>9}", "per event", "DynamoDB", "posts", "bytes", "logged");
     calls().await;
-    println!("\n{:42} {:>9} {:>11} {:>11} {:>9}", "DynamoDB answers in 5 ms", "DynamoDB", "p50", "p99", "x 1");
+    say!("\n{:42} {:>9} {:>11} {:>11} {:>9}", "DynamoDB answers in 5 ms", "DynamoDB", "p50", "p99", "x 1");
     writers().await;
-    println!();
+    say!("");
     idle().await;
+    say!("");
+    shares::run().await;
+    write_report(load);
+    ExitCode::SUCCESS
 }
 
 /// What is measured: from the client that causes it to the one that sees its effect.
@@ -174,21 +264,22 @@ struct Room<'a> {
 }
 
 impl<'a> Room<'a> {
-    async fn open(stack: &'a Stack) -> Self {
+    /// Opens a room with so many listeners to `many`. Without any, there is also nothing to resume.
+    async fn open(stack: &'a Stack, many_listen: usize) -> Self {
         let join = async |user: &str, topic: &str| {
             let mut client = stack.connect(&format!("?userId={user}")).await;
             client.ask(json!({"type": "subscribe", "topic": topic, "id": "s"})).await;
             client
         };
         let mut many = Vec::new();
-        for user in 0..MANY {
+        for user in 0..many_listen {
             many.push(join(&format!("many-{user}"), "many").await);
         }
         let (mut sender, mut listener) = (join("1", "sender").await, join("2", "one").await);
         listener.ask(json!({"type": "subscribe", "topic": "room.one", "id": "s"})).await;
         let mut epochs = Vec::new();
         for missed in EVENTS.into_iter().filter_map(|event| match event {
-            Event::Resume(missed) => Some(missed),
+            Event::Resume(missed) if many_listen > 0 => Some(missed),
             _ => None,
         }) {
             // A frame has at most 100 messages.
@@ -341,7 +432,7 @@ impl Cost {
         let ratio = self.function.as_secs_f64() / bare.function.as_secs_f64();
         let [function, gateway, p50, p99] =
             [self.function, self.gateway, self.p50, self.p99].map(|time| time.as_secs_f64() * 1e3);
-        println!("{name:42} {function:>8.3} ms {ratio:>7.1} {gateway:>11.3} ms {p50:>8.2} ms {p99:>8.2} ms");
+        say!("{name:42} {function:>8.3} ms {ratio:>7.1} {gateway:>11.3} ms {p50:>8.2} ms {p99:>8.2} ms");
     }
 }
 
@@ -351,7 +442,7 @@ impl Cost {
         let ratio = |of: fn(&Self) -> Duration| of(self).as_secs_f64() / of(other).as_secs_f64();
         let (cpu, stack) = (ratio(|cost| cost.function), ratio(|cost| cost.gateway));
         let (p50, p99) = (ratio(|cost| cost.p50), ratio(|cost| cost.p99));
-        println!("{name:42} {cpu:>10.2}x {stack:>21.2}x {p50:>10.2}x {p99:>10.2}x");
+        say!("{name:42} {cpu:>10.2}x {stack:>21.2}x {p50:>10.2}x {p99:>10.2}x");
     }
 }
 
@@ -414,7 +505,7 @@ async fn started(stack: &Stack, event: Event) {
     let binary = event.binary();
     let (process, _) = children(stack.process_id()).await.into_iter().find(|(_, command)| command == binary).unwrap();
     let size = fs::metadata(root().join(FUNCTIONS[1]).join(binary)).unwrap().len();
-    println!(
+    say!(
         "{binary:42} {:>8.1} ms {:>8.1} MB {:>10.1} MB",
         cpu_time(process).as_secs_f64() * 1e3,
         memory_kib(process, "VmHWM") as f64 / 1e3,
@@ -433,7 +524,7 @@ async fn put_item(dynamodb: &aws_sdk_dynamodb::Client, topic: &str, id: &str) {
 /// The calls and bytes that a function exchanges with AWS for an event.
 async fn calls() {
     let (proxy, stack) = Proxy::in_front(&[&FUNCTIONS[..], &FAST].concat(), |_| None).await;
-    let mut room = Room::open(&stack).await;
+    let mut room = Room::open(&stack, MANY).await;
     for event in EVENTS {
         room.repeat(event, 1).await;
         let name = format!("{} |", event.function());
@@ -444,7 +535,7 @@ async fn calls() {
         room.repeat(event, 1).await;
         let calls = proxy.take();
         let posts = calls.iter().filter(|call| *call == "POST").count();
-        println!(
+        say!(
             "{:42} {:>9} {posts:>8} {:>9} {:>9}",
             event.name(),
             calls.len() - posts,
@@ -494,7 +585,7 @@ async fn writers() {
             if round == 1 {
                 first[kind] = p99;
             }
-            println!(
+            say!(
                 "{:42} {:>9.2} {:>8.2} ms {:>8.2} ms {:>8.2}x",
                 format!("{count} writer(s), {name}"),
                 calls as f64 / times.len() as f64,
@@ -516,5 +607,5 @@ async fn idle() {
         connections.push(stack.connect("").await);
     }
     let used = memory_kib(stack.process_id(), "VmRSS") - before;
-    println!("{IDLE} connections: {:.1} KB each in the stack, their rows included", used as f64 * 1.024 / IDLE as f64);
+    say!("{IDLE} connections: {:.1} KB each in the stack, their rows included", used as f64 * 1.024 / IDLE as f64);
 }
