@@ -102,12 +102,13 @@ simulate: ## Random runs of a model of reliable topics, or with HANDLERS=1 of th
 	cargo test -q --workspace --test simulate --config 'profile.dev.package.switchboard-tests.opt-level=3' -- \
 		--run $(if $(HANDLERS),--handlers) $(if $(SEED),--seed $(SEED)) $(if $(SEEDS),--seeds $(SEEDS)) $(ARGS)
 
-# It reads the memory and the CPU time of processes from /proc, so it needs Linux.
-bench: ## Measure what events cost: CPU time, calls, bytes, memory
-	cargo build --workspace --bins
-	cargo build --release --bins --workspace --exclude switchboard-load --exclude switchboard-local \
-		--exclude switchboard-tests
-	cargo test --workspace --test bench -- --run
+# It reads the memory and the CPU time of processes from /proc, so it needs Linux. The function that does nothing is a release
+# build, like the zipped ones.
+bench: package ## Measure what events cost: CPU time, calls, bytes, memory
+	cargo build --workspace --all-targets
+	cargo build --release --package switchboard-fixture --bin fixture
+	functions=$$(tests/unpack.sh) && cp target/release/fixture "$$functions" && \
+	SWITCHBOARD_BINARIES=$$functions cargo test --workspace --test bench -- --run $(ARGS)
 
 # It starts the zipped functions under valgrind. ARGS=--record replaces the record, ARGS=ping counts only one event.
 instructions: package ## Count the instructions of events, and compare them with the record in tests/bench

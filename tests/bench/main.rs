@@ -14,7 +14,7 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::process::{Command, ExitCode};
-use std::sync::Mutex;
+use std::sync::{LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
 use aws_sdk_dynamodb::types::AttributeValue;
@@ -22,7 +22,7 @@ use futures_util::future::join_all;
 use serde_json::{Value, json};
 use switchboard_tests::client::Client;
 use switchboard_tests::proxy::Proxy;
-use switchboard_tests::stack::{Stack, children, root, table_name};
+use switchboard_tests::stack::{Stack, binaries, children, root, table_name};
 
 /// How many events are served before the measured ones, so that everything is warm.
 const WARM_UP: usize = 20;
@@ -33,15 +33,22 @@ const MANY: usize = 100;
 /// The stack accepts more connections a second than AWS, and the functions more frames of one connection than by default.
 const FAST: [&str; 4] = ["--connection-rate", "100000", "--env", "MAX_FRAMES_PER_SECOND=0"];
 
-/// The folder of the functions' release builds.
-const FUNCTIONS: [&str; 2] = ["--binaries", "target/release"];
+/// The argument for the functions that are measured.
+fn functions() -> [&'static str; 2] {
+    static FOLDER: LazyLock<String> = LazyLock::new(|| binaries().to_str().unwrap().to_owned());
+    ["--binaries", &FOLDER]
+}
 
 /// How many clients publish at the same time, and how many messages each sends, one after the other.
 const WRITERS: [usize; 4] = [1, 4, 16, 64];
 const MESSAGES: usize = 20;
 
-/// How many connections are only open.
-const IDLE: usize = 2000;
+/// How many connections are only open, and how many handshakes run at once.
+const IDLE: usize = 2048;
+const HANDSHAKES: usize = 32;
+
+/// How many messages come at once when no environment of their function is started.
+const BURST: usize = 1000;
 
 /// The lines of the report so far.
 static REPORT: Mutex<Vec<String>> = Mutex::new(Vec::new());
@@ -131,7 +138,7 @@ async fn main() -> ExitCode {
     say!("{:42} {:>11} {:>7} {:>14} {:>11} {:>11}", "", "CPU", "x bare", "of the stack", "p50", "p99");
     let bare = bare().await;
     bare.print("a function that does nothing", &bare);
-    let stack = Stack::with(&[&FUNCTIONS[..], &FAST].concat()).await;
+    let stack = Stack::with(&[&functions()[..], &FAST].concat()).await;
     let mut room = Room::open(&stack, MANY).await;
     let mut costs = Vec::new();
     for event in EVENTS {
@@ -150,7 +157,7 @@ async fn main() -> ExitCode {
     say!("\n{:42} {:>9} {:>11} {:>11} {:>9}", "DynamoDB answers in 5 ms", "DynamoDB", "p50", "p99", "x 1");
     writers().await;
     say!("");
-    idle().await;
+    local_stack().await;
     say!("");
     shares::run().await;
     write_report(load);
@@ -465,7 +472,7 @@ fn memory_kib(process: u32, name: &str) -> u64 {
 
 /// The cost of an event for a function that answers at once, on a route that sends its answer to the client.
 async fn bare() -> Cost {
-    let stack = Stack::with(&[&FUNCTIONS[..], &["--config", "tests/fixture/serverless.yml"]].concat()).await;
+    let stack = Stack::with(&[&functions()[..], &["--config", "tests/fixture/serverless.yml"]].concat()).await;
     let mut client = Client::connect(&format!("ws://{}/test?name=polly", stack.gateway)).await.unwrap();
     let frame = json!({"service": "duet", "do": "respond", "response": {"statusCode": 200, "body": "{}"}});
     let mut repeat = async |count: usize| {
@@ -485,7 +492,7 @@ async fn bare() -> Cost {
 
 /// The cost until a function has served its first event.
 async fn starts() {
-    let stack = Stack::with(&FUNCTIONS).await;
+    let stack = Stack::with(&functions()).await;
     let mut client = stack.connect("?userId=1").await;
     started(&stack, Event::Connect).await;
     client.hears_nothing().await;
@@ -504,7 +511,7 @@ async fn started(stack: &Stack, event: Event) {
     stack.logged(1, &[&function, &last]).await;
     let binary = event.binary();
     let (process, _) = children(stack.process_id()).await.into_iter().find(|(_, command)| command == binary).unwrap();
-    let size = fs::metadata(root().join(FUNCTIONS[1]).join(binary)).unwrap().len();
+    let size = fs::metadata(binaries().join(binary)).unwrap().len();
     say!(
         "{binary:42} {:>8.1} ms {:>8.1} MB {:>10.1} MB",
         cpu_time(process).as_secs_f64() * 1e3,
@@ -523,7 +530,7 @@ async fn put_item(dynamodb: &aws_sdk_dynamodb::Client, topic: &str, id: &str) {
 
 /// The calls and bytes that a function exchanges with AWS for an event.
 async fn calls() {
-    let (proxy, stack) = Proxy::in_front(&[&FUNCTIONS[..], &FAST].concat(), |_| None).await;
+    let (proxy, stack) = Proxy::in_front(&[&functions()[..], &FAST].concat(), |_| None).await;
     let mut room = Room::open(&stack, MANY).await;
     for event in EVENTS {
         room.repeat(event, 1).await;
@@ -549,7 +556,7 @@ async fn calls() {
 /// second run shows how fast the machine is. If the first one takes longer, the shared topic is the cause.
 async fn writers() {
     let environments = ["--max-environments", "64"];
-    let (proxy, stack) = Proxy::in_front(&[&FUNCTIONS[..], &FAST, &environments].concat(), |_| None).await;
+    let (proxy, stack) = Proxy::in_front(&[&functions()[..], &FAST, &environments].concat(), |_| None).await;
     for operation in ["GetItem", "UpdateItem", "PutItem", "Query"] {
         proxy.delay(operation, Duration::from_millis(5));
     }
@@ -597,15 +604,31 @@ async fn writers() {
     }
 }
 
-/// The stack's memory for a connection on which nothing happens.
-async fn idle() {
-    let stack = Stack::with(&[&FUNCTIONS[..], &FAST].concat()).await;
-    stack.connect("").await.close().await;
+/// What the stack itself can do: its start, handshakes, memory for connections on which nothing happens, and a cold burst.
+async fn local_stack() {
+    let start = Instant::now();
+    let stack = Stack::with(&[&functions()[..], &FAST].concat()).await;
+    say!("the stack is ready after {:.0} ms", start.elapsed().as_secs_f64() * 1e3);
+    let mut sender = stack.connect("?userId=1").await;
     let before = memory_kib(stack.process_id(), "VmRSS");
+    let start = Instant::now();
     let mut connections = Vec::new();
-    for _ in 0..IDLE {
-        connections.push(stack.connect("").await);
+    for _ in 0..IDLE / HANDSHAKES {
+        connections.extend(join_all((0..HANDSHAKES).map(|_| stack.connect(""))).await);
     }
+    let rate = IDLE as f64 / start.elapsed().as_secs_f64();
     let used = memory_kib(stack.process_id(), "VmRSS") - before;
+    say!("{IDLE} connections, {HANDSHAKES} at once: {rate:.0} a second");
     say!("{IDLE} connections: {:.1} KB each in the stack, their rows included", used as f64 * 1.024 / IDLE as f64);
+
+    let mut listener = stack.connect("?userId=2").await;
+    let start = Instant::now();
+    for _ in 0..BURST {
+        sender.send(json!({"action": "sendMessage", "destinationUserId": "2", "body": "hello there!"})).await;
+    }
+    for _ in 0..BURST {
+        listener.next().await;
+    }
+    let took = start.elapsed().as_secs_f64();
+    say!("{BURST} messages at once, to functions that are not started yet: all of them are there after {took:.1} s");
 }

@@ -14,10 +14,10 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::post;
 use serde_json::json;
-use switchboard_tests::stack::{NO_RULES, Stack, root, table_name};
+use switchboard_tests::stack::{NO_RULES, Stack, binaries, table_name};
 use switchboard_tests::tls::{Certificate, Tls};
 
-use super::{FAST, FUNCTIONS, say};
+use super::{FAST, say};
 
 /// The memory that buys one CPU.
 const WHOLE_CPU_MB: u64 = 1769;
@@ -66,7 +66,7 @@ impl Group {
 
     /// Fills a folder with the functions. That of `binary` runs in this group, and believes in so much memory.
     fn wrap(&self, folder: &Path, binary: &str, memory_mb: u64) {
-        super::wrap(folder, &root().join(FUNCTIONS[1]), binary, |function| {
+        super::wrap(folder, &binaries(), binary, |function| {
             let group = self.0.join("cgroup.procs");
             let group = group.display();
             let memory = format!("export AWS_LAMBDA_FUNCTION_MEMORY_SIZE={memory_mb}");
