@@ -108,12 +108,12 @@ bench: package ## Measure what events cost: CPU time, calls, bytes, memory
 	cargo build --workspace --all-targets
 	cargo build --release --package switchboard-fixture --bin fixture
 	functions=$$(tests/unpack.sh) && cp target/release/fixture "$$functions" && \
-	SWITCHBOARD_BINARIES=$$functions cargo test --workspace --test bench -- --run $(ARGS)
+	SWITCHBOARD_BINARIES=$$functions cargo test --workspace --test bench -- --run
 
-# It starts the zipped functions under valgrind. ARGS=--record replaces the record, ARGS=ping counts only one event.
+# It starts the zipped functions under valgrind. RECORD=1 replaces the record, and EVENT=ping counts only one event.
 instructions: package ## Count the instructions of events, and compare them with the record in tests/bench
 	cargo build --workspace --all-targets
-	SWITCHBOARD_BINARIES=$$(tests/unpack.sh) cargo test --workspace --test bench -- --instructions $(ARGS)
+	SWITCHBOARD_BINARIES=$$(tests/unpack.sh) cargo test --workspace --test bench -- --instructions $(if $(RECORD),--record) $(EVENT)
 
 cost: ## Print what events and three loads cost, in dollars
 	cargo run --quiet --example cost

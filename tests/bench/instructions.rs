@@ -88,7 +88,7 @@ pub(crate) async fn run(is_recorded: bool, part: &str) -> ExitCode {
     if dearer.is_empty() {
         return ExitCode::SUCCESS;
     }
-    println!("if the new cost is worth it, record it: make instructions ARGS=--record");
+    println!("if the new cost is worth it, record it: make instructions RECORD=1");
     ExitCode::FAILURE
 }
 

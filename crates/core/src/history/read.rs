@@ -323,16 +323,25 @@ impl Log<'_> {
         // Tombstones are read as well, and they are none of the messages that were asked for.
         let mut missing = count;
         let (mut start, mut taken_ms) = (last, head.span.at_ms);
+        let mut is_all = false;
         while start > 0 && (missing > 0 || !is_settled(taken_ms)) && items.len() < count + MAX_LOOKED_AT {
             let wanted = if is_settled(taken_ms) { missing } else { count.max(LOOKED_AT) };
             let more = self.query(&epoch, 0, start, false, wanted, deadline).await?;
-            let Some(oldest) = more.last() else { break };
+            let Some(oldest) = more.last() else {
+                is_all = true;
+                break;
+            };
             (start, taken_ms) = (oldest.seq - 1, oldest.at_ms);
             missing = missing.saturating_sub(more.iter().filter(|entry| entry.message.is_some()).count());
             items.extend(more);
         }
         items.reverse();
-        let first = items.first().map_or(0, |first| first.seq - 1);
+        let first = items.first().map_or(0, |oldest| {
+            let before_ms = oldest.prev.map_or(oldest.at_ms, |prev| prev.at_ms);
+            // Nothing is in front of the oldest item, but its message may still come if the number is young. Those before it
+            // may be as young.
+            if is_all && !is_settled(before_ms) { 0 } else { oldest.seq - 1 }
+        });
         if items.is_empty() && is_settled(head.span.at_ms) {
             return Ok(Resumed { stamp: head.stamp.clone(), entries: items, recovered: None });
         }

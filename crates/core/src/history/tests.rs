@@ -617,6 +617,13 @@ async fn the_newest_messages_end_before_a_number_that_may_still_come() {
         (&[5], 0, (4, None, strings(&["3:3", "4:4"]))),
         (&[4], 0, (3, None, strings(&["2:2", "3:3"]))),
         (&[1, 2, 3, 4, 5], 0, (0, None, vec![])),
+        // Nothing is in front of them.
+        (&[1], 0, (0, None, vec![])),
+        (&[1, 2], 0, (0, None, vec![])),
+        (&[1], 11, (5, None, strings(&["4:4", "5:5"]))),
+        // Nothing tells the age of 1, so nobody is sent past it yet.
+        (&[1, 2], 11, (0, None, vec![])),
+        (&[1, 2], 121, (5, None, strings(&["4:4", "5:5"]))),
         (&[4], 11, (5, None, strings(&["3:3", "5:5"]))),
         (&[5], 11, (5, None, strings(&["3:3", "4:4"]))),
     ] {
