@@ -160,7 +160,15 @@ pub(crate) async fn run(settings: Settings) {
     let said = |part: &str| log.iter().filter(|line| line.contains(part)).count();
     let killed = said("timed out after") + usize::from(settings.kill_at.is_some());
     let allowed = said("a post hangs") + said("a publish ends early") * POSTS_AT_ONCE + killed * REPEATED;
-    assert!(again <= allowed, "{again} receivers have heard the message again, and {allowed} may have");
+    // On a very busy machine a write takes effect after its caller has given up. Then a part of the message may go out twice, and
+    // nobody knows how large it is.
+    let in_doubt =
+        ["could not be handed over", "has to come again", "a checkpoint failed"].into_iter().map(said).sum::<usize>();
+    let told: Vec<_> = log.iter().filter(|line| line.contains("WARN") || line.contains("ERROR")).collect();
+    assert!(
+        again <= allowed || in_doubt > 0,
+        "{again} receivers have heard the message again, and {allowed} may have: {told:#?}"
+    );
     assert_eq!(gateway.is_killed.load(Ordering::Relaxed), settings.kill_at.is_some());
 }
 
