@@ -86,7 +86,10 @@ async fn a_large_publish_is_handed_over_and_reaches_everybody_once() {
     let mut sender = stack.connect("").await;
     for message in 1..=2 {
         let ack = sender.ask(json!({"type": "message", "topic": "t", "message": message, "id": "m"})).await;
-        assert_eq!(ack, json!({"type": "ack", "id": "m", "delivered": 500, "continued": true}));
+        // The function posts to at most so many receivers itself, and for at most a second, which a busy machine needs for fewer.
+        let delivered = ack["delivered"].as_u64().unwrap();
+        assert_eq!(ack, json!({"type": "ack", "id": "m", "delivered": delivered, "continued": true}));
+        assert!((1..=500).contains(&delivered), "{delivered}");
     }
     for client in &mut listening {
         // Two large publishes on a topic without history have no order.
