@@ -15,7 +15,7 @@ use switchboard_tests::stack::{Stack, binaries, root};
 
 use super::{Event, FAST, Room, wrap};
 
-/// What is counted.
+/// These events are counted.
 const EVENTS: [Event; 8] = [
     Event::Connect,
     Event::Disconnect,

@@ -15,7 +15,7 @@ use axum::http::StatusCode;
 use axum::routing::post;
 use serde_json::json;
 use switchboard_tests::stack::{NO_RULES, Stack, binaries, table_name};
-use switchboard_tests::tls::{Certificate, Tls};
+use switchboard_tests::tls::{Certificate, Ends, Tls};
 
 use super::{FAST, say};
 
@@ -112,18 +112,9 @@ async fn first(memory_mb: u64) -> f64 {
     let group = Group::new(memory_mb).unwrap();
     let folder = tempfile::tempdir().unwrap();
     group.wrap(folder.path(), "send-message", memory_mb);
-    let certificate = Certificate::default();
-    let (dynamodb, gateway) = (Tls::start(&certificate).await, Tls::start(&certificate).await);
-    let variables = [
-        format!("AWS_ENDPOINT_URL_DYNAMODB={}", dynamodb.url()),
-        format!("PUBLISH_ENDPOINT={}/dev", gateway.url()),
-        format!("SSL_CERT_FILE={}", certificate.file().display()),
-    ];
-    let mut arguments = [&NO_RULES[..], &["--binaries", folder.path().to_str().unwrap()]].concat();
-    arguments.extend(variables.iter().flat_map(|variable| ["--env", variable]));
-    let stack = Stack::with(&arguments).await;
-    dynamodb.lead_to(&stack.dynamodb);
-    gateway.lead_to(&stack.gateway);
+    let arguments = [&NO_RULES[..], &["--binaries", folder.path().to_str().unwrap()]].concat();
+    let ends = Ends::start().await;
+    let stack = ends.stack(&arguments).await;
     let mut client = stack.connect("?userId=1").await;
     client.ask(json!({"action": "sendMessage", "destinationUserId": "1", "body": "hello there!"})).await;
     let line = stack.logged(1, &["sendMessage |", "duration_ms"]).await.remove(0);

@@ -1,23 +1,14 @@
 //! A function opens its HTTP connections before it asks for its first event.
 
 use serde_json::json;
-use switchboard_tests::stack::Stack;
-use switchboard_tests::tls::{Certificate, Tls};
+use switchboard_tests::stack::NO_RULES;
+use switchboard_tests::tls::Ends;
 
 #[tokio::test]
 async fn a_first_message_needs_no_handshake_of_its_own() {
-    let certificate = Certificate::default();
-    let (dynamodb, gateway) = (Tls::start(&certificate).await, Tls::start(&certificate).await);
-    let variables = [
-        format!("AWS_ENDPOINT_URL_DYNAMODB={}", dynamodb.url()),
-        format!("PUBLISH_ENDPOINT={}/dev", gateway.url()),
-        format!("SSL_CERT_FILE={}", certificate.file().display()),
-        "TOPIC_RULES=".to_owned(),
-    ];
-    let arguments: Vec<_> = variables.iter().flat_map(|variable| ["--env", variable]).collect();
-    let stack = Stack::with(&arguments).await;
-    dynamodb.lead_to(&stack.dynamodb);
-    gateway.lead_to(&stack.gateway);
+    let ends = Ends::start().await;
+    let stack = ends.stack(&NO_RULES).await;
+    let Ends { dynamodb, gateway, .. } = &ends;
     let mut client = stack.connect("?userId=1").await;
     let of_connect = (dynamodb.sent().len(), gateway.sent().len());
     let ack = client.ask(json!({"action": "sendMessage", "destinationUserId": "1", "body": "hello there!"})).await;

@@ -11,6 +11,8 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
+use crate::stack::Stack;
+
 /// A certificate for `localhost` that signs itself.
 #[derive(Debug)]
 pub struct Certificate {
@@ -87,6 +89,40 @@ impl Tls {
     #[must_use]
     pub fn sent(&self) -> Vec<String> {
         self.shared.sent.lock().unwrap().clone()
+    }
+}
+
+/// Ends of TLS between the functions of a stack and what they call.
+#[derive(Debug)]
+pub struct Ends {
+    certificate: Certificate,
+    /// In front of DynamoDB.
+    pub dynamodb: Tls,
+    /// In front of `@connections`.
+    pub gateway: Tls,
+}
+
+impl Ends {
+    /// Listens, and leads nowhere yet.
+    pub async fn start() -> Self {
+        let certificate = Certificate::default();
+        let (dynamodb, gateway) = (Tls::start(&certificate).await, Tls::start(&certificate).await);
+        Self { certificate, dynamodb, gateway }
+    }
+
+    /// Starts a stack whose functions call these ends, with further arguments.
+    pub async fn stack(&self, arguments: &[&str]) -> Stack {
+        let variables = [
+            format!("AWS_ENDPOINT_URL_DYNAMODB={}", self.dynamodb.url()),
+            format!("PUBLISH_ENDPOINT={}/dev", self.gateway.url()),
+            format!("SSL_CERT_FILE={}", self.certificate.file().display()),
+        ];
+        let mut all = arguments.to_vec();
+        all.extend(variables.iter().flat_map(|variable| ["--env", variable]));
+        let stack = Stack::with(&all).await;
+        self.dynamodb.lead_to(&stack.dynamodb);
+        self.gateway.lead_to(&stack.gateway);
+        stack
     }
 }
 

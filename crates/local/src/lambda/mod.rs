@@ -250,8 +250,8 @@ impl Function {
 
     /// Invokes the function synchronously with `event` and returns its response.
     ///
-    /// The invocation runs to its end even if the returned future is dropped. Events are dispatched in the order
-    /// of the first polls of their futures. If they wait for an environment, their sources take turns.
+    /// The invocation runs to its end even if the returned future is dropped. The future that is polled first is dispatched
+    /// first. If events wait for an environment, their sources take turns.
     ///
     /// # Errors
     ///
