@@ -68,9 +68,7 @@ pub(super) fn read(
     if resource.kind != ROLE {
         return Err(Problem::new(at, format!("`{id}` is not a role")));
     }
-    if properties.get("PermissionsBoundary").is_some() {
-        return Err(unknown(&role_at.key("PermissionsBoundary")));
-    }
+    refuse_boundary(templates, &properties["PermissionsBoundary"], &role_at.key("PermissionsBoundary"))?;
     let role_name = match properties.get("RoleName") {
         Some(role_name) => templates.intrinsics.text(role_name, &role_at.key("RoleName"))?,
         None => default_name.to_owned(),
@@ -128,9 +126,7 @@ pub(super) fn default(
     if (own.is_null() && managed.is_null()) || templates.additions.contains_key(DEFAULT_ROLE) {
         return Ok(None);
     }
-    if !boundary.is_null() {
-        return Err(unknown(&boundary_at));
-    }
+    refuse_boundary(templates, &boundary, &boundary_at)?;
     if own.is_object() {
         findings.report_invalid(&own_at, "the framework refuses one statement without a list");
     }
@@ -148,6 +144,14 @@ pub(super) fn default(
     statements.extend(parse_statements(templates, &own, &own_at, findings)?);
     statements.extend(attached_statements(templates, (&managed, managed_at), &[default_name, &role_name], findings)?);
     Ok(Some(Role { name: role_name, statements }))
+}
+
+/// Refuses a boundary of permissions, unless it is `AWS::NoValue`.
+fn refuse_boundary(templates: &Templates, boundary: &Value, at: &KeyPath) -> Result<(), Problem> {
+    match templates.intrinsics.choices(boundary, at)?.first() {
+        Some((_, at)) => Err(unknown(at)),
+        None => Ok(()),
+    }
 }
 
 /// Makes the role of a function with `iamRoleStatements`, as the serverless-iam-roles-per-function plugin makes it.

@@ -32,7 +32,7 @@ const DEFAULT_BATCH_SIZE: u32 = 100;
 const NOT_SUPPORTED: &str = "not supported by the local stack";
 
 /// The properties of functions that no client and no function can see.
-const IGNORED_OF_FUNCTIONS: [&str; 21] = [
+const IGNORED_OF_FUNCTIONS: [&str; 20] = [
     "Architectures",
     "AssumeRolePolicyDocument",
     "AutoPublishAlias",
@@ -45,7 +45,6 @@ const IGNORED_OF_FUNCTIONS: [&str; 21] = [
     "EphemeralStorage",
     "EventInvokeConfig",
     "KmsKeyArn",
-    "PermissionsBoundary",
     "PropagateTags",
     "ProvisionedConcurrencyConfig",
     "RecursiveLoop",
@@ -272,6 +271,7 @@ impl Translation {
         let globals = &root["Globals"]["Function"];
         let mut variables = Map::new();
         let mut policies = None;
+        let mut boundary = None;
         for (properties, at) in [(globals, top.key("Globals").key("Function")), (&resource["Properties"], at.clone())] {
             for (key, value) in entries(properties) {
                 let at = at.key(key);
@@ -315,6 +315,7 @@ impl Translation {
                     "FunctionName" | "Events" => {}
                     "PackageType" if value == "Zip" => {}
                     "Policies" => policies = Some((value, at)),
+                    "PermissionsBoundary" => boundary = Some((value, at)),
                     key if IGNORED_OF_FUNCTIONS.contains(&key) => {}
                     key => match NOT_HERE.iter().find(|(known, _)| *known == key) {
                         Some((_, key)) => set(&mut self.places, key, value, at),
@@ -342,7 +343,7 @@ impl Translation {
                 self.ignored.push(Problem::new(&at, reason));
             } else {
                 let role = format!("{id}Role");
-                others.insert(role.clone(), self.role(&role, &policies, &at));
+                others.insert(role.clone(), self.role(&role, &policies, &at, boundary));
                 self.places.insert(to.key("role"), at);
                 function.insert("role".to_owned(), Value::from(role));
             }
@@ -352,8 +353,8 @@ impl Translation {
         Value::Object(function)
     }
 
-    /// Makes the role of a function from its policies. The role has the logical id that SAM gives it.
-    fn role(&mut self, id: &str, policies: &Value, at: &KeyPath) -> Value {
+    /// Makes the role of a function from its policies and their boundary. The role has the logical id that SAM gives it.
+    fn role(&mut self, id: &str, policies: &Value, at: &KeyPath, boundary: Option<(Value, KeyPath)>) -> Value {
         let to = KeyPath::default().key("resources").key("Resources").key(id).key("Properties");
         let mut read = Policies::default();
         let (inline, managed) = read.read(policies, at, &to.key("Policies"));
@@ -368,7 +369,12 @@ impl Translation {
             );
             self.ignored.push(Problem::new(&at, reason));
         }
-        json!({"Type": kinds::ROLE, "Properties": {"Policies": inline, "ManagedPolicyArns": managed}})
+        let mut properties = json!({"Policies": inline, "ManagedPolicyArns": managed});
+        if let Some((boundary, at)) = boundary {
+            self.places.insert(to.key("PermissionsBoundary"), at);
+            properties["PermissionsBoundary"] = boundary;
+        }
+        json!({"Type": kinds::ROLE, "Properties": properties})
     }
 
     fn event(&mut self, event: &Value, at: &KeyPath) -> Option<Value> {

@@ -204,6 +204,9 @@ fn unknown_parts_of_a_used_role_are_named() {
 
 #[test]
 fn unused_roles_and_roles_from_elsewhere_are_not_read() {
+    role_of("{PermissionsBoundary: !Ref AWS::NoValue}", "", &Settings::default()).unwrap();
+    with_provider("iam: {role: {statements: [], permissionsBoundary: !Ref AWS::NoValue}}", &Settings::default())
+        .unwrap();
     let others = "  Unused: {Type: AWS::IAM::Role, Properties: {PermissionsBoundary: '${ssm:/x}'}}\n";
     role_of("{}", others, &Settings::default()).unwrap();
     let text = service_with("      X: x", "").replace("    handler:", "    role: '${ssm:/role}'\n    handler:");

@@ -223,6 +223,38 @@ fn a_wrong_statement_has_its_place_in_the_template() {
 }
 
 #[test]
+fn a_boundary_of_permissions_is_refused() {
+    let policies = "Policies: [DynamoDBReadPolicy: {TableName: x}]";
+    let reason =
+        "the local stack does not understand this part of a role; `--no-iam` lets every function do everything";
+    let own = talk(&format!("PermissionsBoundary: !Sub 'arn:x:${{AWS::Region}}', {policies}"), "");
+    let global = |boundary: &str| {
+        let globals = format!("Globals: {{Function: {{PermissionsBoundary: {boundary}}}}}\nResources:\n");
+        let conditions = "Conditions: {Yes: !Equals [a, a], No: !Equals [a, b]}\n";
+        talk(policies, "").replace("Resources:\n", &format!("{conditions}{globals}"))
+    };
+    for (text, at) in [
+        (&own, "Resources.Talk.Properties.PermissionsBoundary"),
+        (&global("x"), "Globals.Function.PermissionsBoundary"),
+        (&global("!If [Yes, x, !Ref AWS::NoValue]"), "Globals.Function.PermissionsBoundary.Fn::If[1]"),
+    ] {
+        assert_eq!(error(&[("serverless.yml", text)]), format!("serverless.yml: {at}: {reason}"));
+        let no_iam = Settings { no_iam: true, ..Settings::default() };
+        assert!(load_with(&[("serverless.yml", text)], &no_iam).is_ok());
+    }
+
+    // Here nothing is bounded: there is no boundary, no permission, or a role of the template.
+    let role = "  Flock: {Type: AWS::IAM::Role}\n";
+    for text in [
+        global("!If [No, x, !Ref AWS::NoValue]"),
+        talk("PermissionsBoundary: x", ""),
+        talk(&format!("PermissionsBoundary: x, Role: !GetAtt Flock.Arn, {policies}"), role),
+    ] {
+        of_file(&text);
+    }
+}
+
+#[test]
 fn a_role_wins_and_connectors_allow_what_is_not_read() {
     let policies = "Policies: [DynamoDBReadPolicy: {TableName: x}]";
     let role = "  Flock: {Type: AWS::IAM::Role, Properties: {RoleName: flock}}\n";
