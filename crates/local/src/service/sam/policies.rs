@@ -1,36 +1,93 @@
 //! The `Policies` of a function of SAM, in the words of the role that SAM makes of them.
 //!
-//! The actions of SAM's own templates are those of the [list of policy
-//! templates](https://docs.aws.amazon.com/serverless-application-model/latest/developerguide/serverless-policy-template-list.html).
+//! The statements of SAM's own templates are those of its [list of policy
+//! templates](https://github.com/aws/serverless-application-model/blob/develop/samtranslator/policy_templates_data/policy_templates.json).
 
 use serde_json::{Value, json};
 
 use super::super::key_path::KeyPath;
 use super::super::roles;
 
-/// SAM's templates for a table and its indexes, each with its actions.
-const OF_TABLES: [(&str, &[&str]); 4] = [
+/// A statement of a template: its actions and its resources. `${HERE}` is the region and the account.
+type Template = (&'static [&'static str], &'static [&'static str]);
+
+const TABLE: &str = "arn:${AWS::Partition}:dynamodb:${HERE}:table/${TableName}";
+const INDEXES: &str = "arn:${AWS::Partition}:dynamodb:${HERE}:table/${TableName}/index/*";
+const BACKUPS: &str = "arn:${AWS::Partition}:dynamodb:${HERE}:table/${TableName}/backup/*";
+const STREAM: &str = "arn:${AWS::Partition}:dynamodb:${HERE}:table/${TableName}/stream/${StreamName}";
+const STREAMS: &str = "arn:${AWS::Partition}:dynamodb:${HERE}:table/${TableName}/stream/*";
+const PARAMETER: &str = "arn:${AWS::Partition}:ssm:${HERE}:parameter/${ParameterName}";
+const PARAMETER_WITH_SLASH: &str = "arn:${AWS::Partition}:ssm:${HERE}:parameter${ParameterName}";
+
+const DESCRIBE_PARAMETERS: Template = (&["ssm:DescribeParameters"], &["*"]);
+const READ_PARAMETERS: &[&str] = &["ssm:GetParameters", "ssm:GetParameter", "ssm:GetParametersByPath"];
+
+/// SAM's templates about services that are here.
+const TEMPLATES: [(&str, &[Template]); 9] = [
     (
-        "DynamoDBCrudPolicy",
+        "DynamoDBBackupFullAccessPolicy",
         &[
-            "dynamodb:GetItem",
-            "dynamodb:DeleteItem",
-            "dynamodb:PutItem",
-            "dynamodb:Scan",
-            "dynamodb:Query",
-            "dynamodb:UpdateItem",
-            "dynamodb:BatchWriteItem",
-            "dynamodb:BatchGetItem",
-            "dynamodb:DescribeTable",
-            "dynamodb:ConditionCheckItem",
+            (&["dynamodb:CreateBackup", "dynamodb:DescribeContinuousBackups"], &[TABLE]),
+            (&["dynamodb:DeleteBackup", "dynamodb:DescribeBackup", "dynamodb:ListBackups"], &[BACKUPS]),
         ],
     ),
     (
-        "DynamoDBReadPolicy",
-        &["dynamodb:GetItem", "dynamodb:Scan", "dynamodb:Query", "dynamodb:BatchGetItem", "dynamodb:DescribeTable"],
+        "DynamoDBCrudPolicy",
+        &[(
+            &[
+                "dynamodb:GetItem",
+                "dynamodb:DeleteItem",
+                "dynamodb:PutItem",
+                "dynamodb:Scan",
+                "dynamodb:Query",
+                "dynamodb:UpdateItem",
+                "dynamodb:BatchWriteItem",
+                "dynamodb:BatchGetItem",
+                "dynamodb:DescribeTable",
+                "dynamodb:ConditionCheckItem",
+            ],
+            &[TABLE, INDEXES],
+        )],
     ),
-    ("DynamoDBWritePolicy", &["dynamodb:PutItem", "dynamodb:UpdateItem", "dynamodb:BatchWriteItem"]),
-    ("DynamoDBReconfigurePolicy", &["dynamodb:UpdateTable"]),
+    (
+        "DynamoDBReadPolicy",
+        &[(
+            &["dynamodb:GetItem", "dynamodb:Scan", "dynamodb:Query", "dynamodb:BatchGetItem", "dynamodb:DescribeTable"],
+            &[TABLE, INDEXES],
+        )],
+    ),
+    ("DynamoDBReconfigurePolicy", &[(&["dynamodb:UpdateTable"], &[TABLE])]),
+    (
+        "DynamoDBRestoreFromBackupPolicy",
+        &[
+            (&["dynamodb:RestoreTableFromBackup"], &[BACKUPS]),
+            (
+                &[
+                    "dynamodb:PutItem",
+                    "dynamodb:UpdateItem",
+                    "dynamodb:DeleteItem",
+                    "dynamodb:GetItem",
+                    "dynamodb:Query",
+                    "dynamodb:Scan",
+                    "dynamodb:BatchWriteItem",
+                ],
+                &[TABLE],
+            ),
+        ],
+    ),
+    (
+        "DynamoDBStreamReadPolicy",
+        &[
+            (&["dynamodb:DescribeStream", "dynamodb:GetRecords", "dynamodb:GetShardIterator"], &[STREAM]),
+            (&["dynamodb:ListStreams"], &[STREAMS]),
+        ],
+    ),
+    (
+        "DynamoDBWritePolicy",
+        &[(&["dynamodb:PutItem", "dynamodb:UpdateItem", "dynamodb:BatchWriteItem"], &[TABLE, INDEXES])],
+    ),
+    ("SSMParameterReadPolicy", &[DESCRIBE_PARAMETERS, (READ_PARAMETERS, &[PARAMETER])]),
+    ("SSMParameterWithSlashPrefixReadPolicy", &[DESCRIBE_PARAMETERS, (READ_PARAMETERS, &[PARAMETER_WITH_SLASH])]),
 ];
 
 /// What a function's policies become.
@@ -91,32 +148,14 @@ impl Policies {
 
 /// Returns the statements of a template of SAM, if it is about a service that is here.
 fn statements(template: &str, parameters: &Value) -> Option<Value> {
-    let arn = |below: &str| {
-        let text =
-            format!("arn:${{AWS::Partition}}:{below}").replace(":ACCOUNT:", ":${AWS::Region}:${AWS::AccountId}:");
+    let (_, statements) = TEMPLATES.iter().find(|(known, _)| *known == template)?;
+    let arn = |arn: &&str| {
+        let text = arn.replace("${HERE}", "${AWS::Region}:${AWS::AccountId}");
         json!({"Fn::Sub": [text, parameters]})
     };
-    let allow =
-        |actions: &[&str], resources: Value| json!({"Effect": "Allow", "Action": actions, "Resource": resources});
-    Some(match template {
-        "DynamoDBStreamReadPolicy" => json!([
-            allow(
-                &["dynamodb:DescribeStream", "dynamodb:GetRecords", "dynamodb:GetShardIterator"],
-                arn("dynamodb:ACCOUNT:table/${TableName}/stream/${StreamName}"),
-            ),
-            allow(&["dynamodb:ListStreams"], arn("dynamodb:ACCOUNT:table/${TableName}/stream/*")),
-        ]),
-        "SSMParameterReadPolicy" => json!([
-            allow(&["ssm:DescribeParameters"], json!("*")),
-            allow(
-                &["ssm:GetParameters", "ssm:GetParameter", "ssm:GetParametersByPath"],
-                arn("ssm:ACCOUNT:parameter/${ParameterName}"),
-            ),
-        ]),
-        template => {
-            let (_, actions) = OF_TABLES.iter().find(|(known, _)| *known == template)?;
-            let table = "dynamodb:ACCOUNT:table/${TableName}";
-            json!([allow(actions, json!([arn(table), arn(&format!("{table}/index/*"))]))])
-        }
-    })
+    let statement = |(actions, resources): &Template| {
+        let resources: Vec<_> = resources.iter().map(arn).collect();
+        json!({"Effect": "Allow", "Action": actions, "Resource": resources})
+    };
+    Some(statements.iter().map(statement).collect())
 }

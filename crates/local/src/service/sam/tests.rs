@@ -172,6 +172,23 @@ fn templates_of_policies_are_known() {
         of_table("DynamoDBWritePolicy"),
         [format!("Allow dynamodb:PutItem dynamodb:UpdateItem dynamodb:BatchWriteItem {table}")]
     );
+    assert_eq!(of_table("DynamoDBReconfigurePolicy"), ["Allow dynamodb:UpdateTable arn:aws:dynamodb:ME:table/birds"]);
+    assert_eq!(
+        of_table("DynamoDBBackupFullAccessPolicy"),
+        [
+            "Allow dynamodb:CreateBackup dynamodb:DescribeContinuousBackups arn:aws:dynamodb:ME:table/birds",
+            "Allow dynamodb:DeleteBackup dynamodb:DescribeBackup dynamodb:ListBackups \
+             arn:aws:dynamodb:ME:table/birds/backup/*",
+        ]
+    );
+    assert_eq!(
+        of_table("DynamoDBRestoreFromBackupPolicy"),
+        [
+            "Allow dynamodb:RestoreTableFromBackup arn:aws:dynamodb:ME:table/birds/backup/*",
+            "Allow dynamodb:PutItem dynamodb:UpdateItem dynamodb:DeleteItem dynamodb:GetItem dynamodb:Query \
+             dynamodb:Scan dynamodb:BatchWriteItem arn:aws:dynamodb:ME:table/birds",
+        ]
+    );
     assert_eq!(
         allowed("[{DynamoDBStreamReadPolicy: {TableName: !Ref Birds, StreamName: '*'}}]", ""),
         [
@@ -180,10 +197,17 @@ fn templates_of_policies_are_known() {
             "Allow dynamodb:ListStreams arn:aws:dynamodb:ME:table/birds/stream/*",
         ]
     );
-    assert_eq!(
-        allowed("[{SSMParameterReadPolicy: {ParameterName: songs/*}}]", "")[1],
-        "Allow ssm:GetParameters ssm:GetParameter ssm:GetParametersByPath arn:aws:ssm:ME:parameter/songs/*"
-    );
+    for (template, name) in
+        [("SSMParameterReadPolicy", "songs/*"), ("SSMParameterWithSlashPrefixReadPolicy", "/songs/*")]
+    {
+        assert_eq!(
+            allowed(&format!("[{{{template}: {{ParameterName: {name}}}}}]"), ""),
+            [
+                "Allow ssm:DescribeParameters *",
+                "Allow ssm:GetParameters ssm:GetParameter ssm:GetParametersByPath arn:aws:ssm:ME:parameter/songs/*",
+            ]
+        );
+    }
 }
 
 #[test]
