@@ -25,8 +25,11 @@ const TRANSFORM: &str = "AWS::Serverless-2016-10-31";
 /// SAM's default for the stage of a WebSocket API.
 const DEFAULT_STAGE: &str = "default";
 
-/// Lambda's default for the batch size of a stream. The framework has another one.
+/// Lambda's defaults for the batch size of a stream, and for the memory and the timeout of a function. The framework has
+/// others.
 const DEFAULT_BATCH_SIZE: u32 = 100;
+const DEFAULT_MEMORY_SIZE: u32 = 128;
+const DEFAULT_TIMEOUT: u32 = 3;
 
 /// The reason why a property is refused.
 const NOT_SUPPORTED: &str = "not supported by the local stack";
@@ -230,6 +233,8 @@ impl Translation {
             "name": "aws",
             "stage": stage.unwrap_or_else(|| DEFAULT_STAGE.to_owned()),
             "stackName": service,
+            "memorySize": DEFAULT_MEMORY_SIZE,
+            "timeout": DEFAULT_TIMEOUT,
             "stackParameters": parameters.iter().map(parameter).collect::<Vec<_>>(),
         });
         if !route_selection_expression.is_null() {
@@ -268,12 +273,16 @@ impl Translation {
             function.insert(key.to_owned(), value);
         };
         let binary = resource["Metadata"]["BuildProperties"]["Binary"].as_str();
-        let globals = &root["Globals"]["Function"];
         let mut variables = Map::new();
         let mut policies = None;
         let mut boundary = None;
-        for (properties, at) in [(globals, top.key("Globals").key("Function")), (&resource["Properties"], at.clone())] {
-            for (key, value) in entries(properties) {
+        let ignored = &resource["IgnoreGlobals"];
+        let is_ignored =
+            |key: &str| ignored == "*" || ignored.as_array().is_some_and(|keys| keys.iter().any(|it| it == key));
+        let globals: Vec<_> = entries(&root["Globals"]["Function"]).filter(|(key, _)| !is_ignored(key)).collect();
+        let own = entries(&resource["Properties"]).collect();
+        for (properties, at) in [(globals, top.key("Globals").key("Function")), (own, at.clone())] {
+            for (key, value) in properties {
                 let at = at.key(key);
                 let value = self.renamed(value);
                 match key.as_str() {

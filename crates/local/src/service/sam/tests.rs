@@ -65,6 +65,22 @@ fn an_api_may_be_written_with_the_resources_of_cloudformation() {
 }
 
 #[test]
+fn a_function_has_the_defaults_of_lambda_and_of_globals() {
+    let limits = |globals: &str, ignored: &str| {
+        let globals = format!("Globals: {{Function: {{{globals}}}}}\nResources:\n");
+        let text = talk("Runtime: provided.al2023", "").replace("Resources:\n", &globals);
+        let service = of_file(&text.replace("  Guard:", &format!("{ignored}  Guard:")));
+        let function = &service.functions["Talk"];
+        (function.timeout.as_secs(), function.memory_size_mb)
+    };
+    assert_eq!(limits("", ""), (3, 128));
+    let globals = "Timeout: 9, MemorySize: 512";
+    assert_eq!(limits(globals, ""), (9, 512));
+    assert_eq!(limits(globals, "    IgnoreGlobals: [Timeout]\n"), (3, 512));
+    assert_eq!(limits(globals, "    IgnoreGlobals: '*'\n"), (3, 128));
+}
+
+#[test]
 fn an_authorizer_is_a_function_of_the_template() {
     let auth = "      Auth: {AuthType: CUSTOM, AuthArn: !GetAtt Guard.Arn, IdentitySource: [route.request.header.Key]}";
     let authorizer = of_file(&chat(auth)).api.authorizer.unwrap();
