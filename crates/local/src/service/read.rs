@@ -17,7 +17,7 @@ use super::schema::{Provider, Root, Websocket};
 use super::template::Templates;
 use super::variables::{DEFAULT_REGION, DEFAULT_STAGE, Document, SCRIPTS};
 use super::websocket::{self, Authorization};
-use super::{declared, roles, routes, yaml};
+use super::{declared, roles, routes, shapes, yaml};
 use crate::gateway::{Definition, Paths};
 use crate::iam::ACCOUNT_ID;
 
@@ -196,6 +196,7 @@ fn service(document: &Document, settings: &Settings, findings: &Findings) -> Opt
         findings.refuse(Problem::new(&top.key("provider").key("stackName"), reason));
     }
     let region = settings.region.as_ref().or(provider.region.as_ref()).map_or(DEFAULT_REGION, String::as_str);
+    report_shape(&top.key("provider"), "region", &value["provider"]["region"], findings);
     let foreign: Vec<_> = document.plugins.iter().filter(|it| !KNOWN_PLUGINS.contains(&it.as_str())).collect();
     if !foreign.is_empty() {
         let names = foreign.into_iter().map(String::as_str).collect::<Vec<_>>().join(", ");
@@ -203,6 +204,9 @@ fn service(document: &Document, settings: &Settings, findings: &Findings) -> Opt
     }
 
     let definitions = functions::definitions(&root.functions, findings);
+    for (definition, at) in definitions.values() {
+        report_shape(at, "package", &definition.package, findings);
+    }
     let names = definitions.iter().map(|(key, (definition, _))| {
         let default = || format!("{service_name}-{stage}-{key}");
         (key.clone(), definition.name.clone().unwrap_or_else(default))
@@ -254,6 +258,13 @@ fn service(document: &Document, settings: &Settings, findings: &Findings) -> Opt
     }
     let idle_functions = names.into_keys().filter(|key| !functions.contains_key(key)).collect();
     Some(Service { name: service_name, region: region.to_owned(), functions, idle_functions, api, tables })
+}
+
+/// Reports the value of a key that the framework refuses.
+fn report_shape(parent: &KeyPath, key: &str, value: &Value, findings: &Findings) {
+    if let Some(reason) = shapes::problem(&parent.keys(), key, value) {
+        findings.report_invalid(&parent.key(key), reason);
+    }
 }
 
 /// Reports the resources that the environment of a function names and that are not here.

@@ -103,6 +103,34 @@ fn the_framework_accepts_what_starts_here() {
     assert_eq!(differs, known.collect::<Vec<_>>(), "{lines}");
 }
 
+/// Returns the texts of a list in the framework's schema.
+fn names_of_the_framework(key: &str) -> Vec<String> {
+    let provider = root().join("infra/node_modules/serverless/lib/plugins/aws/provider.js");
+    let text = std::fs::read_to_string(provider).expect("run `make infra/node_modules` first (`make test` does)");
+    let (_, names) = text.split_once(&format!(" {key}: {{\n")).expect("the schema has the key");
+    let (names, _) = names.split_once(']').expect("the list has an end");
+    names.split('\'').skip(1).step_by(2).map(str::to_owned).collect()
+}
+
+#[test]
+fn the_regions_and_runtimes_of_the_framework_are_known() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("serverless.yml");
+    let ignored = |lines: String| {
+        let functions = "functions: {chat: {handler: chat, events: [websocket: $connect]}}";
+        std::fs::write(&path, format!("service: finch\nprovider:\n  name: aws\n{lines}\n{functions}\n")).unwrap();
+        Reading::of(&path, &Settings::default()).ignored.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    for (key, schema) in [("region", "region"), ("runtime", "awsLambdaRuntime")] {
+        let names = names_of_the_framework(schema);
+        assert!(names.len() > 20, "{names:?}");
+        for name in names {
+            assert_eq!(ignored(format!("  {key}: {name}")), [""; 0]);
+            assert_eq!(ignored(format!("  {key}: {name}x")).len(), 1);
+        }
+    }
+}
+
 #[test]
 fn the_exit_code_says_whether_something_is_refused() {
     for (file, expected) in [("event-http.yml", 0), ("several-wrong-things.yml", 1)] {
