@@ -1,5 +1,8 @@
 //! Functions that make the endpoint of their posts themselves post to the local stack, as they would to AWS.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+
 use aws_sdk_dynamodb::types::AttributeValue;
 use serde_json::json;
 use switchboard_tests::client::Client;
@@ -104,6 +107,38 @@ async fn a_function_that_does_not_trust_the_certificate_is_told_what_it_must_rea
     client.send_text("hello").await;
     stack.logged(1, &["gateway | refused TLS", "SSL_CERT_FILE"]).await;
     assert_eq!(client.next().await["message"], "Internal server error");
+}
+
+/// The functions are scripts that fail, so no call leaves this machine.
+#[tokio::test]
+async fn a_function_that_makes_the_apis_host_itself_is_told_once_that_it_is_not_here() {
+    let scripts = [
+        ("silent", "exit 1"),
+        ("code", "exit 1 # https://$api.execute-api.$AWS_REGION.amazonaws.com/dev"),
+        ("line", "printf 'no address of x.execute%s.eu-west-1.amazonaws.com\\n' -api; exit 1"),
+    ];
+    let folder = tempfile::tempdir().unwrap();
+    let mut service = "service: echo\nprovider: {name: aws}\nfunctions:\n".to_owned();
+    for (name, line) in scripts {
+        let script = folder.path().join(name);
+        std::fs::write(&script, format!("#!/bin/sh\n{line}\n")).unwrap();
+        std::fs::set_permissions(&script, Permissions::from_mode(0o755)).unwrap();
+        service += &format!("  {name}: {{handler: {name}, events: [websocket: {name}]}}\n");
+    }
+    std::fs::write(folder.path().join("serverless.yml"), service).unwrap();
+    let mut command = command(&["--binaries", "."]);
+    command.current_dir(folder.path());
+    let stack = Stack::run(command).await;
+    let mut client = Client::connect(&format!("ws://{}/dev", stack.gateway)).await.unwrap();
+    let hint = "{apiId}.execute-api.{region}.amazonaws.com";
+    for (name, _) in scripts.iter().chain(&scripts) {
+        client.send(json!({ "action": name })).await;
+        assert_eq!(client.next().await["message"], "Internal server error");
+        if *name != "silent" {
+            stack.logged(1, &[&format!("{name} | "), hint]).await;
+        }
+    }
+    assert_eq!(stack.log(&[hint]).len(), 2, "{:#?}", stack.log(&[]));
 }
 
 #[tokio::test]

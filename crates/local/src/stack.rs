@@ -445,5 +445,6 @@ fn function_settings(
         shared,
         guard: Arc::default(),
         inspector: Arc::default(),
+        hint: Arc::default(),
     }
 }

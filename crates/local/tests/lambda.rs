@@ -501,6 +501,7 @@ fn settings() -> FunctionSettings {
         shared: Settings::default(),
         guard: Arc::default(),
         inspector: Arc::default(),
+        hint: Arc::default(),
     }
 }
 

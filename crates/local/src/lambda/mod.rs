@@ -11,6 +11,7 @@
 
 mod environment;
 mod extensions;
+mod hint;
 mod orphans;
 mod process;
 mod runtime_api;
@@ -34,6 +35,7 @@ use crate::terminal;
 use environment::Environment;
 use waiting::Waiting;
 
+pub use self::hint::Hint;
 pub use self::orphans::OrphanGuard;
 pub use self::settings::Settings;
 
@@ -80,6 +82,8 @@ pub struct FunctionSettings {
     pub guard: Arc<OrphanGuard>,
     /// It is told what happens.
     pub inspector: Arc<Inspector>,
+    /// What the function is told of the host of its calls.
+    pub hint: Arc<Hint>,
 }
 
 impl FunctionSettings {
@@ -105,6 +109,7 @@ impl FunctionSettings {
             shared: Settings::default(),
             guard: Arc::default(),
             inspector: Arc::default(),
+            hint: Arc::default(),
         }
     }
 }
@@ -458,6 +463,7 @@ impl Dispatcher {
 
     fn report(&self, error: &FunctionError, request_id: Uuid) {
         terminal::line(&self.settings.key, &format!("{error} (request {request_id})"));
+        Hint::of_failure(&self.settings, error);
     }
 }
 

@@ -21,7 +21,7 @@ use super::extensions::{Extensions, SHUTDOWN};
 use super::orphans::Registration;
 use super::runtime_api::{RuntimeApi, Server};
 use super::variables::variables;
-use super::{FunctionError, FunctionSettings};
+use super::{FunctionError, FunctionSettings, Hint};
 use crate::inspector::Seat;
 use crate::terminal;
 
@@ -82,7 +82,15 @@ impl Process {
             extensions: api.extensions.clone(),
             _server: api.server.clone(),
         };
-        tokio::spawn(supervise(child, settings.key.clone(), seat, commands, registration, alive, exited));
+        tokio::spawn(supervise(
+            child,
+            (settings.key.clone(), settings.hint.clone()),
+            seat,
+            commands,
+            registration,
+            alive,
+            exited,
+        ));
         Ok(Self { exit, lease: Some(lease), frozen })
     }
 
@@ -125,7 +133,7 @@ struct Commands {
 /// ended.
 async fn supervise(
     mut child: Child,
-    key: String,
+    (key, hint): (String, Arc<Hint>),
     seat: Arc<Seat>,
     mut commands: Commands,
     registration: Option<Registration>,
@@ -136,6 +144,7 @@ async fn supervise(
     if let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) {
         let print = move |line: &str| {
             terminal::function_line(&key, line);
+            hint.of_line(&key, line);
             seat.line(line);
         };
         relays.spawn(relay(stdout, print.clone()));
