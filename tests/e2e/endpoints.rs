@@ -142,6 +142,21 @@ async fn a_function_that_makes_the_apis_host_itself_is_told_once_that_it_is_not_
 }
 
 #[tokio::test]
+async fn a_post_without_the_stage_is_refused_and_the_terminal_says_once_what_is_missing() {
+    let stack = Stack::with(&SERVICE).await;
+    for _ in 0..2 {
+        let mut stream = TcpStream::connect(&stack.gateway).await.unwrap();
+        let request = "POST /@connections/AbCdEfGhIjKlMnO= HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 403 "), "{answer}");
+        stack.logged(1, &["gateway | ", "its path must be `/dev/@connections/{id}`"]).await;
+    }
+    assert_eq!(stack.log(&["its path must be"]).len(), 1, "{:#?}", stack.log(&[]));
+}
+
+#[tokio::test]
 async fn a_connection_that_never_says_anything_does_not_keep_the_stack_from_stopping() {
     let stack = Stack::with(&SERVICE).await;
     let _silent = TcpStream::connect(&stack.gateway).await.unwrap();

@@ -133,6 +133,7 @@ impl<'a> Call<'a> {
     async fn parse(gateway: &Gateway, request: Request<Incoming>, path: &'a Path) -> Result<Self, CallRefusal> {
         let (base, id) = path.split().ok_or(CallRefusal::Forbidden)?;
         if !gateway.api.paths.serves_callers(base) {
+            gateway.tell_of_wrong_path();
             return Err(CallRefusal::Forbidden);
         }
         let (request, body) = request.into_parts();

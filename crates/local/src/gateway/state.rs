@@ -1,7 +1,7 @@
 //! The state of the gateway that all its tasks share, and the invocation of functions.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 
 use bytes::Bytes;
 use serde::Serialize;
@@ -43,6 +43,8 @@ pub struct Gateway {
     /// Whether the gateway is shutting down. Every task holds a receiver while it runs. A shutdown waits until all
     /// receivers are dropped.
     pub(super) stopping: watch::Sender<bool>,
+    /// Whether the terminal has said where `@connections` is.
+    wrong_path: Once,
 }
 
 impl Gateway {
@@ -78,6 +80,7 @@ impl Gateway {
             authority: None,
             connections: Registry::default(),
             stopping: watch::Sender::new(false),
+            wrong_path: Once::new(),
         }
     }
 
@@ -138,6 +141,14 @@ impl Gateway {
             Ok(response) => Ok(response?),
             Err(_) => Err(IntegrationError::TimedOut),
         }
+    }
+
+    /// Says once where `@connections` is. Programs that were written for other local gateways leave out the stage.
+    pub(super) fn tell_of_wrong_path(&self) {
+        self.wrong_path.call_once(|| {
+            let path = self.api.paths.primary();
+            log(format_args!("a call was refused, as API Gateway does: its path must be `{path}/@connections/{{id}}`"));
+        });
     }
 
     fn encode(&self, event: &impl Serialize) -> Bytes {

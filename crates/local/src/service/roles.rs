@@ -42,8 +42,10 @@ pub(super) fn is_known(policy: &str) -> bool {
     AWS_POLICIES.iter().any(|(known, _)| *known == policy)
 }
 
-/// Parts of the names of AWS's policies that may be about the services that are here.
-const POLICIES_THAT_MATTER: [&str; 6] = ["APIGateway", "Access-", "DynamoDB", "ReadOnlyAccess", "SSM", "ViewOnly"];
+/// The names of AWS's policies that may be about the services that are here. A policy that reads one other service, such
+/// as `AmazonS3ReadOnlyAccess`, is none of them.
+const POLICIES_THAT_MATTER: [&str; 7] =
+    ["*APIGateway*", "*Access-*", "*DynamoDB*", "*SSM*", "AWSLambda*Access", "ReadOnlyAccess", "ViewOnlyAccess"];
 
 /// The reason why a permission is left out.
 const NOT_HERE: &str = "only a deployment knows what this names";
@@ -280,7 +282,7 @@ fn aws_policy(arn: &str, at: &KeyPath, findings: &Findings) -> Result<Option<Sta
     let name = arn.strip_prefix("arn:aws:iam::aws:policy/").and_then(|path| path.rsplit('/').next());
     let name = name.ok_or_else(|| unknown(at))?;
     let Some((_, actions)) = AWS_POLICIES.iter().find(|(known, _)| *known == name) else {
-        if POLICIES_THAT_MATTER.iter().any(|part| name.contains(part)) {
+        if POLICIES_THAT_MATTER.iter().any(|pattern| WildMatch::new(pattern).matches(name)) {
             return Err(unknown(at));
         }
         findings

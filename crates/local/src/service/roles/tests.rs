@@ -152,6 +152,10 @@ fn unknown_parts_of_the_providers_role_are_named() {
             "iamManagedPolicies: ['arn:aws:iam::aws:policy/DynamoDBX']",
             "iamManagedPolicies[0]: the local stack does not",
         ),
+        (
+            "iamManagedPolicies: ['arn:aws:iam::aws:policy/ReadOnlyAccess']",
+            "iamManagedPolicies[0]: the local stack does not",
+        ),
     ] {
         let error = without_line(with_provider(provider, &Settings::default()).unwrap_err());
         assert!(error.starts_with(&format!("{at}.{expected}")), "{provider}: {error}");
