@@ -35,7 +35,7 @@ const DEFAULT_TIMEOUT: u32 = 3;
 const NOT_SUPPORTED: &str = "not supported by the local stack";
 
 /// The properties of functions that no client and no function can see.
-const IGNORED_OF_FUNCTIONS: [&str; 20] = [
+const IGNORED_OF_FUNCTIONS: [&str; 24] = [
     "Architectures",
     "AssumeRolePolicyDocument",
     "AutoPublishAlias",
@@ -50,12 +50,16 @@ const IGNORED_OF_FUNCTIONS: [&str; 20] = [
     "KmsKeyArn",
     "PropagateTags",
     "ProvisionedConcurrencyConfig",
+    "PublishToLatestPublished",
     "RecursiveLoop",
     "RolePath",
     "Runtime",
     "RuntimeManagementConfig",
+    "SourceKMSKeyArn",
     "Tags",
     "Tracing",
+    "VersionDeletionPolicy",
+    "VersionDescription",
 ];
 
 /// The properties of functions that are missing loudly, each with the framework's key for the same.
