@@ -103,11 +103,12 @@ simulate: ## Random runs of a model of reliable topics, or with HANDLERS=1 of th
 		--run $(if $(HANDLERS),--handlers) $(if $(SEED),--seed $(SEED)) $(if $(SEEDS),--seeds $(SEEDS)) $(ARGS)
 
 # It reads the memory and the CPU time of processes from /proc, so it needs Linux. The function that does nothing is a release
-# build, like the zipped ones.
+# build, like the zipped ones, and so is the second local stack.
 bench: package ## Measure what events cost: CPU time, calls, bytes, memory
 	cargo build --workspace --all-targets
-	cargo build --release --package switchboard-fixture --bin fixture
-	functions=$$(tests/unpack.sh) && cp target/release/fixture "$$functions" && \
+	cargo build --release --package switchboard-fixture --bin fixture --package switchboard-local --bin switchboard-local
+	functions=$$(tests/unpack.sh) && cp target/release/fixture "$$functions" && mkdir "$$functions/release" && \
+	cp target/release/switchboard-local "$$functions/release" && \
 	SWITCHBOARD_BINARIES=$$functions cargo test --workspace --test bench -- --run
 
 # It starts the zipped functions under valgrind. RECORD=1 replaces the record, and EVENT=ping counts only one event.

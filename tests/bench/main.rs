@@ -1,5 +1,5 @@
 //! The benchmark: what events cost, in calls, bytes and CPU time. `make bench` runs it on release builds of the functions,
-//! in the local stack of `make run`. `cargo test` compiles it and runs nothing, because there is no `--run`.
+//! in the local stack of `make run`, and compares that with a release build of it. `cargo test` compiles it and runs nothing, because there is no `--run`.
 //!
 //! CPU time is that of the processes that serve the events, so it does not depend on what else the machine does. Each is
 //! also given as a multiple of what an event costs a function that answers at once. Wall times hold for this machine only.
@@ -22,7 +22,7 @@ use futures_util::future::join_all;
 use serde_json::{Value, json};
 use switchboard_tests::client::Client;
 use switchboard_tests::proxy::Proxy;
-use switchboard_tests::stack::{Stack, binaries, children, root, table_name};
+use switchboard_tests::stack::{Stack, binaries, children, command_of, root, table_name};
 
 /// How many events are served before the measured ones, so that everything is warm.
 const WARM_UP: usize = 20;
@@ -46,6 +46,10 @@ const MESSAGES: usize = 20;
 /// How many connections are only open, and how many handshakes run at once.
 const IDLE: usize = 2048;
 const HANDSHAKES: usize = 32;
+
+/// How many clients listen to a topic, and how many send direct messages at the same time, in the local stack of either build.
+const LISTENERS: usize = 200;
+const SENDERS: usize = 32;
 
 /// How many messages come at once when no environment of their function is started.
 const BURST: usize = 1000;
@@ -156,7 +160,7 @@ async fn main() -> ExitCode {
     calls().await;
     say!("\n{:42} {:>9} {:>11} {:>11} {:>9}", "DynamoDB answers in 5 ms", "DynamoDB", "p50", "p99", "x 1");
     writers().await;
-    say!("");
+    say!("\n{:53} {:>11} {:>14}", "the local stack, as built by", "make run", "cargo install");
     local_stack().await;
     say!("");
     shares::run().await;
@@ -604,11 +608,26 @@ async fn writers() {
     }
 }
 
-/// What the stack itself can do: its start, handshakes, memory for connections on which nothing happens, and a cold burst.
+/// What the stack itself can do, as `make run` starts it and as `cargo install` builds it.
 async fn local_stack() {
+    let builds = ["switchboard-local", "release/switchboard-local"];
+    let mut measured = Vec::new();
+    for build in builds {
+        measured.push(measure_stack(&binaries().join(build)).await);
+    }
+    for ((name, debug), (_, release)) in measured[0].iter().zip(&measured[1]) {
+        say!("{name:53} {debug:>11} {release:>14}");
+    }
+}
+
+/// Measures a build of the stack: its start, handshakes, memory for connections on which nothing happens, a cold burst,
+/// direct messages of one client and of many, and a message to many.
+async fn measure_stack(program: &Path) -> Vec<(String, String)> {
+    let mut rows = Vec::new();
+    let mut keep = |name: &str, value: String| rows.push((name.to_owned(), value));
     let start = Instant::now();
-    let stack = Stack::with(&[&functions()[..], &FAST].concat()).await;
-    say!("the stack is ready after {:.0} ms", start.elapsed().as_secs_f64() * 1e3);
+    let stack = Stack::run(command_of(program, &[&functions()[..], &FAST].concat())).await;
+    keep("ready after", format!("{:.0} ms", start.elapsed().as_secs_f64() * 1e3));
     let mut sender = stack.connect("?userId=1").await;
     let before = memory_kib(stack.process_id(), "VmRSS");
     let start = Instant::now();
@@ -618,17 +637,63 @@ async fn local_stack() {
     }
     let rate = IDLE as f64 / start.elapsed().as_secs_f64();
     let used = memory_kib(stack.process_id(), "VmRSS") - before;
-    say!("{IDLE} connections, {HANDSHAKES} at once: {rate:.0} a second");
-    say!("{IDLE} connections: {:.1} KB each in the stack, their rows included", used as f64 * 1.024 / IDLE as f64);
+    keep(&format!("{IDLE} connections, {HANDSHAKES} at once"), format!("{rate:.0} /s"));
+    keep("memory of one of them, its rows included", format!("{:.1} KB", used as f64 * 1.024 / IDLE as f64));
 
     let mut listener = stack.connect("?userId=2").await;
+    let direct = |user: &str| json!({"action": "sendMessage", "destinationUserId": user, "body": "hello there!"});
     let start = Instant::now();
     for _ in 0..BURST {
-        sender.send(json!({"action": "sendMessage", "destinationUserId": "2", "body": "hello there!"})).await;
+        sender.send(direct("2")).await;
     }
     for _ in 0..BURST {
         listener.next().await;
     }
     let took = start.elapsed().as_secs_f64();
-    say!("{BURST} messages at once, to functions that are not started yet: all of them are there after {took:.1} s");
+    keep(&format!("{BURST} messages at once, to functions not started yet"), format!("{took:.1} s"));
+    drop((stack, connections));
+
+    let stack = Stack::run(command_of(program, &[&functions()[..], &FAST].concat())).await;
+    let mut room = Room::open(&stack, LISTENERS).await;
+    for event in [Event::SendMessage, Event::MessageToMany] {
+        room.repeat(event, WARM_UP).await;
+        let mut times = room.repeat(event, event.count()).await;
+        times.sort_unstable();
+        let name = event.name().replace(&MANY.to_string(), &LISTENERS.to_string());
+        keep(&name, format!("{:.2} ms", times[times.len() / 2].as_secs_f64() * 1e3));
+    }
+    drop(room);
+    drop(stack);
+
+    let stack = Stack::run(command_of(program, &[&functions()[..], &FAST].concat())).await;
+    let mut clients = join_all((0..SENDERS).map(|user| {
+        let stack = &stack;
+        async move { (user.to_string(), stack.connect(&format!("?userId={user}")).await) }
+    }))
+    .await;
+    let mut exchange = async || {
+        let tasks = clients.iter_mut().map(async |(user, client)| {
+            for _ in 0..MESSAGES {
+                client.ask(direct(user)).await;
+            }
+        });
+        let start = Instant::now();
+        join_all(tasks).await;
+        (SENDERS * MESSAGES) as f64 / start.elapsed().as_secs_f64()
+    };
+    exchange().await;
+    let rate = exchange().await;
+    let functions = children(stack.process_id()).await.into_iter().map(|(process, _)| process);
+    let processes: Vec<_> = functions.chain([stack.process_id()]).collect();
+    let memory: u64 = processes.iter().map(|&process| shared_kib(process)).sum();
+    keep(&format!("{SENDERS} clients send themselves direct messages"), format!("{rate:.0} /s"));
+    keep("memory of all processes then", format!("{:.0} MB", memory as f64 * 1.024e-3));
+    rows
+}
+
+/// The memory of a process in KiB. A page that several processes share counts as a part in each.
+fn shared_kib(process: u32) -> u64 {
+    let sums = fs::read_to_string(format!("/proc/{process}/smaps_rollup")).unwrap_or_default();
+    let line = sums.lines().find(|line| line.starts_with("Pss:")).unwrap_or("Pss: 0 kB");
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }

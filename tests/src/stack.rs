@@ -49,7 +49,12 @@ pub fn root() -> &'static Path {
 /// The command that starts a stack on free ports, before any further arguments. Functions' lines are shown as JSON, so
 /// that tests can match parts of it, unless the arguments say otherwise.
 pub fn command(arguments: &[&str]) -> Command {
-    let mut command = Command::new(binaries().join("switchboard-local"));
+    command_of(&binaries().join("switchboard-local"), arguments)
+}
+
+/// The same for another build of the stack.
+pub fn command_of(program: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(program);
     command.current_dir(root()).args(["--dynamodb-port", "0"]).args(arguments);
     if !arguments.contains(&"--port") {
         command.args(["--port", "0"]);
