@@ -1,15 +1,5 @@
 // The client of Switchboard. index.d.ts describes what it offers, and README.md shows how to use it.
 
-const DEFAULTS = {
-  buffer: 1000,
-  refusals: 20,
-  timeout: 10_000,
-  maxDelay: 30_000,
-  heartbeat: 540_000,
-  lifetime: 7_200_000,
-  frameLimit: 32_768,
-};
-
 /** Messages that overtook an earlier one wait this long for it, in ms. Then the client asks for what is missing. */
 const HOLD = 1000;
 
@@ -43,12 +33,9 @@ const errorOf = (frame) => new SwitchboardError(frame.code, frame.message, frame
 const sizeOf = (frame) => new TextEncoder().encode(JSON.stringify(frame)).length;
 const isHidden = () => globalThis.document?.hidden;
 
-export function connect(url, options) {
-  const { token, WebSocket, buffer, refusals, timeout, maxDelay, heartbeat, lifetime, frameLimit } = {
-    ...DEFAULTS,
-    WebSocket: globalThis.WebSocket,
-    ...options,
-  };
+export function connect(url, options = {}) {
+  const { token, WebSocket = globalThis.WebSocket, buffer = 1000, refusals = 20, frameLimit = 32_768 } = options;
+  const { timeout = 10_000, maxDelay = 30_000, heartbeat = 540_000, lifetime = 7_200_000 } = options;
   if (!/^wss?:\/\//.test(url)) throw new TypeError('The address must begin with wss:// or ws://.');
   if (!WebSocket) throw new TypeError('There is no WebSocket here. Pass one: connect(url, { WebSocket }).');
 
@@ -671,7 +658,7 @@ export function connect(url, options) {
     const early = t.early.splice(0);
     if (!position || !(from || t.last)) for (const message of early) deliver(t, message);
     const result = { history: Boolean(position), recovered: from && recovered === true };
-    for (const listener of t.listeners) if (!listener.late) listener.resolve(result);
+    for (const listener of t.listeners) listener.late ? listener.begin?.() : listener.resolve(result);
     extras(t, 'joined');
   }
 
@@ -726,10 +713,12 @@ export function connect(url, options) {
     const t = topics.get(name) ?? fresh(name);
     topics.set(name, t);
     const listener = { handler, extra };
+    // One frame cannot ask for two positions, and the first listener is the one that it asks for.
+    const isOther = (t.position || t.last) && JSON.stringify(t.position) !== JSON.stringify(position);
     const ready = new Promise((resolve, reject) => Object.assign(listener, { resolve, reject }));
     ready.catch(() => {});
     if (state === 'closed') listener.reject(new SwitchboardError('closed', 'The client is closed.'));
-    else if ((t.isJoined || t.on) && (last || position)) catchUp(t, listener, last, position);
+    else if ((last || position) && (t.isJoined || t.on || isOther)) catchUp(t, listener, last, position);
     else if (t.isJoined) listener.resolve({ history: Boolean(t.position) });
     else {
       t.position ??= position && { epoch: position.epoch, seq: position.seq };
@@ -755,6 +744,9 @@ export function connect(url, options) {
 
   /** Gives a further listener of a topic the history that it asks for, and then what came meanwhile. */
   async function catchUp(t, listener, last, from) {
+    listener.late = [];
+    // What the history does not have yet has to come live. The history has what came before.
+    if (!t.isJoined) await new Promise((resolve) => (listener.begin = resolve));
     listener.late = [];
     const found = [];
     let position = from;

@@ -619,6 +619,34 @@ describe('scenarios', { concurrency: 4 }, () => {
     assert.deepEqual(third.data(), [1, 2, 3, 4, 5]);
     assert.deepEqual(fourth.data(), [4, 5]);
 
+    // They also do so before there is a connection. Then one frame asks for the first position.
+    const early = client(t, stack.url('?userId=2'));
+    const ears = [3, 1, 3].map((seq) => {
+      const it = ear();
+      return Object.assign(it, { ready: early.topic('room.7').subscribe(it, { after: { epoch, seq } }).ready });
+    });
+    const whole = { history: true, recovered: true };
+    assert.deepEqual(await Promise.all(ears.map((it) => it.ready)), [whole, whole, whole]);
+    assert.deepEqual(ears.map((it) => it.data()), [[4, 5], [2, 3, 4, 5], [4, 5]]);
+    assert.equal(early.sent.filter(({ type }) => type === 'history').length, 1);
+    // The history is read after the subscription, so nothing is missing between them.
+    const [socket] = two.sockets;
+    const kept = [];
+    socket.send = (text) => kept.push(text);
+    two.topic('room.8').subscribe(ear());
+    await null;
+    delete socket.send;
+    await sender.publish('room.8', 1);
+    const further = ear();
+    const done = two.topic('room.8').subscribe(further, { after: { epoch, seq: 0 } }).ready;
+    await two.topic('room.8').history();
+    await sender.publish('room.8', 2);
+    for (const text of kept) socket.send(text);
+    await done;
+    await sender.publish('room.8', 3);
+    await further.until(({ data }) => data === 3);
+    assert.deepEqual(further.data(), [1, 2, 3]);
+
     // A long history takes several frames, and new messages come between them.
     const long = numbers(6).map((number) => `${number} ${'x'.repeat(15_000)}`);
     for (const message of long) await sender.publish('room.7', message);
