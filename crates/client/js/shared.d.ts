@@ -5,5 +5,8 @@ export interface SharedOptions extends Options {
   name?: string;
 }
 
-/** Connects as `connect` does, but all tabs of this browser with the same name share one connection. */
+/**
+ * Connects as `connect` does, but all tabs of this browser with the same name share one connection. A wrong address does not
+ * throw: it ends the client with `refused`.
+ */
 export function connectShared(url: string, options?: SharedOptions): Client;

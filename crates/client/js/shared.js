@@ -3,6 +3,11 @@ import { connect, SwitchboardError } from './index.js';
 
 const plain = ({ code, message, temporary, requestId }) => ({ code, message, temporary, requestId });
 const errorOf = (it) => new SwitchboardError(it.code, it.message, it);
+/** What a tab sends goes to another tab, perhaps again later. So it is what JSON makes of it, as for the server. */
+const copyOf = (frame) => JSON.parse(JSON.stringify(frame));
+/** Whether a message or a position comes after a position. The names of epochs rise. */
+const isAfter = (one, position) =>
+  one.epoch === position.epoch ? one.seq > position.seq : one.epoch > position.epoch;
 const newId = () => Math.random().toString(36).slice(2) + Math.random().toString(36).slice(2, 8);
 
 /** Asks the client of the tab that has the connection, for all tabs. `tell` sends to one tab, or to all. */
@@ -29,6 +34,19 @@ function host(client, lock, signal, tell) {
     });
   }
 
+  // The server may refuse a subscription later, when a connection asks for it again.
+  client.on('error', ({ topic, error }) => {
+    for (const [tab, subscriptions] of tabs) {
+      for (const [key, { name }] of subscriptions) if (name === topic) refused(tab, key, error);
+    }
+  });
+
+  function refused(tab, key, error) {
+    tabs.get(tab)?.get(key)?.unsubscribe();
+    tabs.get(tab)?.delete(key);
+    tell(tab, { op: 'failed', key, error: plain(error) });
+  }
+
   /** Hands on what presence.js asks for in a tab, and what comes of it. */
   function extraOf(tab, key, fields, at) {
     let said;
@@ -49,13 +67,13 @@ function host(client, lock, signal, tell) {
     const subscriptions = tabs.get(tab);
     const topic = client.topic(name);
     const done = (result) => tell(tab, { op: 'done', key, result, position: subscriptions.get(key)?.position });
-    const failed = (error) => tell(tab, { op: 'failed', key, error: plain(error) });
+    const failed = (error) => refused(tab, key, error);
     if (op === 'hello') tell(tab, { op: 'leader', state: client.state });
     if (op === 'subscribe' && !subscriptions.has(key)) {
       const extra = fields && extraOf(tab, key, fields, at);
       const hear = (message) => extra || tell(tab, { op: 'message', key, message });
       const subscription = topic.subscribe(hear, extra ? { extra } : range);
-      subscriptions.set(key, Object.assign(subscription, { extra }));
+      subscriptions.set(key, Object.assign(subscription, { name, extra }));
       subscription.ready.then(done, failed);
     }
     if (op === 'ask') {
@@ -101,11 +119,11 @@ export function connectShared(url, { name = url, buffer = 1000, ...options } = {
     else if (leader) channel.postMessage({ to: leader, tab: me, ...frame });
   }
 
-  function hear({ from, op, key, state: now, name, event, message, result, position, error, hook, about }) {
+  function hear({ from, to, op, key, state: now, name, event, message, result, position, error, hook, about }) {
     if (state === 'closed') return;
     if (op === 'leader') {
-      // It answers a greeting, and says so by itself.
-      if (from === leader) return;
+      // It answers a greeting, and says so by itself. An answer that is late may come from a tab that is closed.
+      if (from === leader || (to && leader)) return;
       leader = from;
       become(now);
       for (const request of requests.values()) {
@@ -117,16 +135,23 @@ export function connectShared(url, { name = url, buffer = 1000, ...options } = {
     }
     if (from !== leader) return;
     if (op === 'event') {
-      const of = [...requests.values()].filter((request) => request.name === event.topic && request.handler);
-      if (!event.topic) become(now, event);
+      if (!event.topic) return become(now, event);
       // Each subscription that begins anew says for itself how that went.
-      else if (of.length && of.every(({ isReady }) => isReady)) emit(name, event);
+      const of = [...requests.values()].filter((it) => it.name === event.topic && it.handler && it.isReady);
+      // The topic goes on from there, also if that is an older position.
+      if (name === 'gap') for (const request of of) Object.assign(request, { from: undefined, position: event.to });
+      if (of.length) emit(name, event);
       return;
     }
     const request = requests.get(key);
     if (!request) return;
     if (op === 'message') {
-      if (message.seq && message.topic === request.name) request.position = { epoch: message.epoch, seq: message.seq };
+      if (message.seq && message.topic === request.name) {
+        // Another tab may have asked for older messages.
+        if (request.from && !isAfter(message, request.from)) return;
+        const { epoch, seq } = message;
+        if (!request.position || isAfter(message, request.position)) request.position = { epoch, seq };
+      }
       queueMicrotask(() => requests.has(key) && request.handler(message));
     } else if (op === 'done') request.done(result, position);
     else if (op === 'extra') {
@@ -167,7 +192,8 @@ export function connectShared(url, { name = url, buffer = 1000, ...options } = {
     let resolve, reject;
     const promise = new Promise((...both) => ([resolve, reject] = both));
     promise.catch(() => {});
-    const it = { name: frame.name, frame: () => ({ ...frame, key }), resolve, reject, ...more };
+    const copy = copyOf(frame);
+    const it = { name: frame.name, frame: () => ({ ...copy, key }), resolve, reject, ...more };
     it.done ??= (result) => {
       requests.delete(key);
       resolve(result);
@@ -190,26 +216,29 @@ export function connectShared(url, { name = url, buffer = 1000, ...options } = {
 
   function listen(name, handler, { last, after, extra } = {}) {
     let hasJoined = false;
-    /** The position that the last subscription goes on from. */
-    let from = after;
     const done = (result, position) => {
       it.isReady = true;
       it.position = position;
       it.resolve(result);
       // The subscription of presence.js hears no messages.
       if (extra) return;
-      const isWhole = result.history && result.recovered !== false;
+      const { from } = it;
+      const isWhole = from && result.recovered && position && !isAfter(from, position);
+      // The server does not know this position, so whatever comes is new.
+      if (!isWhole) it.from = undefined;
       const reason = result.history ? 'expired' : 'no_history';
       const about = { topic: name, from, to: position };
       if (hasJoined) emit(isWhole ? 'recovered' : 'gap', isWhole ? about : { ...about, reason });
       hasJoined = true;
     };
-    const frameOf = (range) => ({ op: 'subscribe', name, ...(extra ? { fields: extra.fields(), at: extra.at } : { range }) });
-    const more = { handler: extra ? undefined : handler, extra, done, position: after };
+    const frameOf = (range) =>
+      copyOf({ op: 'subscribe', name, ...(extra ? { fields: extra.fields(), at: extra.at } : { range }) });
+    // The last subscription goes on from the position `from`.
+    const more = { handler: extra ? undefined : handler, extra, done, position: after, from: after };
     const { key, promise, it } = request(frameOf({ last, after }), more);
     it.frame = () => {
-      from = it.position;
-      return { ...frameOf(from ? { after: from } : hasJoined ? {} : { last }), key };
+      it.from = it.position;
+      return { ...frameOf(it.from ? { after: it.from } : hasJoined ? {} : { last }), key };
     };
     return {
       ready: promise,
@@ -231,7 +260,9 @@ export function connectShared(url, { name = url, buffer = 1000, ...options } = {
       else if (isForMe) hear(data);
     };
     channel.postMessage({ op: 'hello', tab: me });
-    navigator.locks.request(lock, { signal: end.signal }, lead).catch(() => {});
+    // An address that no client takes ends this one, too.
+    const failed = ({ message }) => state === 'closed' || become('closed', { code: 'refused', reason: message });
+    navigator.locks.request(lock, { signal: end.signal }, lead).catch(failed);
     return new Promise((resolve) => (release = resolve));
   }
 
