@@ -745,9 +745,8 @@ export function connect(url, options = {}) {
   /** Gives a further listener of a topic the history that it asks for, and then what came meanwhile. */
   async function catchUp(t, listener, last, from) {
     listener.late = [];
-    // What the history does not have yet has to come live. The history has what came before.
+    // What the history does not have yet has to come live.
     if (!t.isJoined) await new Promise((resolve) => (listener.begin = resolve));
-    listener.late = [];
     const found = [];
     let position = from;
     let result = { history: true, recovered: from && true };

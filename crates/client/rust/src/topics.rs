@@ -93,6 +93,8 @@ pub(crate) struct Listener {
 #[derive(Debug)]
 struct Late {
     start: Start,
+    /// Whether it has asked. It waits for the subscription, because the history has only what came before.
+    has_asked: bool,
     /// The messages of the history, without holes.
     found: Vec<Message>,
     /// The messages that came meanwhile.
@@ -566,6 +568,16 @@ impl Machine {
         for listener in topic.listeners.iter_mut().filter(|listener| listener.late.is_none()) {
             listener.ready(position.is_some(), recovered);
         }
+        let mut asking = Vec::new();
+        for listener in &mut topic.listeners {
+            if let Some(late) = listener.late.as_mut().filter(|late| !late.has_asked) {
+                late.has_asked = true;
+                asking.push(listener.id);
+            }
+        }
+        for listener in asking {
+            self.catch_up(name, listener);
+        }
         self.joined(name);
     }
 
@@ -605,13 +617,16 @@ impl Machine {
             topic.run.is_changed = true;
         }
         let mut listener = Listener { id, heard, ready: Some(ready), late: None, watcher };
-        if (topic.run.is_joined || topic.run.on.is_some()) && start != Start::Now {
-            let position = match &start {
-                Start::After(position) => Some(position.clone()),
-                _ => None,
-            };
+        let position = match &start {
+            Start::After(position) => Some(position.clone()),
+            _ => None,
+        };
+        // One frame cannot ask for two positions, and the first listener is the one that it asks for.
+        let is_other = (topic.run.position.is_some() || topic.run.last > 0) && topic.run.position != position;
+        if (topic.run.is_joined || topic.run.on.is_some() || is_other) && start != Start::Now {
             let recovered = position.is_some().then_some(true);
-            listener.late = Some(Late { start, found: Vec::new(), live: Vec::new(), position, recovered });
+            let has_asked = topic.run.is_joined;
+            listener.late = Some(Late { start, has_asked, found: Vec::new(), live: Vec::new(), position, recovered });
         } else if topic.run.is_joined {
             if let Some(position) = topic.run.position.clone() {
                 let _ = listener.heard.send(Heard::Position(position));
@@ -624,9 +639,9 @@ impl Machine {
                 Start::After(position) => drop(topic.run.position.get_or_insert(position)),
             }
         }
-        let is_late = listener.late.is_some();
+        let has_asked = listener.late.as_ref().is_some_and(|late| late.has_asked);
         topic.listeners.push(listener);
-        if is_late {
+        if has_asked {
             self.catch_up(&name, id);
         }
         // Many topics share one frame, so other commands come first.

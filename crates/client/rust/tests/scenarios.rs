@@ -805,6 +805,19 @@ async fn after() {
     assert_eq!(take_until(&mut all, 5).await, [1, 2, 3, 4, 5]);
     assert_eq!(take_until(&mut now, 5).await, [4, 5]);
 
+    // They also do so before there is a connection. Then one frame asks for the first position.
+    let early = Watched::new(&stack.gateway, "?userId=2", options());
+    let room_early = early.client.topic("room.7");
+    let mut ears = [3, 1, 3].map(|seq| room_early.subscribe(Start::After(Position { seq, ..first.clone() })));
+    for (ear, expected) in ears.iter_mut().zip([&[4, 5][..], &[2, 3, 4, 5], &[4, 5]]) {
+        assert!(ready(true, Some(true))(&soon(ear.ready()).await.unwrap()));
+        assert_eq!(take_until(ear, 5).await, expected);
+    }
+    publish(&mut sender, "room.7", 6).await;
+    for ear in &mut ears {
+        assert_eq!(take_until(ear, 6).await, [6]);
+    }
+
     // A long history takes several frames, and new messages come between them.
     let long: Vec<_> = (1..=6).map(|number| format!("{number} {}", "x".repeat(15_000))).collect();
     for message in &long {
