@@ -172,8 +172,10 @@ describe('the inspector', { concurrency: 1 }, () => {
     // Without an id, each run is a new message.
     ada.socket.send(JSON.stringify({ action: 'sendMessage', destinationUserId: 'grace', body: 1 }));
     await summary(page, 'sendMessage').click();
+    // The button says so for a moment only, so the page looks for it from before the click on.
+    const copied = page.getByRole('button', { name: 'Copied' }).waitFor();
     await page.getByRole('button', { name: 'Copy event' }).click();
-    await page.getByRole('button', { name: 'Copied' }).waitFor();
+    await copied;
     const event = await page.evaluate(() => navigator.clipboard.readText());
     assert.equal(JSON.parse(event).requestContext.routeKey, 'sendMessage');
     await page.getByRole('button', { name: 'Run again' }).click();
