@@ -7,6 +7,7 @@ export function useConnectionState(client: Client): Client['state'];
 /**
  * Subscribes while the component is mounted: to the newest `last` messages and to all that follow; it keeps `keep`. Default: 50
  * and 500. A pattern has no newest messages, so `last` with a pattern is an `error`.
+ * The server may also end a subscription later, because a fresh token grants less. Then `error` says why.
  */
 export function useTopic<T = unknown>(
   client: Client,

@@ -16,17 +16,23 @@ export function useConnectionState(client) {
   return useSyncExternalStore(subscribe, state, state);
 }
 
+/** The server may also end a subscription later, because a fresh token grants less. */
+const whenEnded = (client, name, failed) => client.on('error', ({ topic, error }) => topic === name && failed(error));
+
 export function useTopic(client, name, { last = name.endsWith('*') ? undefined : 50, keep = 500 } = {}) {
   const [messages, setMessages] = useState([]);
   const [error, setError] = useState();
   useEffect(() => {
     let isOver = false;
+    const failed = (reason) => isOver || setError(reason);
     const subscription = client
       .topic(name)
-      .subscribe((message) => setMessages((all) => [...all.slice(1 - keep), message]), { last });
-    subscription.ready.catch((reason) => isOver || setError(reason));
+      .subscribe((message) => setMessages((all) => [...all, message].slice(-keep)), { last });
+    subscription.ready.catch(failed);
+    const stop = whenEnded(client, name, failed);
     return () => {
       isOver = true;
+      stop();
       subscription.unsubscribe();
       setMessages([]);
       setError(undefined);
@@ -46,9 +52,11 @@ export function usePresence(client, name, { data } = {}) {
     const failed = (reason) => isOver || setError(reason);
     const it = presence(client.topic(name), setMembers, { data });
     it.ready.catch(failed);
+    const stop = whenEnded(client, name, failed);
     own.current = { it, text, failed };
     return () => {
       isOver = true;
+      stop();
       it.stop();
       setMembers(NOBODY);
       setError(undefined);
@@ -59,7 +67,7 @@ export function usePresence(client, name, { data } = {}) {
     const { current } = own;
     if (current.text === text) return;
     current.text = text;
-    current.it.set(data).then(() => setError(undefined), current.failed);
+    current.it.set(data).then(() => current.failed(undefined), current.failed);
   }, [text]);
   const { users, count, isCurrent } = members;
   return { users, count, isCurrent, error };

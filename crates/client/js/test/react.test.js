@@ -143,3 +143,61 @@ test('a component shows who is here', async (t) => {
     ['away'],
   );
 });
+
+test('a component tells when the server ends its subscription', async (t) => {
+  const stack = await start(t);
+  const one = client(t, stack.url('?userId=1'));
+  function Room() {
+    const { messages, error } = useTopic(one, 'room.7', { keep: 1 });
+    const { error: other } = usePresence(one, 'room.7');
+    return h('p', null, error ? `${error.code} ${other?.code}` : messages.map(({ data }) => data).join(' '));
+  }
+  const page = window.document.createElement('div');
+  const root = createRoot(page);
+  t.after(() => root.unmount());
+  root.render(h(StrictMode, null, h(Room)));
+  await one.event('connected');
+  for (const number of [1, 2]) await one.topic('room.7').publish(number);
+  await shows(page, '2');
+  await stack.stop();
+  const rules = JSON.stringify([{ topic: 'room.*', presence: true, subscribe: 'granted' }]);
+  await start(t, ['--env', `TOPIC_RULES=${rules}`], { port: stack.port });
+  await shows(page, 'forbidden_topic forbidden_topic');
+});
+
+test('a word that a topic took late does not hide the error of the next topic', async (t) => {
+  const stack = await start(t);
+  const one = client(t, stack.url('?userId=1'));
+  function Room({ name, data, mark = '' }) {
+    const { count, isCurrent, error } = usePresence(one, name, { data });
+    return h('p', null, `${error?.code ?? `${isCurrent}: ${count}`}${mark}`);
+  }
+  const page = window.document.createElement('div');
+  const root = createRoot(page);
+  t.after(() => root.unmount());
+  const render = (name, data, mark) => root.render(h(StrictMode, null, h(Room, { name, data, mark })));
+  render('room.7', 'here');
+  await shows(page, 'true: 1');
+  const [socket] = one.sockets;
+  const kept = new Promise((resolve) => {
+    socket.send = (text) => {
+      const { type, data } = JSON.parse(text);
+      if (type === 'presence' && data === 'away') resolve(text);
+      else Object.getPrototypeOf(socket).send.call(socket, text);
+    };
+  });
+  render('room.7', 'away');
+  const text = await soon(kept, 'the word');
+  render('hall', 'away');
+  await shows(page, 'no_presence');
+  delete socket.send;
+  const answered = new Promise((resolve) => {
+    socket.addEventListener('message', ({ data }) => JSON.parse(data).id === JSON.parse(text).id && resolve());
+  });
+  socket.send(text);
+  await soon(answered, 'the answer');
+  await new Promise(setImmediate);
+  // This is shown after what the answer has changed.
+  render('hall', 'away', '!');
+  await shows(page, 'no_presence!');
+});
