@@ -181,7 +181,7 @@ export function connect(url, options = {}) {
     );
   }
 
-  function close(code = 'closed', reason = 'The application closed the client.') {
+  function close(code = 'closed', reason = 'The client is closed.') {
     if (state === 'closed') return;
     state = 'closed';
     clearTimeout(waiting);
@@ -446,6 +446,10 @@ export function connect(url, options = {}) {
     }
     t.held.set(seq, message);
     drain(t);
+    if (t.position || !t.isJoined) return;
+    // The topic has begun to keep its messages. The server says where it is.
+    t.isChanged = true;
+    sync();
   }
 
   /** Delivers what follows on the position. */
@@ -486,6 +490,13 @@ export function connect(url, options = {}) {
     if (position) jump(t, position);
   }
 
+  /** Goes on without positions, because the topic does not keep its messages. */
+  function forgo(t, reason) {
+    if (reason) gap(t, undefined, reason);
+    jump(t, { seq: Infinity });
+    t.position = undefined;
+  }
+
   /** Asks for what is missing, unless it comes by itself in time. */
   function watch(t) {
     if (t.position && !t.held.size && t.goal <= t.position.seq) {
@@ -518,13 +529,7 @@ export function connect(url, options = {}) {
     t.isFilling = false;
     t.timer = undefined;
     if (topics.get(t.name) !== t || !t.position) return;
-    if (!page.messages) {
-      // The topic does not keep its messages any more.
-      gap(t, undefined, page.code);
-      jump(t, { epoch: t.position.epoch, seq: Infinity });
-      t.position = undefined;
-      return;
-    }
+    if (!page.messages) return forgo(t, page.code);
     if (page.epoch > t.position.epoch) gap(t, { epoch: page.epoch, seq: 0 }, 'expired');
     for (const message of page.messages) {
       if (message.seq > t.position.seq + 1) gap(t, { epoch: page.epoch, seq: message.seq - 1 }, 'expired');
@@ -626,8 +631,8 @@ export function connect(url, options = {}) {
     t.errors = 0;
     if (code === 'no_history' && (t.position || t.last)) {
       // The next subscribe asks for less.
-      if (t.position) gap(t, undefined, code);
-      t.position = t.last = undefined;
+      forgo(t, t.position && code);
+      t.last = undefined;
       return;
     }
     if (code) {
@@ -646,13 +651,12 @@ export function connect(url, options = {}) {
     const isSure = old || t.home === t.on;
     t.home = t.on;
     if (!position) {
-      if (from || (t.isJoined && !isSure)) gap(t, undefined, 'no_history');
-      t.position = undefined;
+      forgo(t, (from || (t.isJoined && !isSure)) && 'no_history');
     } else if (from && recovered) {
       t.goal = Math.max(t.goal, seq);
       if (!isSure) emit('recovered', { topic: t.name, from, to: position });
       drain(t);
-    } else if (from) gap(t, position, 'expired');
+    } else if (from || t.isJoined) gap(t, position, 'expired');
     else jump(t, position);
     t.isJoined = true;
     const early = t.early.splice(0);
@@ -749,35 +753,36 @@ export function connect(url, options = {}) {
     if (!t.isJoined) await new Promise((resolve) => (listener.begin = resolve));
     const found = [];
     let position = from;
-    let result = { history: true, recovered: from && true };
+    let recovered = from && true;
+    let page;
     try {
-      for (let isMore = true; isMore; ) {
-        const page = await history(
-          t.name,
-          from ? { after: position } : { before: position, limit: last - found.length },
-        );
-        for (const { seq } of from ? page.messages : []) {
-          if (page.epoch !== position.epoch || seq !== position.seq + 1) result.recovered = false;
-          position = { epoch: page.epoch, seq };
-        }
+      do {
+        page = await history(t.name, from ? { after: position } : { before: position, limit: last - found.length });
         found.push(...page.messages);
-        position = { epoch: page.epoch, seq: found.at(-1)?.seq };
-        isMore = page.more && (from || found.length < last);
-      }
+        position = { epoch: page.epoch, seq: page.seq ?? found.at(-1)?.seq };
+        recovered &&= page.recovered;
+      } while (page.more && (from || found.length < last));
     } catch (error) {
-      if (error.code !== 'no_history') return listener.reject(error);
-      result = { history: false, recovered: from && false };
+      if (error.code !== 'no_history') {
+        listener.reject(error);
+        t.listeners.delete(listener);
+        return sync();
+      }
+      page = undefined;
+      recovered &&= false;
     }
-    const { late } = listener;
-    listener.late = undefined;
     const isLive = ({ epoch, seq }) => epoch === t.position?.epoch && seq > t.position.seq;
     const all = new Map(
-      [...found, ...late].filter((message) => !isLive(message)).map((message) => [message.seq ?? {}, message]),
+      [...found, ...listener.late]
+        .filter((message) => !message.isHole && !isLive(message))
+        .map((message) => [message.seq ? message.epoch + message.seq : message, message]),
     );
-    for (const message of [...all.values()].sort((a, b) => a.seq - b.seq)) {
-      if (!message.isHole && t.listeners.has(listener)) call(listener.handler, message);
+    listener.late = undefined;
+    const inOrder = (a, b) => (a.epoch > b.epoch) - (a.epoch < b.epoch) || a.seq - b.seq;
+    for (const message of [...all.values()].sort(inOrder)) {
+      if (t.listeners.has(listener)) call(listener.handler, message);
     }
-    listener.resolve(result);
+    listener.resolve({ history: Boolean(page), recovered });
   }
 
   // ---- The application's side --------------------------------------------------------------------------------------

@@ -388,10 +388,78 @@ describe('scenarios', { concurrency: 4 }, () => {
     await start(t, [], { port: stack.port });
     const gap = await one.event('gap');
     assert.deepEqual([gap.topic, gap.from, gap.reason, gap.to.seq], ['room.7', position, 'expired', 0]);
-    await one.topic('room.7').publish(2);
+    // A further listener hears the same, also while there is nothing new.
+    for (const count of [1, 2]) {
+      const late = await one.topic('room.7').subscribe(ear(), { after: position }).ready;
+      assert.deepEqual(late, { history: true, recovered: false });
+      await one.topic('room.7').publish(count + 1);
+      await heard.until(count + 1);
+    }
+  });
+
+  test('a further listener hears what it has read, also if the history goes before it has read all', async (t) => {
+    const stack = await start(t);
+    const net = await network(t, stack);
+    const one = client(t, net.url('?userId=1'));
+    const sender = await plain(t, stack.url('?userId=2'));
+    const first = ear();
+    await one.topic('room.7').subscribe(first).ready;
+    const long = numbers(4).map((number) => `${number} ${'x'.repeat(15_000)}`);
+    let epoch;
+    for (const message of long) ({ epoch } = await sender.publish('room.7', message));
+    await first.until(4);
+    // The question for the second page comes when the history has gone.
+    const [socket] = one.sockets;
+    const asked = [];
+    const isSecond = new Promise((resolve) => {
+      socket.send = (text) => {
+        if (JSON.parse(text).type === 'history' && asked.push(text) === 2) resolve();
+        else Object.getPrototypeOf(socket).send.call(socket, text);
+      };
+    });
+    const further = ear();
+    const { ready } = one.topic('room.7').subscribe(further, { after: { epoch, seq: 0 } });
+    await soon(isSecond, 'the second question');
+    net.isDown = true;
+    net.cut();
+    await stack.stop();
+    await start(t, [], { port: stack.port });
+    const again = await plain(t, stack.url('?userId=2'));
+    for (const message of ['new 1', 'new 2', 'new 3']) await again.publish('room.7', message);
+    net.isDown = false;
+    assert.deepEqual(await soon(ready, 'an answer'), { history: true, recovered: false });
+    const old = further.data().slice(0, -3);
+    assert.deepEqual([old, further.data().slice(-3)], [long.slice(0, old.length), ['new 1', 'new 2', 'new 3']]);
+    assert.ok(old.length > 0);
+  });
+
+  test('a topic that begins to keep its messages goes on', async (t) => {
+    const rules = (rule) => ['--env', `TOPIC_RULES=${JSON.stringify([{ topic: 'room.*', ...rule }])}`];
+    const stack = await start(t, rules());
+    const net = await network(t, stack);
+    const one = client(t, net.url('?userId=1'));
+    const heard = ear();
+    const { ready } = one.topic('room.7').subscribe(heard);
+    assert.equal((await ready).history, false);
+    // During a deployment one function has the new rule, and another one still has the old rule.
+    const { id } = one.sent.find(({ type }) => type === 'subscribe');
+    for (const seq of [1, 2]) {
+      net.say({ type: 'data', topic: 'room.7', id, payload: { data: seq }, epoch: 'k3f9xq2a', seq });
+    }
     await heard.until(2);
-    const late = await one.topic('room.7').subscribe(ear(), { after: position }).ready;
-    assert.deepEqual(late, { history: true, recovered: false });
+    assert.deepEqual(heard.data(), [1, 2]);
+    net.isDown = true;
+    net.cut();
+    await stack.stop();
+    await start(t, rules({ history: { hours: 24 } }), { port: stack.port });
+    const sender = await plain(t, stack.url('?userId=2'));
+    const to = await sender.publish('room.7', 'missed');
+    net.isDown = false;
+    const gap = await one.event('gap');
+    assert.deepEqual([gap.topic, gap.to.epoch, gap.to.seq], ['room.7', to.epoch, to.seq]);
+    await sender.publish('room.7', 3);
+    await heard.until(3);
+    assert.deepEqual(heard.data(), [1, 2, 3]);
   });
 
   scenario('pattern', async (t) => {
@@ -629,6 +697,15 @@ describe('scenarios', { concurrency: 4 }, () => {
     assert.deepEqual(await Promise.all(ears.map((it) => it.ready)), [whole, whole, whole]);
     assert.deepEqual(ears.map((it) => it.data()), [[4, 5], [2, 3, 4, 5], [4, 5]]);
     assert.equal(early.sent.filter(({ type }) => type === 'history').length, 1);
+    // A position that the server refuses ends its listener, and the topic's last listener ends the subscription.
+    const wrong = early.topic('room.9');
+    const right = wrong.subscribe(ear());
+    await right.ready;
+    await assert.rejects(wrong.subscribe(ear(), { after: { epoch: '!', seq: 0 } }).ready, { code: 'invalid_field' });
+    right.unsubscribe();
+    await early.topic('room.8').subscribe(ear()).ready;
+    assert.equal(early.sent.filter(({ type }) => type === 'unsubscribe').length, 1);
+
     // The history is read after the subscription, so nothing is missing between them.
     const [socket] = two.sockets;
     const kept = [];
