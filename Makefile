@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help run publish history build test test-rust test-long test-js test-client test-browser no-browser conformance soak soak-history soak-rotation fan-out flood load simulate lint deny fmt check settings package deploy remove logs test-release test-deploy bench instructions cost clean
+.PHONY: help run publish history build test test-rust test-long test-js test-client test-browser no-browser conformance soak soak-history soak-rotation fan-out fan-out-release flood load simulate lint deny fmt check settings package deploy remove logs test-release test-deploy bench instructions cost clean
 
 # STAGE and REGION name the deployment. ARCH is the processors' architecture: arm64 or x86_64. DROP names what a deployment may
 # take away from its stage.
@@ -84,6 +84,14 @@ soak-history: build ## Lose acks, cut sockets and kill functions on topics with 
 
 fan-out: build ## Publish to many receivers at the gateway's rate, and kill a process; RECEIVERS=100000 RATE=1000
 	cargo test --workspace --test soak -- --fan-out $(or $(RECEIVERS),20000) $(or $(RATE),1000)
+
+# The functions are the zipped ones, and the stack is a release build, so two processors are enough for the rate of an account.
+fan-out-release: package ## The same with packaged functions, as fast as an account allows; RECEIVERS=100000 RATE=10000
+	cargo build --workspace --all-targets
+	cargo build --release --package switchboard-local --bin switchboard-local
+	functions=$$(tests/unpack.sh) && cp target/release/switchboard-local "$$functions" && \
+	SWITCHBOARD_BINARIES=$$functions \
+	cargo test --workspace --test soak -- --fan-out $(or $(RECEIVERS),100000) $(or $(RATE),10000) "$$functions"
 
 flood: build ## Run one client at full speed beside a polite neighbour, and print what the neighbour notices; SECONDS=30
 	cargo test --workspace --test soak -- --flood $(or $(SECONDS),30)

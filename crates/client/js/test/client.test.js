@@ -433,7 +433,7 @@ describe('scenarios', { concurrency: 4 }, () => {
     assert.ok(old.length > 0);
   });
 
-  test('a topic that begins to keep its messages goes on', async (t) => {
+  scenario('history-begins', async (t) => {
     const rules = (rule) => ['--env', `TOPIC_RULES=${JSON.stringify([{ topic: 'room.*', ...rule }])}`];
     const stack = await start(t, rules());
     const net = await network(t, stack);

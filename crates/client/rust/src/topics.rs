@@ -259,6 +259,11 @@ impl Machine {
         }
         topic.run.held.insert(seq, message);
         topic.drain();
+        if topic.run.is_joined && topic.run.position.is_none() {
+            // The topic has begun to keep its messages. The server says where it is.
+            topic.run.is_changed = true;
+            return self.sync();
+        }
         self.watch(name);
     }
 
@@ -285,6 +290,18 @@ impl Machine {
         }
         self.emit(Event::Gap { topic: name.to_owned(), from, to: position, reason: reason.to_owned() });
         self.watch(name);
+    }
+
+    /// Goes on without positions, because the topic does not keep its messages. The reason is that of the gap, if there is one.
+    fn forgo(&mut self, name: &str, from: Option<Position>, reason: Option<String>) {
+        let Some(topic) = self.topics.get_mut(name) else { return };
+        for message in std::mem::take(&mut topic.run.held).into_values().flatten() {
+            topic.deliver(&message);
+        }
+        topic.run.position = None;
+        if let Some(reason) = reason {
+            self.emit(Event::Gap { topic: name.to_owned(), from, to: None, reason });
+        }
     }
 
     /// Asks for what is missing, unless it comes by itself in time.
@@ -325,15 +342,7 @@ impl Machine {
         let Some(position) = topic.run.position.clone() else { return };
         let frame = match result {
             Ok(frame) => frame,
-            Err(error) => {
-                // The topic does not keep its messages any more.
-                for message in std::mem::take(&mut topic.run.held).into_values().flatten() {
-                    topic.deliver(&message);
-                }
-                topic.run.position = None;
-                let topic = name.to_owned();
-                return self.emit(Event::Gap { topic, from: Some(position), to: None, reason: error.code });
-            }
+            Err(error) => return self.forgo(name, Some(position), Some(error.code)),
         };
         let (epoch, has_more) = (frame.epoch.clone().unwrap_or_default(), frame.more);
         if epoch > position.epoch {
@@ -511,12 +520,9 @@ impl Machine {
             run.on = None;
             if code == "no_history" && (from.is_some() || run.last > 0) {
                 // The next subscribe asks for less.
-                (run.position, run.last) = (None, 0);
-                if from.is_some() {
-                    let topic = name.to_owned();
-                    self.emit(Event::Gap { topic, from, to: None, reason: code.clone() });
-                }
-                return;
+                run.last = 0;
+                let reason = from.is_some().then(|| code.clone());
+                return self.forgo(name, from, reason);
             }
             let error = Error::new(code, answer.message.clone());
             if code == "no_presence" || (is_watched && is_heard) {
@@ -539,11 +545,8 @@ impl Machine {
         run.is_new = if is_again { run.is_new } else { from.is_none() && !asked_for_last };
         match (&position, &from) {
             (None, _) => {
-                run.position = None;
-                if from.is_some() || (was_joined && !is_sure) {
-                    let (topic, reason) = (name.to_owned(), "no_history".to_owned());
-                    self.emit(Event::Gap { topic, from: from.clone(), to: None, reason });
-                }
+                let is_gap = from.is_some() || (was_joined && !is_sure);
+                self.forgo(name, from.clone(), is_gap.then(|| "no_history".to_owned()));
             }
             (Some(to), Some(from)) if is_recovered => {
                 run.goal = run.goal.max(to.seq);
@@ -553,8 +556,8 @@ impl Machine {
                     self.emit(Event::Recovered { topic: name.to_owned(), from, to });
                 }
             }
-            (Some(to), Some(_)) => self.gap(name, Some(to.clone()), "expired"),
-            (Some(to), None) => topic.jump(to.clone()),
+            (Some(to), None) if !was_joined => topic.jump(to.clone()),
+            (Some(to), _) => self.gap(name, Some(to.clone()), "expired"),
         }
         self.watch(name);
         let Some(topic) = self.topics.get_mut(name) else { return };
@@ -676,17 +679,14 @@ impl Machine {
         let Some(mut late) = listener.late.take() else { return };
         let has_history = match result {
             Ok(frame) => {
+                let answer = frame.answer();
+                late.recovered = late.recovered.map(|recovered| recovered && answer.recovered == Some(true));
                 let epoch = frame.epoch.unwrap_or_default();
                 for entry in frame.messages {
-                    let position = Position { epoch: epoch.clone(), seq: entry.seq };
-                    let follows = late
-                        .position
-                        .as_ref()
-                        .is_some_and(|last| last.epoch == position.epoch && last.seq + 1 == position.seq);
-                    late.recovered = late.recovered.map(|recovered| recovered && follows);
-                    late.position = Some(position);
+                    late.position = Some(Position { epoch: epoch.clone(), seq: entry.seq });
                     late.found.extend(entry.message(name, &epoch));
                 }
+                late.position = answer.position().or(late.position);
                 let is_enough = match late.start {
                     Start::Last(last) => late.found.len() >= usize::try_from(last).unwrap_or(usize::MAX),
                     _ => false,

@@ -542,10 +542,42 @@ async fn history_gone() {
     let to = to.unwrap();
     assert_eq!((topic.as_str(), from.as_ref(), reason.as_str(), to.seq), ("room.7", Some(&here), "expired", 0));
     assert_eq!(heard.position(), Some(&to));
-    soon(one.publish("room.7", 2)).await.unwrap();
-    assert_eq!(data(&take(&mut heard, 1).await), [2]);
-    let mut late = one.client.topic("room.7").subscribe(Start::After(here));
-    assert!(ready(true, Some(false))(&soon(late.ready()).await.unwrap()));
+    // A further listener hears the same, also while there is nothing new.
+    for number in [2, 3] {
+        let mut late = one.client.topic("room.7").subscribe(Start::After(here.clone()));
+        assert!(ready(true, Some(false))(&soon(late.ready()).await.unwrap()));
+        soon(one.publish("room.7", number)).await.unwrap();
+        assert_eq!(data(&take(&mut heard, 1).await), [number]);
+    }
+}
+
+#[tokio::test]
+async fn history_begins() {
+    let rules = |rule: &str| format!(r#"TOPIC_RULES=[{{"topic":"room.*"{rule}}}]"#);
+    let stack = Stack::with(&["--env", &rules("")]).await;
+    let port = stack.gateway.split_once(':').unwrap().1.to_owned();
+    let network = Network::to(&stack.gateway).await;
+    let mut one = Watched::new(&network.address, "?userId=1", options());
+    let mut heard = one.client.topic("room.7").subscribe(Start::Now);
+    assert!(ready(false, None)(&soon(heard.ready()).await.unwrap()));
+    // During a deployment one function has the new rule, and another one still has the old rule.
+    for seq in [1, 2] {
+        network.say(&json!({
+            "id": "s1", "payload": {"data": seq}, "type": "data", "topic": "room.7", "epoch": "k3f9xq2a", "seq": seq,
+        }));
+    }
+    assert_eq!(take_until(&mut heard, 2).await, [1, 2]);
+    network.set_down(true);
+    network.cut().await;
+    stack.interrupt().await;
+    let stack = Stack::with(&["--port", &port, "--env", &rules(r#","history":{"hours":24}"#)]).await;
+    let mut sender = stack.connect("?userId=2").await;
+    let missed = position(&publish(&mut sender, "room.7", "missed").await);
+    network.set_down(false);
+    let Event::Gap { topic, to, .. } = one.gap().await else { unreachable!() };
+    assert_eq!((topic.as_str(), to), ("room.7", Some(missed)));
+    publish(&mut sender, "room.7", 3).await;
+    assert_eq!(take_until(&mut heard, 3).await, [3]);
 }
 
 #[tokio::test]
