@@ -37,7 +37,7 @@ export function connect(url, options = {}) {
   const { token, WebSocket = globalThis.WebSocket, buffer = 1000, refusals = 20, frameLimit = 32_768 } = options;
   const { timeout = 10_000, maxDelay = 30_000, heartbeat = 540_000, lifetime = 7_200_000 } = options;
   if (!/^wss?:\/\//.test(url)) throw new TypeError('The address must begin with wss:// or ws://.');
-  if (!WebSocket) throw new TypeError('There is no WebSocket here. Pass one: connect(url, { WebSocket }).');
+  if (!WebSocket) throw new TypeError('Pass a WebSocket: connect(url, { WebSocket }).');
 
   const handlers = new Map();
   /** The topics with listeners, by name. */
@@ -146,7 +146,7 @@ export function connect(url, options = {}) {
     if (code === 1009) {
       const sent = [...outbox.values()].filter((item) => item.conn === conn);
       const [largest] = sent.sort((a, b) => b.text.length - a.text.length);
-      if (largest) settle(largest, new SwitchboardError('too_large', 'The message is too large for the gateway.'));
+      if (largest) settle(largest, new SwitchboardError('too_large', 'The message is too large.'));
     }
     for (const t of topics.values()) if (t.home === conn) extras(t, 'lost');
     for (const [id, request] of requests) {
