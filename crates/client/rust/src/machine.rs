@@ -855,6 +855,40 @@ mod tests {
         assert_eq!(ack.try_recv().unwrap().unwrap().delivered, Some(1));
     }
 
+    /// Listens to a topic from a place on. Returns what is heard, and whether the subscription is there.
+    fn listen(
+        machine: &mut Machine,
+        listener: u64,
+        topic: &str,
+        start: Start,
+    ) -> (mpsc::UnboundedReceiver<Heard>, oneshot::Receiver<Result<Ready, Error>>) {
+        let ((heard, incoming), (ready, answer)) = (mpsc::unbounded_channel(), oneshot::channel());
+        let topic = topic.to_owned();
+        machine.command(Command::Listen(Listen { topic, listener, start, heard, ready, watcher: None }));
+        (incoming, answer)
+    }
+
+    #[test]
+    fn a_further_listener_asks_for_the_history_after_the_subscription() {
+        let (mut machine, connection, _told) = machine();
+        let after = Start::After(Position { epoch: "k3f9xq2a".to_owned(), seq: 0 });
+        let (_first, _) = listen(&mut machine, 1, "hall", Start::Now);
+        pass(&mut machine, Duration::ZERO);
+        let subscribe = id_of(&mut machine, "subscribe");
+        let (mut further, mut ready) = listen(&mut machine, 2, "hall", after);
+        pass(&mut machine, Duration::ZERO);
+        assert_eq!(sent(&mut machine), [json!(null); 0]);
+        // The topic keeps nothing, so only those who listen have this message.
+        hear(&mut machine, connection, &json!({"type": "data", "id": subscribe, "payload": {"data": "early"}}));
+        hear(&mut machine, connection, &json!({"type": "ack", "id": subscribe}));
+        let history = id_of(&mut machine, "history");
+        assert!(ready.try_recv().is_err());
+        hear(&mut machine, connection, &json!({"type": "error", "id": history, "code": "no_history", "message": ""}));
+        assert_eq!(ready.try_recv().unwrap().unwrap(), Ready { has_history: false, is_recovered: Some(false) });
+        let Ok(Heard::Message(message)) = further.try_recv() else { panic!("nothing was heard") };
+        assert_eq!(message.data.get(), r#""early""#);
+    }
+
     #[test]
     fn a_long_list_of_members_comes_in_several_frames_and_beyond_a_thousand_there_is_a_count() {
         let (mut machine, connection, _told) = machine();

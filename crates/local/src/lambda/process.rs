@@ -21,7 +21,7 @@ use super::extensions::{Extensions, SHUTDOWN};
 use super::orphans::Registration;
 use super::runtime_api::{RuntimeApi, Server};
 use super::variables::variables;
-use super::{FunctionError, FunctionSettings, Hint};
+use super::{FunctionError, FunctionSettings};
 use crate::inspector::Seat;
 use crate::terminal;
 
@@ -82,15 +82,13 @@ impl Process {
             extensions: api.extensions.clone(),
             _server: api.server.clone(),
         };
-        tokio::spawn(supervise(
-            child,
-            (settings.key.clone(), settings.hint.clone()),
-            seat,
-            commands,
-            registration,
-            alive,
-            exited,
-        ));
+        let (key, hint) = (settings.key.clone(), settings.hint.clone());
+        let print = move |line: &str| {
+            terminal::function_line(&key, line);
+            hint.of_line(&key, line);
+            seat.line(line);
+        };
+        tokio::spawn(supervise(child, print, commands, registration, alive, exited));
         Ok(Self { exit, lease: Some(lease), frozen })
     }
 
@@ -133,8 +131,7 @@ struct Commands {
 /// ended.
 async fn supervise(
     mut child: Child,
-    (key, hint): (String, Arc<Hint>),
-    seat: Arc<Seat>,
+    print: impl Fn(&str) + Clone + Send + 'static,
     mut commands: Commands,
     registration: Option<Registration>,
     _alive: watch::Receiver<bool>,
@@ -142,11 +139,6 @@ async fn supervise(
 ) {
     let mut relays = JoinSet::new();
     if let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) {
-        let print = move |line: &str| {
-            terminal::function_line(&key, line);
-            hint.of_line(&key, line);
-            seat.line(line);
-        };
         relays.spawn(relay(stdout, print.clone()));
         relays.spawn(relay(stderr, print));
     }
