@@ -771,7 +771,7 @@ export function connect(url, options = {}) {
       page = undefined;
       recovered &&= false;
     }
-    const isLive = ({ epoch, seq }) => epoch === t.position?.epoch && seq > t.position.seq;
+    const isLive = ({ epoch, seq }) => seq > t.position?.seq && epoch === t.position.epoch;
     const all = new Map(
       [...found, ...listener.late]
         .filter((message) => !message.isHole && !isLive(message))

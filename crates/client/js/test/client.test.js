@@ -433,6 +433,24 @@ describe('scenarios', { concurrency: 4 }, () => {
     assert.ok(old.length > 0);
   });
 
+  test('a further listener of a topic without history hears what comes before the ack', async (t) => {
+    const net = await network(t, await start(t));
+    const one = client(t, net.url());
+    await one.event('connected');
+    const [socket] = one.sockets;
+    const kept = new Promise((resolve) => (socket.send = resolve));
+    one.topic('hall').subscribe(ear());
+    const text = await kept;
+    delete socket.send;
+    const further = ear();
+    const { ready } = one.topic('hall').subscribe(further, { after: { epoch: 'k3f9xq2a', seq: 0 } });
+    net.say({ type: 'data', id: JSON.parse(text).id, payload: { data: 'early' } });
+    await new Promise((resolve) => socket.addEventListener('message', resolve, { once: true }));
+    socket.send(text);
+    assert.deepEqual(await ready, { history: false, recovered: false });
+    assert.deepEqual(further.data(), ['early']);
+  });
+
   scenario('history-begins', async (t) => {
     const rules = (rule) => ['--env', `TOPIC_RULES=${JSON.stringify([{ topic: 'room.*', ...rule }])}`];
     const stack = await start(t, rules());
