@@ -613,20 +613,33 @@ async fn local_stack() {
     let builds = ["switchboard-local", "release/switchboard-local"];
     let mut measured = Vec::new();
     for build in builds {
-        measured.push(measure_stack(&binaries().join(build)).await);
+        let program = binaries().join(build);
+        measured.push([connections(&program).await, messages(&program).await, senders(&program).await].concat());
     }
     for ((name, debug), (_, release)) in measured[0].iter().zip(&measured[1]) {
         say!("{name:53} {debug:>11} {release:>14}");
     }
 }
 
-/// Measures a build of the stack: its start, handshakes, memory for connections on which nothing happens, a cold burst,
-/// direct messages of one client and of many, and a message to many.
-async fn measure_stack(program: &Path) -> Vec<(String, String)> {
+/// What was measured, and the value with its unit.
+type Row = (String, String);
+
+/// Starts a build of the stack.
+async fn started_stack(program: &Path) -> Stack {
+    Stack::run(command_of(program, &[&functions()[..], &FAST].concat())).await
+}
+
+/// A direct message.
+fn direct(user: &str) -> Value {
+    json!({"action": "sendMessage", "destinationUserId": user, "body": "hello there!"})
+}
+
+/// A start, handshakes, memory for connections on which nothing happens, and a cold burst.
+async fn connections(program: &Path) -> Vec<Row> {
     let mut rows = Vec::new();
     let mut keep = |name: &str, value: String| rows.push((name.to_owned(), value));
     let start = Instant::now();
-    let stack = Stack::run(command_of(program, &[&functions()[..], &FAST].concat())).await;
+    let stack = started_stack(program).await;
     keep("ready after", format!("{:.0} ms", start.elapsed().as_secs_f64() * 1e3));
     let mut sender = stack.connect("?userId=1").await;
     let before = memory_kib(stack.process_id(), "VmRSS");
@@ -641,7 +654,6 @@ async fn measure_stack(program: &Path) -> Vec<(String, String)> {
     keep("memory of one of them, its rows included", format!("{:.1} KB", used as f64 * 1.024 / IDLE as f64));
 
     let mut listener = stack.connect("?userId=2").await;
-    let direct = |user: &str| json!({"action": "sendMessage", "destinationUserId": user, "body": "hello there!"});
     let start = Instant::now();
     for _ in 0..BURST {
         sender.send(direct("2")).await;
@@ -651,21 +663,29 @@ async fn measure_stack(program: &Path) -> Vec<(String, String)> {
     }
     let took = start.elapsed().as_secs_f64();
     keep(&format!("{BURST} messages at once, to functions not started yet"), format!("{took:.1} s"));
-    drop((stack, connections));
+    rows
+}
 
-    let stack = Stack::run(command_of(program, &[&functions()[..], &FAST].concat())).await;
+/// How long one message takes, and one to many.
+async fn messages(program: &Path) -> Vec<Row> {
+    let stack = started_stack(program).await;
     let mut room = Room::open(&stack, LISTENERS).await;
-    for event in [Event::SendMessage, Event::MessageToMany] {
+    let mut rows = Vec::new();
+    for (event, name) in [
+        (Event::SendMessage, Event::SendMessage.name()),
+        (Event::MessageToMany, format!("message to {LISTENERS} subscribers")),
+    ] {
         room.repeat(event, WARM_UP).await;
         let mut times = room.repeat(event, event.count()).await;
         times.sort_unstable();
-        let name = event.name().replace(&MANY.to_string(), &LISTENERS.to_string());
-        keep(&name, format!("{:.2} ms", times[times.len() / 2].as_secs_f64() * 1e3));
+        rows.push((name, format!("{:.2} ms", times[times.len() / 2].as_secs_f64() * 1e3)));
     }
-    drop(room);
-    drop(stack);
+    rows
+}
 
-    let stack = Stack::run(command_of(program, &[&functions()[..], &FAST].concat())).await;
+/// How many direct messages many clients send, and the memory of all processes then.
+async fn senders(program: &Path) -> Vec<Row> {
+    let stack = started_stack(program).await;
     let mut clients = join_all((0..SENDERS).map(|user| {
         let stack = &stack;
         async move { (user.to_string(), stack.connect(&format!("?userId={user}")).await) }
@@ -686,9 +706,10 @@ async fn measure_stack(program: &Path) -> Vec<(String, String)> {
     let functions = children(stack.process_id()).await.into_iter().map(|(process, _)| process);
     let processes: Vec<_> = functions.chain([stack.process_id()]).collect();
     let memory: u64 = processes.iter().map(|&process| shared_kib(process)).sum();
-    keep(&format!("{SENDERS} clients send themselves direct messages"), format!("{rate:.0} /s"));
-    keep("memory of all processes then", format!("{:.0} MB", memory as f64 * 1.024e-3));
-    rows
+    vec![
+        (format!("{SENDERS} clients send themselves direct messages"), format!("{rate:.0} /s")),
+        ("memory of all processes then".to_owned(), format!("{:.0} MB", memory as f64 * 1.024e-3)),
+    ]
 }
 
 /// The memory of a process in KiB. A page that several processes share counts as a part in each.
